@@ -1,0 +1,1 @@
+//! The cut between the store and what makes its changes durable.
