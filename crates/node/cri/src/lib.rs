@@ -1,0 +1,67 @@
+//! CRI v1 as a client: the gRPC types, a connection to a runtime with timeouts per call, and the
+//! import of image archives into containerd.
+//!
+//! - [`v1`] holds the generated messages, clients and servers (the servers serve tests and a runtime
+//!   of our own); `cargo xtask codegen` writes them from `proto/`.
+//! - [`Cri`] is what the kubelet holds: one channel, one method per call, each with a deadline.
+//! - [`import_image`] puts a docker or OCI archive into containerd's store under the names in it.
+
+mod archive;
+mod client;
+mod error;
+mod import;
+mod names;
+mod redact;
+
+pub use archive::ArchiveError;
+pub use client::{Cri, Timeouts};
+pub use error::Error;
+pub use import::{ImportError, import_image};
+pub use names::{NameError, normalize_image_name};
+
+/// CRI v1 (`runtime.v1`): messages, `runtime_service_client`, `image_service_client` and the servers.
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic)]
+#[rustfmt::skip]
+#[path = "generated/runtime/v1.rs"]
+pub mod v1;
+
+/// The part of containerd's own API that the import uses; modules nest as its packages do.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    clippy::all,
+    clippy::pedantic
+)]
+#[path = "generated/containerd"]
+mod containerd {
+    pub(crate) mod services {
+        pub(crate) mod content {
+            pub(crate) mod v1;
+        }
+        pub(crate) mod images {
+            pub(crate) mod v1;
+        }
+        pub(crate) mod leases {
+            pub(crate) mod v1;
+        }
+    }
+    pub(crate) mod types;
+}
+
+/// Lists the images of the runtime, as `podium image list` shows them.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached.
+pub async fn list(endpoint: &str) -> Result<Vec<v1::Image>, Error> {
+    Cri::connect(endpoint)?.list_images().await
+}
+
+/// Removes an image by name, digest or id. An image that is not there is not an error, as in CRI.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached.
+pub async fn remove(endpoint: &str, image: &str) -> Result<(), Error> {
+    Cri::connect(endpoint)?.remove_image(image).await
+}
