@@ -1,0 +1,173 @@
+//! Watches Services and EndpointSlices, asks [`crate::plan`] and [`crate::rules`], tells the kernel.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::Mutex;
+use podium_client::{Informer, ObjectKey, SharedInformers, Shutdown};
+use podium_network::nft::{self, NftError};
+use tokio::sync::{Notify, watch};
+
+use crate::plan::plan;
+use crate::rules::{self, ServiceRules};
+use crate::state::State;
+
+/// The label that ties a slice to its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// How long after a refused transaction the whole table is written anew.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the proxy needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Shared watches.
+    pub informers: SharedInformers,
+    /// This node's name, for local traffic policies.
+    pub node_name: String,
+    /// The nftables table, one per cluster on a machine.
+    pub table: String,
+}
+
+/// The proxy could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The worker thread died.
+    #[error("the proxy's worker panicked")]
+    Panicked,
+    /// The table could not be set up at all.
+    #[error("service rules")]
+    Rules(#[from] NftError),
+}
+
+/// Keeps the rules as the API says until told to stop. They stay in place afterwards. `synced` becomes true after the
+/// first full transaction.
+pub async fn run(config: Config, synced: watch::Sender<bool>, shutdown: Shutdown) -> Result<(), Error> {
+    let services = config.informers.of::<Service>();
+    let slices = config.informers.of::<EndpointSlice>();
+    slices.add_index("service", |slice| owner(slice).map(|key| key.to_string()).into_iter().collect());
+    let dirty = Arc::new(Dirty::default());
+    let mark = dirty.clone();
+    services.on_event(move |change| mark.add(ObjectKey::from(change.object().as_ref())));
+    let mark = dirty.clone();
+    slices.on_event(move |change| {
+        if let Some(key) = owner(change.object()) {
+            mark.add(key);
+        }
+    });
+    services.synced().await;
+    slices.synced().await;
+    let frame = rules::frame(&config.table);
+    apply(frame.clone()).await?;
+    let mut state = State::new(&config.table);
+    loop {
+        for key in dirty.take() {
+            state.update(&key.to_string(), service_rules(&services, &slices, &key, &config.node_name));
+        }
+        let script = state.take();
+        if !script.is_empty()
+            && let Err(error) = apply(script).await
+        {
+            // What the kernel holds is now in doubt: say all of it again, in one transaction.
+            tracing::error!(error = %error, "service rules refused, writing the table anew");
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+            dirty.extend(state.services().filter_map(parse_key));
+            dirty.extend(services.list().iter().map(|service| ObjectKey::from(service.as_ref())));
+            state = State::new(&config.table);
+            let mut whole = frame.clone();
+            for key in dirty.take() {
+                state.update(&key.to_string(), service_rules(&services, &slices, &key, &config.node_name));
+            }
+            whole.push_str(&state.take());
+            if let Err(error) = apply(whole).await {
+                tracing::error!(error = %error, "service rules refused as a whole");
+                dirty.extend(services.list().iter().map(|service| ObjectKey::from(service.as_ref())));
+                state = State::new(&config.table);
+                apply(frame.clone()).await?;
+            }
+        }
+        if dirty.is_empty() {
+            synced.send_replace(true);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = dirty.changed() => {}
+        }
+    }
+}
+
+fn service_rules(
+    services: &Informer<Service>,
+    slices: &Informer<EndpointSlice>,
+    key: &ObjectKey,
+    node: &str,
+) -> ServiceRules {
+    let Some(service) = services.get(key) else { return ServiceRules::default() };
+    let found = slices.by_index("service", &key.to_string());
+    let found: Vec<&EndpointSlice> = found.iter().map(AsRef::as_ref).collect();
+    rules::service(&chain_id(key), &plan(&service, &found, node))
+}
+
+/// A short name for a Service's own chains: chain names are limited and must not hold arbitrary text.
+fn chain_id(key: &ObjectKey) -> String {
+    // Fixed keys by construction, so the name is the same on every node and run.
+    let mut hasher = DefaultHasher::new();
+    key.namespace.hash(&mut hasher);
+    key.name.hash(&mut hasher);
+    format!("svc-{:016x}", hasher.finish())
+}
+
+fn owner(slice: &EndpointSlice) -> Option<ObjectKey> {
+    Some(ObjectKey {
+        namespace: slice.metadata.namespace.clone()?,
+        name: slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?.clone(),
+    })
+}
+
+fn parse_key(text: &str) -> Option<ObjectKey> {
+    let (namespace, name) = text.split_once('/')?;
+    Some(ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+async fn apply(script: String) -> Result<(), Error> {
+    tokio::task::spawn_blocking(move || nft::apply(&script)).await.map_err(|_| Error::Panicked)?.map_err(Error::from)
+}
+
+/// Services to look at again. Setting is cheap and never blocks, as an informer's handler must be.
+#[derive(Debug, Default)]
+struct Dirty {
+    keys: Mutex<BTreeSet<ObjectKey>>,
+    wake: Notify,
+}
+
+impl Dirty {
+    fn add(&self, key: ObjectKey) {
+        self.keys.lock().insert(key);
+        self.wake.notify_one();
+    }
+
+    fn extend(&self, keys: impl Iterator<Item = ObjectKey>) {
+        self.keys.lock().extend(keys);
+    }
+
+    fn take(&self) -> BTreeSet<ObjectKey> {
+        std::mem::take(&mut self.keys.lock())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.lock().is_empty()
+    }
+
+    async fn changed(&self) {
+        if self.is_empty() {
+            self.wake.notified().await;
+        }
+    }
+}
