@@ -1,0 +1,371 @@
+//! Shared informers: a local, always current copy of what the API has, one per kind and process.
+//!
+//! Controllers read from an [`Informer`] and are told of changes; they never list or watch themselves.
+//! Three parts: `reflector` talks to the server, `store` keeps the objects and tells handlers, `scan`
+//! cuts list bodies and watch lines apart. Handlers run synchronously in the order of the changes:
+//! typically they add a key to a [`crate::WorkQueue`] and return.
+
+mod reflector;
+mod scan;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use self::reflector::Reflector;
+use self::scan::EventKind;
+use self::store::{Sink, Store};
+use crate::{Object, ObjectKey, Shutdown};
+
+/// Part of a kind's objects, as the server selects them. The default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Only this namespace.
+    pub namespace: Option<String>,
+    /// Only what this label selector selects.
+    pub labels: Option<String>,
+    /// Only what this field selector selects, such as `spec.nodeName=n1`.
+    pub fields: Option<String>,
+}
+
+/// A resource that is named at run time, for parts that treat all kinds alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourcePath {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// A served version.
+    pub version: String,
+    /// The plural name, as in the URL.
+    pub plural: String,
+}
+
+impl ResourcePath {
+    /// The URL path of the collection over all namespaces, such as `/apis/apps/v1/deployments`.
+    pub fn collection(&self) -> String {
+        collection(&self.group, &self.version, &self.plural, None)
+    }
+}
+
+/// Any object's type and metadata. Types are empty when the server leaves them out of list items.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartialObject {
+    /// `version` or `group/version`.
+    #[serde(default)]
+    pub api_version: String,
+    /// The kind, or `PartialObjectMetadata` when the server reduced it.
+    #[serde(default)]
+    pub kind: String,
+    /// The object's metadata.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+}
+
+/// What happened to one object.
+#[derive(Clone, Debug)]
+pub enum Change<K> {
+    /// It appeared (or was there when the handler was added).
+    Added(Arc<K>),
+    /// It has another resourceVersion.
+    Modified {
+        /// The last state that was told.
+        old: Arc<K>,
+        /// The state now.
+        new: Arc<K>,
+    },
+    /// It is gone. Carries the last known state, which may be older than the one that was deleted.
+    Deleted(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The newest state the change carries.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Self::Added(object) | Self::Deleted(object) | Self::Modified { new: object, .. } => object,
+        }
+    }
+}
+
+/// The informers of a process: the first to ask for a kind starts its list and watch, everyone after
+/// shares it. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedInformers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    shutdown: Shutdown,
+    runtime: tokio::runtime::Handle,
+    tasks: TaskTracker,
+    informers: Mutex<HashMap<InformerId, Running>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct InformerId {
+    type_: TypeId,
+    path: String,
+    scope: Scope,
+}
+
+struct Running {
+    /// An `Informer<K>` of the id's type.
+    informer: Box<dyn Any + Send>,
+    synced: watch::Receiver<bool>,
+    stop: Shutdown,
+}
+
+impl fmt::Debug for SharedInformers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedInformers").field("informers", &self.shared.informers.lock().len()).finish()
+    }
+}
+
+impl SharedInformers {
+    /// No informer yet; each starts when first asked for and stops with `shutdown`.
+    ///
+    /// Must be called within a tokio runtime: the tasks run on it.
+    pub fn new(client: Client, shutdown: Shutdown) -> Self {
+        let shared = Shared {
+            client,
+            shutdown,
+            runtime: tokio::runtime::Handle::current(),
+            tasks: TaskTracker::new(),
+            informers: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The informer of a kind over all namespaces, started on first use.
+    pub fn of<K: Object>(&self) -> Informer<K> {
+        self.scoped(Scope::default())
+    }
+
+    /// The informer of a part of a kind, started on first use of that part.
+    pub fn scoped<K: Object>(&self, scope: Scope) -> Informer<K> {
+        let path = collection(&K::group(&()), &K::version(&()), &K::plural(&()), scope.namespace.as_deref());
+        self.start(path, scope, K::metadata_api())
+    }
+
+    /// Type and metadata of every object of a resource, started on first use.
+    pub fn metadata(&self, resource: &ResourcePath) -> Informer<PartialObject> {
+        self.start(resource.collection(), Scope::default(), true)
+    }
+
+    /// Stops following a resource that is served no longer. Its [`Informer`]s keep their last state.
+    pub fn forget_metadata(&self, resource: &ResourcePath) {
+        let id = InformerId {
+            type_: TypeId::of::<PartialObject>(),
+            path: resource.collection(),
+            scope: Scope::default(),
+        };
+        if let Some(running) = self.shared.informers.lock().remove(&id) {
+            running.stop.cancel();
+        }
+    }
+
+    /// Waits until every informer asked for so far has listed, or shutdown.
+    pub async fn synced(&self) {
+        let waiting: Vec<_> =
+            self.shared.informers.lock().values().map(|running| running.synced.clone()).collect();
+        let all = async {
+            for mut synced in waiting {
+                wait_true(&mut synced).await;
+            }
+        };
+        self.shared.shutdown.run_until_cancelled(all).await;
+    }
+
+    /// After shutdown: waits until all tasks have ended.
+    pub async fn stopped(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn start<K>(&self, path: String, scope: Scope, metadata_only: bool) -> Informer<K>
+    where
+        K: DeserializeOwned + Send + Sync + 'static,
+    {
+        let id = InformerId { type_: TypeId::of::<K>(), path, scope };
+        let mut informers = self.shared.informers.lock();
+        if let Some(running) = informers.get(&id) {
+            return running
+                .informer
+                .downcast_ref::<Informer<K>>()
+                .expect("the id holds the type of the informer")
+                .clone();
+        }
+        let informer = Informer { store: Arc::new(Store::new(&id.path, metadata_only)) };
+        let stop = self.shared.shutdown.child_token();
+        let reflector = Reflector {
+            client: self.shared.client.clone(),
+            path: id.path.clone(),
+            scope: id.scope.clone(),
+            metadata_only,
+            shutdown: stop.clone(),
+        };
+        let sink: Arc<dyn Sink> = informer.store.clone();
+        self.shared.tasks.spawn_on(async move { reflector.run(&*sink).await }, &self.shared.runtime);
+        let synced = informer.store.synced();
+        informers.insert(id, Running { informer: Box::new(informer.clone()), synced, stop });
+        informer
+    }
+}
+
+fn collection(group: &str, version: &str, plural: &str, namespace: Option<&str>) -> String {
+    let base = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    match namespace {
+        Some(namespace) => format!("{base}/namespaces/{namespace}/{plural}"),
+        None => format!("{base}/{plural}"),
+    }
+}
+
+async fn wait_true(synced: &mut watch::Receiver<bool>) {
+    // An error means the store is gone, and nobody is left to read it.
+    let _ = synced.wait_for(|synced| *synced).await;
+}
+
+/// Reads one shared copy. Cheap to clone.
+///
+/// Objects are parsed when asked for and a few hundred are kept parsed, so `get` of a recent object
+/// and the key methods are cheap, while `list` over many thousands is not: use an index.
+pub struct Informer<K> {
+    store: Arc<Store<K>>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone() }
+    }
+}
+
+impl<K> fmt::Debug for Informer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Informer<{}>", std::any::type_name::<K>())
+    }
+}
+
+impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
+    /// The object of that key.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.store.get(key)
+    }
+
+    /// Whether the object exists. Parses nothing.
+    pub fn contains(&self, key: &ObjectKey) -> bool {
+        self.store.contains(key)
+    }
+
+    /// The keys of all objects, ordered. Parses nothing.
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.store.keys()
+    }
+
+    /// All objects, ordered by key.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.store.list()
+    }
+
+    /// All objects of a namespace, ordered by name.
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.store.list_namespace(namespace)
+    }
+
+    /// Adds an index: `values` names the values an object is found under. Does nothing when an index
+    /// of that name exists already. May be called before or after objects arrive.
+    pub fn add_index(&self, name: &'static str, values: fn(&K) -> Vec<String>) {
+        self.store.add_index(name, values);
+    }
+
+    /// The objects under a value of an index, ordered by key; none when there is no such index.
+    pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<K>> {
+        self.store.by_index(name, value)
+    }
+
+    /// Like [`Informer::by_index`], keys only. Parses nothing.
+    pub fn keys_by_index(&self, name: &str, value: &str) -> Vec<ObjectKey> {
+        self.store.keys_by_index(name, value)
+    }
+
+    /// Calls `handler` for every change, in order, on the informer's own task; objects that are there
+    /// already are told as [`Change::Added`] before this returns.
+    ///
+    /// The handler must not block, and must not call `on_event` of the same informer. The store
+    /// already has the new state when it is called.
+    pub fn on_event(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.store.on_event(Box::new(handler));
+    }
+
+    /// Waits until the first list is in and told. Forever, if it never comes: combine with shutdown.
+    pub async fn synced(&self) {
+        wait_true(&mut self.store.synced()).await;
+    }
+
+    /// Whether the first list is in.
+    pub fn is_synced(&self) -> bool {
+        *self.store.synced().borrow()
+    }
+
+    /// The number of objects.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The newest resourceVersion seen, bookmarks included; empty before the first list.
+    pub fn resource_version(&self) -> String {
+        self.store.resource_version()
+    }
+
+    /// An informer without a server, filled by hand: for tests, benches and simulations. It is
+    /// synced from the start.
+    pub fn by_hand() -> (Self, Feed<K>) {
+        let store = Arc::new(Store::new("objects fed by hand", false));
+        store.replace(Vec::new(), "");
+        (Self { store: store.clone() }, Feed { store })
+    }
+}
+
+/// Fills an informer made by [`Informer::by_hand`].
+pub struct Feed<K> {
+    store: Arc<Store<K>>,
+}
+
+impl<K> fmt::Debug for Feed<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Feed<{}>", std::any::type_name::<K>())
+    }
+}
+
+impl<K: Serialize + DeserializeOwned + Send + Sync + 'static> Feed<K> {
+    /// Adds the object, or replaces the one of the same name. Without a new resourceVersion nothing changes.
+    pub fn put(&self, object: &K) {
+        self.send(EventKind::Modified, object);
+    }
+
+    /// Deletes the object of that name.
+    pub fn delete(&self, object: &K) {
+        self.send(EventKind::Deleted, object);
+    }
+
+    fn send(&self, kind: EventKind, object: &K) {
+        let bytes = serde_json::to_vec(object).expect("API types serialise");
+        self.store.event(kind, &bytes);
+    }
+}
