@@ -387,9 +387,9 @@ mod tests {
             .collect();
         for item in 0..500u32 {
             if item % 2 == 0 {
-                queue.add(item)
+                queue.add(item);
             } else {
-                queue.add_after(item, Duration::from_millis(item.into()))
+                queue.add_after(item, Duration::from_millis(item.into()));
             }
         }
         tokio::time::sleep(seconds(2)).await;

@@ -109,7 +109,7 @@ pub(super) fn watch_line(line: &[u8]) -> Result<(EventKind, Range<usize>), ScanE
         let range = scanner.value()?;
         match name {
             b"type" => {
-                kind = Some(match &line[range.clone()] {
+                kind = Some(match &line[range] {
                     b"\"ADDED\"" => EventKind::Added,
                     b"\"MODIFIED\"" => EventKind::Modified,
                     b"\"DELETED\"" => EventKind::Deleted,

@@ -115,13 +115,13 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     pub(super) fn list(&self) -> Vec<Arc<K>> {
-        let entries = self.state.read().objects.values().map(|slot| slot.entry.clone()).collect();
-        self.values(entries)
+        let entries: Vec<_> = self.state.read().objects.values().map(|slot| slot.entry.clone()).collect();
+        self.values(&entries)
     }
 
     pub(super) fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let first = ObjectKey::new(namespace, "");
-        let entries = self
+        let entries: Vec<_> = self
             .state
             .read()
             .objects
@@ -129,11 +129,11 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
             .take_while(|(key, _)| key.namespace == namespace)
             .map(|(_, slot)| slot.entry.clone())
             .collect();
-        self.values(entries)
+        self.values(&entries)
     }
 
     pub(super) fn by_index(&self, name: &str, value: &str) -> Vec<Arc<K>> {
-        let entries = {
+        let entries: Vec<_> = {
             let state = self.state.read();
             state
                 .index_keys(name, value)
@@ -142,7 +142,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
                 .filter_map(|key| state.objects.get(key.as_ref()).map(|slot| slot.entry.clone()))
                 .collect()
         };
-        self.values(entries)
+        self.values(&entries)
     }
 
     pub(super) fn keys_by_index(&self, name: &str, value: &str) -> Vec<ObjectKey> {
@@ -175,7 +175,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     /// A list keeps what it parses only when all of it fits: a scan must not drive out what is in use.
-    fn values(&self, entries: Vec<Arc<Entry<K>>>) -> Vec<Arc<K>> {
+    fn values(&self, entries: &[Arc<Entry<K>>]) -> Vec<Arc<K>> {
         let keep = entries.len() <= RECENT / 2;
         entries.iter().filter_map(|entry| self.value(entry, keep)).collect()
     }
