@@ -1,0 +1,252 @@
+//! `metadata` of every object: names, labels, annotations, owners, finalizers, and what may not change.
+
+use serde_json::Value;
+
+use super::{IMMUTABLE, NEGATIVE, dns_label, label_value, qualified_name};
+use crate::field::{Errors, Path};
+use crate::kinds::Rules;
+use crate::kinds::tree::{entries, flag, int, list, same, text, value};
+
+/// Annotations of one object, keys and values together.
+const ANNOTATIONS_MAX: usize = 256 * 1024;
+
+/// Validates `metadata` of a new object; the name's rules are the kind's. The name is already generated.
+pub fn metadata(rules: &dyn Rules, namespaced: bool, object: &Value, errors: &mut Errors) {
+    let meta = value(object, "metadata");
+    let path = Path::new("metadata");
+    let prefix = text(meta, "generateName");
+    if !prefix.is_empty() {
+        for fault in rules.validate_name(prefix, true) {
+            errors.invalid(&path.child("generateName"), prefix, &fault);
+        }
+    }
+    let name = text(meta, "name");
+    if name.is_empty() {
+        errors.required(&path.child("name"), "name or generateName is required");
+    } else {
+        for fault in rules.validate_name(name, false) {
+            errors.invalid(&path.child("name"), name, &fault);
+        }
+    }
+    let namespace = text(meta, "namespace");
+    if namespaced && namespace.is_empty() {
+        errors.required(&path.child("namespace"), "");
+    } else if namespaced {
+        for fault in dns_label(namespace, false) {
+            errors.invalid(&path.child("namespace"), namespace, &fault);
+        }
+    } else if !namespace.is_empty() {
+        errors.forbidden(&path.child("namespace"), "not allowed on this type");
+    }
+    if int(meta, "generation") < 0 {
+        errors.invalid(&path.child("generation"), int(meta, "generation"), NEGATIVE);
+    }
+    common(meta, &path, true, errors);
+}
+
+/// Validates a change of `metadata`: what may not change, and the new labels, annotations and owners.
+pub fn metadata_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let (new, old) = (value(new, "metadata"), value(old, "metadata"));
+    let path = Path::new("metadata");
+    if !value(old, "deletionTimestamp").is_null() {
+        let known = list(old, "finalizers");
+        let mut added: Vec<&str> =
+            list(new, "finalizers").iter().filter(|f| !known.contains(f)).filter_map(Value::as_str).collect();
+        added.sort_unstable();
+        added.dedup();
+        if !added.is_empty() {
+            let shown: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+            errors.forbidden(
+                &path.child("finalizers"),
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    shown.join(", ")
+                ),
+            );
+        }
+    }
+    if text(new, "resourceVersion").is_empty() {
+        errors.invalid(&path.child("resourceVersion"), "", "must be specified for an update");
+    }
+    if int(new, "generation") < int(old, "generation") {
+        errors.invalid(&path.child("generation"), int(new, "generation"), "must not be decremented");
+    }
+    for name in ["name", "namespace", "uid"] {
+        if text(new, name) != text(old, name) {
+            errors.invalid(&path.child(name), text(new, name), IMMUTABLE);
+        }
+    }
+    for name in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if value(new, name) != value(old, name) {
+            errors.invalid(&path.child(name), value(new, name).clone(), IMMUTABLE);
+        }
+    }
+    common(new, &path, false, errors);
+}
+
+fn common(meta: &Value, path: &Path<'_>, finalizers_too: bool, errors: &mut Errors) {
+    labels(value(meta, "labels"), &path.child("labels"), errors);
+    annotations(value(meta, "annotations"), &path.child("annotations"), errors);
+    owners(meta, &path.child("ownerReferences"), errors);
+    if finalizers_too {
+        finalizers(meta, &path.child("finalizers"), errors);
+    }
+    for (index, entry) in list(meta, "managedFields").iter().enumerate() {
+        managed_fields(entry, &path.child("managedFields").index(index), errors);
+    }
+}
+
+/// Validates a map of labels.
+pub fn labels(labels: &Value, path: &Path<'_>, errors: &mut Errors) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        for fault in qualified_name(key) {
+            errors.invalid(path, key.as_str(), &fault);
+        }
+        let value = value.as_str().unwrap_or_default();
+        for fault in label_value(value) {
+            errors.invalid(path, value, &fault);
+        }
+    }
+}
+
+/// Validates a map of annotations: the keys, whatever their case, and the size of all.
+pub fn annotations(annotations: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        // Only a domain prefix minds its case; the lower-case copy is needed only when there is one.
+        let faults = if key.bytes().any(|b| b.is_ascii_uppercase()) {
+            qualified_name(&key.to_lowercase())
+        } else {
+            qualified_name(key)
+        };
+        for fault in faults {
+            errors.invalid(path, key.as_str(), &fault);
+        }
+    }
+    if size > ANNOTATIONS_MAX {
+        errors.too_long(path, ANNOTATIONS_MAX);
+    }
+}
+
+fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let mut controller: Option<String> = None;
+    for owner in list(meta, "ownerReferences") {
+        let api_version = text(owner, "apiVersion");
+        // `v1` is a version without group; `g/` and more than one slash have no version.
+        let version = match api_version.split_once('/') {
+            None => api_version,
+            Some((_, version)) if version.contains('/') => "",
+            Some((_, version)) => version,
+        };
+        if version.is_empty() {
+            errors.invalid(&path.child("apiVersion"), api_version, "version must not be empty");
+        }
+        for name in ["kind", "name", "uid"] {
+            if text(owner, name).is_empty() {
+                errors.invalid(&path.child(name), "", "must not be empty");
+            }
+        }
+        if api_version == "v1" && text(owner, "kind") == "Event" {
+            errors.invalid(path, owner.clone(), "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if flag(owner, "controller") {
+            let this = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
+            match &controller {
+                Some(first) => errors.invalid(
+                    path,
+                    value(meta, "ownerReferences").clone(),
+                    &format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    ),
+                ),
+                None => controller = Some(this),
+            }
+        }
+    }
+}
+
+fn finalizers(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let all = list(meta, "finalizers");
+    for finalizer in all.iter().filter_map(Value::as_str) {
+        for fault in qualified_name(finalizer) {
+            errors.invalid(path, finalizer, &fault);
+        }
+    }
+    let has = |name: &str| all.iter().any(|f| f == name);
+    if has("orphan") && has("foregroundDeletion") {
+        errors.invalid(
+            path,
+            value(meta, "finalizers").clone(),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        );
+    }
+}
+
+fn managed_fields(entry: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let operation = text(entry, "operation");
+    if operation != "Apply" && operation != "Update" {
+        errors.invalid(&path.child("operation"), operation, "must be `Apply` or `Update`");
+    }
+    let kind = text(entry, "fieldsType");
+    if !kind.is_empty() && kind != "FieldsV1" {
+        errors.invalid(&path.child("fieldsType"), kind, "must be `FieldsV1`");
+    }
+    if text(entry, "manager").len() > 128 {
+        errors.too_long(&path.child("manager"), 128);
+    }
+    if text(entry, "subresource").len() > 256 {
+        errors.too_long(&path.child("subresource"), 256);
+    }
+}
+
+/// Validates a `LabelSelector` object; null is fine.
+pub fn label_selector(selector: &Value, path: &Path<'_>, errors: &mut Errors) {
+    labels(value(selector, "matchLabels"), &path.child("matchLabels"), errors);
+    for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
+        let list_path = path.child("matchExpressions");
+        label_selector_at(expression, &list_path.index(index), errors);
+    }
+}
+
+/// Validates one of a selector's `matchExpressions`.
+pub fn label_selector_at(expression: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let values = list(expression, "values");
+    match text(expression, "operator") {
+        "In" | "NotIn" => {
+            if values.is_empty() {
+                errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+        }
+        "Exists" | "DoesNotExist" => {
+            if !values.is_empty() {
+                errors.forbidden(
+                    &path.child("values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                );
+            }
+        }
+        other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+    }
+    let key = text(expression, "key");
+    for fault in qualified_name(key) {
+        errors.invalid(&path.child("key"), key, &fault);
+    }
+    for (index, value) in values.iter().filter_map(Value::as_str).enumerate() {
+        for fault in label_value(value) {
+            errors.invalid(&path.child("values").index(index), value, &fault);
+        }
+    }
+}
+
+/// Whether a selector selects everything because it says nothing.
+pub(crate) fn is_empty_selector(selector: &Value) -> bool {
+    entries(selector, "matchLabels").next().is_none() && list(selector, "matchExpressions").is_empty()
+}
+
+/// One error if a field's meaning changed.
+pub(crate) fn immutable(new: &Value, old: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if !same(new, old) {
+        errors.invalid(path, new.clone(), IMMUTABLE);
+    }
+}
