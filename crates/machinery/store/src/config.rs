@@ -1,7 +1,10 @@
 //! How a store is opened.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::disk::{Disk, RealDisk};
 
 /// How much of the past is kept for reads at a revision and for watches that resume. Older history is compacted as soon
 /// as one of the limits is passed.
@@ -43,6 +46,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// What is kept of the past.
     pub history: History,
+    /// The file system; tests have others than the machine's.
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
 impl Config {
@@ -50,6 +55,11 @@ impl Config {
     pub fn new(dir: impl Into<PathBuf>) -> Config {
         // 16 MiB: small enough that space comes back soon after compaction, large enough that rotation (two fsyncs)
         // is lost in the noise.
-        Config { dir: dir.into(), segment_bytes: 16 << 20, history: History::default() }
+        Config {
+            dir: dir.into(),
+            segment_bytes: 16 << 20,
+            history: History::default(),
+            disk: Arc::new(RealDisk),
+        }
     }
 }

@@ -20,13 +20,21 @@
 //! watchers are cursors into. [`engine`] is the cut between that and durability; `local` is the embedded engine
 //! (sequencer, leases, append-only log, checkpoints). An engine over etcd implements the same [`engine::Engine`].
 
+mod backup;
 mod change;
 mod config;
+mod disk;
 pub mod engine;
 mod error;
 mod key;
+mod local;
+mod log;
 mod record;
+mod ring;
+mod snapshot;
+mod state;
 mod store;
+mod tree;
 mod watch;
 
 pub use change::{Change, Committed, Expect, Operation, TransactionCommitted};

@@ -1,14 +1,20 @@
 //! The door: what the API server uses.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup;
 use crate::change::{Change, Committed, Expect, Operation, TransactionCommitted};
-use crate::config::Config;
+use crate::config::{Config, History};
+use crate::disk::RealDisk;
+use crate::engine::{Engine, Feed};
 use crate::error::{CommitError, CompactError, LeaseError, OpenError, ReadError, SnapshotError, WatchError};
 use crate::key::{Key, KeyRange};
+use crate::local::Local;
 use crate::record::{LeaseId, Record, Revision};
+use crate::state::State;
 use crate::watch::{WatchOptions, WatchStart, Watcher};
 
 /// How a range is read.
@@ -35,55 +41,76 @@ pub struct RangeResult {
 
 /// A store. Clones are the same store; it closes when [`Store::close`] is called or the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store {
+    state: Arc<State>,
+    engine: Arc<dyn Engine>,
+}
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Store {
     /// Opens the embedded store in a directory, recovering what was acknowledged before.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
-        todo!()
+        let dir = config.dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Local::open(&config, &config.disk)).await;
+        let (engine, state) = opened.map_err(|error| OpenError::Io {
+            step: "recover",
+            path: dir,
+            source: io::Error::other(error),
+        })??;
+        Ok(Store { state, engine: Arc::new(engine) })
     }
 
     /// A store without a disk, for tests: everything but durability, and commits are answered without waiting.
     pub fn memory() -> Store {
-        todo!()
+        Store::memory_with(History::default())
+    }
+
+    /// A store without a disk that keeps this much of the past.
+    pub fn memory_with(history: History) -> Store {
+        let (engine, state) = Local::memory(history);
+        Store { state, engine: Arc::new(engine) }
+    }
+
+    /// A store over an engine that feeds it.
+    pub fn over(feed: &Feed, engine: Arc<dyn Engine>) -> Store {
+        Store { state: Arc::clone(&feed.state), engine }
     }
 
     /// The newest revision that is committed and visible.
     pub fn revision(&self) -> Revision {
-        todo!()
+        self.state.revision()
     }
 
     /// The oldest revision that can be read, and after which a watch may start.
     pub fn compacted_revision(&self) -> Revision {
-        todo!()
+        self.state.compacted()
     }
 
     /// The newest record of a key. Never waits for the disk.
     pub fn get(&self, key: &[u8]) -> Option<Arc<Record>> {
-        todo!()
+        self.state.get(key)
     }
 
     /// The records of a range, consistent as of one revision.
     pub fn range(&self, range: &KeyRange, options: RangeOptions) -> Result<RangeResult, ReadError> {
-        todo!()
+        self.state.range(range, &options)
     }
 
     /// How many keys the range holds now.
     pub fn count(&self, range: &KeyRange) -> u64 {
-        todo!()
+        self.state.count(range)
     }
 
     /// Changes one key if it is as expected. On success the change is durable and visible.
     ///
     /// Dropping the future does not take the change back.
     pub async fn commit(&self, key: Key, expect: Expect, change: Change) -> Result<Committed, CommitError> {
-        todo!()
+        let mut committed = self.transaction(vec![(key, expect, change)]).await?;
+        Ok(committed.results.pop().expect("an engine answers each operation"))
     }
 
     /// Changes several keys at one revision if all are as expected: all or nothing. A key may occur once.
     pub async fn transaction(&self, operations: Vec<Operation>) -> Result<TransactionCommitted, CommitError> {
-        todo!()
+        self.engine.commit(operations).await
     }
 
     /// Watches a range.
@@ -93,47 +120,60 @@ impl Store {
         start: WatchStart,
         options: WatchOptions,
     ) -> Result<Watcher, WatchError> {
-        todo!()
+        Watcher::new(&self.state, range, start, &options)
     }
 
     /// Forgets the past before a revision: it stays readable, earlier ones are not, nor may watches start before it.
     pub async fn compact(&self, revision: Revision) -> Result<(), CompactError> {
-        todo!()
+        self.engine.compact(revision).await
     }
 
     /// Writes a snapshot of the newest revision to a new file, while the store runs. Returns the revision it holds.
     pub async fn snapshot(&self, path: &Path) -> Result<Revision, SnapshotError> {
-        todo!()
+        let store = self.clone();
+        let to = path.to_path_buf();
+        let written = tokio::task::spawn_blocking(move || {
+            let pin = store.state.pin(store.state.revision()).ok_or(SnapshotError::Compacted)?;
+            backup::write(&RealDisk, &pin, &store.engine.leases(), &to)
+        });
+        written.await.map_err(|error| SnapshotError::Io {
+            step: "write",
+            path: path.to_path_buf(),
+            source: io::Error::other(error),
+        })?
     }
 
     /// Makes a store directory from a snapshot file. The directory must not hold a store. Returns its revision.
+    ///
+    /// Blocks: call it before there is a runtime, or from a thread that may block.
     pub fn restore(from: &Path, to_dir: &Path) -> Result<Revision, SnapshotError> {
-        todo!()
+        backup::restore(&RealDisk, from, to_dir)
     }
 
     /// Grants a lease: keys put with it are deleted when it has not been kept alive for `ttl`, or is revoked. After a
     /// restart every lease starts again with its full time.
     pub async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, LeaseError> {
-        todo!()
+        self.engine.grant_lease(ttl).await
     }
 
     /// Gives the lease its full time again. Returns that time.
     pub async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, LeaseError> {
-        todo!()
+        self.engine.keep_alive(lease).await
     }
 
     /// Ends the lease and deletes its keys, at one revision.
     pub async fn revoke_lease(&self, lease: LeaseId) -> Result<(), LeaseError> {
-        todo!()
+        self.engine.revoke_lease(lease).await
     }
 
-    /// Waits until the revision is visible.
+    /// Waits until the revision is visible, or the store is closed.
     pub async fn wait_for(&self, revision: Revision) {
-        todo!()
+        self.state.wait_for(revision).await;
     }
 
     /// Stops taking writes, finishes those under way, ends all watches and releases the directory. Reads go on.
     pub async fn close(&self) {
-        todo!()
+        self.engine.close().await;
+        self.state.close();
     }
 }

@@ -1,9 +1,13 @@
 //! Watchers: cursors into the rings of events.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::WatchError;
+use crate::key::KeyRange;
 use crate::record::{Event, Revision};
+use crate::ring::{Found, Ring};
+use crate::state::State;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +45,120 @@ pub struct WatchBatch {
 
 /// A watch on a range: a cursor into the ring of events, and nothing more, so it costs nothing while it waits.
 #[derive(Debug)]
-pub struct Watcher {}
+pub struct Watcher {
+    state: Arc<State>,
+    ring: Arc<Ring>,
+    range: KeyRange,
+    /// Everything up to here has been handed out (or was not asked for).
+    cursor: Revision,
+    batch: usize,
+    failed: Option<WatchError>,
+    /// The newest progress told, so that it never goes backwards.
+    reported: AtomicU64,
+}
 
 impl Watcher {
+    pub(crate) fn new(
+        state: &Arc<State>,
+        range: KeyRange,
+        start: WatchStart,
+        options: &WatchOptions,
+    ) -> Result<Watcher, WatchError> {
+        if state.is_closed() {
+            return Err(WatchError::Closed);
+        }
+        // The ring is taken first: from then on it is not replaced by another.
+        let ring = state.ring_for(&range);
+        let cursor = match start {
+            WatchStart::Now => state.revision(),
+            WatchStart::After(revision) => revision,
+        };
+        let compacted = state.compacted();
+        if cursor < compacted {
+            return Err(WatchError::Compacted { compacted });
+        }
+        Ok(Watcher {
+            state: Arc::clone(state),
+            ring,
+            range,
+            cursor,
+            batch: options.batch.max(1),
+            failed: None,
+            reported: AtomicU64::new(cursor),
+        })
+    }
+
     /// The next events of the range. Waits until there are some.
     ///
     /// Cancel-safe: events are taken only by a call that returns them. After an error every call returns that error.
     pub async fn next(&mut self) -> Result<WatchBatch, WatchError> {
-        todo!()
+        loop {
+            let ring = Arc::clone(&self.ring);
+            // Made before looking, so that nothing is missed between looking and waiting.
+            let changed = ring.changed.notified();
+            let closed = self.state.is_closed();
+            if let Some(batch) = self.take()? {
+                return Ok(batch);
+            }
+            if closed {
+                self.failed = Some(WatchError::Closed);
+                return Err(WatchError::Closed);
+            }
+            changed.await;
+        }
+    }
+
+    /// What [`Watcher::next`] would return at once, if anything.
+    pub fn try_next(&mut self) -> Result<Option<WatchBatch>, WatchError> {
+        let closed = self.state.is_closed();
+        match self.take()? {
+            None if closed => {
+                self.failed = Some(WatchError::Closed);
+                Err(WatchError::Closed)
+            }
+            batch => Ok(batch),
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<WatchBatch>, WatchError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let visible = self.state.revision();
+        match self.ring.read(&self.range, self.cursor, visible, self.batch) {
+            Found::Events(events, progress) => {
+                self.cursor = progress;
+                Ok(Some(WatchBatch { events, progress }))
+            }
+            Found::Nothing(progress) => {
+                self.cursor = progress;
+                Ok(None)
+            }
+            Found::FellOff(compacted) => {
+                let error = WatchError::TooSlow { seen: self.cursor, compacted };
+                self.failed = Some(error.clone());
+                Err(error)
+            }
+        }
     }
 
     /// The watcher has seen everything of its range up to this revision, even if nothing there matched. Never goes
     /// backwards, and never runs ahead of events that have not been handed out: what a bookmark may say.
     pub fn progress(&self) -> Revision {
-        todo!()
+        if self.failed.is_none() {
+            // In this order: an event up to `visible` is in the ring by now.
+            let visible = self.state.revision();
+            let seen = match self.ring.first_after(self.cursor) {
+                None => visible,
+                Some(undelivered) => visible.min(undelivered - 1),
+            };
+            self.reported.fetch_max(seen.max(self.cursor), Ordering::Relaxed);
+        }
+        self.reported.load(Ordering::Relaxed)
+    }
+
+    /// The watched range.
+    pub fn range(&self) -> &KeyRange {
+        &self.range
     }
 }

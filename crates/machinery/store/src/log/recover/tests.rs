@@ -1,0 +1,1 @@
+//! Recovery of stores cut, torn and damaged in every place.

@@ -1,0 +1,393 @@
+//! The in-memory state: what is durable, for reading and watching. Every engine feeds the same one.
+//!
+//! Reads take the tree's lock shared, in pieces, so a list of everything does not hold up writers; publishing and
+//! forgetting take it exclusively, in pieces too. Lock order: tree, pins, rings map, a ring.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::Notify;
+
+use crate::engine::Published;
+use crate::error::{CompactError, ReadError};
+use crate::key::KeyRange;
+use crate::record::{Event, EventKind, Record, Revision};
+use crate::ring::Ring;
+use crate::store::{RangeOptions, RangeResult};
+use crate::tree::Tree;
+
+/// How many keys are looked at while the tree is locked once: some hundred microseconds.
+const READ_KEYS: usize = 4096;
+/// How many transactions are published while the tree is locked once.
+const PUBLISH_TRANSACTIONS: usize = 64;
+/// How many events are forgotten while the tree is locked once.
+const TRIM_EVENTS: usize = 256;
+/// What an event costs beside the values it holds: itself, its places in two rings, the record and key it supersedes.
+const EVENT_BYTES: u64 = 320;
+
+/// Keys, kept history, rings of events.
+#[derive(Debug)]
+pub(crate) struct State {
+    tree: RwLock<Tree>,
+    /// The newest revision that may be seen.
+    visible: AtomicU64,
+    /// The oldest revision that may be asked for.
+    compacted: AtomicU64,
+    /// Revisions in use by somebody who reads for long, and how often; and up to where has been (or is being) trimmed.
+    pins: Mutex<Pins>,
+    /// One ring per collection.
+    rings: Mutex<HashMap<Box<[u8]>, Arc<Ring>, ahash::RandomState>>,
+    /// The ring of all events.
+    pub(crate) all: Arc<Ring>,
+    /// What the kept history weighs.
+    history_bytes: AtomicU64,
+    /// The same as the tree's, to be read without its lock.
+    live_bytes: AtomicU64,
+    /// Notified when anything became visible, and when the store closes.
+    advanced: Notify,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Pins {
+    held: BTreeMap<Revision, usize>,
+    floor: Revision,
+}
+
+/// While it is held, its revision stays readable, even if it is compacted.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    state: Arc<State>,
+    pub(crate) revision: Revision,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        {
+            let mut pins = self.state.pins.lock();
+            if let Some(count) = pins.held.get_mut(&self.revision) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.held.remove(&self.revision);
+                }
+            }
+        }
+        self.state.trim();
+    }
+}
+
+/// The weight of an event in history: it goes when the event does.
+fn weight(event: &Event) -> u64 {
+    let previous = event.previous.as_ref().map_or(0, |record| record.size() as u64);
+    let last_words = match event.kind {
+        EventKind::Put => 0,
+        EventKind::Delete => event.record.size() as u64,
+    };
+    previous + last_words + EVENT_BYTES
+}
+
+impl State {
+    /// A state that holds these records, in key order, as of a revision, and nothing of the time before.
+    pub(crate) fn new(records: Vec<Arc<Record>>, revision: Revision) -> State {
+        let tree = Tree::from_sorted(records);
+        State {
+            live_bytes: AtomicU64::new(tree.live_bytes()),
+            tree: RwLock::new(tree),
+            visible: AtomicU64::new(revision),
+            compacted: AtomicU64::new(revision),
+            pins: Mutex::new(Pins { held: BTreeMap::new(), floor: revision }),
+            rings: Mutex::default(),
+            all: Arc::default(),
+            history_bytes: AtomicU64::new(0),
+            advanced: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn compacted(&self) -> Revision {
+        self.compacted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn history_bytes(&self) -> u64 {
+        self.history_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends watches and waits. Reads go on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for ring in self.rings.lock().values() {
+            ring.changed.notify_waiters();
+        }
+        self.all.changed.notify_waiters();
+        self.advanced.notify_waiters();
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Record>> {
+        self.tree.read().get(key).cloned()
+    }
+
+    pub(crate) fn tree(&self) -> RwLockReadGuard<'_, Tree> {
+        self.tree.read()
+    }
+
+    pub(crate) fn count(&self, range: &KeyRange) -> u64 {
+        // An exact count wants one revision, and a read in pieces gives that.
+        let options = RangeOptions { revision: None, limit: 1 };
+        match self.range(range, &options) {
+            Ok(result) => result.records.len() as u64 + result.remaining,
+            Err(_) => 0,
+        }
+    }
+
+    pub(crate) fn range(&self, range: &KeyRange, options: &RangeOptions) -> Result<RangeResult, ReadError> {
+        let asked = options.revision.filter(|revision| *revision != 0);
+        let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+        // A compaction may overtake a read of the newest revision between two pieces. It is then begun again, and the
+        // third time done in one piece.
+        for pieces in [READ_KEYS, READ_KEYS, usize::MAX] {
+            match self.range_in_pieces(range, asked, limit, pieces) {
+                Err(ReadError::Compacted { .. }) if asked.is_none() => {}
+                answer => return answer,
+            }
+        }
+        self.range_in_pieces(range, asked, limit, usize::MAX)
+    }
+
+    fn range_in_pieces(
+        &self,
+        range: &KeyRange,
+        asked: Option<Revision>,
+        limit: usize,
+        pieces: usize,
+    ) -> Result<RangeResult, ReadError> {
+        let mut tree = self.tree.read();
+        let current = self.revision();
+        let revision = asked.unwrap_or(current);
+        if revision > current {
+            return Err(ReadError::Future { current });
+        }
+        let mut records = Vec::new();
+        let mut remaining = 0;
+        let mut rest = range.clone();
+        loop {
+            let compacted = self.compacted();
+            if revision < compacted {
+                return Err(ReadError::Compacted { compacted });
+            }
+            let last = tree.gather(&rest, revision, pieces, |record| {
+                if records.len() < limit {
+                    records.push(Arc::clone(record));
+                } else {
+                    remaining += 1;
+                }
+            });
+            let Some(last) = last else { break };
+            rest = rest.after(&last);
+            RwLockReadGuard::unlock_fair(tree);
+            tree = self.tree.read();
+        }
+        Ok(RangeResult { records, more: remaining > 0, remaining, revision })
+    }
+
+    /// Keeps a revision readable by [`State::read_pinned`] until the pin is dropped; `None` if it is gone.
+    pub(crate) fn pin(self: &Arc<State>, revision: Revision) -> Option<Pin> {
+        let mut pins = self.pins.lock();
+        if revision < pins.floor || revision > self.revision() {
+            return None;
+        }
+        *pins.held.entry(revision).or_default() += 1;
+        Some(Pin { state: Arc::clone(self), revision })
+    }
+
+    /// Hands all records as of the pinned revision to `each`, in key order, a piece at a time and with no lock held
+    /// while it works. Ends early if it fails.
+    pub(crate) fn read_pinned<E>(
+        pin: &Pin,
+        mut each: impl FnMut(Vec<Arc<Record>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = KeyRange::all();
+        loop {
+            let mut records = Vec::new();
+            let last = pin
+                .state
+                .tree
+                .read()
+                .gather(&rest, pin.revision, READ_KEYS, |record| records.push(Arc::clone(record)));
+            each(records)?;
+            match last {
+                Some(last) => rest = rest.after(&last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The ring that has every event of the range.
+    pub(crate) fn ring_for(&self, range: &KeyRange) -> Arc<Ring> {
+        match range.collection() {
+            None => Arc::clone(&self.all),
+            Some(collection) => self.ring_of(collection),
+        }
+    }
+
+    fn ring_of(&self, collection: &[u8]) -> Arc<Ring> {
+        let mut rings = self.rings.lock();
+        match rings.get(collection) {
+            Some(ring) => Arc::clone(ring),
+            None => {
+                let ring = Arc::new(Ring::default());
+                rings.insert(collection.into(), Arc::clone(&ring));
+                ring
+            }
+        }
+    }
+
+    /// Makes durable transactions visible, in revision order, and wakes who waits for them.
+    pub(crate) fn publish(&self, transactions: Vec<Published>) {
+        let mut transactions = transactions.into_iter().peekable();
+        while transactions.peek().is_some() {
+            let touched = self.publish_piece(transactions.by_ref().take(PUBLISH_TRANSACTIONS));
+            self.advanced.notify_waiters();
+            self.all.changed.notify_waiters();
+            for ring in touched {
+                ring.changed.notify_waiters();
+            }
+        }
+    }
+
+    fn publish_piece(&self, transactions: impl Iterator<Item = Published>) -> Vec<Arc<Ring>> {
+        let mut touched: Vec<Arc<Ring>> = Vec::new();
+        let mut collection: Vec<u8> = Vec::new();
+        let mut tree = self.tree.write();
+        let mut newest = self.revision();
+        let mut bytes = 0;
+        for transaction in transactions {
+            assert!(transaction.revision > newest, "an engine publishes revisions in rising order");
+            newest = transaction.revision;
+            for event in transaction.events {
+                debug_assert_eq!(event.revision, newest);
+                bytes += weight(&event);
+                tree.apply(&event);
+                // Neighbours are mostly of one collection, which saves the look-up.
+                if touched.is_empty() || collection != event.record.key.collection() {
+                    collection.clear();
+                    collection.extend_from_slice(event.record.key.collection());
+                    let ring = self.ring_of(&collection);
+                    touched.retain(|other| !Arc::ptr_eq(other, &ring));
+                    touched.push(ring);
+                }
+                if let Some(ring) = touched.last() {
+                    ring.push(Arc::clone(&event));
+                }
+                self.all.push(event);
+            }
+        }
+        self.history_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
+        self.visible.store(newest, Ordering::Release);
+        RwLockWriteGuard::unlock_fair(tree);
+        touched
+    }
+
+    /// The revision up to which the kept history weighs this much; the newest if all of it weighs less.
+    pub(crate) fn revision_at_weight(&self, bytes: u64) -> Revision {
+        let mut left = bytes;
+        let found = self.all.find(|event| {
+            left = left.saturating_sub(weight(event));
+            left == 0
+        });
+        found.unwrap_or_else(|| self.revision()).min(self.revision())
+    }
+
+    /// Whether a compaction to this revision makes sense.
+    pub(crate) fn may_compact(&self, revision: Revision) -> Result<(), CompactError> {
+        let (compacted, current) = (self.compacted(), self.revision());
+        if revision > current {
+            return Err(CompactError::Future { current });
+        }
+        if revision <= compacted {
+            return Err(CompactError::Compacted { compacted });
+        }
+        Ok(())
+    }
+
+    /// Forbids the time before a revision; [`State::trim`] then frees it.
+    pub(crate) fn compact(&self, revision: Revision) {
+        self.compacted.fetch_max(revision.min(self.revision()), Ordering::AcqRel);
+    }
+
+    /// Frees what is compacted and not pinned.
+    pub(crate) fn trim(&self) {
+        let mut garbage: Vec<Arc<Record>> = Vec::new();
+        let mut events: Vec<Arc<Event>> = Vec::new();
+        loop {
+            let done = {
+                let mut tree = self.tree.write();
+                let floor = {
+                    let mut pins = self.pins.lock();
+                    let pinned = pins.held.keys().next().copied().unwrap_or(Revision::MAX);
+                    let floor = self.compacted().min(pinned).max(pins.floor);
+                    pins.floor = floor;
+                    floor
+                };
+                let mut done = false;
+                for _ in 0..TRIM_EVENTS {
+                    if self.all.oldest().is_none_or(|oldest| oldest > floor) {
+                        done = true;
+                        break;
+                    }
+                    let Some(event) = self.all.pop() else { break };
+                    self.trim_event(&mut tree, &event, floor, &mut garbage);
+                    events.push(event);
+                }
+                RwLockWriteGuard::unlock_fair(tree);
+                done
+            };
+            garbage.clear();
+            events.clear();
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn trim_event(&self, tree: &mut Tree, event: &Event, floor: Revision, garbage: &mut Vec<Arc<Record>>) {
+        self.history_bytes.fetch_sub(weight(event), Ordering::Relaxed);
+        tree.trim(&event.record.key, floor, garbage);
+        let mut rings = self.rings.lock();
+        let collection = event.record.key.collection();
+        let Some(ring) = rings.get(collection) else { return };
+        ring.pop();
+        // A ring that nobody watches and that is empty says nothing that a new one would not.
+        if ring.len() == 0 && Arc::strong_count(ring) == 1 {
+            rings.remove(collection);
+        }
+    }
+
+    /// Waits until the revision is visible or the store is closed.
+    pub(crate) async fn wait_for(&self, revision: Revision) {
+        loop {
+            let advanced = self.advanced.notified();
+            if self.revision() >= revision || self.is_closed() {
+                return;
+            }
+            advanced.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
