@@ -68,6 +68,12 @@ impl SimulatedDisk {
         self.inner.lock().fault = Some((step, fault));
     }
 
+    /// Whether what was to go wrong has.
+    pub(crate) fn has_failed(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.fault.is_some_and(|(step, _)| inner.steps >= step)
+    }
+
     /// Limits, or stops limiting, how many bytes may still be written.
     pub(crate) fn set_room(&self, room: Option<usize>) {
         self.inner.lock().room = room;
@@ -91,6 +97,11 @@ impl SimulatedDisk {
         let file = inner.files.len() - 1;
         inner.names.insert(path.to_path_buf(), file);
         inner.durable_names.insert(path.to_path_buf(), file);
+    }
+
+    /// Whether a file has this name.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.inner.lock().names.keys().any(|path| path.ends_with(name))
     }
 
     /// The files, as a program sees them.

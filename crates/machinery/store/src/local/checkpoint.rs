@@ -61,7 +61,8 @@ impl Checkpoints {
     pub(super) fn keep(&mut self, shared: &Shared) {
         let revision = shared.state.compacted();
         let (first_frame, reclaimable) = self.segments.needed_from(revision);
-        let due = reclaimable >= (shared.state.live_bytes() / 2).max(RECLAIM_BYTES_MIN);
+        let least = RECLAIM_BYTES_MIN.min(shared.segment_bytes);
+        let due = reclaimable >= (shared.state.live_bytes() / 2).max(least);
         if !due
             || (revision, first_frame) <= self.newest
             || self.not_before.is_some_and(|time| Instant::now() < time)

@@ -82,10 +82,24 @@ async fn work(disk: &Arc<SimulatedDisk>) -> (BTreeMap<String, String>, Vec<(Stri
         }
         if round == 7 {
             // It may fail, as everything here may.
-            drop(store.compact(store.revision() - 2).await);
+            if store.compact(store.revision().saturating_sub(2)).await.is_ok() {
+                wait_for_checkpoint(disk).await;
+            }
         }
     }
     (acknowledged, unknown, newest)
+}
+
+/// Waits until the first snapshot has been replaced, or something went wrong.
+async fn wait_for_checkpoint(disk: &SimulatedDisk) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !disk.has_failed()
+        && (disk.contains("0000000000000001-0000000000000001.snapshot")
+            || disk.contains("0000000000000001.log"))
+    {
+        assert!(Instant::now() < limit, "no checkpoint was written; there is {:?}", disk.paths());
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Opens what a crash left, checks it against what is known, and that it can be written.
@@ -228,9 +242,9 @@ async fn checkpoints_let_the_log_go() {
         put(&store, &format!("k{}", round % 10), &text).await.expect("put");
     }
     let bytes = || disk.paths().iter().map(|path| disk.contents(path).len() as u64).sum::<u64>();
-    let limit = std::time::Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + Duration::from_secs(20);
     while bytes() > 4 * checkpoint::RECLAIM_BYTES_MIN {
-        assert!(std::time::Instant::now() < limit, "{} bytes are left", bytes());
+        assert!(Instant::now() < limit, "{} bytes are left", bytes());
         tokio::task::yield_now().await;
     }
     assert!(store.compacted_revision() > 900, "compacted to {}", store.compacted_revision());
