@@ -1,0 +1,94 @@
+//! Which resources the API server serves, for the controllers that deal with all of them.
+
+use std::collections::BTreeSet;
+
+use kube::Client;
+use kube::core::{ApiResource, GroupVersionKind};
+use podium_client::ResourcePath;
+
+use crate::context;
+
+/// One served resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// Where it is.
+    pub(crate) path: ResourcePath,
+    /// Its kind.
+    pub(crate) kind: String,
+    /// Whether its objects live in namespaces.
+    pub(crate) namespaced: bool,
+    /// What can be done with it.
+    pub(crate) verbs: BTreeSet<String>,
+}
+
+impl Served {
+    /// Whether all of `verbs` are offered.
+    pub(crate) fn supports(&self, verbs: &[&str]) -> bool {
+        verbs.iter().all(|verb| self.verbs.contains(*verb))
+    }
+
+    /// `group/version`, or the version alone for the core group.
+    pub(crate) fn api_version(&self) -> String {
+        if self.path.group.is_empty() {
+            self.path.version.clone()
+        } else {
+            format!("{}/{}", self.path.group, self.path.version)
+        }
+    }
+
+    /// The resource as kube's dynamic calls want it.
+    pub(crate) fn api_resource(&self) -> ApiResource {
+        let kind = GroupVersionKind::gvk(&self.path.group, &self.path.version, &self.kind);
+        ApiResource::from_gvk_with_plural(&kind, &self.path.plural)
+    }
+}
+
+/// What was found, and what could not be asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    /// One version of each resource, the preferred one if it is served there.
+    pub(crate) served: Vec<Served>,
+    /// Groups that did not answer, with the reason.
+    pub(crate) failed: Vec<(String, String)>,
+}
+
+/// Asks for all resources of all groups.
+pub(crate) async fn discover(client: &Client) -> Result<Found, kube::Error> {
+    let mut found = Found::default();
+    for version in client.list_core_api_versions().await?.versions {
+        match client.list_core_api_resources(&version).await {
+            Ok(list) => add("", &version, list.resources, &mut found.served),
+            Err(error) => found.failed.push((version, context::words(&error))),
+        }
+    }
+    for group in client.list_api_groups().await?.groups {
+        let preferred = group.preferred_version.as_ref().map(|it| it.version.clone());
+        let others = group.versions.iter().map(|it| it.version.clone()).filter(|it| Some(it) != preferred.as_ref());
+        for version in preferred.iter().cloned().chain(others) {
+            let group_version = format!("{}/{version}", group.name);
+            match client.list_api_group_resources(&group_version).await {
+                Ok(list) => add(&group.name, &version, list.resources, &mut found.served),
+                Err(error) => found.failed.push((group_version, context::words(&error))),
+            }
+        }
+    }
+    Ok(found)
+}
+
+type Listed = k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
+
+fn add(group: &str, version: &str, resources: Vec<Listed>, served: &mut Vec<Served>) {
+    for resource in resources {
+        let known = served.iter().any(|it| it.path.group == group && it.path.plural == resource.name);
+        // A slash marks a subresource.
+        if known || resource.name.contains('/') {
+            continue;
+        }
+        served.push(Served {
+            path: ResourcePath { group: group.to_owned(), version: version.to_owned(), plural: resource.name },
+            kind: resource.kind,
+            namespaced: resource.namespaced,
+            verbs: resource.verbs.into_iter().collect(),
+        });
+    }
+}

@@ -1,0 +1,19 @@
+//! EndpointSlices of Services with a selector.
+//!
+//! Source of behaviour: `staging/src/k8s.io/endpointslice` and `pkg/controller/endpointslice`.
+
+mod decide;
+mod shell;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use shell::run;
+
+/// Names this controller in the label `endpointslice.kubernetes.io/managed-by`.
+pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Says which Service a slice belongs to.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Says who looks after a slice.
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The most endpoints of one slice. Source: `--max-endpoints-per-slice`.
+pub(crate) const MOST_ENDPOINTS: usize = 100;

@@ -1,0 +1,35 @@
+//! Podium's controllers: the loops that make the cluster what its objects say.
+//!
+//! Each controller is a folder with the same files: `decide` (a pure function from what the caches show to what is to be done),
+//! `shell` (watches, calls `decide`, carries it out), `status` where there is one, and `tests`. Time and new names are arguments
+//! of every decision. What a controller has written and its cache does not show yet is tracked in `expect`, so no controller acts
+//! twice on one observation.
+//!
+//! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
+
+mod clock;
+mod context;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod endpointslice;
+mod expect;
+mod garbagecollector;
+mod hash;
+mod labels;
+mod manager;
+mod names;
+mod namespace;
+mod owner;
+mod pods;
+mod replicaset;
+mod rootca;
+mod serviceaccount;
+mod services;
+mod slow_start;
+#[cfg(test)]
+mod testing;
+
+pub use clock::{Clock, RuntimeClock, SystemClock};
+pub use manager::{Config, Error, Settings, names, run};
+pub use names::{CountedNames, NameSource, RandomNames};

@@ -1,0 +1,277 @@
+//! Starts the controllers that are wanted, each under its own identity.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use podium_client::{ClientSource, EventRecorder, SharedInformers, Shutdown};
+use tokio::task::JoinSet;
+
+use crate::clock::{Clock, SystemClock};
+use crate::context::Context;
+use crate::names::{NameSource, RandomNames};
+use crate::{deployment, endpoints, endpointslice, garbagecollector, namespace, replicaset, rootca, serviceaccount};
+
+/// Why the controllers could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name in [`Config::controllers`] is nobody's.
+    #[error("there is no controller {0:?}")]
+    UnknownController(String),
+    /// A controller's task ended by a panic outside of any reconcile.
+    #[error("controller {name} ended unexpectedly")]
+    Ended {
+        /// Which one.
+        name: &'static str,
+    },
+}
+
+/// What to run, and with what.
+pub struct Config {
+    /// Gives each controller a client that acts as its service account in `kube-system`.
+    pub clients: Arc<dyn ClientSource>,
+    /// The process's caches.
+    pub informers: SharedInformers,
+    /// Names as in upstream's `--controllers`: `*` for all that are on by default, a name to add one, `-` and a name to leave
+    /// one out.
+    pub controllers: Vec<String>,
+    /// What the controllers need to be told.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Names for new objects.
+    pub names: Arc<dyn NameSource>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("controllers", &self.controllers)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// All controllers, the machine's clock, random names.
+    #[must_use]
+    pub fn new(clients: Arc<dyn ClientSource>, informers: SharedInformers, settings: Settings) -> Self {
+        Self {
+            clients,
+            informers,
+            controllers: vec!["*".to_owned()],
+            settings,
+            clock: Arc::new(SystemClock),
+            names: Arc::new(RandomNames),
+        }
+    }
+}
+
+/// What the operator chooses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The certificates, in PEM, by which pods know the API server. Not secret.
+    pub root_ca_pem: String,
+    /// Where pods get their addresses from, such as `10.244.0.0/16`; empty to leave nodes without.
+    pub cluster_cidrs: Vec<String>,
+    /// The prefix length of a node's part of an IPv4 cluster range.
+    pub node_cidr_mask_v4: u8,
+    /// The prefix length of a node's part of an IPv6 cluster range.
+    pub node_cidr_mask_v6: u8,
+    /// How long a node may be silent before it counts as lost. Source: `--node-monitor-grace-period`.
+    pub node_monitor_grace: Duration,
+    /// How many ended pods are kept. Source: `--terminated-pod-gc-threshold`.
+    pub terminated_pods_kept: usize,
+    /// The name of this host in Events.
+    pub host: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            root_ca_pem: String::new(),
+            cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
+            node_cidr_mask_v4: 24,
+            node_cidr_mask_v6: 64,
+            node_monitor_grace: Duration::from_secs(50),
+            terminated_pods_kept: 12_500,
+            host: String::new(),
+        }
+    }
+}
+
+/// One controller: all names by which it is known.
+pub(crate) struct Entry {
+    /// As in upstream's `--controllers`.
+    pub(crate) name: &'static str,
+    /// Its service account in `kube-system`.
+    pub(crate) account: &'static str,
+    /// The source of its Events.
+    pub(crate) component: &'static str,
+    /// Reconciles at once, as upstream's `--concurrent-*-syncs`.
+    pub(crate) workers: usize,
+    /// Its `run`.
+    pub(crate) start: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// All controllers there are.
+pub(crate) const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "namespace-controller",
+        account: "namespace-controller",
+        component: "namespace-controller",
+        workers: 10,
+        start: |context| namespace::run(context).boxed(),
+    },
+    Entry {
+        name: "serviceaccount-controller",
+        account: "service-account-controller",
+        component: "service-account-controller",
+        workers: 1,
+        start: |context| serviceaccount::run(context).boxed(),
+    },
+    Entry {
+        name: "root-ca-certificate-publisher-controller",
+        account: "root-ca-cert-publisher",
+        component: "root-ca-cert-publisher",
+        workers: 1,
+        start: |context| rootca::run(context).boxed(),
+    },
+    Entry {
+        name: "deployment-controller",
+        account: "deployment-controller",
+        component: "deployment-controller",
+        workers: 5,
+        start: |context| deployment::run(context).boxed(),
+    },
+    Entry {
+        name: "replicaset-controller",
+        account: "replicaset-controller",
+        component: "replicaset-controller",
+        workers: 5,
+        start: |context| replicaset::run::<ReplicaSet>(context).boxed(),
+    },
+    Entry {
+        name: "endpointslice-controller",
+        account: "endpointslice-controller",
+        component: "endpoint-slice-controller",
+        workers: 5,
+        start: |context| endpointslice::run(context).boxed(),
+    },
+    Entry {
+        name: "endpoints-controller",
+        account: "endpoint-controller",
+        component: "endpoint-controller",
+        workers: 5,
+        start: |context| endpoints::run(context).boxed(),
+    },
+    Entry {
+        name: "garbage-collector-controller",
+        account: "generic-garbage-collector",
+        component: "garbage-collector-controller",
+        workers: 20,
+        start: |context| garbagecollector::run(context).boxed(),
+    },
+];
+
+/// The names of all controllers, for help texts and checks.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ENTRIES.iter().map(|entry| entry.name)
+}
+
+/// Runs the chosen controllers until shutdown, and waits for their last reconciles and events.
+///
+/// # Errors
+///
+/// When a chosen name is unknown, before anything starts; or when a controller's task panics, after which the others are
+/// stopped: a process with half its controllers is worse than one that is started again.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let chosen = choose(&config.controllers)?;
+    let settings = Arc::new(config.settings.clone());
+    let stop = shutdown.child_token();
+    let mut tasks = JoinSet::new();
+    for entry in ENTRIES.iter().filter(|entry| chosen.contains(entry.name)) {
+        let client = config.clients.client(entry.account);
+        let (recorder, sink) = EventRecorder::new(client.clone(), entry.component, &settings.host);
+        let context = Context {
+            client,
+            informers: config.informers.clone(),
+            recorder: Arc::new(recorder),
+            clock: config.clock.clone(),
+            names: config.names.clone(),
+            settings: settings.clone(),
+            workers: entry.workers,
+            shutdown: stop.clone(),
+        };
+        let stop = stop.clone();
+        let run = async move {
+            tokio::join!((entry.start)(context), sink.run(stop));
+        };
+        tasks.spawn(std::panic::AssertUnwindSafe(run).catch_unwind().map(move |ended| (entry.name, ended.is_ok())));
+        tracing::debug!(controller = entry.name, "started");
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let Ok((name, regular)) = ended else { continue };
+        if outcome.is_ok() && (!regular || !stop.is_cancelled()) {
+            outcome = Err(Error::Ended { name });
+            stop.cancel();
+        }
+    }
+    outcome
+}
+
+/// Reads a list as `--controllers` has it. Later entries win.
+fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
+    let mut chosen = BTreeSet::new();
+    let find = |name: &str| {
+        names().find(|known| *known == name).ok_or_else(|| Error::UnknownController(name.to_owned()))
+    };
+    // The star first wherever it stands, so that "-x,*" leaves x out as it does upstream.
+    if wanted.iter().any(|name| name == "*") {
+        chosen.extend(names());
+    }
+    for name in wanted.iter().filter(|name| *name != "*") {
+        match name.strip_prefix('-') {
+            Some(name) => {
+                chosen.remove(find(name)?);
+            }
+            None => {
+                chosen.insert(find(name)?);
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{choose, names};
+
+    fn chosen(list: &[&str]) -> Vec<&'static str> {
+        let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
+        choose(&list).unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn the_list_adds_and_takes_away() {
+        assert_eq!(chosen(&["*"]).len(), names().count());
+        assert_eq!(chosen(&["deployment-controller"]), ["deployment-controller"]);
+        for list in [["*", "-deployment-controller"], ["-deployment-controller", "*"]] {
+            assert!(!chosen(&list).contains(&"deployment-controller"));
+            assert_eq!(chosen(&list).len(), names().count() - 1);
+        }
+        assert!(choose(&["nonsense".to_owned()]).is_err());
+        assert!(chosen(&[]).is_empty());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let unique: std::collections::BTreeSet<_> = names().collect();
+        assert_eq!(unique.len(), names().count());
+    }
+}
