@@ -26,6 +26,8 @@ mod config;
 mod disk;
 pub mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod key;
 mod local;
 mod log;

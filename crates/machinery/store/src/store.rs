@@ -166,6 +166,11 @@ impl Store {
         self.engine.revoke_lease(lease).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn state_for_tests(&self) -> &State {
+        &self.state
+    }
+
     /// Waits until the revision is visible, or the store is closed.
     pub async fn wait_for(&self, revision: Revision) {
         self.state.wait_for(revision).await;

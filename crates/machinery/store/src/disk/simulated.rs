@@ -10,7 +10,7 @@ use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Disk, DiskFile};
 
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 pub(crate) struct SimulatedDisk {
     inner: Mutex<Inner>,
+    /// Notified when syncs are let through.
+    opened: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,10 @@ struct Inner {
     room: Option<usize>,
     /// How many syncs of files fail from now on.
     failing_syncs: u64,
+    /// Whether syncs of files wait.
+    slow: bool,
+    /// How many syncs wait.
+    waiting: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,6 +83,17 @@ impl SimulatedDisk {
     /// Limits, or stops limiting, how many bytes may still be written.
     pub(crate) fn set_room(&self, room: Option<usize>) {
         self.inner.lock().room = room;
+    }
+
+    /// Lets syncs of files wait, or lets them through.
+    pub(crate) fn set_slow(&self, slow: bool) {
+        self.inner.lock().slow = slow;
+        self.opened.notify_all();
+    }
+
+    /// Whether a sync waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.inner.lock().waiting > 0
     }
 
     /// Lets the next syncs of files fail.
@@ -119,6 +136,7 @@ impl SimulatedDisk {
                 files: inner.files.clone(),
                 ..Inner::default()
             }),
+            opened: Condvar::new(),
         })
     }
 
@@ -147,6 +165,7 @@ impl SimulatedDisk {
                 files,
                 ..Inner::default()
             }),
+            opened: Condvar::new(),
         })
     }
 }
@@ -288,6 +307,11 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.disk.inner.lock();
+        inner.waiting += 1;
+        while inner.slow {
+            self.disk.opened.wait(&mut inner);
+        }
+        inner.waiting -= 1;
         inner.step()?;
         if inner.failing_syncs > 0 {
             inner.failing_syncs -= 1;
