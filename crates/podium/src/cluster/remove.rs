@@ -1,0 +1,130 @@
+//! Taking a cluster away: its containers, what it put into the kernel, its files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
+use podium_cri::Cri;
+use podium_network::netlink::Netlink;
+use podium_network::nft;
+
+use crate::containerd::Containerd;
+use crate::layout::Layout;
+use crate::settings::Settings;
+
+/// Stops all pods and the runtime, and takes bridge and rules out of the kernel.
+pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
+    let containerd = Containerd::new(layout);
+    let own_runtime = Settings::load(layout)?.is_none_or(|settings| settings.runtime_endpoint.is_none());
+    if own_runtime && containerd.running().is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(remove_sandboxes(&containerd.endpoint()))?;
+        containerd.stop()?;
+    }
+    for table in [layout.network_table(), layout.proxy_table()] {
+        // Naming it first makes the deletion of one that is not there no error.
+        if let Err(error) = nft::apply(&format!("table ip {table}\ndelete table ip {table}\n")) {
+            eprintln!("podium: rules of {table} not removed: {error}");
+        }
+    }
+    let mut netlink = Netlink::open()?;
+    if let Some(index) = netlink.index_of(&layout.bridge())? {
+        netlink.delete_link(index)?;
+    }
+    Ok(())
+}
+
+async fn remove_sandboxes(endpoint: &str) -> Result<()> {
+    let cri = Cri::connect(endpoint)?;
+    let sandboxes = cri.list_pod_sandbox(podium_cri::v1::ListPodSandboxRequest::default()).await?.items;
+    for sandbox in sandboxes {
+        let id = sandbox.id;
+        cri.stop_pod_sandbox(podium_cri::v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await?;
+        cri.remove_pod_sandbox(podium_cri::v1::RemovePodSandboxRequest { pod_sandbox_id: id }).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the cluster's files. Pods must have been stopped.
+pub(crate) fn remove(layout: &Layout) -> Result<()> {
+    remove_cgroups(&layout.cgroup_root());
+    for directory in [layout.run(), layout.data.clone()] {
+        unmount_below(&directory)?;
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("delete {}", directory.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts everything below a directory. Deleting goes on only if nothing is left: what is mounted there may be a
+/// person's own files.
+fn unmount_below(directory: &Path) -> Result<()> {
+    for mount in mounts_below(directory)?.iter().rev() {
+        // Lazily: a process that still has a file open keeps it, and only it.
+        let _ = umount2(mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    }
+    match mounts_below(directory)?.first() {
+        Some(left) => bail!("{} is still mounted: unmount it, then run this again", left.display()),
+        None => Ok(()),
+    }
+}
+
+/// Mount points below a directory, outer ones first.
+fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("list mounts")?;
+    Ok(parse_mounts(&table, directory))
+}
+
+fn parse_mounts(table: &str, directory: &Path) -> Vec<PathBuf> {
+    // The fifth column; blanks and the like are written as octal escapes.
+    let unescape = |text: &str| {
+        text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    };
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|path| PathBuf::from(unescape(path)))
+        .filter(|path| path.starts_with(directory) && path != directory)
+        .collect()
+}
+
+/// Removes the empty cgroups that pods left, in every hierarchy. Those still in use stay.
+fn remove_cgroups(root: &str) {
+    let name = root.trim_start_matches('/');
+    let mut roots = vec![Path::new("/sys/fs/cgroup").join(name)];
+    if let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") {
+        roots.extend(hierarchies.flatten().map(|entry| entry.path().join(name)));
+    }
+    for root in roots {
+        remove_empty(&root);
+    }
+}
+
+fn remove_empty(cgroup: &Path) {
+    if let Ok(children) = std::fs::read_dir(cgroup) {
+        for child in children.flatten().filter(|entry| entry.path().is_dir()) {
+            remove_empty(&child.path());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_mounts_below_and_nothing_else() {
+        let table = "30 1 0:1 / / rw - ext4 /dev/a rw\n\
+                     31 30 0:2 / /data/kubelet/pods/x rw - tmpfs tmpfs rw\n\
+                     32 31 0:3 / /data/kubelet/pods/x/a\\040b rw - tmpfs tmpfs rw\n\
+                     33 30 0:4 / /database rw - tmpfs tmpfs rw\n\
+                     34 30 0:5 / /data rw - ext4 /dev/b rw\n";
+        let found = parse_mounts(table, Path::new("/data"));
+        assert_eq!(found, [Path::new("/data/kubelet/pods/x"), Path::new("/data/kubelet/pods/x/a b")]);
+    }
+}

@@ -1,0 +1,294 @@
+//! What the subcommands do, but for the cluster itself.
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command as Process, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cli::{Cli, Command, Down, ImageCommand, Reset, Up};
+use crate::containerd::Containerd;
+use crate::layout::Layout;
+use crate::settings::Settings;
+use crate::steps::say;
+use crate::{cluster, preflight};
+
+/// Set for the child that `--detach` starts, so that it knows that nobody reads after the start.
+const DETACHED: &str = "PODIUM_DETACHED";
+
+/// Runs one command line.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Up(up) => start(&up),
+        Command::Down(down) => stop(&down),
+        Command::Status(data) => status(&Layout::new(&data.data_dir)?),
+        Command::Kubeconfig(data) => kubeconfig(&Layout::new(&data.data_dir)?),
+        Command::Reset(reset) => self::reset(&reset),
+        Command::Image(image) => self::image(image.command),
+    }
+}
+
+/// The daemon's process, if it runs.
+pub(crate) fn daemon(layout: &Layout) -> Option<Pid> {
+    let number: i32 = std::fs::read_to_string(layout.pid_file()).ok()?.trim().parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{number}/comm")).ok()?;
+    // A zombie's command line is empty: it has ended, whoever should have waited for it.
+    let alive = std::fs::read(format!("/proc/{number}/cmdline")).is_ok_and(|line| !line.is_empty());
+    (name.trim() == "podium" && alive).then(|| Pid::from_raw(number))
+}
+
+fn start(up: &Up) -> Result<ExitCode> {
+    let layout = Layout::new(&up.data.data_dir)?;
+    if let Some(pid) = daemon(&layout) {
+        let settings = Settings::load(&layout)?;
+        let port = settings.map_or_else(String::new, |s| format!(" on port {}", s.port));
+        say(&format!("already running{port} (process {pid}); `podium status` tells more, `podium down` stops it"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if up.detach && std::env::var_os(DETACHED).is_none() {
+        return detach(&layout);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(refuse(&["not root: containers need it; run `sudo podium up`".to_owned()]));
+    }
+    let settings = Settings::choose(&layout, up)?;
+    let faults = preflight::check(&preflight::Needs {
+        data_dir: &layout.data,
+        port: settings.port,
+        kubelet_port: settings.kubelet_port,
+        node_ip: settings.current_node_ip()?,
+        own_runtime: settings.runtime_endpoint.is_none(),
+    });
+    if !faults.is_empty() {
+        return Ok(refuse(&faults));
+    }
+    cluster::run(layout, settings, up)
+}
+
+fn refuse(faults: &[String]) -> ExitCode {
+    for fault in faults {
+        eprintln!("podium: {fault}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Starts ourselves again in a session of our own and shows what it shows until it is ready or gone.
+fn detach(layout: &Layout) -> Result<ExitCode> {
+    let mut command = Process::new(std::env::current_exe().context("our own program")?);
+    let (reader, writer) = nix::unistd::pipe().context("pipe")?;
+    command
+        .args(std::env::args_os().skip(1))
+        .env(DETACHED, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(writer.try_clone()?))
+        .stderr(Stdio::from(writer))
+        .process_group(0);
+    let mut child = command.spawn().context("start in the background")?;
+    // Our copies of the writing end must go, or the end of the child would not be seen.
+    drop(command);
+    let mut lines = BufReader::new(std::fs::File::from(reader));
+    let mut line = String::new();
+    let mut ready = false;
+    while lines.read_line(&mut line)? > 0 {
+        if line.trim_end() == END_OF_START {
+            ready = true;
+            break;
+        }
+        print!("{line}");
+        let _ = std::io::stdout().flush();
+        line.clear();
+    }
+    if ready {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait().context("wait for the daemon")?;
+    if status.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("podium: the daemon ended during the start ({status}); see {}", layout.log().display());
+    Ok(ExitCode::FAILURE)
+}
+
+/// What a detached daemon prints last; not shown.
+const END_OF_START: &str = "\u{4}";
+
+/// Lets the process that started us in the background return. From here on nobody reads our output.
+pub(crate) fn end_of_start() {
+    if std::env::var_os(DETACHED).is_none() {
+        return;
+    }
+    say(END_OF_START);
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+}
+
+fn stop(down: &Down) -> Result<ExitCode> {
+    let layout = Layout::new(&down.data.data_dir)?;
+    match daemon(&layout) {
+        Some(pid) => {
+            kill(pid, Signal::SIGTERM).context("stop the daemon")?;
+            wait_for_end(pid, Duration::from_secs(30))?;
+            say("stopped");
+        }
+        None => say("not running"),
+    }
+    if down.all {
+        cluster::stop_pods(&layout)?;
+        say("pods and container runtime stopped");
+    } else if Containerd::new(&layout).running().is_some() {
+        say("pods keep running: `podium up` takes them over again, `podium down --all` stops them");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a process that is not our child.
+pub(crate) fn wait_for_end(pid: Pid, limit: Duration) -> Result<()> {
+    let started = Instant::now();
+    let gone = || !std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    // A pid descriptor becomes readable when the process ends; where there is none, it has ended.
+    if let Ok(descriptor) = pid_descriptor(pid) {
+        let mut set = [nix::poll::PollFd::new(
+            std::os::fd::AsFd::as_fd(&descriptor),
+            nix::poll::PollFlags::POLLIN,
+        )];
+        let millis = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
+        nix::poll::poll(&mut set, millis).context("wait for a process")?;
+    }
+    if gone() {
+        return Ok(());
+    }
+    bail!("process {pid} has not ended after {} s", started.elapsed().as_secs())
+}
+
+#[allow(unsafe_code)]
+fn pid_descriptor(pid: Pid) -> std::io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or an error.
+    let number = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let number = i32::try_from(number).map_err(std::io::Error::other)?;
+    if number < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn status(layout: &Layout) -> Result<ExitCode> {
+    let Some(settings) = Settings::load(layout)? else {
+        say(&format!("no cluster in {}: `podium up` makes one", layout.data.display()));
+        return Ok(ExitCode::from(3));
+    };
+    let Some(pid) = daemon(layout) else {
+        let pods = Containerd::new(layout).running().is_some();
+        say(if pods { "not running (pods keep running); start with `podium up`" } else { "not running; start with `podium up`" });
+        return Ok(ExitCode::from(3));
+    };
+    say(&format!("running        process {pid}, {}", memory(pid)));
+    say(&format!("API server     https://{}:{}", settings.current_node_ip()?, settings.port));
+    say(&format!("data           {}", layout.data.display()));
+    say(&format!("log            {}", layout.log().display()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(cluster::summary(layout)) {
+        Ok(lines) => lines.iter().for_each(|line| say(line)),
+        Err(error) => {
+            say(&format!("not answering  {error:#}"));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn memory(pid: Pid) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map_or_else(|| "memory unknown".to_owned(), |kib| format!("{} MB resident", kib / 1024))
+}
+
+fn kubeconfig(layout: &Layout) -> Result<ExitCode> {
+    match std::fs::read_to_string(layout.kubeconfig()) {
+        Ok(text) => {
+            print!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("no cluster in {}: `podium up` makes one", layout.data.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", layout.kubeconfig().display())),
+    }
+}
+
+fn reset(reset: &Reset) -> Result<ExitCode> {
+    let layout = Layout::new(&reset.data.data_dir)?;
+    if !layout.settings().exists() {
+        say(&format!("no cluster in {}", layout.data.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !reset.yes {
+        if !std::io::stdin().is_terminal() {
+            bail!("this deletes the cluster in {} with all its data: say --yes", layout.data.display());
+        }
+        print!("Delete the cluster in {} with all its pods and data? [y/N] ", layout.data.display());
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            say("nothing deleted");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    stop(&Down { data: reset.data.clone(), all: true })?;
+    cluster::remove(&layout)?;
+    say("deleted");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn image(command: ImageCommand) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match command {
+        ImageCommand::Load { file, data } => {
+            let endpoint = endpoint(&data.data_dir)?;
+            if !file.exists() {
+                bail!("{}: no such file", file.display());
+            }
+            let names = runtime.block_on(podium_cri::import_image(&endpoint, &file))?;
+            names.iter().for_each(|name| say(&format!("loaded {name}")));
+        }
+        ImageCommand::Ls { data } => {
+            let mut images = runtime.block_on(podium_cri::list(&endpoint(&data.data_dir)?))?;
+            images.sort_by(|a, b| a.repo_tags.cmp(&b.repo_tags));
+            say(&format!("{:<60} {:<15} {:>9}", "IMAGE", "ID", "SIZE"));
+            for image in &images {
+                let id: String = image.id.trim_start_matches("sha256:").chars().take(12).collect();
+                let names = if image.repo_tags.is_empty() { &image.repo_digests } else { &image.repo_tags };
+                for name in names {
+                    say(&format!("{name:<60} {id:<15} {:>6.1} MB", megabytes(image.size)));
+                }
+            }
+        }
+        ImageCommand::Rm { image, data } => {
+            runtime.block_on(podium_cri::remove(&endpoint(&data.data_dir)?, &image))?;
+            say(&format!("removed {image}"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For people: one decimal is enough, so the loss of precision does not matter.
+#[allow(clippy::cast_precision_loss)]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn endpoint(data_dir: &Path) -> Result<String> {
+    let layout = Layout::new(data_dir)?;
+    let Some(settings) = Settings::load(&layout)? else {
+        bail!("no cluster in {}: `podium up` makes one", layout.data.display());
+    };
+    Ok(settings.runtime_endpoint.unwrap_or_else(|| Containerd::new(&layout).endpoint()))
+}

@@ -1,0 +1,137 @@
+//! A cluster of the real binary with a data directory of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::kubectl::{Kubectl, Outcome};
+
+/// The variable that names the binary under test.
+pub const BINARY: &str = "PODIUM_BIN";
+
+/// A running cluster; dropping it deletes it.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    directory: tempfile::TempDir,
+    port: u16,
+}
+
+impl Cluster {
+    /// Whether end-to-end tests can run: root, and a binary to test. Otherwise says that the test is skipped.
+    pub fn available() -> bool {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return false;
+        }
+        if std::env::var_os(BINARY).is_none() {
+            println!("skipped: {BINARY} names no binary to test (`cargo xtask e2e` sets it)");
+            return false;
+        }
+        true
+    }
+
+    /// Starts a cluster on free ports and waits until it is ready.
+    ///
+    /// # Errors
+    /// What `podium up` printed when it failed.
+    pub fn start() -> Result<Self> {
+        let binary = PathBuf::from(std::env::var_os(BINARY).context("PODIUM_BIN is not set")?);
+        let directory = tempfile::Builder::new().prefix("podium-e2e-").tempdir()?;
+        let port = TcpListener::bind(("0.0.0.0", 0))?.local_addr()?.port();
+        let cluster = Cluster { binary, directory, port };
+        cluster.up()?;
+        Ok(cluster)
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A directory for the test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// kubectl for this cluster.
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&self.data_dir().join("kubeconfig"))
+    }
+
+    /// Runs `podium` with these arguments and this cluster's data directory.
+    pub fn podium(&self, arguments: &[&str]) -> Outcome {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .output()
+            .expect("the binary under test can be run");
+        Outcome {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
+    }
+
+    /// Starts the daemon (again) and returns what it printed.
+    ///
+    /// # Errors
+    /// What it printed when it failed, and the end of its log.
+    pub fn up(&self) -> Result<String> {
+        let port = self.port.to_string();
+        let outcome = self.podium(&["up", "--detach", "--port", &port]);
+        if outcome.code != 0 {
+            let log = std::fs::read_to_string(self.data_dir().join("podium.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!("podium up: {}{}\n{}", outcome.stdout, outcome.stderr, tail.join("\n"));
+        }
+        Ok(outcome.stdout)
+    }
+
+    /// The daemon's process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<i32> {
+        let status = self.podium(&["status"]);
+        let line = status.stdout.lines().find(|line| line.starts_with("running")).context("the daemon does not run")?;
+        let number = line.split_once("process ").and_then(|(_, rest)| rest.split(',').next()).context("no process")?;
+        Ok(number.trim().parse()?)
+    }
+
+    /// Ends the daemon as a power cut would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(self.pid()?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    }
+
+    /// Loads an image archive.
+    #[track_caller]
+    pub fn load(&self, archive: &Path) {
+        self.podium(&["image", "load", &archive.display().to_string()]).ok();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.data_dir().join("podium.log"))
+        {
+            let lines: Vec<&str> = log.lines().filter(|l| l.contains("WARN") || l.contains("ERROR")).collect();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- warnings of podium.log ---\n{}", tail.join("\n"));
+        }
+        let outcome = self.podium(&["reset", "--yes"]);
+        if outcome.code != 0 {
+            eprintln!("reset: {}{}", outcome.stdout, outcome.stderr);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The gate: every check, in the order that fails fastest.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{packages, tidy};
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 9] = [
+    ("packages", packages::tests),
+    ("fmt", || must(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("tidy", tidy::run),
+    ("clippy", || must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))),
+    ("test", test),
+    ("doc", doc),
+    ("codegen", || crate::run(&["codegen".to_owned(), "--check".to_owned()])),
+    ("build", || must(&mut cargo(&["build", "--release", "--package", "podium"]))),
+    ("e2e", || e2e(&[])),
+];
+
+/// Runs all steps, or those named.
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    for name in names {
+        ensure!(STEPS.iter().any(|(step, _)| step == name), "no step {name:?}");
+    }
+    let mut report = Vec::new();
+    for (name, step) in STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name)) {
+        println!("=== {name}");
+        let started = Instant::now();
+        step().with_context(|| format!("step {name}"))?;
+        let line = format!("{name:<10} {:>6.1} s", started.elapsed().as_secs_f64());
+        println!("=== {line}");
+        report.push(line);
+    }
+    println!("all checks passed\n{}", report.join("\n"));
+    Ok(())
+}
+
+fn test() -> Result<()> {
+    must(&mut cargo(&["test", "--workspace", "--exclude", "podium-e2e", "--no-fail-fast"]))
+}
+
+fn doc() -> Result<()> {
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    must(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The end-to-end tests, with the release binary; arguments select tests by name.
+pub(crate) fn e2e(filter: &[String]) -> Result<()> {
+    packages::tests()?;
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium"]))?;
+    let binary = target_directory()?.join("release/podium");
+    let mut command = cargo(&["test", "--package", "podium-e2e", "--no-fail-fast", "--"]);
+    command.args(filter).args(["--nocapture", "--test-threads", "1"]).env("PODIUM_BIN", binary);
+    must(&mut command)
+}
+
+/// Cargo, the same one that runs us.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// Runs a command; anything but success is an error that names it.
+pub(crate) fn must(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{:?} {:?} failed ({status})", command.get_program(), command.get_args().collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+/// Where cargo builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    Ok(PathBuf::from(metadata()?["target_directory"].as_str().context("cargo metadata names no target directory")?))
+}
+
+/// What cargo knows of the workspace.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let output = cargo(&["metadata", "--format-version", "1"]).output().context("cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}

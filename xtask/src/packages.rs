@@ -1,0 +1,85 @@
+//! Debian packages: what a node needs, what the tests need besides, and why.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A program, where it is found, the package that brings it and the reason for it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+/// What `podium up` runs.
+const NODE: [Need; 3] = [
+    Need { program: "containerd", package: "containerd", why: "runs containers, behind CRI" },
+    Need { program: "runc", package: "runc", why: "starts containers for containerd" },
+    Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" },
+];
+
+/// What the tests use besides.
+const TESTS: [Need; 2] = [
+    Need { program: "busybox", package: "busybox-static", why: "a shell and tools inside test containers" },
+    Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
+];
+
+/// Installs what is missing for a node.
+pub(crate) fn node() -> Result<()> {
+    install(&NODE)
+}
+
+/// Installs what is missing for the tests.
+pub(crate) fn tests() -> Result<()> {
+    install(&NODE)?;
+    install(&TESTS)
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !found(need.program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    for need in &missing {
+        println!("missing {}: package {} ({})", need.program, need.package, need.why);
+    }
+    if !found("apt-get") {
+        bail!("install these yourself, this machine has no apt-get: {}", names.join(" "));
+    }
+    // Debian's containerd package would start a service of its own; ours is started by podium.
+    let apt = |arguments: &[&str]| -> Result<()> {
+        let mut command = if is_root() { Command::new("apt-get") } else { Command::new("sudo") };
+        if !is_root() {
+            command.args(["-n", "apt-get"]);
+        }
+        let status = command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .status()
+            .context("run apt-get")?;
+        if !status.success() {
+            bail!("apt-get {} failed; as root: apt-get install {}", arguments.join(" "), names.join(" "));
+        }
+        Ok(())
+    };
+    apt(&["update", "-q"])?;
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(&names);
+    apt(&arguments)
+}
+
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into(), "/bin".into()])
+        .any(|directory| directory.join(program).is_file())
+}
+
+/// Whether we may do what needs root.
+pub(crate) fn is_root() -> bool {
+    // The owner of our own entry in /proc is who we are.
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(Path::new("/proc/self")).is_ok_and(|entry| entry.uid() == 0)
+}
