@@ -143,7 +143,8 @@ fn aggregated_group(group: &str, versions: &[&str]) -> Value {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    let metadata = if group.is_empty() { Map::new() } else { Map::from_iter([("name".to_owned(), Value::from(group))]) };
+    let metadata =
+        if group.is_empty() { Map::new() } else { Map::from_iter([("name".to_owned(), Value::from(group))]) };
     json!({"metadata": metadata, "versions": versions})
 }
 

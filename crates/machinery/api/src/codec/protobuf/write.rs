@@ -125,7 +125,7 @@ fn write_value(writer: &mut Writer, tag: u32, field: &'static Field, value: &Val
 fn write_schema_or(writer: &mut Writer, tag: u32, field: &'static Field, value: &Value) -> Result {
     let props = schema_props().ok_or_else(|| misfit(field))?;
     let start = writer.begin(tag);
-    let schema = |writer: &mut Writer, tag: u32, value: &Value| {
+    let schema = |writer: &mut Writer, tag: u32, value: &Value| -> Result {
         let start = writer.begin(tag);
         write_message(writer, props, value)?;
         writer.end(start);
