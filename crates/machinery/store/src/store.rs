@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::watch::{WatchOptions, WatchStart, Watcher};
 
 /// How a range is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RangeOptions {
     /// Read as of this revision; `None` for the newest.
     pub revision: Option<Revision>,

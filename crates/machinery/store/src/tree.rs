@@ -159,6 +159,7 @@ impl Tree {
     }
 
     /// The records of a range as of a revision, in key order.
+    #[cfg(test)]
     pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = &Arc<Record>> {
         self.slots(range).filter_map(move |(_, versions)| versions.at(revision))
     }

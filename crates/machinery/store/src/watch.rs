@@ -20,7 +20,7 @@ pub enum WatchStart {
 }
 
 /// How a watch behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchOptions {
     /// About the most events in one batch. A batch always holds complete revisions, so it may have more.
     pub batch: usize,

@@ -59,31 +59,29 @@ fn config(dir: &Path) -> Config {
 /// The process that is killed: each writer counts in each of its keys, and says so when it is told that it has.
 async fn write(dir: &Path) {
     let store = Store::open(config(dir)).await.expect("the store opens");
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let mut turn = 0;
-                loop {
-                    let name = format!("/registry/test/things/{writer}-{}", turn % KEYS);
-                    turn += 1;
-                    let current = store.get(name.as_bytes());
-                    let count = current.as_ref().map_or(0, |record| count_of(&record.value));
-                    let expect =
-                        current.map_or(Expect::Absent, |record| Expect::ModRevision(record.mod_revision));
-                    let change = Change::put(format!("{} {}", count + 1, "v".repeat(300)).into_bytes());
-                    let committed =
-                        store.commit(Key::from(name.as_str()), expect, change).await.expect("written");
-                    let line = format!("{name} {} {}\n", count + 1, committed.revision);
-                    let mut out = std::io::stdout().lock();
-                    out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("told");
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.expect("it writes until it is killed");
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = store.clone();
+        writers.spawn(async move {
+            let mut turn = 0;
+            loop {
+                let name = format!("/registry/test/things/{writer}-{}", turn % KEYS);
+                turn += 1;
+                let current = store.get(name.as_bytes());
+                let count = current.as_ref().map_or(0, |record| count_of(&record.value));
+                let expect =
+                    current.map_or(Expect::Absent, |record| Expect::ModRevision(record.mod_revision));
+                let change = Change::put(format!("{} {}", count + 1, "v".repeat(300)).into_bytes());
+                let committed =
+                    store.commit(Key::from(name.as_str()), expect, change).await.expect("written");
+                let line = format!("{name} {} {}\n", count + 1, committed.revision);
+                let mut out = std::io::stdout().lock();
+                out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("told");
+            }
+        });
     }
+    // They write until they are killed; if one ends, it has failed.
+    writers.join_all().await;
 }
 
 fn count_of(value: &[u8]) -> u64 {

@@ -40,7 +40,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, new_id: u64) -> Result<R
         match FileName::parse(&name) {
             FileName::Segment { first_frame } => drop(segments.insert(first_frame, path)),
             FileName::Snapshot { revision, first_frame } => {
-                drop(snapshots.insert((revision, first_frame), path))
+                drop(snapshots.insert((revision, first_frame), path));
             }
             FileName::Unfinished => disk.remove(&path).map_err(|source| io("remove", &path, source))?,
             FileName::Other => {}
@@ -83,7 +83,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, new_id: u64) -> Result<R
         store_id: loaded.header.store_id,
         next_frame: first_frame,
     };
-    let (segments, tail) = replay.segments(disk, kept.into_iter().collect())?;
+    let (segments, tail) = replay.segments(disk, &kept.into_iter().collect::<Vec<_>>())?;
     let segments = Arc::new(Segments::new(segments));
     let log = Log::new(
         Arc::clone(disk),
@@ -142,7 +142,7 @@ impl Replayer {
     fn segments(
         &mut self,
         disk: &Arc<dyn Disk>,
-        paths: Vec<(u64, PathBuf)>,
+        paths: &[(u64, PathBuf)],
     ) -> Result<(Vec<Segment>, Tail), OpenError> {
         let mut segments = Vec::new();
         let mut bytes = Vec::new();

@@ -12,7 +12,7 @@ fn put(key: &str, value: &[u8], revision: Revision) -> Entry {
         revision,
         3,
         LeaseId::new(revision % 2),
-        (revision % 3 == 0).then_some(1),
+        revision.is_multiple_of(3).then_some(1),
     );
     let event = Event { kind: EventKind::Put, record: Arc::new(record), previous: None, revision };
     Entry::Transaction { revision, events: vec![Arc::new(event)], revoke: None }
