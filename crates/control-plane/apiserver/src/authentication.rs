@@ -1,0 +1,233 @@
+//! Who is asking: client certificates, service account tokens, front proxies, anonymous; then impersonation.
+//!
+//! TLS accepts any client certificate whose key the client holds; whether it counts is decided here, so that a bad one gets
+//! upstream's 401 instead of a broken connection. A credential that was presented and is not good is always a 401, never anonymous.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use podium_api::status::ApiError;
+use rustls_pki_types::CertificateDer;
+
+use crate::authorization::Authorizer;
+use crate::objects::Objects;
+
+pub mod certificates;
+pub mod impersonation;
+pub mod tokens;
+
+/// An identity. Groups are in order; a logged-in user's always include `system:authenticated`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// The name, for example `system:node:a` or `system:serviceaccount:ns:name`.
+    pub name: String,
+    /// The uid: service accounts have one, certificates do not.
+    pub uid: String,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// Everything else that is known, for example the pod a token is bound to.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Everybody who is logged in.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everybody who is not.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The name of who did not log in.
+pub const ANONYMOUS: &str = "system:anonymous";
+
+impl User {
+    /// A logged-in user of this name and these groups, `system:authenticated` added.
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        let mut user = User {
+            name: name.to_owned(),
+            groups: groups.iter().map(|&g| g.to_owned()).collect(),
+            ..User::default()
+        };
+        user.add_authenticated();
+        user
+    }
+
+    /// A service account with the groups that upstream gives it.
+    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        User {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            uid: uid.to_owned(),
+            groups: vec![
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{namespace}"),
+                AUTHENTICATED.to_owned(),
+            ],
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// Who did not log in.
+    pub fn anonymous() -> Self {
+        User { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..User::default() }
+    }
+
+    /// Whether the user is in the group.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    fn add_authenticated(&mut self) {
+        if !self.in_group(AUTHENTICATED) && !self.in_group(UNAUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+    }
+}
+
+/// What the authenticator trusts.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Authorities whose client certificates are identities.
+    pub client_authorities: Vec<CertificateDer<'static>>,
+    /// Authorities whose client certificates may speak for others through `X-Remote-User` headers.
+    pub proxy_authorities: Vec<CertificateDer<'static>>,
+    /// The common names such a front proxy may have; empty allows any that the authority signed.
+    pub proxy_names: Vec<String>,
+    /// Keys that verify service account tokens. `None` refuses every token.
+    pub token_keys: Option<Arc<podium_pki::token::Keys>>,
+    /// Accepted `iss` claims; the first one is the one we issue with.
+    pub issuers: Vec<String>,
+    /// The audiences that are this API server; a token must name one of them.
+    pub audiences: Vec<String>,
+    /// Whether requests without credentials become `system:anonymous` (on upstream, needed for health checks).
+    pub anonymous: bool,
+}
+
+/// Turns credentials into a [`User`].
+#[derive(Debug)]
+pub struct Authenticator {
+    config: Config,
+    clients: certificates::Verifier,
+    proxies: certificates::Verifier,
+    tokens: tokens::Tokens,
+}
+
+impl Authenticator {
+    /// An authenticator; bound objects of tokens are looked up in `objects`.
+    pub fn new(config: Config, objects: Objects) -> Self {
+        Authenticator {
+            clients: certificates::Verifier::new(config.client_authorities.clone()),
+            proxies: certificates::Verifier::new(config.proxy_authorities.clone()),
+            tokens: tokens::Tokens::new(
+                config.token_keys.clone(),
+                config.issuers.clone(),
+                config.audiences.clone(),
+                objects,
+            ),
+            config,
+        }
+    }
+
+    /// Who sent a request with these headers over a connection with these certificates (leaf first), at this moment.
+    ///
+    /// # Errors
+    /// 401 for any credential that is presented and not good, and for none where anonymous requests are off.
+    pub fn authenticate(
+        &self,
+        peer_certificates: Option<&[CertificateDer<'_>]>,
+        headers: &HeaderMap,
+    ) -> Result<User, ApiError> {
+        self.authenticate_at(peer_certificates, headers, jiff::Timestamp::now())
+    }
+
+    /// As [`Authenticator::authenticate`], at a given time.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub fn authenticate_at(
+        &self,
+        peer_certificates: Option<&[CertificateDer<'_>]>,
+        headers: &HeaderMap,
+        now: jiff::Timestamp,
+    ) -> Result<User, ApiError> {
+        let certificates = peer_certificates.unwrap_or(&[]);
+        let mut refused = false;
+        if !certificates.is_empty() {
+            if let Some(user) = self.front_proxy(certificates, headers, now) {
+                return Ok(user);
+            }
+            match self.clients.verify(certificates, now) {
+                Ok(user) => return Ok(user),
+                Err(error) => {
+                    tracing::debug!(%error, "client certificate refused");
+                    refused = true;
+                }
+            }
+        }
+        if let Some(token) = tokens::bearer(headers) {
+            match self.tokens.authenticate(&token, None, now) {
+                Ok(token) => return Ok(token.user),
+                Err(error) => {
+                    tracing::debug!(%error, "bearer token refused");
+                    refused = true;
+                }
+            }
+        }
+        // A header that names a scheme we do not know is ignored, as upstream does.
+        if refused || !self.config.anonymous {
+            return Err(ApiError::unauthorized());
+        }
+        Ok(User::anonymous())
+    }
+
+    /// Applies `Impersonate-*` headers, if there are any and the user may.
+    ///
+    /// # Errors
+    /// 403 where the user may not impersonate, 500 as upstream where only groups or extras are named.
+    pub fn impersonate(
+        &self,
+        user: &User,
+        headers: &HeaderMap,
+        authorizer: &Authorizer,
+    ) -> Result<Option<User>, ApiError> {
+        impersonation::apply(user, headers, authorizer)
+    }
+
+    /// The token part, for `TokenReview`.
+    pub fn tokens(&self) -> &tokens::Tokens {
+        &self.tokens
+    }
+
+    /// A front proxy vouches for the user in the headers. Without a proxy's certificate the headers mean nothing.
+    fn front_proxy(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        headers: &HeaderMap,
+        now: jiff::Timestamp,
+    ) -> Option<User> {
+        if self.config.proxy_authorities.is_empty() || !headers.contains_key("x-remote-user") {
+            return None;
+        }
+        let proxy = self.proxies.verify(certificates, now).ok()?;
+        if !self.config.proxy_names.is_empty() && !self.config.proxy_names.contains(&proxy.name) {
+            return None;
+        }
+        let text =
+            |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let all = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+        };
+        let name = text("x-remote-user");
+        if name.is_empty() {
+            return None;
+        }
+        let mut user =
+            User { name, uid: text("x-remote-uid"), groups: all("x-remote-group"), extra: BTreeMap::new() };
+        for key in headers.keys() {
+            if let Some(rest) = key.as_str().strip_prefix("x-remote-extra-") {
+                user.extra.insert(impersonation::unescape(rest), all(key.as_str()));
+            }
+        }
+        user.add_authenticated();
+        Some(user)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Client certificates: the chain is verified against our authorities, then the subject is the identity (CN the name,
+//! every O a group, verbatim, as upstream's `CommonNameUserConversion`).
+//!
+//! A connection's certificate comes again with each of its requests, so verified ones are remembered by digest together with their
+//! time; the time is looked at every time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use podium_pki::certificate::Facts;
+use ring::digest;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::User;
+
+/// Certificates remembered; when full, all are forgotten.
+const MAX_REMEMBERED: usize = 4096;
+
+/// Why a certificate is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// No authority is configured.
+    #[error("no client certificate authority is configured")]
+    NoAuthority,
+    /// Not signed by one of our authorities, not for clients, expired, or not valid yet.
+    #[error("chain does not verify")]
+    Chain(#[source] rustls::Error),
+    /// Before or after its time.
+    #[error("certificate is not valid at this time")]
+    Time,
+    /// It cannot be read.
+    #[error("certificate cannot be read")]
+    Malformed(#[source] podium_pki::Error),
+    /// It has no common name.
+    #[error("certificate has no common name")]
+    NoName,
+}
+
+#[derive(Clone)]
+struct Known {
+    user: User,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+/// Verifies client certificates against a set of authorities.
+pub struct Verifier {
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    known: RwLock<HashMap<[u8; 32], Known>>,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("configured", &self.verifier.is_some()).finish()
+    }
+}
+
+impl Verifier {
+    /// Trusts these authorities; with none, every certificate is refused.
+    pub fn new(authorities: Vec<CertificateDer<'static>>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(authorities);
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), podium_pki::tls::provider())
+                .build()
+                .ok();
+        Verifier { verifier, known: RwLock::default() }
+    }
+
+    /// The identity in a chain (leaf first) at this time, `system:authenticated` included.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<User, CertificateError> {
+        let verifier = self.verifier.as_ref().ok_or(CertificateError::NoAuthority)?;
+        let (leaf, intermediates) = chain.split_first().ok_or(CertificateError::NoAuthority)?;
+        let mut digest = [0_u8; 32];
+        digest.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
+        // The lock is not held while verifying.
+        let known = self.known.read().get(&digest).cloned();
+        if let Some(known) = known {
+            return if now < known.not_before || now > known.not_after {
+                Err(CertificateError::Time)
+            } else {
+                Ok(known.user)
+            };
+        }
+        let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+        verifier
+            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+            .map_err(CertificateError::Chain)?;
+        let facts = Facts::of(leaf).map_err(CertificateError::Malformed)?;
+        if facts.common_name.is_empty() {
+            return Err(CertificateError::NoName);
+        }
+        // Upstream's CredentialIDKey: a mark of the certificate, for the audit log.
+        let id = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut user = User {
+            name: facts.common_name,
+            groups: facts.organizations,
+            extra: [(
+                "authentication.kubernetes.io/credential-id".to_owned(),
+                vec![format!("X509SHA256={id}")],
+            )]
+            .into(),
+            ..User::default()
+        };
+        user.add_authenticated();
+        let mut known = self.known.write();
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(
+            digest,
+            Known { user: user.clone(), not_before: facts.not_before, not_after: facts.not_after },
+        );
+        Ok(user)
+    }
+}
