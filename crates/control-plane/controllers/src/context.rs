@@ -9,8 +9,8 @@ use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use podium_client::{
-    Client, EventRecorder, EventType, Object, ObjectKey, SharedInformers, Shutdown, WorkQueue, is_conflict, reference_of,
-    run_workers, status_of,
+    Client, EventRecorder, EventType, Object, ObjectKey, SharedInformers, Shutdown, WorkQueue, is_conflict,
+    reference_of, run_workers, status_of,
 };
 
 use crate::clock::Clock;
@@ -65,7 +65,13 @@ impl Context {
     }
 
     /// Records an event about something known by reference only.
-    pub(crate) fn event_about(&self, about: &ObjectReference, type_: EventType, reason: &str, message: impl Into<String>) {
+    pub(crate) fn event_about(
+        &self,
+        about: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.recorder.event(about, type_, reason, message);
     }
 

@@ -63,7 +63,8 @@ pub(crate) async fn discover(client: &Client) -> Result<Found, kube::Error> {
     }
     for group in client.list_api_groups().await?.groups {
         let preferred = group.preferred_version.as_ref().map(|it| it.version.clone());
-        let others = group.versions.iter().map(|it| it.version.clone()).filter(|it| Some(it) != preferred.as_ref());
+        let others =
+            group.versions.iter().map(|it| it.version.clone()).filter(|it| Some(it) != preferred.as_ref());
         for version in preferred.iter().cloned().chain(others) {
             let group_version = format!("{}/{version}", group.name);
             match client.list_api_group_resources(&group_version).await {
@@ -85,7 +86,11 @@ fn add(group: &str, version: &str, resources: Vec<Listed>, served: &mut Vec<Serv
             continue;
         }
         served.push(Served {
-            path: ResourcePath { group: group.to_owned(), version: version.to_owned(), plural: resource.name },
+            path: ResourcePath {
+                group: group.to_owned(),
+                version: version.to_owned(),
+                plural: resource.name,
+            },
             kind: resource.kind,
             namespaced: resource.namespaced,
             verbs: resource.verbs.into_iter().collect(),

@@ -4,7 +4,7 @@
 //! the owner is left alone until the cache has caught up. Nothing is counted: each expectation can be checked against the cache
 //! at any time, so a lost or merged event cannot leave it hanging, and an expiry guards against the rest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use kube::Resource;
@@ -93,7 +93,8 @@ impl Expectations {
 
     /// Notes that `object` was answered to a create or update made for `owner`.
     pub(crate) fn wrote<K: Resource<DynamicType = ()>>(&self, owner: &ObjectKey, object: &K, now: Timestamp) {
-        let expected = Expected::Written { key: ObjectKey::of(object), version: owner::version(object.meta()) };
+        let expected =
+            Expected::Written { key: ObjectKey::of(object), version: owner::version(object.meta()) };
         self.note(owner, expected, now);
     }
 
@@ -107,6 +108,16 @@ impl Expectations {
         // Only the worker of `owner` adds entries for it, and that worker is the caller.
         self.open.lock().insert(owner.clone(), expected);
         false
+    }
+
+    /// The uids of objects that were deleted for `owner` and that the cache may still show alive.
+    pub(crate) fn deleted(&self, owner: &ObjectKey) -> HashSet<String> {
+        let open = self.open.lock();
+        let uid = |(expected, _): &(Expected, Timestamp)| match expected {
+            Expected::Deleted { uid, .. } => Some(uid.clone()),
+            Expected::Written { .. } | Expected::MaybeCreated { .. } => None,
+        };
+        open.get(owner).into_iter().flatten().filter_map(uid).collect()
     }
 
     /// Drops what was expected for an owner that is gone.
@@ -183,7 +194,9 @@ mod tests {
     fn a_deletion_is_met_by_absence_termination_or_another_life() {
         let deleted = || Expected::Deleted { key: key("a"), uid: "u".to_owned() };
         check(deleted(), &Fake::default(), 0, true);
-        for (object, met) in [(seen("u", 1, false), false), (seen("u", 1, true), true), (seen("v", 1, false), true)] {
+        for (object, met) in
+            [(seen("u", 1, false), false), (seen("u", 1, true), true), (seen("v", 1, false), true)]
+        {
             check(deleted(), &Fake { version: 9, objects: HashMap::from([(key("a"), object)]) }, 0, met);
         }
     }

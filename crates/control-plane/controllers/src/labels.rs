@@ -24,7 +24,8 @@ impl Selector {
     /// Compiles the selector of an object's spec.
     pub(crate) fn new(selector: &meta::LabelSelector) -> Result<Self, InvalidSelector> {
         let empty = is_empty(selector);
-        let inner = LabelSelector::from_object(selector).map_err(|error| InvalidSelector(error.to_string()))?;
+        let inner =
+            LabelSelector::from_object(selector).map_err(|error| InvalidSelector(error.to_string()))?;
         Ok(Self { inner, empty })
     }
 

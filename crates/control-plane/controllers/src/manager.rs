@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
-use crate::{deployment, endpoints, endpointslice, garbagecollector, namespace, replicaset, rootca, serviceaccount};
+use crate::{
+    deployment, endpoints, endpointslice, garbagecollector, namespace, replicaset, rootca, serviceaccount,
+};
 
 /// Why the controllers could not run.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +213,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         let run = async move {
             tokio::join!((entry.start)(context), sink.run(stop));
         };
-        tasks.spawn(std::panic::AssertUnwindSafe(run).catch_unwind().map(move |ended| (entry.name, ended.is_ok())));
+        tasks.spawn(
+            std::panic::AssertUnwindSafe(run).catch_unwind().map(move |ended| (entry.name, ended.is_ok())),
+        );
         tracing::debug!(controller = entry.name, "started");
     }
     let mut outcome = Ok(());

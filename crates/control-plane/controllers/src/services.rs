@@ -26,7 +26,10 @@ const BY_LABEL: &str = "controllers/label";
 /// Prepares the informers for [`selected_pods`] and [`selecting_services`].
 pub(crate) fn index(services: &Informer<Service>, pods: &Informer<Pod>) {
     services.add_index(BY_SELECTOR, |service| {
-        first_pair(service).map(|(key, value)| pair(owner::namespace(&service.metadata), key, value)).into_iter().collect()
+        first_pair(service)
+            .map(|(key, value)| pair(owner::namespace(&service.metadata), key, value))
+            .into_iter()
+            .collect()
     });
     pods.add_index(BY_LABEL, |pod| {
         let namespace = owner::namespace(&pod.metadata);
@@ -161,7 +164,8 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         Some(IntOrString::String(name)) => name,
     };
     let spec = pod.spec.as_ref()?;
-    let sidecars = spec.init_containers.iter().flatten().filter(|it| it.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|it| it.restart_policy.as_deref() == Some("Always"));
     spec.containers
         .iter()
         .chain(sidecars)
@@ -176,7 +180,9 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 /// When what the endpoints show last changed: the latest of the Service's creation and the pods' readiness.
 pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
     let ready = |pod: &Arc<Pod>| {
-        pods::condition(pod, "Ready").and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0)
+        pods::condition(pod, "Ready")
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .map(|time| time.0)
     };
     let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
     pods.iter().filter_map(ready).chain(created).max()

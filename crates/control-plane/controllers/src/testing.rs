@@ -1,5 +1,7 @@
 //! Short builders for tests.
 
+pub(crate) mod api;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

@@ -77,7 +77,12 @@ fn refuse(deployment: &Deployment, mut status: DeploymentStatus) -> Decision {
     Decision { selects_all: true, status: behind.then_some(status), ..Decision::default() }
 }
 
-fn finish(plan: &Plan<'_>, revision: Option<String>, new: DeploymentStatus, next_check: Option<Timestamp>) -> Decision {
+fn finish(
+    plan: &Plan<'_>,
+    revision: Option<String>,
+    new: DeploymentStatus,
+    next_check: Option<Timestamp>,
+) -> Decision {
     let changed = plan.deployment.status.as_ref() != Some(&new);
     let annotations = plan.deployment.metadata.annotations.as_ref();
     let revision = revision.filter(|revision| labels::value(annotations, REVISION) != Some(revision));
@@ -140,7 +145,9 @@ impl Rollout {
         }
         self.revision = labels::value(set.metadata.annotations.as_ref(), REVISION).map(str::to_owned);
         let name = owner::name(&set.metadata);
-        if status::progress_deadline(plan.deployment).is_some() && status::find(&self.status, PROGRESSING).is_none() {
+        if status::progress_deadline(plan.deployment).is_some()
+            && status::find(&self.status, PROGRESSING).is_none()
+        {
             self.progress("True", reason::FOUND, format!("Found new replica set \"{name}\""));
         }
     }
@@ -162,7 +169,13 @@ impl Rollout {
 
     /// One step of a rolling update: grow the new set as far as the surge allows, or else shrink the old ones as far as
     /// availability allows. Never both at once, since each step's numbers hold only while the other does not move.
+    ///
+    /// And no step at all while a set has not acted on its last size: until then there may be pods that it is not to have, and
+    /// its count of available pods may include them. Upstream goes by sizes alone and can overshoot for a moment.
     fn roll(&mut self, plan: &mut Plan<'_>) {
+        if !plan.all().all(Planned::is_settled) {
+            return;
+        }
         if plan.new.is_none() {
             let size = room_for_new(plan, 0);
             self.create_new(plan, size);
@@ -206,7 +219,7 @@ fn next_revision(plan: &Plan<'_>) -> i64 {
 
 /// The size the new set, now at `size`, may grow to.
 fn room_for_new(plan: &Plan<'_>, size: i32) -> i32 {
-    let room = (plan.strategy.most() - plan.total(Planned::size)).max(0);
+    let room = (plan.strategy.most() - plan.total(Planned::possible)).max(0);
     size + room.min(plan.strategy.replicas - size).max(0)
 }
 
@@ -351,7 +364,11 @@ fn share(plan: &Plan<'_>, set: &Planned, difference: i32, moved: i32) -> i32 {
         -set.size()
     } else {
         let before = revision::max_replicas(&set.set).filter(|most| *most != 0).or_else(|| {
-            plan.deployment.status.as_ref().and_then(|status| status.replicas).filter(|replicas| *replicas != 0)
+            plan.deployment
+                .status
+                .as_ref()
+                .and_then(|status| status.replicas)
+                .filter(|replicas| *replicas != 0)
         });
         match before {
             Some(before) => {

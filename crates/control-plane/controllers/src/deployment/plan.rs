@@ -38,6 +38,17 @@ impl Planned {
         self.set.status.as_ref().map(|status| status.replicas).unwrap_or_default()
     }
 
+    /// Whether the set's status is about the size it has.
+    pub(crate) fn is_settled(&self) -> bool {
+        let observed = self.set.status.as_ref().and_then(|status| status.observed_generation);
+        observed.unwrap_or_default() >= self.set.metadata.generation.unwrap_or_default()
+    }
+
+    /// Pods there may be: those it is to have, and those it has not got rid of yet.
+    pub(crate) fn possible(&self) -> i32 {
+        self.size().max(self.actual())
+    }
+
     pub(crate) fn ready(&self) -> i32 {
         self.set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default()
     }
@@ -80,7 +91,8 @@ impl<'a> Plan<'a> {
         let mut old: Vec<Planned> = sets.into_iter().map(|set| Planned { set }).collect();
         old.sort_by(|a, b| a.age().cmp(&b.age()));
         let template = deployment.spec.as_ref().map(|spec| &spec.template);
-        let position = old.iter().position(|set| template.is_some_and(|template| revision::runs(&set.set, template)));
+        let position =
+            old.iter().position(|set| template.is_some_and(|template| revision::runs(&set.set, template)));
         let new = position.map(|position| old.remove(position));
         Self { deployment, strategy: Strategy::of(deployment), new, old, writes: Vec::new() }
     }

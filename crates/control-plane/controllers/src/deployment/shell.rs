@@ -26,7 +26,14 @@ use crate::pods;
 pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller::new(context));
     controller.watch();
-    controller.context.ready([controller.deployments.synced().boxed(), controller.sets.synced().boxed(), controller.pods.synced().boxed()]).await;
+    controller
+        .context
+        .ready([
+            controller.deployments.synced().boxed(),
+            controller.sets.synced().boxed(),
+            controller.pods.synced().boxed(),
+        ])
+        .await;
     let (context, queue) = (controller.context.clone(), controller.queue.clone());
     context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
 }
@@ -190,7 +197,8 @@ impl Sync<'_> {
                 Claim::Ignore => {}
                 Claim::Keep => owned.push(set),
                 Claim::Release => {
-                    self.patch(&set, &owner::release_patch(&reference.uid, owner::uid(&set.metadata))).await?;
+                    self.patch(&set, &owner::release_patch(&reference.uid, owner::uid(&set.metadata)))
+                        .await?;
                 }
                 // A selector of everything is refused later; it must not adopt first.
                 Claim::Adopt if selector.is_empty() => {}
@@ -346,7 +354,8 @@ impl Sync<'_> {
         if let Some(revision) = revision {
             deployment.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision);
         }
-        let answer = self.deployments().replace_status(&self.key.name, &PostParams::default(), &deployment).await;
+        let answer =
+            self.deployments().replace_status(&self.key.name, &PostParams::default(), &deployment).await;
         match answer {
             Ok(_) => Ok(()),
             Err(error) if is_not_found(&error) => Ok(()),

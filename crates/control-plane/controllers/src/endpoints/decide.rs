@@ -137,9 +137,14 @@ fn normal(mut subsets: Vec<EndpointSubset>) -> Vec<EndpointSubset> {
         }
     }
     subsets.sort_by_key(|subset| {
-        let first = |list: &Option<Vec<EndpointAddress>>| list.iter().flatten().next().map(|it| it.ip.clone());
-        let ports: Vec<_> =
-            subset.ports.iter().flatten().map(|port| (port.name.clone(), port.port, port.protocol.clone())).collect();
+        let first =
+            |list: &Option<Vec<EndpointAddress>>| list.iter().flatten().next().map(|it| it.ip.clone());
+        let ports: Vec<_> = subset
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| (port.name.clone(), port.port, port.protocol.clone()))
+            .collect();
         (ports, first(&subset.addresses), first(&subset.not_ready_addresses))
     });
     subsets

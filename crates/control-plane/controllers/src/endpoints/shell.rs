@@ -16,7 +16,14 @@ use crate::services;
 pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller::new(context));
     controller.watch();
-    controller.context.ready([controller.services.synced().boxed(), controller.pods.synced().boxed(), controller.endpoints.synced().boxed()]).await;
+    controller
+        .context
+        .ready([
+            controller.services.synced().boxed(),
+            controller.pods.synced().boxed(),
+            controller.endpoints.synced().boxed(),
+        ])
+        .await;
     // Endpoints whose Service went away while nobody watched.
     for key in controller.endpoints.keys() {
         controller.queue.add(key);

@@ -250,9 +250,12 @@ impl Family<'_> {
 
     fn owns(&self, slice: &EndpointSlice) -> bool {
         let uid = owner::uid(&self.service.metadata);
-        slice.metadata.owner_references.iter().flatten().any(|it| {
-            it.uid == uid && it.kind == "Service" && it.api_version == "v1"
-        })
+        slice
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|it| it.uid == uid && it.kind == "Service" && it.api_version == "v1")
     }
 
     /// Brings the slices of one set of ports up to date.
@@ -401,7 +404,8 @@ fn stamp(seen: &Observed<'_>, decision: &mut Decision) {
         .filter_map(|slice| slice.metadata.annotations.as_ref()?.get(services::TRIGGER_TIME))
         .filter_map(|text| text.parse::<Timestamp>().ok())
         .max();
-    let news = services::trigger_time(seen.service, seen.pods).filter(|time| known.is_none_or(|known| *time > known));
+    let news = services::trigger_time(seen.service, seen.pods)
+        .filter(|time| known.is_none_or(|known| *time > known));
     for slice in decision.create.iter_mut().chain(&mut decision.update) {
         match news {
             Some(time) => {

@@ -26,7 +26,15 @@ const BY_SERVICE: &str = "controllers/service";
 pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller::new(context));
     controller.watch();
-    controller.context.ready([controller.services.synced().boxed(), controller.pods.synced().boxed(), controller.nodes.synced().boxed(), controller.slices.synced().boxed()]).await;
+    controller
+        .context
+        .ready([
+            controller.services.synced().boxed(),
+            controller.pods.synced().boxed(),
+            controller.nodes.synced().boxed(),
+            controller.slices.synced().boxed(),
+        ])
+        .await;
     let (context, queue) = (controller.context.clone(), controller.queue.clone());
     context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
 }
@@ -63,7 +71,9 @@ impl Controller {
         services::index(&services, &pods);
         pods::index_by_node(&pods);
         let slices = informers.of::<EndpointSlice>();
-        slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+        slices.add_index(BY_SERVICE, |slice| {
+            service_of(slice).map(|key| key.to_string()).into_iter().collect()
+        });
         Self {
             services,
             pods,
@@ -149,7 +159,10 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     if homeless.is_empty() {
         Ok(())
     } else {
-        Err(Error::Unusable { object: key.to_string(), why: format!("the nodes of these pods are not known: {homeless}") })
+        Err(Error::Unusable {
+            object: key.to_string(),
+            why: format!("the nodes of these pods are not known: {homeless}"),
+        })
     }
 }
 

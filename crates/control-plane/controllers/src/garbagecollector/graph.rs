@@ -342,7 +342,10 @@ fn as_seen_from(dependent: &Identity, owner: &Owner) -> Identity {
 fn is_described(dependent: &Node, owner: &Identity) -> bool {
     let reaches = owner.namespace.is_empty() || owner.namespace == dependent.identity.namespace;
     reaches
-        && dependent.owners.iter().any(|it| it.uid == owner.uid && it.kind == owner.kind && it.name == owner.name)
+        && dependent
+            .owners
+            .iter()
+            .any(|it| it.uid == owner.uid && it.kind == owner.kind && it.name == owner.name)
 }
 
 /// The report about a dependent whose owner is in another namespace.

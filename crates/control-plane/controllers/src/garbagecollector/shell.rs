@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, ObjectReference, Pod, Service, ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, ObjectReference, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
@@ -48,12 +46,16 @@ pub(crate) async fn run(context: Context) {
     });
     controller.discovery.add(Discover);
     let follower = controller.clone();
-    let discoveries =
-        run_workers(controller.discovery.clone(), 1, context.shutdown.clone(), move |_| follow(follower.clone()));
+    let discoveries = run_workers(controller.discovery.clone(), 1, context.shutdown.clone(), move |_| {
+        follow(follower.clone())
+    });
     let work = async {
         context.shutdown.run_until_cancelled(controller.settled()).await;
         let (worker, queue) = (controller.clone(), controller.queue.clone());
-        run_workers(queue, context.workers, context.shutdown.clone(), move |work| attempt(worker.clone(), work)).await;
+        run_workers(queue, context.workers, context.shutdown.clone(), move |work| {
+            attempt(worker.clone(), work)
+        })
+        .await;
     };
     tokio::join!(discoveries, work);
 }
@@ -114,11 +116,15 @@ async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
         discover(&controller.context.client).await.map_err(Error::call("discover", "the API's resources"))?;
     // Events own nothing and are many. A group that does not answer keeps what was known of it.
     let relevant = |served: &Served| served.path.plural != "events" || !is_event_group(&served.path.group);
-    let wanted: Vec<Served> =
-        found.served.into_iter().filter(|it| it.supports(&["delete", "list", "watch"]) && relevant(it)).collect();
-    controller.resources.write().extend(
-        wanted.iter().map(|served| ((served.api_version(), served.kind.clone()), served.clone())),
-    );
+    let wanted: Vec<Served> = found
+        .served
+        .into_iter()
+        .filter(|it| it.supports(&["delete", "list", "watch"]) && relevant(it))
+        .collect();
+    controller
+        .resources
+        .write()
+        .extend(wanted.iter().map(|served| ((served.api_version(), served.kind.clone()), served.clone())));
     if found.failed.is_empty() {
         controller.forget_all_but(&wanted.iter().map(|served| served.path.clone()).collect());
     }
@@ -169,7 +175,8 @@ impl Controller {
         let mut discovered = self.discovered.subscribe();
         // The sender lives as long as this.
         let _ = discovered.wait_for(|discovered| *discovered).await;
-        let followed: Vec<ResourcePath> = self.followed.lock().iter().filter(|path| !is_typed(path)).cloned().collect();
+        let followed: Vec<ResourcePath> =
+            self.followed.lock().iter().filter(|path| !is_typed(path)).cloned().collect();
         let informers: Vec<_> = followed.iter().map(|path| self.context.informers.metadata(path)).collect();
         let all = join_all(informers.iter().map(podium_client::Informer::synced));
         if tokio::time::timeout(SYNC_TIMEOUT, all).await.is_err() {
@@ -309,8 +316,10 @@ impl Controller {
             Err(_) if !observed => return self.look_at_dependents_of_unknown(uid),
             Err(error) => return Err(error),
         };
-        let live = api.get_metadata_opt(&identity.name).await.map_err(Error::call("get", describe(&identity)))?;
-        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*identity.uid)) else {
+        let live =
+            api.get_metadata_opt(&identity.name).await.map_err(Error::call("get", describe(&identity)))?;
+        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*identity.uid))
+        else {
             self.absent.lock().add(&identity.uid, &identity.namespace);
             let outcome = self.graph.lock().absent(&identity);
             self.follow_up(outcome);
@@ -341,11 +350,18 @@ impl Controller {
         let Some(node) = graph.node(uid) else { return Ok(()) };
         Err(Error::Unusable {
             object: describe(&node.identity),
-            why: format!("named as an owner by {} objects, but its kind is not served", node.dependents.len()),
+            why: format!(
+                "named as an owner by {} objects, but its kind is not served",
+                node.dependents.len()
+            ),
         })
     }
 
-    async fn owner_state(&self, item: &Identity, reference: &OwnerReference) -> Result<Option<OwnerState>, Error> {
+    async fn owner_state(
+        &self,
+        item: &Identity,
+        reference: &OwnerReference,
+    ) -> Result<Option<OwnerState>, Error> {
         {
             let absent = self.absent.lock();
             if absent.has(&reference.uid, &item.namespace) || absent.has(&reference.uid, "") {
@@ -362,7 +378,8 @@ impl Controller {
             .get_metadata_opt(&reference.name)
             .await
             .map_err(Error::call("get the owner of", describe(item)))?;
-        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_ref() == Some(&reference.uid)) else {
+        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_ref() == Some(&reference.uid))
+        else {
             let namespace = if served.namespaced { &*item.namespace } else { "" };
             self.absent.lock().add(&reference.uid, namespace);
             return Ok(Some(OwnerState::Dangling));
@@ -413,7 +430,10 @@ impl Controller {
         let params = DeleteParams {
             propagation_policy: Some(policy),
             // The version too: owners that were added since must be taken into account.
-            preconditions: Some(Preconditions { uid: Some(identity.uid.to_string()), resource_version: version }),
+            preconditions: Some(Preconditions {
+                uid: Some(identity.uid.to_string()),
+                resource_version: version,
+            }),
             ..DeleteParams::default()
         };
         match api.delete(&identity.name, &params).await {
@@ -446,7 +466,8 @@ impl Controller {
 
     async fn set_free(&self, dependent: &Identity, owner: &Identity) -> Result<(), Error> {
         let api = self.api(dependent)?;
-        let live = api.get_metadata_opt(&dependent.name).await.map_err(Error::call("get", describe(dependent)))?;
+        let live =
+            api.get_metadata_opt(&dependent.name).await.map_err(Error::call("get", describe(dependent)))?;
         match live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*dependent.uid)) {
             Some(live) => remove_owners(&api, dependent, &live, &[owner.uid.to_string()]).await,
             None => Ok(()),
@@ -478,7 +499,11 @@ async fn remove_owners(
 }
 
 /// Returns the object's new version.
-async fn unblock(api: &Api<DynamicObject>, identity: &Identity, live: &ObjectMeta) -> Result<Option<String>, Error> {
+async fn unblock(
+    api: &Api<DynamicObject>,
+    identity: &Identity,
+    live: &ObjectMeta,
+) -> Result<Option<String>, Error> {
     let unblocked: Vec<OwnerReference> = live
         .owner_references
         .iter()

@@ -88,5 +88,9 @@ pub(crate) fn patience<'a>(
     let deleted = namespace.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     let left = clock::until(clock::after(deleted, grace), now);
     // Half the time, so that a guess that is too long costs little.
-    if left.is_zero() { Duration::from_secs(FINALIZER_SECONDS / 2 + 1) } else { left / 2 + Duration::from_secs(1) }
+    if left.is_zero() {
+        Duration::from_secs(FINALIZER_SECONDS / 2 + 1)
+    } else {
+        left / 2 + Duration::from_secs(1)
+    }
 }

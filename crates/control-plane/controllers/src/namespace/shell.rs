@@ -8,7 +8,9 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use parking_lot::Mutex;
-use podium_client::{Change, Informer, ObjectKey, ResourcePath, SharedInformers, WorkQueue, is_not_found, status_of};
+use podium_client::{
+    Change, Informer, ObjectKey, ResourcePath, SharedInformers, WorkQueue, is_not_found, status_of,
+};
 
 use super::decide::{Findings, Remaining, finalized, needs_emptying, patience, stages};
 use super::status::status;
@@ -68,7 +70,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let client = controller.context.client.clone();
     let api: Api<Namespace> = Api::all(client);
     // The live object: deleting everything on the word of a cache would be rash, and its finalizers are about to be replaced.
-    let Some(namespace) = api.get_opt(&key.name).await.map_err(Error::call("get namespace", key.name.as_str()))? else {
+    let Some(namespace) =
+        api.get_opt(&key.name).await.map_err(Error::call("get namespace", key.name.as_str()))?
+    else {
         return Ok(());
     };
     if !needs_emptying(&namespace) {
@@ -115,8 +119,9 @@ async fn finalize(api: &Api<Namespace>, namespace: &Namespace) -> Result<(), Err
 
 impl Controller {
     async fn empty(&self, namespace: &str) -> Result<Findings, Error> {
-        let found =
-            discover(&self.context.client).await.map_err(Error::call("discover the resources of", namespace))?;
+        let found = discover(&self.context.client)
+            .await
+            .map_err(Error::call("discover the resources of", namespace))?;
         let mut findings = Findings::default();
         findings.undiscovered.extend(found.failed.into_iter().map(|(group, why)| format!("{group}: {why}")));
         let (pods, others) = stages(found.served);
@@ -155,7 +160,8 @@ impl Controller {
     /// Has the namespace looked at again when an object of the resource goes away. Pods are watched anyway.
     fn watch_for_the_end(&self, served: &Served) {
         let is_pods = served.path.group.is_empty() && served.path.plural == "pods";
-        if is_pods || !served.supports(&["list", "watch"]) || !self.watched.lock().insert(served.path.clone()) {
+        if is_pods || !served.supports(&["list", "watch"]) || !self.watched.lock().insert(served.path.clone())
+        {
             return;
         }
         let informers: &SharedInformers = &self.context.informers;
@@ -169,7 +175,11 @@ impl Controller {
 }
 
 /// Deletes all objects of one resource in the namespace and tells what is still there.
-async fn delete_all(context: &Context, served: &Served, namespace: &str) -> Result<Option<Remaining>, kube::Error> {
+async fn delete_all(
+    context: &Context,
+    served: &Served,
+    namespace: &str,
+) -> Result<Option<Remaining>, kube::Error> {
     let resource = served.api_resource();
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
     let params = DeleteParams::background();

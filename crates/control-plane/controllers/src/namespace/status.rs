@@ -24,7 +24,11 @@ const REMAINING: &str = "NamespaceContentRemaining";
 const FINALIZERS: &str = "NamespaceFinalizersRemaining";
 
 /// The status that tells the findings, or `None` when the stored one does.
-pub(crate) fn status(current: &NamespaceStatus, findings: &Findings, now: Timestamp) -> Option<NamespaceStatus> {
+pub(crate) fn status(
+    current: &NamespaceStatus,
+    findings: &Findings,
+    now: Timestamp,
+) -> Option<NamespaceStatus> {
     let mut new = current.clone();
     let conditions = new.conditions.get_or_insert_default();
     for (type_, good_reason, good_message) in CONDITIONS {
@@ -68,7 +72,10 @@ fn complaint(type_: &str, findings: &Findings) -> Option<(&'static str, String)>
             errors.sort();
             let count = errors.len();
             let text = errors.join(", ");
-            Some(("ContentDeletionFailed", format!("Failed to delete all resource types, {count} remaining: {text}")))
+            Some((
+                "ContentDeletionFailed",
+                format!("Failed to delete all resource types, {count} remaining: {text}"),
+            ))
         }
         REMAINING if !findings.remaining.is_empty() => {
             let mut resources: Vec<String> = findings
@@ -84,11 +91,16 @@ fn complaint(type_: &str, findings: &Findings) -> Option<(&'static str, String)>
             for (finalizer, count) in findings.remaining.iter().flat_map(|it| &it.finalizers) {
                 *counts.entry(finalizer).or_default() += count;
             }
-            let counts: Vec<String> =
-                counts.into_iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
+            let counts: Vec<String> = counts
+                .into_iter()
+                .map(|(name, count)| format!("{name} in {count} resource instances"))
+                .collect();
             (!counts.is_empty()).then(|| {
                 let text = counts.join(", ");
-                ("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {text}"))
+                (
+                    "SomeFinalizersRemain",
+                    format!("Some content in the namespace has finalizers remaining: {text}"),
+                )
             })
         }
         _ => None,

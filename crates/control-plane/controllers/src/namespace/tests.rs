@@ -62,7 +62,12 @@ fn pods_go_first_and_what_cannot_be_deleted_is_left_out() {
 fn conditions(findings: &Findings) -> BTreeMap<String, (String, String, String)> {
     let status = status(&NamespaceStatus::default(), findings, at(0)).expect("new conditions");
     let text = |it: Option<String>| it.unwrap_or_default();
-    status.conditions.unwrap().into_iter().map(|it| (it.type_, (it.status, text(it.reason), text(it.message)))).collect()
+    status
+        .conditions
+        .unwrap()
+        .into_iter()
+        .map(|it| (it.type_, (it.status, text(it.reason), text(it.message))))
+        .collect()
 }
 
 #[test]
@@ -75,7 +80,10 @@ fn conditions_name_what_holds_the_namespace() {
     let all = conditions(&Findings {
         undiscovered: vec!["metrics.k8s.io/v1beta1: down".to_owned()],
         errors: vec!["b".to_owned(), "a".to_owned()],
-        remaining: vec![remaining("pods.", 2, &[("x/y", 1)]), remaining("jobs.batch", 1, &[("x/y", 1), ("a/b", 1)])],
+        remaining: vec![
+            remaining("pods.", 2, &[("x/y", 1)]),
+            remaining("jobs.batch", 1, &[("x/y", 1), ("a/b", 1)]),
+        ],
     });
     let of = |type_: &str| {
         let (status, reason, message) = &all[type_];
@@ -116,8 +124,12 @@ fn unchanged_conditions_are_not_written_again() {
         ..Findings::default()
     };
     let second = status(&first, &held, at(50)).unwrap();
-    let times: Vec<_> =
-        second.conditions.unwrap().into_iter().map(|it| (it.type_, it.last_transition_time.unwrap().0)).collect();
+    let times: Vec<_> = second
+        .conditions
+        .unwrap()
+        .into_iter()
+        .map(|it| (it.type_, it.last_transition_time.unwrap().0))
+        .collect();
     for (type_, time) in times {
         let changed = type_ == "NamespaceContentRemaining";
         assert_eq!(time, at(if changed { 50 } else { 0 }), "{type_}");

@@ -1,7 +1,7 @@
 //! What one ReplicaSet needs next.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -30,6 +30,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) pods: &'a [Arc<Pod>],
     /// Pods of all sets with the same controller, this one included; empty for a set on its own.
     pub(crate) related: &'a [Arc<Pod>],
+    /// Uids of pods that this controller has deleted, whatever the cache says.
+    pub(crate) deleted: &'a HashSet<String>,
     /// Whether the cache shows everything this controller has written for the set.
     pub(crate) caught_up: bool,
 }
@@ -44,6 +46,16 @@ pub(crate) struct Target {
 impl Target {
     fn of(pod: &Pod) -> Self {
         Self { key: ObjectKey::of(pod), uid: owner::uid(&pod.metadata).to_owned() }
+    }
+}
+
+impl Decision {
+    /// Counts the pods that have just been deleted as such.
+    pub(crate) fn without(mut self, deleted: &HashSet<String>) -> Self {
+        let before = self.active.len();
+        self.active.retain(|pod| !deleted.contains(owner::uid(&pod.metadata)));
+        self.terminating += before - self.active.len();
+        self
     }
 }
 
@@ -84,10 +96,11 @@ pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp, names: &dyn NameSource
     };
     for pod in seen.pods {
         let claim = owner::claim(seen.view.meta, seen.selector, &pod.metadata);
-        if pods::is_terminating(pod) && !pods::is_finished(pod) {
+        let deleted = seen.deleted.contains(owner::uid(&pod.metadata));
+        if (deleted || pods::is_terminating(pod)) && !pods::is_finished(pod) {
             decision.terminating += usize::from(claim == Claim::Keep);
         }
-        if !pods::is_active(pod) {
+        if deleted || !pods::is_active(pod) {
             continue;
         }
         match claim {
@@ -155,7 +168,12 @@ struct Dispensability {
     uid: String,
 }
 
-fn dispensability(pod: &Pod, min_ready_seconds: i32, crowds: &HashMap<&str, usize>, now: Timestamp) -> Dispensability {
+fn dispensability(
+    pod: &Pod,
+    min_ready_seconds: i32,
+    crowds: &HashMap<&str, usize>,
+    now: Timestamp,
+) -> Dispensability {
     let node = pods::node_name(pod);
     let ready = pods::is_ready(pod);
     let cost = labels::value(pod.metadata.annotations.as_ref(), DELETION_COST);

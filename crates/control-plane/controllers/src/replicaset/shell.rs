@@ -122,10 +122,12 @@ async fn reconcile<K: Replicated>(controller: Arc<Controller<K>>, key: ObjectKey
         .map_err(|error| Error::Unusable { object: key.to_string(), why: error.to_string() })?;
     let now = controller.context.now();
     let caught_up = controller.expectations.satisfied(&key, &controller.pods, now);
-    let decision = controller.observe(&view, &selector, caught_up);
+    let decision = controller.observe(&key, &view, &selector, caught_up);
     let sync = Sync { controller: &controller, key: &key, set: set.as_ref() };
     sync.claim(&decision).await?;
     let outcome = sync.scale(&decision.scale, &view).await;
+    // The Deployment controller counts on it that pods which are to go are not reported as serving.
+    let decision = decision.without(&controller.expectations.deleted(&key));
     sync.write_status(&view, &decision, outcome.as_ref().err()).await?;
     if !caught_up {
         controller.queue.add_after(key.clone(), LAG_CHECK);
@@ -137,12 +139,14 @@ async fn reconcile<K: Replicated>(controller: Arc<Controller<K>>, key: ObjectKey
 }
 
 impl<K: Replicated> Controller<K> {
-    fn observe(&self, view: &View<'_>, selector: &Selector, caught_up: bool) -> Decision {
+    fn observe(&self, key: &ObjectKey, view: &View<'_>, selector: &Selector, caught_up: bool) -> Decision {
         let namespace = owner::namespace(view.meta);
         let mut candidates = self.pods.by_index(pods::BY_CONTROLLER, owner::uid(view.meta));
         candidates.extend(self.pods.by_index(pods::BY_CONTROLLER, &pods::orphans_of(namespace)));
         let related = self.related(view, candidates.len());
-        let seen = Observed { view, selector, pods: &candidates, related: &related, caught_up };
+        let deleted = self.expectations.deleted(key);
+        let seen =
+            Observed { view, selector, pods: &candidates, related: &related, deleted: &deleted, caught_up };
         decide(&seen, self.context.now(), self.context.names.as_ref())
     }
 
@@ -164,7 +168,8 @@ impl<K: Replicated> Controller<K> {
             return None;
         }
         let now = self.context.now();
-        let next = pods::next_available(decision.active.iter().map(AsRef::as_ref), view.min_ready_seconds, now)?;
+        let next =
+            pods::next_available(decision.active.iter().map(AsRef::as_ref), view.min_ready_seconds, now)?;
         Some(clock::until(next, now))
     }
 }
@@ -248,12 +253,22 @@ impl<K: Replicated> Sync<'_, K> {
         Ok(())
     }
 
-    async fn create_one(&self, name: &str, view: &View<'_>, reference: &OwnerReference) -> Result<(), kube::Error> {
+    async fn create_one(
+        &self,
+        name: &str,
+        view: &View<'_>,
+        reference: &OwnerReference,
+    ) -> Result<(), kube::Error> {
         let Some(template) = view.template else { return Ok(()) };
         let context = &self.controller.context;
         let prefix = names::prefix(&self.key.name);
-        let pod =
-            pods::from_template(template, &self.key.namespace, Some(prefix), name.to_owned(), reference.clone());
+        let pod = pods::from_template(
+            template,
+            &self.key.namespace,
+            Some(prefix),
+            name.to_owned(),
+            reference.clone(),
+        );
         let error = match self.pods().create(&PostParams::default(), &pod).await {
             Ok(created) => {
                 self.controller.expectations.wrote(self.key, &created, context.now());
@@ -290,7 +305,11 @@ impl<K: Replicated> Sync<'_, K> {
             // Gone already, or another pod by that name: either way ours is away.
             Err(error) if is_not_found(&error) || podium_client::is_conflict(&error) => Ok(()),
             Err(error) => {
-                context.warning(self.set, "FailedDelete", format!("Error deleting: {}", context::words(&error)));
+                context.warning(
+                    self.set,
+                    "FailedDelete",
+                    format!("Error deleting: {}", context::words(&error)),
+                );
                 Err(error)
             }
         }
@@ -307,7 +326,8 @@ impl<K: Replicated> Sync<'_, K> {
         let new = status(view, &decision.active, decision.terminating, failure.as_deref(), context.now());
         let Some(new) = new else { return Ok(()) };
         let api = K::api(context.client.clone(), &self.key.namespace);
-        let answer = api.replace_status(&self.key.name, &PostParams::default(), &self.set.with_status(new)).await;
+        let answer =
+            api.replace_status(&self.key.name, &PostParams::default(), &self.set.with_status(new)).await;
         match answer {
             Ok(_) => Ok(()),
             Err(error) if is_not_found(&error) => Ok(()),

@@ -45,7 +45,13 @@ pub(crate) fn status(
     Some(new)
 }
 
-fn set_failure(status: &mut ReplicaSetStatus, active: usize, wanted: i32, failure: Option<&str>, now: Timestamp) {
+fn set_failure(
+    status: &mut ReplicaSetStatus,
+    active: usize,
+    wanted: i32,
+    failure: Option<&str>,
+    now: Timestamp,
+) {
     let conditions = status.conditions.get_or_insert_default();
     let failed_already = conditions.iter().any(|condition| condition.type_ == REPLICA_FAILURE);
     match failure {

@@ -29,7 +29,11 @@ struct Controller {
     accounts: Informer<ServiceAccount>,
 }
 
-fn watch(namespaces: &Informer<Namespace>, accounts: &Informer<ServiceAccount>, queue: &WorkQueue<ObjectKey>) {
+fn watch(
+    namespaces: &Informer<Namespace>,
+    accounts: &Informer<ServiceAccount>,
+    queue: &WorkQueue<ObjectKey>,
+) {
     let to = queue.clone();
     namespaces.on_event(move |change| {
         if !matches!(change, Change::Deleted(_)) {

@@ -11,7 +11,8 @@ fn living_namespaces_get_the_account_once() {
     let mut deleting = namespace("a");
     deleting.metadata.deletion_timestamp = Some(time(1));
     let mut terminating = namespace("a");
-    terminating.status = Some(NamespaceStatus { phase: Some("Terminating".to_owned()), ..NamespaceStatus::default() });
+    terminating.status =
+        Some(NamespaceStatus { phase: Some("Terminating".to_owned()), ..NamespaceStatus::default() });
     let created = decide(&alive, false).expect("missing");
     assert_eq!(created.metadata.name.as_deref(), Some("default"));
     assert_eq!(created.metadata.namespace.as_deref(), Some("a"));

@@ -1,0 +1,651 @@
+//! An API server in a few hundred lines: enough of storage, watches, deletion and conflicts to run whole controllers against.
+//!
+//! Objects are kept as they come: nothing is defaulted or validated. Watches can be held back, to see what controllers do on
+//! stale caches.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use k8s_openapi::serde::de::DeserializeOwned;
+use kube::Client;
+use kube::client::Body;
+use parking_lot::Mutex;
+use podium_client::{ClientSource, SharedInformers, Shutdown, in_process};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::clock::RuntimeClock;
+use crate::manager::{Config, Settings, run};
+use crate::names::CountedNames;
+
+/// Served resources: group, version, plural, kind, namespaced.
+const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
+    ("", "v1", "pods", "Pod", true),
+    ("", "v1", "services", "Service", true),
+    ("", "v1", "endpoints", "Endpoints", true),
+    ("", "v1", "configmaps", "ConfigMap", true),
+    ("", "v1", "serviceaccounts", "ServiceAccount", true),
+    ("", "v1", "events", "Event", true),
+    ("", "v1", "nodes", "Node", false),
+    ("", "v1", "namespaces", "Namespace", false),
+    ("", "v1", "replicationcontrollers", "ReplicationController", true),
+    ("", "v1", "resourcequotas", "ResourceQuota", true),
+    ("", "v1", "secrets", "Secret", true),
+    ("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
+    ("apps", "v1", "deployments", "Deployment", true),
+    ("apps", "v1", "replicasets", "ReplicaSet", true),
+    ("apps", "v1", "daemonsets", "DaemonSet", true),
+    ("apps", "v1", "statefulsets", "StatefulSet", true),
+    ("apps", "v1", "controllerrevisions", "ControllerRevision", true),
+    ("batch", "v1", "jobs", "Job", true),
+    ("batch", "v1", "cronjobs", "CronJob", true),
+    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
+    ("coordination.k8s.io", "v1", "leases", "Lease", true),
+    ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
+    ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
+    ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
+];
+
+type Key = (String, String, String);
+type Sender = futures::channel::mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    uids: u64,
+    /// By resource (`group/plural`), namespace and name.
+    objects: BTreeMap<Key, Value>,
+    /// Version, key, type, object.
+    log: Vec<(u64, Key, &'static str, Value)>,
+    watchers: Vec<(String, Option<String>, Sender)>,
+    /// Resources whose watches are held back, from which place in the log.
+    held: BTreeMap<String, usize>,
+    /// Refuses creates of this resource with this message.
+    refuse: Option<(String, String)>,
+}
+
+/// The server. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct FakeApi {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+/// Controllers running against a [`FakeApi`].
+pub(crate) struct Running {
+    pub(crate) api: FakeApi,
+    stop: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts the named controllers. Call with the runtime's clock paused.
+    pub(crate) fn start(api: &FakeApi, controllers: &[&str]) -> Self {
+        let stop = Shutdown::new();
+        let clients = Arc::new(api.clone());
+        let informers = SharedInformers::new(api.client(), stop.clone());
+        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
+        let config = Config {
+            controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
+            clock: Arc::new(RuntimeClock::starting_at(super::at(1_000_000))),
+            names: Arc::new(CountedNames::default()),
+            ..Config::new(clients, informers.clone(), settings)
+        };
+        let shutdown = stop.clone();
+        let task = tokio::spawn(async move {
+            run(config, shutdown).await.expect("controllers run");
+            informers.stopped().await;
+        });
+        Self { api: api.clone(), stop, task }
+    }
+
+    /// Stops and waits for the end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("controllers stop");
+    }
+}
+
+impl ClientSource for FakeApi {
+    fn client(&self, _component: &str) -> Client {
+        FakeApi::client(self)
+    }
+}
+
+impl FakeApi {
+    pub(crate) fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+                let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
+                let strategic = parts
+                    .headers
+                    .get("content-type")
+                    .is_some_and(|it| it == "application/strategic-merge-patch+json");
+                let response = api.answer(&parts.method, &parts.uri, body, strategic);
+                api.changed.notify_waiters();
+                Ok::<_, std::io::Error>(response)
+            }
+        });
+        in_process(service, "default")
+    }
+
+    /// Creates an object as a user would.
+    pub(crate) fn create(&self, resource: &str, object: &impl serde::Serialize) -> Value {
+        let object = serde_json::to_value(object).unwrap();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let created = self.state.lock().create(resource, &namespace, object).expect("created");
+        self.changed.notify_waiters();
+        created
+    }
+
+    /// Changes an object as a user would; its generation follows.
+    pub(crate) fn edit(&self, resource: &str, namespace: &str, name: &str, edit: impl FnOnce(&mut Value)) {
+        {
+            let mut state = self.state.lock();
+            let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+            let mut object = state.objects.get(&key).expect("exists").clone();
+            let spec = object["spec"].clone();
+            edit(&mut object);
+            if object["spec"] != spec {
+                object["metadata"]["generation"] =
+                    json!(object["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+            }
+            state.store(key, object);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Deletes an object as a user would.
+    pub(crate) fn delete(&self, resource: &str, namespace: &str, name: &str, policy: &str) {
+        let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        self.state.lock().delete(&key, &json!({"propagationPolicy": policy})).expect("deleted");
+        self.changed.notify_waiters();
+    }
+
+    /// All objects of a resource, ordered by namespace and name.
+    pub(crate) fn list<K: DeserializeOwned>(&self, resource: &str) -> Vec<K> {
+        let state = self.state.lock();
+        let of = state.objects.iter().filter(|((of, _, _), _)| of == resource);
+        of.map(|(_, object)| serde_json::from_value(object.clone()).unwrap()).collect()
+    }
+
+    pub(crate) fn get<K: DeserializeOwned>(&self, resource: &str, namespace: &str, name: &str) -> Option<K> {
+        let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        self.state.lock().objects.get(&key).map(|object| serde_json::from_value(object.clone()).unwrap())
+    }
+
+    /// Holds back what watches of the resource would be told.
+    pub(crate) fn hold(&self, resource: &str) {
+        let mut state = self.state.lock();
+        let place = state.log.len();
+        state.held.insert(resource.to_owned(), place);
+    }
+
+    /// Tells watches of the resource what was held back.
+    pub(crate) fn release(&self, resource: &str) {
+        let mut state = self.state.lock();
+        let Some(place) = state.held.remove(resource) else { return };
+        let late: Vec<_> =
+            state.log[place..].iter().filter(|(_, key, _, _)| key.0 == resource).cloned().collect();
+        for (_, key, type_, object) in late {
+            state.tell(&key, type_, &object);
+        }
+    }
+
+    /// Has creates of the resource refused.
+    pub(crate) fn refuse(&self, resource: &str, message: &str) {
+        self.state.lock().refuse = Some((resource.to_owned(), message.to_owned()));
+    }
+
+    pub(crate) fn accept(&self) {
+        self.state.lock().refuse = None;
+    }
+
+    /// Messages of the Events with that reason, in the order of their names.
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
+        let events: Vec<Value> = self.list("/events");
+        let of = events.iter().filter(|event| event["reason"] == reason);
+        of.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until `is` holds, letting `act` play the rest of the cluster after every change.
+    #[track_caller]
+    pub(crate) fn until<'a>(
+        &'a self,
+        what: &'a str,
+        act: impl Fn(&Self) + 'a,
+        is: impl Fn(&Self) -> bool + 'a,
+    ) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let wait = async {
+                loop {
+                    let changed = self.changed.notified();
+                    act(self);
+                    if is(self) {
+                        return;
+                    }
+                    changed.await;
+                }
+            };
+            if tokio::time::timeout(Duration::from_secs(3600), wait).await.is_err() {
+                let state = self.state.lock();
+                let seen: Vec<_> =
+                    state.objects.iter().filter(|(key, _)| key.0 != "/events").map(|(_, it)| it).collect();
+                panic!("never: {what} ({caller})\n{}", serde_json::to_string_pretty(&seen).unwrap());
+            }
+        }
+    }
+
+    /// Lets everything that is going to happen without outside help happen.
+    pub(crate) async fn settle(&self) {
+        // Paused time moves on only when nothing can run.
+        loop {
+            let before = self.state.lock().version;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            if self.state.lock().version == before {
+                return;
+            }
+        }
+    }
+
+    /// Plays scheduler and kubelet: pods start at once, and end at once when deleted.
+    pub(crate) fn run_pods(&self) {
+        let pods: Vec<Value> = self.list("/pods");
+        for pod in pods {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            let namespace = pod["metadata"]["namespace"].as_str().unwrap();
+            if pod["metadata"]["deletionTimestamp"].is_string() {
+                self.end_pod(namespace, name);
+            } else if pod["status"]["phase"] == "Pending" {
+                self.edit("/pods", namespace, name, |pod| {
+                    pod["spec"]["nodeName"] = json!("node");
+                    pod["status"] = json!({"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+                        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "1970-01-12T13:46:40Z"}]});
+                });
+            }
+        }
+    }
+
+    /// The kubelet's last word on a deleted pod.
+    pub(crate) fn end_pod(&self, namespace: &str, name: &str) {
+        self.state.lock().remove(&("/pods".to_owned(), namespace.to_owned(), name.to_owned()));
+        self.changed.notify_waiters();
+    }
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+#[derive(Debug)]
+struct Refusal(u16, &'static str, String);
+
+fn respond(code: u16, body: &Value) -> Answer {
+    Response::builder().status(code).body(Full::new(Bytes::from(body.to_string())).boxed()).unwrap()
+}
+
+impl FakeApi {
+    fn answer(&self, method: &Method, uri: &http::Uri, body: Value, strategic: bool) -> Answer {
+        if let Some(document) = discovery(uri.path()) {
+            return respond(200, &document);
+        }
+        let query: BTreeMap<&str, &str> =
+            uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let Some(target) = Target::parse(uri.path()) else {
+            return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
+        };
+        let mut state = self.state.lock();
+        if *method == Method::GET && query.get("watch") == Some(&"true") {
+            let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+            return state.watch(&target, from, name_selector(&query));
+        }
+        let outcome = match (method.as_str(), target.name.is_empty()) {
+            ("GET", true) => Ok(state.list(&target, name_selector(&query))),
+            ("GET", false) => state.get(&target.key()),
+            ("POST", _) => state.create(&target.resource, &target.namespace, body),
+            ("PUT", _) => state.replace(&target, body),
+            ("PATCH", _) => state.patch(&target, &body, strategic),
+            ("DELETE", false) => state.delete(&target.key(), &body),
+            ("DELETE", true) => state.delete_all(&target, &body),
+            _ => Err(Refusal(405, "MethodNotAllowed", method.to_string())),
+        };
+        match outcome {
+            Ok(object) => respond(if *method == Method::POST { 201 } else { 200 }, &object),
+            Err(refusal) => respond(refusal.0, &failure(&refusal)),
+        }
+    }
+}
+
+fn name_selector(query: &BTreeMap<&str, &str>) -> Option<String> {
+    let selector = query.get("fieldSelector")?.replace("%3D", "=");
+    selector.strip_prefix("metadata.name=").map(str::to_owned)
+}
+
+fn failure(refusal: &Refusal) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": refusal.0, "reason": refusal.1, "message": refusal.2})
+}
+
+fn discovery(path: &str) -> Option<Value> {
+    let groups = RESOURCES
+        .iter()
+        .map(|it| it.0)
+        .filter(|it| !it.is_empty())
+        .collect::<std::collections::BTreeSet<_>>();
+    let list = |group: &str, version: &str| {
+        let resources: Vec<Value> = RESOURCES
+            .iter()
+            .filter(|it| it.0 == group)
+            .map(|it| {
+                json!({"name": it.2, "kind": it.3, "namespaced": it.4, "singularName": "",
+                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]})
+            })
+            .collect();
+        let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
+    };
+    match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
+        ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
+        ["api", "v1"] => Some(list("", "v1")),
+        ["apis"] => {
+            let groups: Vec<Value> = groups
+                .into_iter()
+                .map(|group| {
+                    let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
+                    json!({"name": group, "versions": [version], "preferredVersion": version})
+                })
+                .collect();
+            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+        }
+        ["apis", group, version] => Some(list(group, version)),
+        _ => None,
+    }
+}
+
+struct Target {
+    resource: String,
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    subresource: String,
+}
+
+impl Target {
+    fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.trim_matches('/').split('/');
+        let group = if parts.next()? == "api" { "" } else { parts.next()? };
+        let _version = parts.next()?;
+        let mut parts: Vec<&str> = parts.collect();
+        let mut namespace = "";
+        let about_itself = parts.len() < 3 || matches!(parts[2], "status" | "finalize");
+        if parts[0] == "namespaces" && !about_itself {
+            namespace = parts[1];
+            parts.drain(..2);
+        }
+        let found = RESOURCES.iter().find(|it| it.0 == group && it.2 == parts[0])?;
+        let part = |index: usize| parts.get(index).copied().unwrap_or_default().to_owned();
+        Some(Self {
+            resource: format!("{group}/{}", parts[0]),
+            kind: found.3,
+            namespace: namespace.to_owned(),
+            name: part(1),
+            subresource: part(2),
+        })
+    }
+
+    fn key(&self) -> Key {
+        (self.resource.clone(), self.namespace.clone(), self.name.clone())
+    }
+}
+
+fn kind_of(resource: &str) -> (String, &'static str) {
+    let found =
+        RESOURCES.iter().find(|it| format!("{}/{}", it.0, it.2) == resource).expect("a served resource");
+    let api_version =
+        if found.0.is_empty() { found.1.to_owned() } else { format!("{}/{}", found.0, found.1) };
+    (api_version, found.3)
+}
+
+impl State {
+    fn tell(&mut self, key: &Key, type_: &str, object: &Value) {
+        let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
+        self.watchers.retain(|(resource, name, sender)| {
+            let concerns = *resource == key.0 && name.as_ref().is_none_or(|name| *name == key.2);
+            !concerns || sender.unbounded_send(Ok(Frame::data(line.clone()))).is_ok()
+        });
+    }
+
+    fn commit(&mut self, key: &Key, type_: &'static str, object: &mut Value) {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.log.push((self.version, key.clone(), type_, object.clone()));
+        if !self.held.contains_key(&key.0) {
+            self.tell(key, type_, &object.clone());
+        }
+    }
+
+    /// Stores an object unless it is the same, and lets it go when it was only waiting for its finalizers.
+    fn store(&mut self, key: Key, mut object: Value) -> Value {
+        let old = self.objects.get(&key);
+        let type_ = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        if old == Some(&object) {
+            return object;
+        }
+        let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+        let held = !empty(&object["metadata"]["finalizers"]) || !empty(&object["spec"]["finalizers"]);
+        let running = key.0 == "/pods" && object["spec"]["nodeName"].is_string();
+        if object["metadata"]["deletionTimestamp"].is_string() && !held && !running {
+            self.commit(&key, "DELETED", &mut object);
+            self.objects.remove(&key);
+            return object;
+        }
+        self.commit(&key, type_, &mut object);
+        self.objects.insert(key, object.clone());
+        object
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(mut object) = self.objects.remove(key) {
+            self.commit(key, "DELETED", &mut object);
+        }
+    }
+
+    fn get(&self, key: &Key) -> Result<Value, Refusal> {
+        let missing = || Refusal(404, "NotFound", format!("{} {:?} not found", key.0, key.2));
+        self.objects.get(key).cloned().ok_or_else(missing)
+    }
+
+    fn list(&self, target: &Target, name: Option<String>) -> Value {
+        let items: Vec<&Value> = self
+            .objects
+            .iter()
+            .filter(|(key, _)| key.0 == target.resource)
+            .filter(|(key, _)| target.namespace.is_empty() || key.1 == target.namespace)
+            .filter(|(key, _)| name.as_ref().is_none_or(|name| *name == key.2))
+            .map(|(_, object)| object)
+            .collect();
+        json!({"kind": format!("{}List", target.kind), "apiVersion": kind_of(&target.resource).0,
+            "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
+    }
+
+    fn watch(&mut self, target: &Target, from: u64, name: Option<String>) -> Answer {
+        let (sender, receiver) = futures::channel::mpsc::unbounded();
+        let until = self.held.get(&target.resource).copied().unwrap_or(self.log.len());
+        for (version, key, type_, object) in &self.log[..until] {
+            if *version > from && key.0 == target.resource && name.as_ref().is_none_or(|name| *name == key.2)
+            {
+                let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
+                sender.unbounded_send(Ok(Frame::data(line))).expect("just opened");
+            }
+        }
+        self.watchers.push((target.resource.clone(), name, sender));
+        Response::builder().status(200).body(BodyExt::boxed(StreamBody::new(receiver))).unwrap()
+    }
+
+    fn create(&mut self, resource: &str, namespace: &str, mut object: Value) -> Result<Value, Refusal> {
+        if let Some((refused, message)) = &self.refuse
+            && refused == resource
+        {
+            return Err(Refusal(403, "Forbidden", message.clone()));
+        }
+        self.uids += 1;
+        let (api_version, kind) = kind_of(resource);
+        object["apiVersion"] = json!(api_version);
+        object["kind"] = json!(kind);
+        if object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
+            let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
+            object["metadata"]["name"] = json!(format!("{prefix}{:05}", self.uids));
+        }
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let key = (resource.to_owned(), namespace.to_owned(), name.clone());
+        if self.objects.contains_key(&key) {
+            return Err(Refusal(409, "AlreadyExists", format!("{resource} {name:?} already exists")));
+        }
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
+        object["metadata"]["generation"] = json!(1);
+        // Creation times must differ: they order ReplicaSets.
+        let created = jiff::Timestamp::from_second(i64::try_from(self.uids).unwrap()).unwrap();
+        object["metadata"]["creationTimestamp"] = json!(created.to_string());
+        if resource == "/pods" {
+            object["status"] = json!({"phase": "Pending"});
+        }
+        if resource == "/namespaces" {
+            object["spec"]["finalizers"] = json!(["kubernetes"]);
+            object["status"]["phase"] = json!("Active");
+        }
+        Ok(self.store(key, object))
+    }
+
+    fn replace(&mut self, target: &Target, mut object: Value) -> Result<Value, Refusal> {
+        let key = target.key();
+        let old = self.get(&key)?;
+        let (from, to) = (&old["metadata"], &object["metadata"]);
+        if (to["resourceVersion"].is_string() && to["resourceVersion"] != from["resourceVersion"])
+            || (to["uid"].is_string() && to["uid"] != from["uid"])
+        {
+            return Err(Refusal(409, "Conflict", format!("{} {:?} has been modified", key.0, key.2)));
+        }
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"] {
+            object["metadata"][field] = old["metadata"][field].clone();
+        }
+        object["apiVersion"] = old["apiVersion"].clone();
+        object["kind"] = old["kind"].clone();
+        if target.subresource == "status" {
+            object["spec"] = old["spec"].clone();
+        } else if old["status"].is_object() {
+            object["status"] = old["status"].clone();
+        }
+        if object["spec"] != old["spec"] {
+            object["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+        }
+        drop_nulls(&mut object);
+        Ok(self.store(key, object))
+    }
+
+    fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Value, Refusal> {
+        let mut object = self.get(&target.key())?;
+        let mut patch = patch.clone();
+        if strategic && let Some(references) = patch["metadata"]["ownerReferences"].take().as_array() {
+            let mut owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+            for reference in references {
+                owners.retain(|it| it["uid"] != reference["uid"]);
+                if reference["$patch"] != "delete" {
+                    owners.push(reference.clone());
+                }
+            }
+            patch["metadata"]["ownerReferences"] = json!(owners);
+        }
+        merge(&mut object, &patch);
+        self.replace(&Target { subresource: target.subresource.clone(), ..Target::of(target) }, object)
+    }
+
+    fn delete(&mut self, key: &Key, options: &Value) -> Result<Value, Refusal> {
+        let mut object = self.get(key)?;
+        let wanted = &options["preconditions"];
+        for field in ["uid", "resourceVersion"] {
+            if wanted[field].is_string() && wanted[field] != object["metadata"][field] {
+                return Err(Refusal(409, "Conflict", "precondition failed".to_owned()));
+            }
+        }
+        let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        match options["propagationPolicy"].as_str() {
+            Some("Foreground") => finalizers.push(json!("foregroundDeletion")),
+            Some("Orphan") => finalizers.push(json!("orphan")),
+            _ => {}
+        }
+        finalizers.dedup();
+        if !finalizers.is_empty() {
+            object["metadata"]["finalizers"] = json!(finalizers);
+        }
+        if object["metadata"]["deletionTimestamp"].is_null() {
+            object["metadata"]["deletionTimestamp"] = json!("1970-01-12T13:46:40Z");
+        }
+        if key.0 == "/namespaces" {
+            object["status"]["phase"] = json!("Terminating");
+        }
+        Ok(self.store(key.clone(), object))
+    }
+
+    fn delete_all(&mut self, target: &Target, options: &Value) -> Result<Value, Refusal> {
+        let keys: Vec<Key> = self
+            .objects
+            .keys()
+            .filter(|key| key.0 == target.resource && key.1 == target.namespace)
+            .cloned()
+            .collect();
+        for key in keys {
+            self.delete(&key, options)?;
+        }
+        Ok(self.list(target, None))
+    }
+}
+
+impl Target {
+    fn of(other: &Self) -> Self {
+        Self {
+            resource: other.resource.clone(),
+            kind: other.kind,
+            namespace: other.namespace.clone(),
+            name: other.name.clone(),
+            subresource: other.subresource.clone(),
+        }
+    }
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(&mut target[name.as_str()], value);
+        }
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.retain(|_, value| !value.is_null());
+        fields.values_mut().for_each(drop_nulls);
+    }
+}
