@@ -127,13 +127,107 @@ pub struct Plain;
 
 impl Rules for Plain {}
 
+mod admission;
+mod batch;
+mod config_map;
+mod daemon_set;
+mod deployment;
+mod endpoints;
+mod event;
+mod kind;
+mod namespace;
+mod networking;
+mod node;
+pub mod pod;
 pub mod print;
+mod quota;
+mod rbac;
+mod replica_set;
+mod replication_controller;
+mod scheduling;
+mod secret;
+pub mod service;
+mod stateful_set;
+mod storage;
 mod tree;
 pub mod validate;
+mod volume_claim;
+mod workload;
 
 /// The rules of a built-in kind, by group and kind. Kinds unknown here get [`Plain`].
-pub fn rules(_group: &str, _kind: &str) -> &'static dyn Rules {
-    &Plain
+pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
+    match (group, kind) {
+        ("", "Pod") => &pod::Pod,
+        ("", "Service") => &service::RULES,
+        ("", "Namespace") => &namespace::Namespace,
+        ("", "Node") => &node::RULES,
+        ("", "ConfigMap") => &config_map::RULES,
+        ("", "Secret") => &secret::RULES,
+        ("", "ServiceAccount") => &kind::Kind::BASE,
+        ("", "Endpoints") => &endpoints::ENDPOINTS,
+        ("", "Event") | ("events.k8s.io", "Event") => &event::RULES,
+        ("", "ReplicationController") => &replication_controller::RULES,
+        ("", "ResourceQuota") => &quota::RESOURCE_QUOTA,
+        ("", "LimitRange") => &quota::LIMIT_RANGE,
+        ("", "PersistentVolumeClaim") => &volume_claim::RULES,
+        ("apps", "Deployment") => &deployment::RULES,
+        ("apps", "ReplicaSet") => &replica_set::RULES,
+        ("apps", "StatefulSet") => &stateful_set::RULES,
+        ("apps", "DaemonSet") => &daemon_set::RULES,
+        ("coordination.k8s.io", "Lease") => &scheduling::LEASE,
+        ("discovery.k8s.io", "EndpointSlice") => &endpoints::SLICE,
+        ("rbac.authorization.k8s.io", "Role") => &rbac::ROLE,
+        ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::CLUSTER_ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &rbac::CLUSTER_ROLE_BINDING,
+        ("scheduling.k8s.io", "PriorityClass") => &scheduling::PRIORITY_CLASS,
+        ("", "PersistentVolume") => &storage::PERSISTENT_VOLUME,
+        ("", "PodTemplate") => &batch::POD_TEMPLATE,
+        ("", "ComponentStatus") => &admission::COMPONENT_STATUS,
+        ("apps", "ControllerRevision") => &batch::CONTROLLER_REVISION,
+        ("batch", "Job") => &batch::JOB,
+        ("batch", "CronJob") => &batch::CRON_JOB,
+        ("autoscaling", "HorizontalPodAutoscaler") => &batch::AUTOSCALER,
+        ("policy", "PodDisruptionBudget") => &batch::DISRUPTION_BUDGET,
+        ("networking.k8s.io", "Ingress") => &networking::INGRESS,
+        ("networking.k8s.io", "IngressClass") => &networking::INGRESS_CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => &networking::NETWORK_POLICY,
+        ("networking.k8s.io", "IPAddress") => &networking::IP_ADDRESS,
+        ("networking.k8s.io", "ServiceCIDR") => &networking::SERVICE_CIDR,
+        ("node.k8s.io", "RuntimeClass") => &networking::RUNTIME_CLASS,
+        ("storage.k8s.io", "StorageClass") => &storage::STORAGE_CLASS,
+        ("storage.k8s.io", "VolumeAttributesClass") => &storage::VOLUME_ATTRIBUTES_CLASS,
+        ("storage.k8s.io", "VolumeAttachment") => &storage::VOLUME_ATTACHMENT,
+        ("storage.k8s.io", "CSINode") => &storage::CSI_NODE,
+        ("storage.k8s.io", "CSIDriver") => &storage::CSI_DRIVER,
+        ("storage.k8s.io", "CSIStorageCapacity") => &storage::CSI_STORAGE_CAPACITY,
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => &admission::VALIDATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => &admission::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &admission::VALIDATING_POLICY,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &admission::MUTATING_POLICY,
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
+        ) => &admission::POLICY_BINDING,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &admission::SIGNING_REQUEST,
+        ("apiregistration.k8s.io", "APIService") => &admission::API_SERVICE,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &admission::CUSTOM_RESOURCE_DEFINITION,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &admission::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &admission::PRIORITY_LEVEL,
+        ("resource.k8s.io", "DeviceClass") => &admission::DEVICE_CLASS,
+        ("resource.k8s.io", "ResourceClaim") => &admission::RESOURCE_CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &admission::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "ResourceSlice") => &admission::RESOURCE_SLICE,
+        ("storagemigration.k8s.io", "StorageVersionMigration") => &storage::WITH_STATUS,
+        _ => &Plain,
+    }
+}
+
+/// What a status update may not change in metadata, besides what is immutable: as upstream's `ResetObjectMetaForStatus`.
+pub(crate) fn reset_metadata(new: &mut Value, old: &Value) {
+    for name in ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"] {
+        tree::carry(new, old, name);
+    }
 }
 
 /// Validates `metadata` of a new object as upstream's `ValidateObjectMeta` does; name rules come from the kind.

@@ -10,7 +10,8 @@ use super::tree::{entries, list, text, value};
 use crate::selector::LabelSelector;
 
 /// The `Name` column.
-pub(crate) const NAME: Column = Column { name: "Name", kind: "string", format: "name", description: "", priority: 0 };
+pub(crate) const NAME: Column =
+    Column { name: "Name", kind: "string", format: "name", description: "", priority: 0 };
 /// The `Age` column.
 pub(crate) const AGE: Column = string("Age");
 
@@ -40,6 +41,15 @@ pub(crate) const fn wide(name: &'static str) -> Column {
 /// The cells of [`NAME_AGE`].
 pub fn name_age_row(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(object), age(object, now)]
+}
+
+/// Name and Created At: the generic table of kinds for which upstream has no printer.
+pub(crate) const CREATED_AT: &[Column] =
+    &[NAME, Column { name: "Created At", kind: "date", format: "", description: "", priority: 0 }];
+
+/// The cells of [`CREATED_AT`].
+pub(crate) fn created_at_row(object: &Value, _now: Timestamp) -> Vec<Value> {
+    vec![name(object), value(value(object, "metadata"), "creationTimestamp").clone()]
 }
 
 /// The object's name as a cell.
@@ -107,8 +117,9 @@ pub(crate) fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
 
 /// A map of labels as `a=b,c=d`, or `<none>`.
 pub(crate) fn labels(object: &Value, field: &str) -> String {
-    let pairs: Vec<String> =
-        entries(object, field).map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let pairs: Vec<String> = entries(object, field)
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
     if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
 }
 

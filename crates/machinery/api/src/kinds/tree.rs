@@ -30,7 +30,10 @@ pub(crate) fn list<'a>(object: &'a Value, name: &str) -> &'a [Value] {
 }
 
 /// The entries of a map; none when absent.
-pub(crate) fn entries<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+pub(crate) fn entries<'a>(
+    object: &'a Value,
+    name: &str,
+) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
     object.get(name).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-mod meta;
+pub(crate) mod meta;
 
 pub use meta::{annotations, label_selector, label_selector_at, labels, metadata, metadata_update};
 
@@ -48,7 +48,9 @@ fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     match (bytes.first(), bytes.last()) {
         (Some(&first), Some(&last)) => {
-            lower_or_digit(first) && lower_or_digit(last) && bytes.iter().all(|&b| lower_or_digit(b) || b == b'-')
+            lower_or_digit(first)
+                && lower_or_digit(last)
+                && bytes.iter().all(|&b| lower_or_digit(b) || b == b'-')
         }
         _ => false,
     }
@@ -104,7 +106,11 @@ pub fn path_segment(name: &str, prefix: bool) -> Vec<String> {
     if !prefix && (name == "." || name == "..") {
         return vec![format!("may not be '{name}'")];
     }
-    ["/", "%"].iter().filter(|part| name.contains(**part)).map(|part| format!("may not contain '{part}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|part| name.contains(**part))
+        .map(|part| format!("may not contain '{part}'"))
+        .collect()
 }
 
 /// Faults of a DNS-1123 subdomain.
@@ -343,7 +349,9 @@ pub fn config_key(value: &str) -> Vec<String> {
     if value.len() > 253 {
         faults.push(max_characters(253));
     }
-    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+    if value.is_empty()
+        || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    {
         faults.push(pattern_fault(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
@@ -377,7 +385,11 @@ fn sloppy_ipv4(value: &str) -> Option<Ipv4Addr> {
         if part.is_empty() || part.len() > 12 || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *octet = part.trim_start_matches('0').parse().or_else(|_| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(()) }).ok()?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|_| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(()) })
+            .ok()?;
     }
     parts.next().is_none().then(|| octets.into())
 }
@@ -403,7 +415,9 @@ pub fn cidr(value: &str) -> Result<(IpAddr, u8), &'static str> {
         return Err("must not have leading 0s in IP or prefix length");
     }
     match address {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => return Err("must not have an IPv4-mapped IPv6 address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            return Err("must not have an IPv4-mapped IPv6 address");
+        }
         IpAddr::V4(v4) if bits < 32 && u32::from(v4) & (u32::MAX >> bits) != 0 => {
             return Err("must not have bits set beyond the prefix length");
         }

@@ -215,7 +215,8 @@ pub fn label_selector_at(expression: &Value, path: &Path<'_>, errors: &mut Error
     match text(expression, "operator") {
         "In" | "NotIn" => {
             if values.is_empty() {
-                errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+                errors
+                    .required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
             }
         }
         "Exists" | "DoesNotExist" => {

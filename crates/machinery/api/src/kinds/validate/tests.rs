@@ -53,7 +53,10 @@ fn ports_and_keys() {
     assert_eq!(port_number(65535), None);
     assert!(port_name("http").is_empty());
     assert_eq!(port_name("1"), ["must contain at least one letter (a-z)"]);
-    assert_eq!(port_name("-a--b"), ["must not contain consecutive hyphens", "must not begin or end with a hyphen"]);
+    assert_eq!(
+        port_name("-a--b"),
+        ["must not contain consecutive hyphens", "must not begin or end with a hyphen"]
+    );
     assert!(config_key("a.b").is_empty());
     assert_eq!(config_key(".."), ["must not be '..'"]);
     assert_eq!(config_key("..a"), ["must not start with '..'"]);
@@ -100,7 +103,10 @@ fn metadata_of_a_new_object() {
         validate_metadata(&Plain, true, &json!({"metadata": meta}), &mut errors);
         assert_eq!(texts(&errors), expected);
     };
-    check(json!({"name": "a", "namespace": "b", "labels": {"a/b": "c"}, "annotations": {"A.b/C": "any text"}}), &[]);
+    check(
+        json!({"name": "a", "namespace": "b", "labels": {"a/b": "c"}, "annotations": {"A.b/C": "any text"}}),
+        &[],
+    );
     check(json!({"namespace": "b"}), &["metadata.name: Required value: name or generateName is required"]);
     check(json!({"name": "a"}), &["metadata.namespace: Required value"]);
     check(

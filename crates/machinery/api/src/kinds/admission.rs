@@ -1,0 +1,488 @@
+//! Webhook configurations, admission policies, and the kinds that extend the API itself.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::kind::{Kind, empty_status};
+use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, human_duration, integer, name, or, string};
+use super::tree::{child, default, default_int, ensure_map, flag, has, items_mut, list, opt_int, same, text, value};
+use super::validate::{self, label_selector, path_segment};
+use crate::field::{Errors, Path};
+use crate::selector::LabelSelector;
+
+pub(super) static VALIDATING_WEBHOOKS: Kind = Kind { default: |object| webhooks(object, false), ..WEBHOOKS };
+pub(super) static MUTATING_WEBHOOKS: Kind = Kind { default: |object| webhooks(object, true), ..WEBHOOKS };
+
+const WEBHOOKS: Kind = Kind {
+    validate: validate_webhooks,
+    columns: &[NAME, integer("Webhooks"), AGE],
+    row: |object, now| vec![name(object), list(object, "webhooks").len().into(), age(object, now)],
+    generation: true,
+    changed: |new, old| !same(value(new, "webhooks"), value(old, "webhooks")),
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+fn webhooks(object: &mut Value, mutating: bool) {
+    for webhook in items_mut(object, "webhooks") {
+        default(webhook, "failurePolicy", "Fail");
+        default(webhook, "matchPolicy", "Equivalent");
+        default(webhook, "namespaceSelector", json!({}));
+        default(webhook, "objectSelector", json!({}));
+        default(webhook, "timeoutSeconds", 10);
+        if mutating {
+            default(webhook, "reinvocationPolicy", "Never");
+        }
+        for rule in items_mut(webhook, "rules") {
+            default(rule, "scope", "*");
+        }
+        if let Some(service) = child(webhook, "clientConfig").and_then(|c| child(c, "service")) {
+            default(service, "port", 443);
+        }
+    }
+}
+
+fn validate_webhooks(object: &Value, errors: &mut Errors) {
+    let path = Path::new("webhooks");
+    let mut names = ahash::AHashSet::new();
+    for (index, webhook) in list(object, "webhooks").iter().enumerate() {
+        let at = path.index(index);
+        let hook = text(webhook, "name");
+        if hook.is_empty() {
+            errors.required(&at.child("name"), "");
+        } else {
+            let faults = validate::subdomain(hook);
+            if !faults.is_empty() {
+                errors.invalid(&at.child("name"), hook, &faults.join(","));
+            } else if hook.split('.').count() < 3 {
+                errors.invalid(
+                    &at.child("name"),
+                    hook,
+                    "should be a domain with at least three segments separated by dots",
+                );
+            }
+        }
+        if !names.insert(hook) {
+            errors.duplicate(&at.child("name"), hook);
+        }
+        for field in ["namespaceSelector", "objectSelector"] {
+            label_selector(value(webhook, field), &at.child(field), errors);
+        }
+        if !has(webhook, "sideEffects") {
+            errors.required(&at.child("sideEffects"), "must specify one of None, NoneOnDryRun");
+        } else if !matches!(text(webhook, "sideEffects"), "None" | "NoneOnDryRun") {
+            errors.not_supported(&at.child("sideEffects"), text(webhook, "sideEffects"), &["None", "NoneOnDryRun"]);
+        }
+        if list(webhook, "admissionReviewVersions").is_empty() {
+            errors.required(&at.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
+        }
+        if let Some(seconds) = opt_int(webhook, "timeoutSeconds").filter(|s| !(1..=30).contains(s)) {
+            errors.invalid(
+                &at.child("timeoutSeconds"),
+                seconds,
+                "the timeout value must be between 1 and 30 seconds",
+            );
+        }
+        let client = value(webhook, "clientConfig");
+        if has(client, "url") == has(client, "service") {
+            errors.required(&at.child("clientConfig"), "exactly one of url or service is required");
+        }
+    }
+}
+
+pub(super) static VALIDATING_POLICY: Kind = Kind {
+    default: policy_defaults,
+    status: Some(empty_status),
+    columns: &[NAME, integer("Validations"), string("ParamKind"), AGE],
+    row: |object, now| policy_row(object, "validations", now),
+    generation: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+pub(super) static MUTATING_POLICY: Kind = Kind {
+    default: policy_defaults,
+    columns: &[NAME, integer("Mutations"), string("ParamKind"), AGE],
+    row: |object, now| policy_row(object, "mutations", now),
+    generation: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+fn policy_defaults(object: &mut Value) {
+    let Some(spec) = child(object, "spec") else { return };
+    default(spec, "failurePolicy", "Fail");
+    if let Some(constraints) = child(spec, "matchConstraints") {
+        match_resources(constraints);
+    }
+}
+
+fn match_resources(resources: &mut Value) {
+    default(resources, "matchPolicy", "Equivalent");
+    default(resources, "namespaceSelector", json!({}));
+    default(resources, "objectSelector", json!({}));
+    for rules in ["resourceRules", "excludeResourceRules"] {
+        for rule in items_mut(resources, rules) {
+            default(rule, "scope", "*");
+        }
+    }
+}
+
+fn policy_row(object: &Value, rules: &str, now: Timestamp) -> Vec<Value> {
+    let spec = value(object, "spec");
+    let kind = value(spec, "paramKind");
+    let kind = if kind.is_null() {
+        "<unset>".to_owned()
+    } else {
+        format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+    };
+    vec![name(object), list(spec, rules).len().into(), kind.into(), age(object, now)]
+}
+
+pub(super) static POLICY_BINDING: Kind = Kind {
+    default: |object| {
+        if let Some(resources) = child(object, "spec").and_then(|s| child(s, "matchResources")) {
+            match_resources(resources);
+        }
+    },
+    columns: &[NAME, string("PolicyName"), string("ParamRef"), AGE],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let parameter = value(spec, "paramRef");
+        let shown = match text(parameter, "name") {
+            "" if has(parameter, "selector") => {
+                LabelSelector::from_value(value(parameter, "selector")).map_or_else(|e| e.to_string(), |s| s.to_string())
+            }
+            "" => "<unset>".to_owned(),
+            parameter_name => format!("{}/{parameter_name}", or(text(parameter, "namespace"), "*")),
+        };
+        vec![name(object), text(spec, "policyName").into(), shown.into(), age(object, now)]
+    },
+    generation: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+pub(super) static SIGNING_REQUEST: Kind = Kind {
+    status: Some(empty_status),
+    prepare_update: |new, old| {
+        // What is to be signed never changes.
+        super::tree::carry(new, old, "spec");
+    },
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let spec = value(object, "spec");
+        let signer = text(spec, "signerName");
+        if signer.is_empty() {
+            errors.required(&path.child("signerName"), "");
+        }
+        if list(spec, "usages").is_empty() {
+            errors.required(&path.child("usages"), "");
+        }
+        if text(spec, "request").is_empty() {
+            errors.invalid(
+                &path.child("request"),
+                "",
+                "PEM block type must be CERTIFICATE REQUEST",
+            );
+        }
+        if let Some(seconds) = opt_int(spec, "expirationSeconds").filter(|s| *s < 600) {
+            errors.invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+        }
+    },
+    name: path_segment,
+    fields: |object| vec![("spec.signerName", text(value(object, "spec"), "signerName").to_owned())],
+    columns: &[
+        NAME,
+        AGE,
+        string("SignerName"),
+        string("Requestor"),
+        string("RequestedDuration"),
+        string("Condition"),
+    ],
+    row: |object, now| {
+        let (spec, status) = (value(object, "spec"), value(object, "status"));
+        let has_condition = |kind: &str| list(status, "conditions").iter().any(|c| text(c, "type") == kind);
+        let mut condition = match (has_condition("Denied"), has_condition("Approved")) {
+            (true, _) => "Denied",
+            (false, true) => "Approved",
+            _ => "Pending",
+        }
+        .to_owned();
+        if has_condition("Failed") {
+            condition.push_str(",Failed");
+        }
+        if !text(status, "certificate").is_empty() {
+            condition.push_str(",Issued");
+        }
+        vec![
+            name(object),
+            age(object, now),
+            or(text(spec, "signerName"), "<none>").into(),
+            text(spec, "username").into(),
+            opt_int(spec, "expirationSeconds").map_or("<none>".to_owned(), human_duration).into(),
+            condition.into(),
+        ]
+    },
+    ..Kind::BASE
+};
+
+pub(super) static API_SERVICE: Kind = Kind {
+    default: |object| {
+        if let Some(service) = child(object, "spec").and_then(|s| child(s, "service")) {
+            default(service, "port", 443);
+        }
+    },
+    status: Some(empty_status),
+    columns: &[NAME, string("Service"), string("Available"), AGE],
+    row: |object, now| {
+        let service = value(value(object, "spec"), "service");
+        let shown = if service.is_null() {
+            "Local".to_owned()
+        } else {
+            format!("{}/{}", text(service, "namespace"), text(service, "name"))
+        };
+        let condition = list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Available");
+        let available = match condition.map(|c| (text(c, "status"), text(c, "reason"))) {
+            Some(("True", _)) => "True".to_owned(),
+            Some((status, reason)) => format!("{status} ({reason})"),
+            None => "Unknown".to_owned(),
+        };
+        vec![name(object), shown.into(), available.into(), age(object, now)]
+    },
+    ..Kind::BASE
+};
+
+pub(super) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        let scope_names = |spec: &Value| {
+            let kind = text(value(spec, "names"), "kind").to_owned();
+            (kind.to_lowercase(), format!("{kind}List"))
+        };
+        let (singular, list_kind) = scope_names(spec);
+        if let Some(names) = ensure_map(spec, "names") {
+            super::tree::default_text(names, "singular", &singular);
+            if list_kind != "List" {
+                super::tree::default_text(names, "listKind", &list_kind);
+            }
+        }
+        if let Some(conversion) = ensure_map(spec, "conversion") {
+            super::tree::default_text(conversion, "strategy", "None");
+            if let Some(service) =
+                child(conversion, "webhook").and_then(|w| child(w, "clientConfig")).and_then(|c| child(c, "service"))
+            {
+                default(service, "port", 443);
+            }
+        }
+    },
+    status: Some(|object| {
+        let stored = list(value(object, "spec"), "versions").iter().find(|v| flag(v, "storage"));
+        let stored: Vec<&str> = stored.into_iter().map(|v| text(v, "name")).collect();
+        json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored})
+    }),
+    validate: |object, errors| {
+        let spec = value(object, "spec");
+        let path = Path::new("spec");
+        let expected = format!("{}.{}", text(value(spec, "names"), "plural"), text(spec, "group"));
+        let own = text(value(object, "metadata"), "name");
+        if own != expected {
+            let meta = Path::new("metadata");
+            errors.invalid(&meta.child("name"), own, "must be spec.names.plural+\".\"+spec.group");
+        }
+        if text(spec, "group").is_empty() {
+            errors.required(&path.child("group"), "");
+        }
+        super::pod::choice(spec, "scope", &["Cluster", "Namespaced"], &path, errors);
+        let versions = list(spec, "versions");
+        if versions.iter().filter(|v| flag(v, "storage")).count() != 1 {
+            errors.invalid(
+                &path.child("versions"),
+                value(spec, "versions").clone(),
+                "must have exactly one version marked as storage version",
+            );
+        }
+        for (index, version) in versions.iter().enumerate() {
+            if !has(value(version, "schema"), "openAPIV3Schema") {
+                let at = path.child("versions");
+                let at = at.index(index);
+                let at = at.child("schema");
+                errors.required(&at.child("openAPIV3Schema"), "schemas are required");
+            }
+        }
+    },
+    columns: CREATED_AT,
+    row: created_at_row,
+    generation: true,
+    ..Kind::BASE
+};
+
+pub(super) static FLOW_SCHEMA: Kind = Kind {
+    default: |object| {
+        if let Some(spec) = child(object, "spec") {
+            default_int(spec, "matchingPrecedence", 1000);
+        }
+    },
+    status: Some(empty_status),
+    columns: &[
+        NAME,
+        string("PriorityLevel"),
+        string("MatchingPrecedence"),
+        string("DistinguisherMethod"),
+        AGE,
+        string("MissingPL"),
+    ],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let dangling = list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Dangling");
+        vec![
+            name(object),
+            text(value(spec, "priorityLevelConfiguration"), "name").into(),
+            value(spec, "matchingPrecedence").clone(),
+            or(text(value(spec, "distinguisherMethod"), "type"), "<none>").into(),
+            age(object, now),
+            dangling.map_or("?", |c| text(c, "status")).into(),
+        ]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+pub(super) static PRIORITY_LEVEL: Kind = Kind {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        if let Some(exempt) = child(spec, "exempt") {
+            default(exempt, "nominalConcurrencyShares", 0);
+            default(exempt, "lendablePercent", 0);
+        }
+        if let Some(limited) = child(spec, "limited") {
+            default(limited, "nominalConcurrencyShares", 30);
+            default(limited, "lendablePercent", 0);
+            if let Some(queuing) = child(limited, "limitResponse").and_then(|r| child(r, "queuing")) {
+                default_int(queuing, "queues", 64);
+                default_int(queuing, "handSize", 8);
+                default_int(queuing, "queueLengthLimit", 50);
+            }
+        }
+    },
+    status: Some(empty_status),
+    columns: &[
+        NAME,
+        string("Type"),
+        string("NominalConcurrencyShares"),
+        string("Queues"),
+        string("HandSize"),
+        string("QueueLengthLimit"),
+        AGE,
+    ],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let limited = value(spec, "limited");
+        let queuing = value(value(limited, "limitResponse"), "queuing");
+        let cell = |object: &Value, field: &str| match value(object, field) {
+            Value::Null => "<none>".into(),
+            number => number.clone(),
+        };
+        vec![
+            name(object),
+            text(spec, "type").into(),
+            cell(limited, "nominalConcurrencyShares"),
+            cell(queuing, "queues"),
+            cell(queuing, "handSize"),
+            cell(queuing, "queueLengthLimit"),
+            age(object, now),
+        ]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+/// DeviceClasses of dynamic resource allocation.
+pub(super) static DEVICE_CLASS: Kind = Kind { generation: true, ..Kind::BASE };
+
+pub(super) static RESOURCE_CLAIM: Kind = Kind {
+    default: |object| claim_requests(child(object, "spec")),
+    status: Some(empty_status),
+    validate_update: |new, old, errors| {
+        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+    },
+    columns: &[NAME, string("State"), AGE],
+    row: |object, now| {
+        let status = value(object, "status");
+        let deleted = has(value(object, "metadata"), "deletionTimestamp");
+        let mut states = Vec::new();
+        if deleted {
+            states.push("deleted");
+        }
+        if has(status, "allocation") {
+            states.push("allocated");
+            if !list(status, "reservedFor").is_empty() {
+                states.push("reserved");
+            }
+        } else if !deleted {
+            states.push("pending");
+        }
+        vec![name(object), states.join(",").into(), age(object, now)]
+    },
+    ..Kind::BASE
+};
+
+pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
+    default: |object| claim_requests(child(object, "spec").and_then(|s| child(s, "spec"))),
+    validate_update: |new, old, errors| {
+        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+    },
+    ..Kind::BASE
+};
+
+fn claim_requests(spec: Option<&mut Value>) {
+    let Some(devices) = spec.and_then(|s| child(s, "devices")) else { return };
+    let fill = |request: &mut Value| {
+        super::tree::default_text(request, "allocationMode", "ExactCount");
+        if text(request, "allocationMode") == "ExactCount" {
+            default_int(request, "count", 1);
+        }
+    };
+    for request in items_mut(devices, "requests") {
+        if let Some(exactly) = child(request, "exactly") {
+            fill(exactly);
+        }
+        items_mut(request, "firstAvailable").for_each(fill);
+    }
+}
+
+pub(super) static RESOURCE_SLICE: Kind = Kind {
+    columns: &[NAME, string("Node"), string("Driver"), string("Pool"), AGE],
+    fields: |object| {
+        let spec = value(object, "spec");
+        vec![("spec.nodeName", text(spec, "nodeName").to_owned()), ("spec.driver", text(spec, "driver").to_owned())]
+    },
+    row: |object, now| {
+        let spec = value(object, "spec");
+        vec![
+            name(object),
+            text(spec, "nodeName").into(),
+            text(spec, "driver").into(),
+            text(value(spec, "pool"), "name").into(),
+            age(object, now),
+        ]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+/// ComponentStatuses, which are made up when read.
+pub(super) static COMPONENT_STATUS: Kind = Kind {
+    columns: &[NAME, string("Status"), string("Message"), string("Error")],
+    row: |object, _| {
+        let healthy = list(object, "conditions").iter().find(|c| text(c, "type") == "Healthy");
+        let state = match healthy.map(|c| text(c, "status")) {
+            Some("True") => "Healthy",
+            Some(_) => "Unhealthy",
+            None => "Unknown",
+        };
+        let of = |field: &str| -> Value { healthy.map_or("", |c| text(c, field)).into() };
+        vec![name(object), state.into(), of("message"), of("error")]
+    },
+    ..Kind::BASE
+};

@@ -1,0 +1,625 @@
+//! Jobs and CronJobs. Source: `pkg/registry/batch`, `pkg/apis/batch`.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::kind::{Kind, empty_status};
+use super::pod::{choice, validate_template};
+use super::print::{
+    self, AGE, NAME, age, boolean, flag_text, human_duration, integer, name, or, parse, seconds_between, since, string,
+    wide,
+};
+use super::tree::{
+    carry, child, default, default_text, ensure_map, has, int, is_empty, items_mut, list, opt_int, same, set,
+    text, value,
+};
+use super::validate::{label_selector, meta::immutable};
+use super::workload::{self, condition, not_negative};
+use crate::field::{Errors, Path};
+use crate::selector::LabelSelector;
+
+pub(super) static JOB: Kind = Kind {
+    default: |object| {
+        let labels = value(value(value(value(object, "spec"), "template"), "metadata"), "labels").clone();
+        if let Some(spec) = child(object, "spec") {
+            job_spec(spec);
+        }
+        if labels.is_object()
+            && let Some(meta) = child(object, "metadata")
+            && is_empty(meta, "labels")
+        {
+            set(meta, "labels", labels);
+        }
+    },
+    status: Some(empty_status),
+    prepare: own_pods,
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        validate_job(value(object, "spec"), true, &path, errors);
+    },
+    validate_update: job_update,
+    validate_status: |new, _, errors| {
+        not_negative(value(new, "status"), &["active", "ready", "succeeded", "failed"], &Path::new("status"), errors);
+    },
+    fields: |object| {
+        vec![("status.successful", int(value(object, "status"), "succeeded").to_string())]
+    },
+    columns: &[
+        NAME,
+        string("Status"),
+        string("Completions"),
+        string("Duration"),
+        AGE,
+        wide("Containers"),
+        wide("Images"),
+        wide("Selector"),
+    ],
+    row: job_row,
+    generation: true,
+    warnings: workload::warnings,
+    ..Kind::BASE
+};
+
+fn job_spec(spec: &mut Value) {
+    if !has(spec, "completions") && !has(spec, "parallelism") {
+        set(spec, "completions", 1);
+    }
+    default(spec, "parallelism", 1);
+    let limit = if has(spec, "backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
+    default(spec, "backoffLimit", limit);
+    default(spec, "completionMode", "NonIndexed");
+    default(spec, "suspend", false);
+    let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+    default(spec, "podReplacementPolicy", replacement);
+    default(spec, "manualSelector", false);
+    workload::default_template(spec);
+    if let Some(policy) = child(spec, "podFailurePolicy") {
+        for rule in items_mut(policy, "rules") {
+            for pattern in items_mut(rule, "onPodConditions") {
+                default_text(pattern, "status", "True");
+            }
+        }
+    }
+}
+
+/// A new Job selects its pods by its own uid, unless the user chose a selector by hand.
+fn own_pods(object: &mut Value) {
+    let meta = value(object, "metadata");
+    let (uid, job) = (text(meta, "uid").to_owned(), text(meta, "name").to_owned());
+    let Some(spec) = child(object, "spec") else { return };
+    if super::tree::flag(spec, "manualSelector") || uid.is_empty() {
+        return;
+    }
+    if let Some(labels) = ensure_map(spec, "template")
+        .and_then(|t| ensure_map(t, "metadata"))
+        .and_then(|m| ensure_map(m, "labels"))
+    {
+        for (key, content) in [
+            ("controller-uid", &uid),
+            ("job-name", &job),
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &job),
+        ] {
+            // A value that the user gave is left for validation to refuse.
+            default(labels, key, content.as_str());
+        }
+    }
+    if let Some(selector) = ensure_map(spec, "selector").and_then(|s| ensure_map(s, "matchLabels")) {
+        default(selector, "batch.kubernetes.io/controller-uid", uid);
+    }
+}
+
+/// Validates a Job's spec; in a CronJob's template the selector is not there yet.
+fn validate_job(spec: &Value, stored: bool, path: &Path<'_>, errors: &mut Errors) {
+    const COUNTS: &[&str] =
+        &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"];
+    not_negative(spec, COUNTS, path, errors);
+    not_negative(spec, &["backoffLimitPerIndex", "maxFailedIndexes"], path, errors);
+    if has(spec, "completionMode") {
+        choice(spec, "completionMode", &["Indexed", "NonIndexed"], path, errors);
+        if text(spec, "completionMode") == "Indexed" && !has(spec, "completions") {
+            errors.required(&path.child("completions"), "when completion mode is Indexed");
+        }
+    }
+    let pod = value(value(spec, "template"), "spec");
+    validate_template(value(spec, "template"), &path.child("template"), errors);
+    let template = path.child("template");
+    let at = template.child("spec");
+    match text(pod, "restartPolicy") {
+        "OnFailure" | "Never" => {}
+        other => errors.push(
+            if other == "Always" { crate::field::Reason::Required } else { crate::field::Reason::NotSupported },
+            &at.child("restartPolicy"),
+            if other == "Always" {
+                "Required value: valid values: \"OnFailure\", \"Never\"".to_owned()
+            } else {
+                format!("Unsupported value: {other:?}: supported values: \"OnFailure\", \"Never\"")
+            },
+        ),
+    }
+    if !stored {
+        if has(spec, "manualSelector") && super::tree::flag(spec, "manualSelector") {
+            errors.not_supported(&path.child("manualSelector"), true, &["nil", "false"]);
+        }
+        return;
+    }
+    let selector = value(spec, "selector");
+    if selector.is_null() {
+        errors.required(&path.child("selector"), "");
+        return;
+    }
+    label_selector(selector, &path.child("selector"), errors);
+    let labels = value(value(value(spec, "template"), "metadata"), "labels");
+    if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches_value(value(spec, "template"))) {
+        let meta = template.child("metadata");
+        errors.invalid(&meta.child("labels"), labels.clone(), "`selector` does not match template `labels`");
+    }
+}
+
+fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (spec, before) = (value(new, "spec"), value(old, "spec"));
+    for field in ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+        // An indexed job may be scaled together with its parallelism.
+        let scaled = field == "completions"
+            && text(spec, "completionMode") == "Indexed"
+            && opt_int(spec, "completions") == opt_int(spec, "parallelism");
+        if !scaled {
+            immutable(value(spec, field), value(before, field), &path.child(field), errors);
+        }
+    }
+    // A suspended job that never started may be scheduled differently.
+    let mut template = value(spec, "template").clone();
+    let suspended = super::tree::flag(before, "suspend") && !has(value(old, "status"), "startTime");
+    let old_template = value(before, "template");
+    if suspended && let Some(pod) = child(&mut template, "spec") {
+        for field in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
+            carry(pod, value(old_template, "spec"), field);
+        }
+        for field in ["containers", "initContainers"] {
+            let olds = list(value(old_template, "spec"), field).to_vec();
+            for (container, old) in items_mut(pod, field).zip(&olds) {
+                carry(container, old, "resources");
+            }
+        }
+    }
+    if suspended && let Some(meta) = child(&mut template, "metadata") {
+        for field in ["labels", "annotations"] {
+            carry(meta, value(old_template, "metadata"), field);
+        }
+    }
+    if !same(&template, old_template) {
+        errors.invalid(&path.child("template"), value(spec, "template").clone(), super::validate::IMMUTABLE);
+    }
+}
+
+fn job_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (value(object, "spec"), value(object, "status"));
+    let succeeded = int(status, "succeeded");
+    let completions = match (opt_int(spec, "completions"), int(spec, "parallelism")) {
+        (Some(completions), _) => format!("{succeeded}/{completions}"),
+        (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    let duration = match (parse(value(status, "startTime")), parse(value(status, "completionTime"))) {
+        (None, _) => String::new(),
+        (Some(start), end) => human_duration(seconds_between(start, end.unwrap_or(now))),
+    };
+    let state = [("Complete", "Complete"), ("Failed", "Failed")]
+        .into_iter()
+        .find(|(kind, _)| condition(object, kind))
+        .map(|(_, shown)| shown)
+        .or_else(|| has(value(object, "metadata"), "deletionTimestamp").then_some("Terminating"))
+        .or_else(|| ["Suspended", "FailureTarget", "SuccessCriteriaMet"].into_iter().find(|k| condition(object, k)))
+        .unwrap_or("Running");
+    let mut row = vec![name(object), state.into(), completions.into(), duration.into(), age(object, now)];
+    row.extend(workload::wide_cells(object));
+    row
+}
+
+pub(super) static CRON_JOB: Kind = Kind {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        default_text(spec, "concurrencyPolicy", "Allow");
+        default(spec, "suspend", false);
+        default(spec, "successfulJobsHistoryLimit", 3);
+        default(spec, "failedJobsHistoryLimit", 1);
+        let Some(template) = child(spec, "jobTemplate") else { return };
+        ensure_map(template, "metadata");
+        // Only the pod template is filled: the rest becomes the Job's when one is made.
+        if let Some(job) = child(template, "spec") {
+            workload::default_template(job);
+        }
+    },
+    status: Some(empty_status),
+    validate: cron_job,
+    columns: &[
+        NAME,
+        string("Schedule"),
+        string("Timezone"),
+        boolean("Suspend"),
+        integer("Active"),
+        string("Last Schedule"),
+        AGE,
+        wide("Containers"),
+        wide("Images"),
+        wide("Selector"),
+    ],
+    row: cron_job_row,
+    generation: true,
+    ..Kind::BASE
+};
+
+fn cron_job(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    let job = text(value(object, "metadata"), "name");
+    if job.len() > 52 {
+        // The names of Jobs get eleven characters more.
+        let meta = Path::new("metadata");
+        errors.invalid(&meta.child("name"), job, "must be no more than 52 characters");
+    }
+    let schedule = text(spec, "schedule");
+    if schedule.is_empty() {
+        errors.required(&path.child("schedule"), "");
+    } else if let Err(fault) = cron_fault(schedule) {
+        errors.invalid(&path.child("schedule"), schedule, &fault);
+    }
+    if schedule.contains("TZ") {
+        errors.invalid(
+            &path.child("schedule"),
+            schedule,
+            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        );
+    }
+    if has(spec, "timeZone") {
+        time_zone(text(spec, "timeZone"), &path.child("timeZone"), errors);
+    }
+    not_negative(
+        spec,
+        &["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"],
+        &path,
+        errors,
+    );
+    choice(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], &path, errors);
+    let template = path.child("jobTemplate");
+    validate_job(value(value(spec, "jobTemplate"), "spec"), false, &template.child("spec"), errors);
+}
+
+fn time_zone(zone: &str, path: &Path<'_>, errors: &mut Errors) {
+    if zone.is_empty() {
+        errors.invalid(path, zone, "timeZone must be nil or non-empty string");
+    } else if zone.eq_ignore_ascii_case("local") {
+        errors.invalid(path, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    } else if !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+')) {
+        errors.invalid(path, zone, &format!("unknown time zone {zone}"));
+    }
+}
+
+/// Whether a schedule has the shape of one: five fields in range, or a descriptor such as `@daily`.
+fn cron_fault(schedule: &str) -> Result<(), String> {
+    let schedule = match schedule.split_once(' ') {
+        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => rest.trim(),
+        _ => schedule,
+    };
+    if let Some(descriptor) = schedule.strip_prefix('@') {
+        let known = matches!(descriptor, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly");
+        return match descriptor.strip_prefix("every ") {
+            Some(duration) if duration.ends_with(['s', 'm', 'h']) => Ok(()),
+            _ if known => Ok(()),
+            _ => Err(format!("unrecognized descriptor: {schedule}")),
+        };
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    for (field, (low, high)) in fields.iter().zip([(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)]) {
+        for part in field.split(',') {
+            cron_part(part, low, high)?;
+        }
+    }
+    Ok(())
+}
+
+fn cron_part(part: &str, low: u32, high: u32) -> Result<(), String> {
+    const NAMES: [&str; 19] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon", "tue", "wed",
+        "thu", "fri", "sat",
+    ];
+    let number = |text: &str| -> Result<u32, String> {
+        let position = NAMES.iter().position(|name| text.eq_ignore_ascii_case(name));
+        match position {
+            Some(month) if high == 12 && month < 12 => Ok(month as u32 + 1),
+            Some(day) if high == 6 && day >= 12 => Ok(day as u32 - 12),
+            _ => text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")),
+        }
+    };
+    let (range, step) = match part.split_once('/') {
+        Some((range, step)) => (range, Some(number(step)?)),
+        None => (part, None),
+    };
+    if step == Some(0) {
+        return Err(format!("step of range should be a positive number: {part}"));
+    }
+    if range == "*" || range == "?" {
+        return Ok(());
+    }
+    let (from, to) = match range.split_once('-') {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => (number(range)?, number(range)?),
+    };
+    if from < low {
+        return Err(format!("beginning of range ({from}) below minimum ({low}): {part}"));
+    }
+    if to > high {
+        return Err(format!("end of range ({to}) above maximum ({high}): {part}"));
+    }
+    if from > to {
+        return Err(format!("beginning of range ({from}) beyond end of range ({to}): {part}"));
+    }
+    Ok(())
+}
+
+fn cron_job_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (value(object, "spec"), value(object, "status"));
+    let last = value(status, "lastScheduleTime");
+    let last = if last.is_null() { "<none>".to_owned() } else { since(last, now) };
+    let job = value(value(spec, "jobTemplate"), "spec");
+    let pod = value(value(job, "template"), "spec");
+    vec![
+        name(object),
+        text(spec, "schedule").into(),
+        or(text(spec, "timeZone"), "<none>").into(),
+        flag_text(value(spec, "suspend")).into(),
+        list(status, "active").len().into(),
+        last.into(),
+        age(object, now),
+        print::containers(pod).into(),
+        print::images(pod).into(),
+        print::selector(value(job, "selector")).into(),
+    ]
+}
+
+/// PodTemplates, which nothing makes pods from but users keep.
+pub(super) static POD_TEMPLATE: Kind = Kind {
+    default: |object| {
+        if let Some(template) = child(object, "template") {
+            super::pod::default_template(template);
+        }
+    },
+    validate: |object, errors| {
+        validate_template(value(object, "template"), &Path::new("template"), errors);
+    },
+    columns: &[NAME, string("Containers"), string("Images"), string("Pod Labels")],
+    row: |object, _| {
+        let template = value(object, "template");
+        let pod = value(template, "spec");
+        vec![
+            name(object),
+            print::containers(pod).into(),
+            print::images(pod).into(),
+            print::labels(value(template, "metadata"), "labels").into(),
+        ]
+    },
+    generation: true,
+    changed: |new, old| !same(value(new, "template"), value(old, "template")),
+    ..Kind::BASE
+};
+
+/// ControllerRevisions, in which DaemonSets and StatefulSets keep their history.
+pub(super) static CONTROLLER_REVISION: Kind = Kind {
+    validate: |object, errors| {
+        not_negative(object, &["revision"], &Path::new(""), errors);
+        match value(object, "data") {
+            Value::Object(_) => {}
+            Value::Null => errors.required(&Path::new("data"), "data is mandatory"),
+            _ => errors.required(&Path::new("data"), "data must be a valid JSON object"),
+        }
+    },
+    validate_update: |new, old, errors| immutable(value(new, "data"), value(old, "data"), &Path::new("data"), errors),
+    columns: &[NAME, string("Controller"), string("Revision"), AGE],
+    row: |object, now| {
+        let owners = list(value(object, "metadata"), "ownerReferences");
+        let owner = owners.iter().find(|o| super::tree::flag(o, "controller"));
+        let owner = owner.map_or("<none>".to_owned(), |owner| {
+            let group = text(owner, "apiVersion").split_once('/').map_or("", |(group, _)| group);
+            let kind = text(owner, "kind").to_lowercase();
+            let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+            format!("{kind}/{}", text(owner, "name"))
+        });
+        vec![name(object), owner.into(), int(object, "revision").into(), age(object, now)]
+    },
+    ..Kind::BASE
+};
+
+/// HorizontalPodAutoscalers, as stored: autoscaling/v2.
+pub(super) static AUTOSCALER: Kind = Kind {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        default(spec, "minReplicas", 1);
+        if is_empty(spec, "metrics") {
+            set(
+                spec,
+                "metrics",
+                json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]),
+            );
+        }
+        if let Some(behavior) = child(spec, "behavior") {
+            for (direction, policies, window) in [
+                (
+                    "scaleUp",
+                    json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]),
+                    Some(0),
+                ),
+                ("scaleDown", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]), None),
+            ] {
+                if let Some(rules) = ensure_map(behavior, direction) {
+                    default(rules, "selectPolicy", "Max");
+                    default(rules, "policies", policies);
+                    if let Some(window) = window {
+                        default(rules, "stabilizationWindowSeconds", window);
+                    }
+                }
+            }
+        }
+    },
+    status: Some(|_| json!({"desiredReplicas": 0, "currentMetrics": null})),
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let spec = value(object, "spec");
+        if let Some(low) = opt_int(spec, "minReplicas").filter(|low| *low < 1) {
+            errors.invalid(&path.child("minReplicas"), low, "must be greater than or equal to 1");
+        }
+        let high = int(spec, "maxReplicas");
+        if high < 1 {
+            errors.invalid(&path.child("maxReplicas"), high, "must be greater than 0");
+        }
+        if opt_int(spec, "minReplicas").is_some_and(|low| high < low) {
+            errors.invalid(&path.child("maxReplicas"), high, "must be greater than or equal to `minReplicas`");
+        }
+        let target = value(spec, "scaleTargetRef");
+        let at = path.child("scaleTargetRef");
+        for field in ["kind", "name"] {
+            if text(target, field).is_empty() {
+                errors.required(&at.child(field), "");
+            }
+        }
+    },
+    columns: &[
+        NAME,
+        string("Reference"),
+        string("Targets"),
+        string("MinPods"),
+        string("MaxPods"),
+        string("Replicas"),
+        AGE,
+    ],
+    row: |object, now| {
+        let (spec, status) = (value(object, "spec"), value(object, "status"));
+        let target = value(spec, "scaleTargetRef");
+        vec![
+            name(object),
+            format!("{}/{}", text(target, "kind"), text(target, "name")).into(),
+            metrics_cell(spec, status).into(),
+            opt_int(spec, "minReplicas").map_or("<unset>".to_owned(), |n| n.to_string()).into(),
+            int(spec, "maxReplicas").into(),
+            int(status, "currentReplicas").into(),
+            age(object, now),
+        ]
+    },
+    ..Kind::BASE
+};
+
+/// `cpu: 35%/80%, 120m/200m + 1 more...`
+fn metrics_cell(spec: &Value, status: &Value) -> String {
+    let metrics = list(spec, "metrics");
+    if metrics.is_empty() {
+        return "<none>".to_owned();
+    }
+    let amount = |object: &Value, field: &str| {
+        has(object, field).then(|| {
+            crate::quantity::Quantity::from_value(value(object, field)).unwrap_or_default().to_string()
+        })
+    };
+    let unknown = || "<unknown>".to_owned();
+    let mut cells = Vec::new();
+    for (index, metric) in metrics.iter().enumerate() {
+        let (field, resource) = match text(metric, "type") {
+            "External" => ("external", false),
+            "Pods" => ("pods", false),
+            "Object" => ("object", false),
+            "Resource" => ("resource", true),
+            "ContainerResource" => ("containerResource", true),
+            _ => {
+                cells.push("<unknown type>".to_owned());
+                continue;
+            }
+        };
+        let source = value(metric, field);
+        let target = value(source, "target");
+        let now = list(status, "currentMetrics").get(index).map_or(&Value::Null, |m| value(m, field));
+        let current = value(now, "current");
+        let average = amount(target, "averageValue");
+        let cell = if resource {
+            let shown = match average {
+                Some(target) => {
+                    let current = if now.is_null() { unknown() } else { amount(current, "averageValue").unwrap_or_else(|| "0".to_owned()) };
+                    format!("{current}/{target}")
+                }
+                None => {
+                    let percent = |object: &Value| opt_int(object, "averageUtilization").map(|n| format!("{n}%"));
+                    format!(
+                        "{}/{}",
+                        percent(current).unwrap_or_else(unknown),
+                        percent(target).unwrap_or_else(|| "<auto>".to_owned())
+                    )
+                }
+            };
+            format!("{}: {shown}", text(source, "name"))
+        } else {
+            match average {
+                Some(target) => {
+                    let suffix = if field == "pods" { "" } else { " (avg)" };
+                    format!("{}/{target}{suffix}", amount(current, "averageValue").unwrap_or_else(unknown))
+                }
+                None => format!(
+                    "{}/{}",
+                    amount(current, "value").unwrap_or_else(unknown),
+                    amount(target, "value").unwrap_or_else(|| "0".to_owned())
+                ),
+            }
+        };
+        cells.push(cell);
+    }
+    let count = cells.len();
+    cells.truncate(2);
+    let shown = cells.join(", ");
+    if count > 2 { format!("{shown} + {} more...", count - 2) } else { shown }
+}
+
+/// PodDisruptionBudgets.
+pub(super) static DISRUPTION_BUDGET: Kind = Kind {
+    status: Some(|_| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let spec = value(object, "spec");
+        if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
+            errors.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+        }
+        for field in ["minAvailable", "maxUnavailable"] {
+            if has(spec, field) {
+                workload::int_or_percent(value(spec, field), &path.child(field), errors);
+                workload::at_most_all(value(spec, field), &path.child(field), errors);
+            }
+        }
+        label_selector(value(spec, "selector"), &path.child("selector"), errors);
+        super::pod::optional_choice(
+            spec,
+            "unhealthyPodEvictionPolicy",
+            &["AlwaysAllow", "IfHealthyBudget"],
+            &path,
+            errors,
+        );
+    },
+    validate_status: |new, _, errors| {
+        const COUNTS: &[&str] = &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        not_negative(value(new, "status"), COUNTS, &Path::new("status"), errors);
+    },
+    columns: &[NAME, string("Min Available"), string("Max Unavailable"), integer("Allowed Disruptions"), AGE],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let amount = |field: &str| -> Value {
+            match value(spec, field) {
+                Value::Null => "N/A".into(),
+                Value::String(percent) => percent.as_str().into(),
+                other => other.to_string().into(),
+            }
+        };
+        let allowed = int(value(object, "status"), "disruptionsAllowed");
+        vec![name(object), amount("minAvailable"), amount("maxUnavailable"), allowed.into(), age(object, now)]
+    },
+    generation: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};

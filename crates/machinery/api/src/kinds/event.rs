@@ -1,0 +1,134 @@
+//! Events, as stored: core/v1. Source: `pkg/registry/core/event`, `pkg/apis/core/validation/events.go`.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Column;
+use super::kind::Kind;
+use super::print::{or, since, string, wide};
+use super::tree::{has, int, text, value};
+use super::validate::{qualified_name, subdomain};
+use crate::field::{Errors, Path};
+
+pub(super) static RULES: Kind = Kind {
+    validate,
+    fields,
+    columns: &[
+        string("Last Seen"),
+        string("Type"),
+        string("Reason"),
+        string("Object"),
+        wide("Subobject"),
+        wide("Source"),
+        string("Message"),
+        wide("First Seen"),
+        wide("Count"),
+        Column { name: "Name", kind: "string", format: "name", description: "", priority: 1 },
+    ],
+    row,
+    create_on_update: true,
+    ..Kind::BASE
+};
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let namespace = text(value(object, "metadata"), "namespace");
+    let involved = text(value(object, "involvedObject"), "namespace");
+    let involved_path = Path::new("involvedObject");
+    let mismatch = |errors: &mut Errors| {
+        errors.invalid(&involved_path.child("namespace"), involved, "does not match event.namespace");
+    };
+    if has(object, "eventTime") {
+        if involved.is_empty() && !matches!(namespace, "default" | "kube-system") {
+            mismatch(errors);
+        }
+        described(object, errors);
+    } else if involved.is_empty() {
+        if !matches!(namespace, "" | "default") {
+            mismatch(errors);
+        }
+    } else if involved != namespace {
+        mismatch(errors);
+    }
+    for fault in subdomain(namespace) {
+        errors.invalid(&Path::new("namespace"), namespace, &fault);
+    }
+}
+
+/// What events of the new style must say.
+fn described(object: &Value, errors: &mut Errors) {
+    let controller = text(object, "reportingComponent");
+    let path = Path::new("reportingComponent");
+    if controller.is_empty() {
+        errors.required(&path, "");
+    }
+    for fault in qualified_name(controller) {
+        errors.invalid(&path, controller, &fault);
+    }
+    for (field, most) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+        if text(object, field).is_empty() {
+            errors.required(&Path::new(field), "");
+        }
+        if text(object, field).len() > most {
+            errors.invalid(&Path::new(field), "", &format!("can have at most {most} characters"));
+        }
+    }
+    if text(object, "message").len() > 1024 {
+        errors.invalid(&Path::new("message"), "", "can have at most 1024 characters");
+    }
+}
+
+fn fields(object: &Value) -> Vec<(&'static str, String)> {
+    let involved = value(object, "involvedObject");
+    let controller = text(object, "reportingComponent");
+    let of = |field: &str| text(involved, field).to_owned();
+    vec![
+        ("involvedObject.kind", of("kind")),
+        ("involvedObject.namespace", of("namespace")),
+        ("involvedObject.name", of("name")),
+        ("involvedObject.uid", of("uid")),
+        ("involvedObject.apiVersion", of("apiVersion")),
+        ("involvedObject.resourceVersion", of("resourceVersion")),
+        ("involvedObject.fieldPath", of("fieldPath")),
+        ("reason", text(object, "reason").to_owned()),
+        ("reportingComponent", controller.to_owned()),
+        ("source", or(text(value(object, "source"), "component"), controller).to_owned()),
+        ("type", text(object, "type").to_owned()),
+    ]
+}
+
+fn row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let first = if has(object, "firstTimestamp") { "firstTimestamp" } else { "eventTime" };
+    let first = since(value(object, first), now);
+    let mut last =
+        if has(object, "lastTimestamp") { since(value(object, "lastTimestamp"), now) } else { first.clone() };
+    let mut count = int(object, "count").max(1);
+    let series = value(object, "series");
+    if !series.is_null() {
+        last = since(value(series, "lastObservedTime"), now);
+        count = int(series, "count");
+    }
+    let involved = value(object, "involvedObject");
+    let kind = text(involved, "kind").to_lowercase();
+    let target = match text(involved, "name") {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    let source = value(object, "source");
+    let component = or(text(source, "component"), text(object, "reportingComponent"));
+    let source = match or(text(source, "host"), text(object, "reportingInstance")) {
+        "" => component.to_owned(),
+        host => format!("{component}, {host}"),
+    };
+    vec![
+        last.into(),
+        text(object, "type").into(),
+        text(object, "reason").into(),
+        target.into(),
+        text(involved, "fieldPath").into(),
+        source.into(),
+        text(object, "message").trim().into(),
+        first.into(),
+        count.into(),
+        text(value(object, "metadata"), "name").into(),
+    ]
+}

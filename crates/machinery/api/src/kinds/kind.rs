@@ -1,0 +1,164 @@
+//! The common shape of a kind: a table of functions over the trait's defaults, so that a kind states only what is its own.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::print;
+use super::tree::{carry, same, set, value};
+use super::validate::dns_subdomain;
+use super::{Column, Context, Part, Rules, reset_metadata};
+use crate::field::Errors;
+
+/// One kind's behaviour. Build it from [`Kind::BASE`].
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// Fills what the user left out.
+    pub(crate) default: fn(&mut Value),
+    /// Changes a new object before it is validated, beyond the reset of its status.
+    pub(crate) prepare: fn(&mut Value),
+    /// The status of a new object; `None` for kinds without a status part.
+    pub(crate) status: Option<fn(&Value) -> Value>,
+    /// Whether a status update keeps labels, annotations and the like too.
+    pub(crate) status_keeps_metadata: bool,
+    /// Other changes to a main update before it is validated.
+    pub(crate) prepare_update: fn(&mut Value, &Value),
+    /// Faults of the object.
+    pub(crate) validate: fn(&Value, &mut Errors),
+    /// Faults of a main update, in addition to those of the object.
+    pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
+    /// Faults of a status update.
+    pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
+    /// Faults of a name.
+    pub(crate) name: fn(&str, bool) -> Vec<String>,
+    /// Selectable fields.
+    pub(crate) fields: fn(&Value) -> Vec<(&'static str, String)>,
+    /// Columns of the table.
+    pub(crate) columns: &'static [Column],
+    /// Cells of a row.
+    pub(crate) row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// Whether `metadata.generation` is kept.
+    pub(crate) generation: bool,
+    /// Whether a change of the object raises the generation; the default is a change of `spec`.
+    pub(crate) changed: fn(&Value, &Value) -> bool,
+    /// Whether PUT may create.
+    pub(crate) create_on_update: bool,
+    /// Whether an update needs no resourceVersion.
+    pub(crate) unconditional_update: bool,
+    /// Warnings for the client.
+    pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+}
+
+impl Kind {
+    /// Nothing of its own: no status, no generation, Name and Age.
+    pub(crate) const BASE: Kind = Kind {
+        default: |_| {},
+        prepare: |_| {},
+        status: None,
+        status_keeps_metadata: false,
+        prepare_update: |_, _| {},
+        validate: |_, _| {},
+        validate_update: |_, _, _| {},
+        validate_status: |_, _, _| {},
+        name: dns_subdomain,
+        fields: |_| Vec::new(),
+        columns: print::NAME_AGE,
+        row: print::name_age_row,
+        generation: false,
+        changed: |new, old| !same(value(new, "spec"), value(old, "spec")),
+        create_on_update: false,
+        unconditional_update: true,
+        warnings: |_, _| Vec::new(),
+    };
+}
+
+/// A status without content.
+pub(crate) fn empty_status(_object: &Value) -> Value {
+    Value::Object(Map::new())
+}
+
+impl Rules for Kind {
+    fn default(&self, object: &mut Value) {
+        (self.default)(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value, _ctx: &Context<'_>) {
+        if let Some(status) = self.status {
+            let status = status(object);
+            set(object, "status", status);
+        }
+        (self.prepare)(object);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
+        match ctx.part {
+            Part::Status => {
+                let status = value(new, "status").clone();
+                let mut meta = value(new, "metadata").clone();
+                if self.status_keeps_metadata {
+                    reset_metadata(&mut meta, value(old, "metadata"));
+                }
+                // Every field but these two is as it was, whatever the kind calls them.
+                new.clone_from(old);
+                set(new, "metadata", meta);
+                set(new, "status", status);
+            }
+            Part::Other(_) => {}
+            Part::Main | Part::Scale => {
+                if self.status.is_some() {
+                    carry(new, old, "status");
+                }
+                (self.prepare_update)(new, old);
+            }
+        }
+    }
+
+    fn spec_changed(&self, new: &Value, old: &Value) -> bool {
+        (self.changed)(new, old)
+    }
+
+    fn has_generation(&self) -> bool {
+        self.generation
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        (self.validate)(object, errors);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>, errors: &mut Errors) {
+        match ctx.part {
+            Part::Status => (self.validate_status)(new, old, errors),
+            _ => {
+                (self.validate_update)(new, old, errors);
+                (self.validate)(new, errors);
+            }
+        }
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warnings)(object, old)
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        (self.name)(name, prefix)
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        (self.fields)(object)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        self.columns
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        (self.row)(object, now)
+    }
+
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+}

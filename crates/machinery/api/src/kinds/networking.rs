@@ -1,0 +1,469 @@
+//! Ingresses, their classes, network policies, and the addresses Services take.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::kind::Kind;
+use super::pod::choice;
+use super::print::{self, AGE, NAME, age, name, or, string};
+use super::service::ingress_addresses;
+use super::tree::{child, default, has, is_empty, items_mut, list, opt_int, set, text, value};
+use super::validate::{self, label_selector, meta::immutable};
+use crate::field::{Errors, Path};
+
+pub(super) static INGRESS: Kind = Kind {
+    status: Some(|_| json!({"loadBalancer": {}})),
+    validate: ingress,
+    columns: &[NAME, string("Class"), string("Hosts"), string("Address"), string("Ports"), AGE],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let balancer = value(value(object, "status"), "loadBalancer");
+        let ports = if list(spec, "tls").is_empty() { "80" } else { "80, 443" };
+        vec![
+            name(object),
+            or(text(spec, "ingressClassName"), "<none>").into(),
+            hosts(list(spec, "rules")).into(),
+            ingress_addresses(balancer).join(",").into(),
+            ports.into(),
+            age(object, now),
+        ]
+    },
+    generation: true,
+    warnings: |object, _| {
+        if has(value(value(object, "metadata"), "annotations"), "kubernetes.io/ingress.class") {
+            vec!["annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead".to_owned()]
+        } else {
+            Vec::new()
+        }
+    },
+    ..Kind::BASE
+};
+
+fn hosts(rules: &[Value]) -> String {
+    const MOST: usize = 3;
+    let mut shown: Vec<&str> = Vec::new();
+    let mut more = false;
+    for rule in rules {
+        more |= shown.len() == MOST;
+        if !more && !text(rule, "host").is_empty() {
+            shown.push(text(rule, "host"));
+        }
+    }
+    match shown.join(",") {
+        none if none.is_empty() => "*".to_owned(),
+        some if more => format!("{some} + {} more...", rules.len() - MOST),
+        some => some,
+    }
+}
+
+fn ingress(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    let rules = list(spec, "rules");
+    if rules.is_empty() && !has(spec, "defaultBackend") {
+        errors.invalid(&path, rules, "either `defaultBackend` or `rules` must be specified");
+    }
+    if has(spec, "defaultBackend") {
+        backend(value(spec, "defaultBackend"), &path.child("defaultBackend"), errors);
+    }
+    if has(spec, "ingressClassName") {
+        let class = text(spec, "ingressClassName");
+        for fault in validate::subdomain(class) {
+            errors.invalid(&path.child("ingressClassName"), class, &fault);
+        }
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let at = path.child("rules");
+        let at = at.index(index);
+        let host = text(rule, "host");
+        if !host.is_empty() {
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                errors.invalid(&at.child("host"), host, "must be a DNS name, not an IP address");
+            }
+            let faults = if host.contains('*') { validate::wildcard_subdomain(host) } else { validate::subdomain(host) };
+            for fault in faults {
+                errors.invalid(&at.child("host"), host, &fault);
+            }
+        }
+        if has(rule, "http") {
+            let at = at.child("http");
+            paths(list(value(rule, "http"), "paths"), &at.child("paths"), errors);
+        }
+    }
+    for (index, tls) in list(spec, "tls").iter().enumerate() {
+        let at = path.child("tls");
+        let at = at.index(index);
+        for (number, host) in list(tls, "hosts").iter().filter_map(Value::as_str).enumerate() {
+            let faults = if host.contains('*') { validate::wildcard_subdomain(host) } else { validate::subdomain(host) };
+            for fault in faults {
+                errors.invalid(&at.child("hosts").index(number), host, &fault);
+            }
+        }
+    }
+}
+
+fn paths(paths: &[Value], path: &Path<'_>, errors: &mut Errors) {
+    if paths.is_empty() {
+        errors.required(path, "");
+    }
+    for (index, one) in paths.iter().enumerate() {
+        let at = path.index(index);
+        let (kind, prefix) = (text(one, "pathType"), text(one, "path"));
+        match kind {
+            "Exact" | "Prefix" => {
+                if !prefix.starts_with('/') {
+                    errors.invalid(&at.child("path"), prefix, "must be an absolute path");
+                }
+                for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| prefix.contains(**part)) {
+                    errors.invalid(&at.child("path"), prefix, &format!("must not contain '{part}'"));
+                }
+                for end in ["/..", "/."].iter().filter(|end| prefix.ends_with(**end)) {
+                    errors.invalid(&at.child("path"), prefix, &format!("cannot end with '{end}'"));
+                }
+            }
+            "ImplementationSpecific" => {
+                if !prefix.is_empty() && !prefix.starts_with('/') {
+                    errors.invalid(&at.child("path"), prefix, "must be an absolute path");
+                }
+            }
+            "" => errors.required(&at.child("pathType"), "pathType must be specified"),
+            other => errors.not_supported(
+                &at.child("pathType"),
+                other,
+                &["Exact", "ImplementationSpecific", "Prefix"],
+            ),
+        }
+        backend(value(one, "backend"), &at.child("backend"), errors);
+    }
+}
+
+fn backend(backend: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let (service, resource) = (value(backend, "service"), value(backend, "resource"));
+    match (service.is_null(), resource.is_null()) {
+        (true, true) => errors.required(path, "either `service` or `resource` must be specified"),
+        (false, false) => errors.invalid(path, "", "cannot set both resource and service backends"),
+        (true, false) => {
+            for field in ["kind", "name"] {
+                if text(resource, field).is_empty() {
+                    let at = path.child("resource");
+                    errors.required(&at.child(field), "");
+                }
+            }
+        }
+        (false, true) => {
+            let at = path.child("service");
+            let service_name = text(service, "name");
+            if service_name.is_empty() {
+                errors.required(&at.child("name"), "");
+            } else {
+                for fault in validate::label(service_name) {
+                    errors.invalid(&at.child("name"), service_name, &fault);
+                }
+            }
+            let port = value(service, "port");
+            let at = at.child("port");
+            match (text(port, "name"), opt_int(port, "number").unwrap_or(0)) {
+                ("", 0) => errors.required(&at, "port name or number is required"),
+                ("", number) => {
+                    if let Some(fault) = validate::port_number(number) {
+                        errors.invalid(&at.child("number"), number, &fault);
+                    }
+                }
+                (port, 0) => {
+                    for fault in validate::label(port) {
+                        errors.invalid(&at.child("name"), port, &fault);
+                    }
+                }
+                _ => errors.invalid(&at, "", "cannot set both port name & port number"),
+            }
+        }
+    }
+}
+
+pub(super) static INGRESS_CLASS: Kind = Kind {
+    default: |object| {
+        if let Some(parameters) = child(object, "spec").and_then(|s| child(s, "parameters")) {
+            default(parameters, "scope", "Cluster");
+        }
+    },
+    validate: |object, errors| {
+        let spec = value(object, "spec");
+        let path = Path::new("spec");
+        let controller = text(spec, "controller");
+        let at = path.child("controller");
+        if controller.len() > 250 {
+            errors.too_long(&at, 250);
+        }
+        match controller.split_once('/') {
+            _ if controller.is_empty() => errors.required(&at, ""),
+            Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
+                for fault in validate::subdomain(host) {
+                    errors.invalid(&at, host, &fault);
+                }
+            }
+            _ => errors.invalid(&at, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+        }
+    },
+    validate_update: |new, old, errors| {
+        let path = Path::new("spec");
+        let controller = |o| value(value(o, "spec"), "controller");
+        immutable(controller(new), controller(old), &path.child("controller"), errors);
+    },
+    columns: &[NAME, string("Controller"), string("Parameters"), AGE],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let parameters = value(spec, "parameters");
+        let shown = if parameters.is_null() {
+            "<none>".to_owned()
+        } else {
+            let group = text(parameters, "apiGroup");
+            let dot = if group.is_empty() { "" } else { "." };
+            format!("{}{dot}{group}/{}", text(parameters, "kind"), text(parameters, "name"))
+        };
+        vec![
+            default_marked(object, "ingressclass.kubernetes.io/is-default-class").into(),
+            text(spec, "controller").into(),
+            shown.into(),
+            age(object, now),
+        ]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+/// The name, with ` (default)` where an annotation says so.
+pub(super) fn default_marked(object: &Value, annotation: &str) -> String {
+    let meta = value(object, "metadata");
+    let is_default = text(value(meta, "annotations"), annotation) == "true";
+    format!("{}{}", text(meta, "name"), if is_default { " (default)" } else { "" })
+}
+
+pub(super) static NETWORK_POLICY: Kind = Kind {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        super::tree::ensure_map(spec, "podSelector");
+        if is_empty(spec, "policyTypes") {
+            let egress = !list(spec, "egress").is_empty();
+            set(spec, "policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+        }
+        for direction in ["ingress", "egress"] {
+            for rule in items_mut(spec, direction) {
+                for port in items_mut(rule, "ports") {
+                    default(port, "protocol", "TCP");
+                }
+            }
+        }
+    },
+    validate: network_policy,
+    columns: &[NAME, string("Pod-Selector"), AGE],
+    row: |object, now| {
+        let selector = value(value(object, "spec"), "podSelector");
+        vec![name(object), print::selector(selector).into(), age(object, now)]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+fn network_policy(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    label_selector(value(spec, "podSelector"), &path.child("podSelector"), errors);
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (index, rule) in list(spec, direction).iter().enumerate() {
+            let at = path.child(direction);
+            let at = at.index(index);
+            for (number, port) in list(rule, "ports").iter().enumerate() {
+                let at = at.child("ports");
+                let at = at.index(number);
+                choice(port, "protocol", &["SCTP", "TCP", "UDP"], &at, errors);
+                if has(port, "port") {
+                    super::pod::port_or_name(value(port, "port"), &at.child("port"), errors);
+                }
+                if let Some(end) = opt_int(port, "endPort") {
+                    match value(port, "port").as_i64() {
+                        Some(first) if end < first => errors.invalid(
+                            &at.child("endPort"),
+                            end,
+                            "must be greater than or equal to `port`",
+                        ),
+                        Some(_) => {}
+                        None if has(port, "port") => errors.invalid(
+                            &at.child("endPort"),
+                            end,
+                            "may not be specified when `port` is non-numeric",
+                        ),
+                        None => errors.invalid(
+                            &at.child("endPort"),
+                            end,
+                            "may not be specified when `port` is not specified",
+                        ),
+                    }
+                    if let Some(fault) = validate::port_number(end) {
+                        errors.invalid(&at.child("endPort"), end, &fault);
+                    }
+                }
+            }
+            for (number, peer) in list(rule, peers).iter().enumerate() {
+                let at = at.child(peers);
+                policy_peer(peer, &at.index(number), errors);
+            }
+        }
+    }
+    let types = list(spec, "policyTypes");
+    let at = path.child("policyTypes");
+    if types.len() > 2 {
+        errors.invalid(&at, value(spec, "policyTypes").clone(), "may not specify more than two policyTypes");
+        return;
+    }
+    for (index, kind) in types.iter().filter_map(Value::as_str).enumerate() {
+        if !matches!(kind, "Ingress" | "Egress") {
+            errors.not_supported(&at.index(index), kind, &["Egress", "Ingress"]);
+        }
+    }
+}
+
+fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let mut kinds = 0;
+    for field in ["podSelector", "namespaceSelector"] {
+        if has(peer, field) {
+            kinds += 1;
+            label_selector(value(peer, field), &path.child(field), errors);
+        }
+    }
+    let block = value(peer, "ipBlock");
+    if !block.is_null() {
+        let at = path.child("ipBlock");
+        if kinds > 0 {
+            errors.forbidden(path, "may not specify both ipBlock and another peer");
+        }
+        kinds += 1;
+        let cidr = text(block, "cidr");
+        if cidr.is_empty() {
+            errors.required(&at.child("cidr"), "");
+        } else if let Err(fault) = validate::cidr(cidr) {
+            errors.invalid(&at.child("cidr"), cidr, fault);
+        }
+        for (index, except) in list(block, "except").iter().filter_map(Value::as_str).enumerate() {
+            let at = at.child("except");
+            match (validate::cidr(except), validate::cidr(cidr)) {
+                (Err(fault), _) => errors.invalid(&at.index(index), except, fault),
+                (Ok(inner), Ok(outer)) if !within(inner, outer) => {
+                    errors.invalid(&at.index(index), except, "must be a strict subset of `cidr`");
+                }
+                _ => {}
+            }
+        }
+    }
+    if kinds == 0 {
+        errors.required(path, "must specify a peer");
+    }
+}
+
+/// Whether one network is a smaller part of another.
+fn within(inner: (std::net::IpAddr, u8), outer: (std::net::IpAddr, u8)) -> bool {
+    use std::net::IpAddr::{V4, V6};
+    let (longer, bits) = (inner.1 > outer.1, outer.1);
+    longer
+        && match (inner.0, outer.0) {
+            (V4(a), V4(b)) => bits == 0 || u32::from(a) >> (32 - bits) == u32::from(b) >> (32 - bits),
+            (V6(a), V6(b)) => bits == 0 || u128::from(a) >> (128 - bits) == u128::from(b) >> (128 - bits),
+            _ => false,
+        }
+}
+
+pub(super) static IP_ADDRESS: Kind = Kind {
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let parent = value(value(object, "spec"), "parentRef");
+        if parent.is_null() {
+            errors.required(&path.child("parentRef"), "");
+            return;
+        }
+        let at = path.child("parentRef");
+        for field in ["resource", "name"] {
+            if text(parent, field).is_empty() {
+                errors.required(&at.child(field), "");
+            }
+        }
+    },
+    validate_update: |new, old, errors| {
+        immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+    },
+    name: |name, _| match validate::ip(name) {
+        Ok(ip) if ip.to_string() == name => Vec::new(),
+        Ok(ip) => vec![format!("must be in canonical form ({:?})", ip.to_string())],
+        Err(fault) => vec![fault.to_owned()],
+    },
+    columns: &[NAME, string("ParentRef"), AGE],
+    row: address_row,
+    ..Kind::BASE
+};
+
+fn address_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let parent = value(value(object, "spec"), "parentRef");
+    let shown = if parent.is_null() {
+        "<none>".to_owned()
+    } else {
+        let mut shown = text(parent, "resource").to_lowercase();
+        for (separator, field) in [(".", "group"), ("/", "namespace"), ("/", "name")] {
+            if !text(parent, field).is_empty() {
+                shown = format!("{shown}{separator}{}", text(parent, field));
+            }
+        }
+        shown
+    };
+    vec![name(object), shown.into(), age(object, now)]
+}
+
+pub(super) static SERVICE_CIDR: Kind = Kind {
+    status: Some(|_| json!({})),
+    validate: |object, errors| {
+        let spec = Path::new("spec");
+        let path = spec.child("cidrs");
+        let cidrs = list(value(object, "spec"), "cidrs");
+        if cidrs.is_empty() {
+            errors.required(&path, "at least one CIDR required");
+        }
+        if cidrs.len() > 2 {
+            errors.invalid(&path, cidrs, "must not have more than 2 cidrs");
+        }
+        for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
+            if let Err(fault) = validate::cidr(cidr) {
+                errors.invalid(&path.index(index), cidr, fault);
+            }
+        }
+    },
+    validate_update: |new, old, errors| {
+        let spec = Path::new("spec");
+        let cidrs = |o| value(value(o, "spec"), "cidrs");
+        immutable(cidrs(new), cidrs(old), &spec.child("cidrs"), errors);
+    },
+    columns: &[NAME, string("CIDRs"), AGE],
+    row: |object, now| {
+        let cidrs: Vec<&str> = list(value(object, "spec"), "cidrs").iter().filter_map(Value::as_str).collect();
+        vec![name(object), cidrs.join(",").into(), age(object, now)]
+    },
+    ..Kind::BASE
+};
+
+/// RuntimeClasses.
+pub(super) static RUNTIME_CLASS: Kind = Kind {
+    validate: |object, errors| {
+        let handler = text(object, "handler");
+        for fault in validate::label(handler) {
+            errors.invalid(&Path::new("handler"), handler, &fault);
+        }
+        let scheduling = value(object, "scheduling");
+        let path = Path::new("scheduling");
+        validate::labels(value(scheduling, "nodeSelector"), &path.child("nodeSelector"), errors);
+        super::pod::tolerations(list(scheduling, "tolerations"), &path.child("tolerations"), errors);
+    },
+    validate_update: |new, old, errors| {
+        immutable(value(new, "handler"), value(old, "handler"), &Path::new("handler"), errors);
+    },
+    columns: &[NAME, string("Handler"), AGE],
+    row: |object, now| vec![name(object), text(object, "handler").into(), age(object, now)],
+    create_on_update: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};
