@@ -1,0 +1,312 @@
+//! Filters: whether one pod may go on one node, and if not, why, in upstream's words.
+//!
+//! Each filter is named as upstream's plugin of the same purpose and they run in upstream's order;
+//! the first that refuses a node gives the reasons (`pkg/scheduler/framework/plugins`, v1.36).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::affinity::{Labels, NodeTerm};
+use crate::interpod::{AffinityFilter, AffinityRefusal};
+use crate::pod::PodInfo;
+use crate::snapshot::{NodeInfo, Snapshot};
+use crate::spread::{SpreadFilter, SpreadRefusal};
+use crate::surroundings::{Surroundings, Volumes};
+use crate::taints::{admits, tolerates_unschedulable};
+
+/// The filters, for remembering which of them refused a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are upstream's plugin names")]
+pub enum Plugin {
+    NodeUnschedulable,
+    NodeName,
+    TaintToleration,
+    NodeAffinity,
+    NodePorts,
+    NodeResourcesFit,
+    VolumeBinding,
+    PodTopologySpread,
+    InterPodAffinity,
+}
+
+impl Plugin {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::NodeUnschedulable,
+        Self::NodeName,
+        Self::TaintToleration,
+        Self::NodeAffinity,
+        Self::NodePorts,
+        Self::NodeResourcesFit,
+        Self::VolumeBinding,
+        Self::PodTopologySpread,
+        Self::InterPodAffinity,
+    ];
+    pub(crate) const COUNT: usize = Self::ALL.len();
+}
+
+/// A set of filters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plugins(u16);
+
+impl Plugins {
+    /// Adds one.
+    pub fn insert(&mut self, plugin: Plugin) {
+        self.0 |= 1 << plugin as u8;
+    }
+
+    /// Whether it is in the set.
+    pub fn contains(self, plugin: Plugin) -> bool {
+        self.0 & (1 << plugin as u8) != 0
+    }
+
+    /// Whether none is.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<Plugin> for Plugins {
+    fn from_iter<I: IntoIterator<Item = Plugin>>(plugins: I) -> Self {
+        let mut set = Self::default();
+        plugins.into_iter().for_each(|plugin| set.insert(plugin));
+        set
+    }
+}
+
+/// Reasons with a fixed text.
+const REASONS: [&str; 15] = [
+    "node(s) were unschedulable",
+    "node(s) didn't match the requested node name",
+    "node(s) had untolerated taint(s)",
+    "node(s) didn't match Pod's node affinity/selector",
+    "node(s) didn't have free ports for the requested pod ports",
+    "Too many pods",
+    "Insufficient cpu",
+    "Insufficient memory",
+    "Insufficient ephemeral-storage",
+    "node(s) had volume node affinity conflict",
+    "node(s) didn't match pod topology spread constraints (missing required label)",
+    "node(s) didn't match pod topology spread constraints",
+    "node(s) didn't match pod affinity rules",
+    "node(s) didn't match pod anti-affinity rules",
+    "node(s) didn't satisfy existing pods anti-affinity rules",
+];
+
+#[derive(Clone, Copy)]
+enum Reason {
+    Unschedulable,
+    NodeName,
+    Taints,
+    NodeAffinity,
+    Ports,
+    TooManyPods,
+    Cpu,
+    Memory,
+    Ephemeral,
+    VolumeNode,
+    SpreadLabel,
+    Spread,
+    Affinity,
+    AntiAffinity,
+    ExistingAntiAffinity,
+}
+
+/// A node refused. Small: when nothing fits there is one for every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The filter that refused.
+    pub plugin: Plugin,
+    /// Whether removing other pods from the node could change it.
+    pub resolvable: bool,
+    /// Bits of [`REASONS`].
+    reasons: u16,
+    /// Other resources there is not enough of.
+    lacking: Vec<Arc<str>>,
+}
+
+impl Rejection {
+    fn new(plugin: Plugin, reason: Reason, resolvable: bool) -> Self {
+        Self { plugin, resolvable, reasons: 1 << reason as u8, lacking: Vec::new() }
+    }
+
+    /// Counts each reason once.
+    pub(crate) fn tally(&self, histogram: &mut BTreeMap<String, usize>) {
+        for (bit, text) in REASONS.iter().enumerate() {
+            if self.reasons & (1 << bit) != 0 {
+                match histogram.get_mut(*text) {
+                    Some(count) => *count += 1,
+                    None => {
+                        histogram.insert((*text).to_owned(), 1);
+                    }
+                }
+            }
+        }
+        for name in &self.lacking {
+            *histogram.entry(format!("Insufficient {name}")).or_insert(0) += 1;
+        }
+    }
+}
+
+/// What is computed once for a pod before nodes are looked at.
+pub(crate) struct Cycle<'a> {
+    pub(crate) pod: &'a PodInfo,
+    spread: Option<SpreadFilter<'a>>,
+    affinity: Option<AffinityFilter<'a>>,
+    /// For each of its volumes that is bound to some nodes: where.
+    volume_nodes: Vec<Vec<NodeTerm>>,
+}
+
+/// A pod refused before any node is looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) plugin: Plugin,
+    pub(crate) message: String,
+}
+
+impl<'a> Cycle<'a> {
+    pub(crate) fn new(
+        pod: &'a PodInfo,
+        snapshot: &Snapshot,
+        surroundings: &'a dyn Surroundings,
+        namespaces: &'a dyn Fn(&str) -> Option<Labels>,
+    ) -> Result<Self, Refused> {
+        let volume_nodes = if pod.claims.is_empty() {
+            Vec::new()
+        } else {
+            match surroundings.volumes(pod) {
+                Volumes::Bound(nodes) => nodes,
+                Volumes::Refused(message) => return Err(Refused { plugin: Plugin::VolumeBinding, message }),
+            }
+        };
+        Ok(Self {
+            pod,
+            spread: SpreadFilter::new(pod, snapshot),
+            affinity: AffinityFilter::new(pod, snapshot, namespaces),
+            volume_nodes,
+        })
+    }
+
+    /// A copy for trying what happens when pods leave or join nodes.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            pod: self.pod,
+            spread: self.spread.clone(),
+            affinity: self.affinity.clone(),
+            volume_nodes: self.volume_nodes.clone(),
+        }
+    }
+
+    /// As if `other` were put on (`+1`) or taken off (`-1`) the node.
+    pub(crate) fn shift(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
+        if let Some(spread) = &mut self.spread {
+            spread.shift(other, &node.facts, by);
+        }
+        if let Some(affinity) = &mut self.affinity {
+            affinity.shift(other, &node.facts, by);
+        }
+    }
+
+    /// Whether the pod may go on the node as it is.
+    pub(crate) fn check(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        let pod = self.pod;
+        let facts = &*node.facts;
+        if facts.unschedulable && !tolerates_unschedulable(&pod.tolerations) {
+            return Err(Rejection::new(Plugin::NodeUnschedulable, Reason::Unschedulable, false));
+        }
+        if pod.node_name.as_deref().is_some_and(|name| name != &*facts.name) {
+            return Err(Rejection::new(Plugin::NodeName, Reason::NodeName, false));
+        }
+        if !facts.taints.is_empty() && !admits(&facts.taints, &pod.tolerations) {
+            return Err(Rejection::new(Plugin::TaintToleration, Reason::Taints, false));
+        }
+        if let Some(affinity) = &pod.node_affinity
+            && !affinity.admits(&facts.name, &facts.labels)
+        {
+            return Err(Rejection::new(Plugin::NodeAffinity, Reason::NodeAffinity, false));
+        }
+        let taken = |port| node.ports.iter().any(|taken| taken.conflicts_with(port));
+        if pod.host_ports.iter().any(taken) {
+            return Err(Rejection::new(Plugin::NodePorts, Reason::Ports, true));
+        }
+        fits(pod, node)?;
+        let reachable =
+            |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(&facts.name, &facts.labels));
+        if !self.volume_nodes.iter().all(reachable) {
+            return Err(Rejection::new(Plugin::VolumeBinding, Reason::VolumeNode, false));
+        }
+        if let Some(spread) = &self.spread {
+            spread.check(facts).map_err(|refusal| match refusal {
+                SpreadRefusal::MissingLabel => {
+                    Rejection::new(Plugin::PodTopologySpread, Reason::SpreadLabel, false)
+                }
+                SpreadRefusal::Skew => Rejection::new(Plugin::PodTopologySpread, Reason::Spread, true),
+            })?;
+        }
+        if let Some(affinity) = &self.affinity {
+            affinity.check(facts).map_err(|refusal| {
+                let (reason, resolvable) = match refusal {
+                    AffinityRefusal::Affinity => (Reason::Affinity, false),
+                    AffinityRefusal::AntiAffinity => (Reason::AntiAffinity, true),
+                    AffinityRefusal::ExistingAntiAffinity => (Reason::ExistingAntiAffinity, true),
+                };
+                Rejection::new(Plugin::InterPodAffinity, reason, resolvable)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the pod may go on the node, also when the pods that room is being made for come: those
+    /// of at least its priority count as being there. It must fit both ways, because they may never come.
+    pub(crate) fn check_with_nominated(&self, node: &NodeInfo, snapshot: &Snapshot) -> Result<(), Rejection> {
+        let nominated = snapshot.nominated_on(&node.facts.name);
+        let counts = |other: &&Arc<PodInfo>| other.priority >= self.pod.priority && other.uid != self.pod.uid;
+        if nominated.iter().any(|other| counts(&other)) {
+            let mut fuller = node.clone();
+            let mut fork = self.fork();
+            for other in nominated.iter().filter(counts) {
+                fork.shift(other, node, 1);
+                fuller.add(other.clone());
+            }
+            fork.check(&fuller)?;
+        }
+        self.check(node)
+    }
+}
+
+/// Whether the node has room. All that is lacking is named, not only the first.
+pub(crate) fn fits(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    let wants = &pod.requests.exact;
+    let has = &node.facts.allocatable;
+    let used = &node.requested;
+    let mut reasons = 0;
+    let mut lacking = Vec::new();
+    // More than the node has even when empty: removing pods does not help.
+    let mut resolvable = true;
+    let mut refuse = |reason: Reason| reasons |= 1 << reason as u8;
+    if node.pods.len() as i64 + 1 > node.facts.max_pods {
+        refuse(Reason::TooManyPods);
+    }
+    let amounts = [
+        (wants.cpu_millis, used.cpu_millis, has.cpu_millis, Reason::Cpu),
+        (wants.memory_bytes, used.memory_bytes, has.memory_bytes, Reason::Memory),
+        (wants.ephemeral_bytes, used.ephemeral_bytes, has.ephemeral_bytes, Reason::Ephemeral),
+    ];
+    for (wanted, used, allocatable, reason) in amounts {
+        if wanted > 0 && wanted > allocatable - used {
+            refuse(reason);
+            resolvable &= wanted <= allocatable;
+        }
+    }
+    for (name, wanted) in &wants.others {
+        let allocatable = has.other(name);
+        if *wanted > allocatable - used.other(name) {
+            lacking.push(name.clone());
+            resolvable &= *wanted <= allocatable;
+        }
+    }
+    if reasons == 0 && lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Rejection { plugin: Plugin::NodeResourcesFit, resolvable, reasons, lacking })
+}

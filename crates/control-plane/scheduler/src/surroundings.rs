@@ -1,0 +1,47 @@
+//! What a decision must ask about besides nodes and pods: namespaces, what selects a pod, its volumes.
+
+use podium_api::selector::LabelSelector;
+
+use crate::affinity::{Labels, NodeTerm};
+use crate::pod::PodInfo;
+
+/// Answers from the same moment as the snapshot, or as near as caches are.
+pub trait Surroundings {
+    /// What the Services that select the pod and its owner's selector have in common: the pods it
+    /// should be spread among. `None` when nothing selects it.
+    fn default_selector(&self, pod: &PodInfo) -> Option<LabelSelector>;
+
+    /// A namespace's labels; `None` when it is not known.
+    fn namespace_labels(&self, namespace: &str) -> Option<Labels>;
+
+    /// Where a pod's volume claims let it go. Asked only of pods with claims.
+    fn volumes(&self, pod: &PodInfo) -> Volumes;
+}
+
+/// The state of a pod's volume claims.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Volumes {
+    /// All are bound. For each volume that is reachable from some nodes only: the terms of which one
+    /// must match.
+    Bound(Vec<Vec<NodeTerm>>),
+    /// The pod cannot be placed now, with the reason in upstream's words.
+    Refused(String),
+}
+
+/// Nothing besides nodes and pods, for tests and benches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Surroundings for Nothing {
+    fn default_selector(&self, _pod: &PodInfo) -> Option<LabelSelector> {
+        None
+    }
+
+    fn namespace_labels(&self, _namespace: &str) -> Option<Labels> {
+        None
+    }
+
+    fn volumes(&self, _pod: &PodInfo) -> Volumes {
+        Volumes::Bound(Vec::new())
+    }
+}
