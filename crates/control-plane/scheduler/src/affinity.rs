@@ -258,15 +258,15 @@ mod tests {
 
     use super::*;
 
-    fn affinity(spec: Value) -> NodeAffinity {
+    fn affinity(spec: &Value) -> NodeAffinity {
         let mut whole = json!({"containers": []});
         whole.as_object_mut().unwrap().append(&mut spec.as_object().unwrap().clone());
         NodeAffinity::from_spec(&serde_json::from_value(whole).unwrap()).unwrap()
     }
 
-    fn required(terms: Value) -> NodeAffinity {
+    fn required(terms: &Value) -> NodeAffinity {
         affinity(
-            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}),
+            &json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}),
         )
     }
 
@@ -298,7 +298,7 @@ mod tests {
         ];
         for (operator, key, values, expected) in cases {
             let affinity = required(
-                json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]),
+                &json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]),
             );
             assert_eq!(affinity.admits("n", &node), expected, "{key} {operator} {values}");
         }
@@ -310,20 +310,21 @@ mod tests {
         let is = |key: &str, value: &str| json!({"key": key, "operator": "In", "values": [value]});
         assert!(
             required(
-                json!([{"matchExpressions": [is("zone", "b")]}, {"matchExpressions": [is("zone", "a")]}])
+                &json!([{"matchExpressions": [is("zone", "b")]}, {"matchExpressions": [is("zone", "a")]}])
             )
             .admits("n", &node)
         );
         assert!(
-            !required(json!([{"matchExpressions": [is("zone", "a"), is("disk", "hdd")]}])).admits("n", &node)
+            !required(&json!([{"matchExpressions": [is("zone", "a"), is("disk", "hdd")]}]))
+                .admits("n", &node)
         );
-        assert!(!required(json!([])).admits("n", &node), "no terms match nothing");
-        assert!(!required(json!([{}])).admits("n", &node), "an empty term matches nothing");
+        assert!(!required(&json!([])).admits("n", &node), "no terms match nothing");
+        assert!(!required(&json!([{}])).admits("n", &node), "an empty term matches nothing");
     }
 
     #[test]
     fn the_node_selector_adds_to_the_affinity() {
-        let both = affinity(json!({"nodeSelector": {"disk": "ssd"}, "affinity": {"nodeAffinity": {
+        let both = affinity(&json!({"nodeSelector": {"disk": "ssd"}, "affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]}}}}));
         assert!(both.admits("n", &labels(&[("disk", "ssd"), ("zone", "a")])));
         assert!(!both.admits("n", &labels(&[("disk", "ssd")])));
@@ -333,24 +334,24 @@ mod tests {
     #[test]
     fn daemon_pods_name_their_node() {
         let name = |names: Value| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": names}]});
-        let daemon = required(json!([name(json!(["n1"]))]));
+        let daemon = required(&json!([name(json!(["n1"]))]));
         assert!(daemon.admits("n1", &Labels::new()) && !daemon.admits("n2", &Labels::new()));
         assert_eq!(daemon.named_nodes(), Some(BTreeSet::from(["n1"])));
         assert_eq!(
-            required(json!([name(json!(["n1"])), name(json!(["n2"]))])).named_nodes(),
+            required(&json!([name(json!(["n1"])), name(json!(["n2"]))])).named_nodes(),
             Some(BTreeSet::from(["n1", "n2"]))
         );
         let free = json!({"matchExpressions": [{"key": "zone", "operator": "Exists"}]});
-        assert_eq!(required(json!([name(json!(["n1"])), free])).named_nodes(), None);
+        assert_eq!(required(&json!([name(json!(["n1"])), free])).named_nodes(), None);
         let contradiction = json!({"matchFields": [
             {"key": "metadata.name", "operator": "In", "values": ["n1"]}, {"key": "metadata.name", "operator": "In", "values": ["n2"]}]});
-        assert_eq!(required(json!([contradiction])).named_nodes(), Some(BTreeSet::new()));
+        assert_eq!(required(&json!([contradiction])).named_nodes(), Some(BTreeSet::new()));
     }
 
     #[test]
     fn preferences_add_their_weights() {
         let prefers = affinity(
-            json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            &json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                 {"weight": 10, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}},
                 {"weight": 5, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}},
             ]}}}),

@@ -81,7 +81,7 @@ pub fn decide(
     let namespaces = |name: &str| -> Option<Labels> { surroundings.namespace_labels(name) };
     let (cycle, candidates) = match prepare(snapshot, pod, surroundings, &namespaces) {
         Ok(prepared) => prepared,
-        Err(refused) => return refuse(snapshot, pod, refused),
+        Err(refused) => return refuse(snapshot, pod, &refused),
     };
     let search = Search::run(&cycle, snapshot, candidates.as_deref(), percent, cursor);
     match search.feasible.as_slice() {
@@ -112,7 +112,7 @@ fn prepare<'a>(
     Ok((cycle, candidates))
 }
 
-fn refuse(snapshot: &Snapshot, pod: &PodInfo, refused: Refused) -> Decision {
+fn refuse(snapshot: &Snapshot, pod: &PodInfo, refused: &Refused) -> Decision {
     let nodes = snapshot.nodes().len();
     let pointless = if pod.may_preempt {
         let all = BTreeMap::from([("Preemption is not helpful for scheduling".to_owned(), nodes)]);

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(spec: serde_json::Value, cpu_millis: i64, memory_bytes: i64) {
+    fn check(spec: &serde_json::Value, cpu_millis: i64, memory_bytes: i64) {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
         let exact = requests_of(&pod).exact;
         assert_eq!((exact.cpu_millis, exact.memory_bytes), (cpu_millis, memory_bytes));
@@ -194,9 +194,9 @@ mod tests {
 
     #[test]
     fn containers_add_up_and_init_containers_count_where_larger() {
-        check(json!({"containers": [container("100m", "1Mi"), container("200m", "2Mi")]}), 300, 3 << 20);
+        check(&json!({"containers": [container("100m", "1Mi"), container("200m", "2Mi")]}), 300, 3 << 20);
         check(
-            json!({"containers": [container("100m", "4Mi")], "initContainers": [container("1", "1Mi"), container("500m", "2Mi")]}),
+            &json!({"containers": [container("100m", "4Mi")], "initContainers": [container("1", "1Mi"), container("500m", "2Mi")]}),
             1000,
             4 << 20,
         );
@@ -208,7 +208,7 @@ mod tests {
         sidecar["restartPolicy"] = json!("Always");
         // The init container after the sidecar needs 300m + 100m; main needs 200m + 100m.
         check(
-            json!({"containers": [container("200m", "1Mi")], "initContainers": [sidecar, container("300m", "1Mi")]}),
+            &json!({"containers": [container("200m", "1Mi")], "initContainers": [sidecar, container("300m", "1Mi")]}),
             400,
             2 << 20,
         );
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn pod_level_requests_replace_the_sum_and_overhead_is_added() {
         check(
-            json!({"containers": [container("100m", "1Mi")], "resources": {"requests": {"cpu": "2"}},
+            &json!({"containers": [container("100m", "1Mi")], "resources": {"requests": {"cpu": "2"}},
                 "overhead": {"cpu": "250m", "memory": "1Mi"}}),
             2250,
             2 << 20,

@@ -44,7 +44,7 @@ fn only_those_who_must_go_and_the_message_has_no_tail() {
 fn nobody_goes_for_an_equal_or_when_it_does_not_help() {
     let high = on(ranked("high", "3", 100), "a");
     let low = on(ranked("low", "500m", 10), "a");
-    let one = snapshot(&[node("a", "4", "8Gi")], &[high.clone()]);
+    let one = snapshot(&[node("a", "4", "8Gi")], std::slice::from_ref(&high));
     assert_eq!(
         room(&one, &ranked("p", "2", 100)).unwrap_err(),
         "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."

@@ -64,7 +64,7 @@ fn run(steps: Vec<Step>) {
         match step {
             Step::Node(number) => engine.apply(Event::Node(facts(&machine(number, false))), now),
             Step::Cordon(number, cordoned) => {
-                engine.apply(Event::Node(facts(&machine(number, cordoned))), now)
+                engine.apply(Event::Node(facts(&machine(number, cordoned))), now);
             }
             Step::NodeGone(number) => engine.apply(Event::NodeGone(format!("n{number}")), now),
             Step::Pod { number, cpu, memory, port, priority } => {

@@ -78,7 +78,7 @@ fn each_filter_knows_what_helps() {
         ),
         ("label came", Plugin::NodeAffinity, &selecting, changed(json!({}), label), true),
         ("node without it", Plugin::NodeAffinity, &selecting, Change::NodeAdded(plain.clone()), false),
-        ("grown", Plugin::NodeResourcesFit, &simple, changed(json!({}), grown.clone()), true),
+        ("grown", Plugin::NodeResourcesFit, &simple, changed(json!({}), grown), true),
         (
             "taint is not size",
             Plugin::NodeResourcesFit,
