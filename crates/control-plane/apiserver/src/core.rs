@@ -1,0 +1,313 @@
+//! The server's shared state: what every request handler sees.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use podium_api::status::ApiError;
+use podium_store::{
+    Change, CommitError, Committed, Expect, Key, KeyRange, LeaseId, RangeOptions, Store, WatchOptions,
+    WatchStart,
+};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{Admission, QuotaStore};
+use crate::authentication::Authenticator;
+use crate::authorization::Authorizer;
+use crate::catalogue::{Catalogue, Served, prefix};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::objects::{ObjectSource, Objects, Observer};
+use crate::reviews::Reviews;
+use crate::services::Services;
+use crate::storage;
+
+/// How long an event is kept. Source: upstream's `--event-ttl`.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+
+/// How long one lease takes in new events. Source: upstream's `LeaseReuseDurationSeconds`.
+const LEASE_REUSE: Duration = Duration::from_secs(60);
+
+/// The shared state.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) admission: Admission,
+    pub(crate) reviews: Reviews,
+    pub(crate) objects: Objects,
+    pub(crate) observers: Arc<Observers>,
+    pub(crate) metrics: Metrics,
+    pub(crate) services: Services,
+    pub(crate) event_leases: EventLeases,
+    /// How kubelets are spoken to, where we have a certificate for it.
+    pub(crate) kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) mutating: Arc<Semaphore>,
+    pub(crate) reading: Arc<Semaphore>,
+    pub(crate) tracker: TaskTracker,
+    /// Ends everything, watches first.
+    pub(crate) shutdown: CancellationToken,
+    /// Set once all bootstrap objects are there.
+    pub(crate) booted: AtomicBool,
+    /// Woken when `booted` is set.
+    pub(crate) boot_done: tokio::sync::Notify,
+    /// The port listened on.
+    pub(crate) port: AtomicU16,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Core>, podium_pki::Error> {
+        let kubelet_tls = config.kubelet.as_ref().map(crate::connect::client_config).transpose()?;
+        let tracker = TaskTracker::new();
+        let observers = Arc::new(Observers::default());
+        let source = Arc::new(StoreSource {
+            store: store.clone(),
+            observers: Arc::clone(&observers),
+            tracker: tracker.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let objects = Objects::new(source);
+        let authenticator = Arc::new(Authenticator::new(config.authentication.clone(), objects.clone()));
+        let authorizer = Arc::new(Authorizer::new(&objects));
+        let admission = Admission::new(config.admission.clone(), objects.clone(), Arc::clone(&authorizer));
+        let reviews = Reviews::new(
+            Arc::clone(&authenticator),
+            Arc::clone(&authorizer),
+            objects.clone(),
+            config.issuer.clone(),
+        );
+        Ok(Arc::new(Core {
+            kubelet_tls,
+            services: Services::new(config.service_cidr, config.node_ports.clone()),
+            mutating: Arc::new(Semaphore::new(config.limits.mutating)),
+            reading: Arc::new(Semaphore::new(config.limits.reading)),
+            config,
+            store,
+            catalogue: Catalogue::built_in(),
+            authenticator,
+            authorizer,
+            admission,
+            reviews,
+            objects,
+            observers,
+            metrics: Metrics::default(),
+            event_leases: EventLeases::default(),
+            tracker,
+            shutdown,
+            booted: AtomicBool::new(false),
+            boot_done: tokio::sync::Notify::new(),
+            port: AtomicU16::new(0),
+        }))
+    }
+
+    /// Whether the server is ready to serve.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.booted.load(Ordering::Acquire) && !self.shutdown.is_cancelled()
+    }
+
+    /// Commits one object, and whatever must change with it, at one revision; then tells the observers, so that
+    /// decisions made after the answer see the change.
+    pub(crate) async fn commit(
+        &self,
+        served: &Served,
+        key: Key,
+        expect: Expect,
+        change: Change,
+        with: Vec<podium_store::Operation>,
+    ) -> Result<Committed, CommitError> {
+        let told = self.observers.of(served.prefix.as_bytes());
+        let named = told.is_some().then(|| key.clone());
+        let committed = if with.is_empty() {
+            self.store.commit(key, expect, change).await?
+        } else {
+            let mut operations = vec![(key, expect, change)];
+            operations.extend(with);
+            let mut done = self.store.transaction(operations).await?;
+            if done.results.is_empty() {
+                return Err(CommitError::Invalid("a transaction answered nothing"));
+            }
+            done.results.swap_remove(0)
+        };
+        if let (Some(told), Some(key)) = (told, named)
+            && let Some((namespace, name)) = storage::names_in(&served.prefix, &key)
+        {
+            for observer in told.read().iter() {
+                observer(namespace, name);
+            }
+        }
+        Ok(committed)
+    }
+}
+
+impl QuotaStore for Core {
+    fn swap<'a>(
+        &'a self,
+        updated: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<bool, ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            let served = self
+                .catalogue
+                .stored("", "resourcequotas")
+                .ok_or_else(|| ApiError::internal("resource quotas are not served"))?;
+            let text = |name: &str| updated["metadata"][name].as_str().unwrap_or_default().to_owned();
+            let key = storage::key(&served, &text("namespace"), &text("name"))?;
+            let revision = storage::revision_of(&updated).map_err(ApiError::internal)?;
+            let change = Change::Put { value: storage::encode(&updated), lease: None };
+            let expect = Expect::ModRevision(revision);
+            match self.commit(&served, key, expect, change, Vec::new()).await {
+                Ok(_) => Ok(true),
+                Err(CommitError::Conflict { .. }) => Ok(false),
+                Err(error) => Err(crate::registry::commit_failed(&error)),
+            }
+        })
+    }
+}
+
+type Told = Arc<RwLock<Vec<Observer>>>;
+
+/// Who hears of changes, by the prefix of the keys.
+#[derive(Default)]
+pub(crate) struct Observers(RwLock<HashMap<Vec<u8>, Told, ahash::RandomState>>);
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observers").finish_non_exhaustive()
+    }
+}
+
+impl Observers {
+    fn of(&self, prefix: &[u8]) -> Option<Told> {
+        self.0.read().get(prefix).cloned()
+    }
+}
+
+/// The store as the decisions of authentication, authorisation and admission read it.
+struct StoreSource {
+    store: Store,
+    observers: Arc<Observers>,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl ObjectSource for StoreSource {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let prefix = prefix(group, resource);
+        let key = if namespace.is_empty() {
+            format!("{prefix}{name}")
+        } else {
+            format!("{prefix}{namespace}/{name}")
+        };
+        // A name with a slash would reach another key.
+        if name.contains('/') || namespace.contains('/') {
+            return None;
+        }
+        let record = self.store.get(key.as_bytes())?;
+        storage::parse(&record).ok().map(Arc::new)
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
+        let mut start = prefix(group, resource);
+        if let Some(namespace) = namespace {
+            start.push_str(namespace);
+            start.push('/');
+        }
+        match self.store.range(&KeyRange::prefix(start), RangeOptions::default()) {
+            Ok(found) => {
+                found.records.iter().filter_map(|record| storage::parse(record).ok().map(Arc::new)).collect()
+            }
+            Err(error) => {
+                tracing::error!(%error, resource, "the newest state could not be read");
+                Vec::new()
+            }
+        }
+    }
+
+    fn subscribe(&self, group: &str, resource: &str, observer: Observer) {
+        let prefix = prefix(group, resource);
+        let mut all = self.observers.0.write();
+        if let Some(told) = all.get(prefix.as_bytes()) {
+            told.write().push(observer);
+            return;
+        }
+        let told: Told = Arc::new(RwLock::new(vec![observer]));
+        all.insert(prefix.clone().into_bytes(), Arc::clone(&told));
+        // Changes that this process did not commit (leases that end, other servers on one store) come by watch.
+        let store = self.store.clone();
+        let shutdown = self.shutdown.clone();
+        self.tracker.spawn(async move {
+            let follow = follow(&store, &prefix, &told);
+            tokio::select! { () = follow => {}, () = shutdown.cancelled() => {} }
+        });
+    }
+}
+
+async fn follow(store: &Store, prefix: &str, told: &Told) {
+    let tell = |key: &[u8]| {
+        if let Some((namespace, name)) = storage::names_in(prefix, key) {
+            for observer in told.read().iter() {
+                observer(namespace, name);
+            }
+        }
+    };
+    loop {
+        let range = KeyRange::prefix(prefix);
+        let Ok(mut watcher) = store.watch(range.clone(), WatchStart::Now, WatchOptions::default()) else {
+            return;
+        };
+        // What changed between two watches is heard of as a change of everything that is there.
+        if let Ok(found) = store.range(&range, RangeOptions::default()) {
+            found.records.iter().for_each(|record| tell(&record.key));
+        }
+        loop {
+            match watcher.next().await {
+                Ok(batch) => batch.events.iter().for_each(|event| tell(&event.record.key)),
+                Err(podium_store::WatchError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(%error, prefix, "watch restarted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Leases under which events are stored. One lease takes the events of a minute, so that there are few of them.
+#[derive(Debug, Default)]
+pub(crate) struct EventLeases(tokio::sync::Mutex<Option<(LeaseId, Instant)>>);
+
+impl EventLeases {
+    /// A lease that outlives an event stored now by its time to live.
+    pub(crate) async fn lease(&self, store: &Store) -> Result<LeaseId, ApiError> {
+        let mut current = self.0.lock().await;
+        if let Some((lease, since)) = *current
+            && since.elapsed() < LEASE_REUSE
+        {
+            return Ok(lease);
+        }
+        let lease = store
+            .grant_lease(EVENT_TTL + LEASE_REUSE)
+            .await
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        *current = Some((lease, Instant::now()));
+        Ok(lease)
+    }
+}

@@ -1,0 +1,232 @@
+//! Counters and histograms under upstream's names, and their text form.
+//!
+//! Label values come only from closed sets (served resources, verbs, codes), so a client cannot make series.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// Upper bounds in seconds. Source: upstream `apiserver_request_duration_seconds`.
+const BUCKETS: &[f64] = &[
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
+];
+
+/// What a request is counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Labels {
+    /// Upper-case verb.
+    pub verb: &'static str,
+    /// Group of the resource, empty for others.
+    pub group: String,
+    /// Version of the resource.
+    pub version: String,
+    /// Resource, empty for non-resource requests.
+    pub resource: String,
+    /// Subresource.
+    pub subresource: String,
+    /// `cluster`, `namespace`, `resource` or empty.
+    pub scope: &'static str,
+    /// `All` for a dry run.
+    pub dry_run: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: Vec<u64>,
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    fn observe(&mut self, seconds: f64) {
+        self.buckets.resize(BUCKETS.len(), 0);
+        if let Some(index) = BUCKETS.iter().position(|bound| seconds <= *bound) {
+            self.buckets[index] += 1;
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+}
+
+/// All counters of one server.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    requests: Mutex<HashMap<(Labels, u16), u64, ahash::RandomState>>,
+    durations: Mutex<HashMap<Labels, Histogram, ahash::RandomState>>,
+    long_running: Mutex<HashMap<Labels, i64, ahash::RandomState>>,
+    watch_events: Mutex<HashMap<(String, String, String), u64, ahash::RandomState>>,
+    /// Mutating requests being handled.
+    pub inflight_mutating: AtomicI64,
+    /// Reading requests being handled.
+    pub inflight_reading: AtomicI64,
+    /// Requests turned away because there were too many.
+    pub rejected: AtomicU64,
+    /// Handlers that panicked.
+    pub panics: AtomicU64,
+    /// TLS handshakes that failed or took too long.
+    pub handshake_failures: AtomicU64,
+    /// Connections open now.
+    pub connections: AtomicI64,
+}
+
+impl Metrics {
+    /// Counts an answered request. `elapsed` is left out for long-running ones.
+    pub fn answered(&self, labels: &Labels, code: u16, elapsed: Option<Duration>) {
+        *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
+        if let Some(elapsed) = elapsed {
+            self.durations.lock().entry(labels.clone()).or_default().observe(elapsed.as_secs_f64());
+        }
+    }
+
+    /// Counts watch events sent.
+    pub fn watch_events(&self, group: &str, version: &str, resource: &str, count: u64) {
+        let key = (group.to_owned(), version.to_owned(), resource.to_owned());
+        *self.watch_events.lock().entry(key).or_default() += count;
+    }
+
+    /// A long-running request begins (1) or ends (-1).
+    pub fn long_running(&self, labels: &Labels, change: i64) {
+        *self.long_running.lock().entry(labels.clone()).or_default() += change;
+    }
+
+    /// The text exposition format.
+    pub fn render(&self, storage_objects: &[(String, u64)]) -> String {
+        let mut out = String::with_capacity(64 * 1024);
+        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
+        for ((labels, code), count) in sorted(&self.requests.lock()) {
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"{}\",{}}} {count}",
+                labels.dry_run,
+                resource_labels(labels)
+            );
+        }
+        head(
+            &mut out,
+            "apiserver_request_duration_seconds",
+            "histogram",
+            "Response latency distribution in seconds for each verb and resource.",
+        );
+        let durations = self.durations.lock();
+        let mut keys: Vec<&Labels> = durations.keys().collect();
+        keys.sort_by_key(|labels| format!("{labels:?}"));
+        for labels in keys {
+            let histogram = &durations[labels];
+            let text =
+                format!("component=\"apiserver\",dry_run=\"{}\",{}", labels.dry_run, resource_labels(labels));
+            let mut total = 0;
+            for (bound, count) in BUCKETS.iter().zip(&histogram.buckets) {
+                total += count;
+                let _ = writeln!(
+                    out,
+                    "apiserver_request_duration_seconds_bucket{{{text},le=\"{bound}\"}} {total}"
+                );
+            }
+            let name = "apiserver_request_duration_seconds";
+            let _ = writeln!(out, "{name}_bucket{{{text},le=\"+Inf\"}} {}", histogram.count);
+            let _ = writeln!(out, "{name}_sum{{{text}}} {}", histogram.sum);
+            let _ = writeln!(out, "{name}_count{{{text}}} {}", histogram.count);
+        }
+        drop(durations);
+        head(
+            &mut out,
+            "apiserver_longrunning_requests",
+            "gauge",
+            "Gauge of all active long-running requests.",
+        );
+        for (labels, count) in sorted(&self.long_running.lock()) {
+            let _ = writeln!(
+                out,
+                "apiserver_longrunning_requests{{component=\"apiserver\",{}}} {count}",
+                resource_labels(labels)
+            );
+        }
+        head(&mut out, "apiserver_watch_events_total", "counter", "Number of events sent in watch clients.");
+        for ((group, version, resource), count) in sorted(&self.watch_events.lock()) {
+            let _ = writeln!(
+                out,
+                "apiserver_watch_events_total{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {count}"
+            );
+        }
+        head(
+            &mut out,
+            "apiserver_current_inflight_requests",
+            "gauge",
+            "Maximal number of currently used inflight request limit per request kind.",
+        );
+        let value = |number: &AtomicI64| number.load(Ordering::Relaxed);
+        let _ = writeln!(
+            out,
+            "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {}\napiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {}",
+            value(&self.inflight_mutating),
+            value(&self.inflight_reading)
+        );
+        head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects by resource.");
+        for (resource, count) in storage_objects {
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
+        }
+        let single = [
+            ("apiserver_dropped_requests_total", "counter", self.rejected.load(Ordering::Relaxed) as i64),
+            ("apiserver_panics_total", "counter", self.panics.load(Ordering::Relaxed) as i64),
+            (
+                "apiserver_tls_handshake_errors_total",
+                "counter",
+                self.handshake_failures.load(Ordering::Relaxed) as i64,
+            ),
+            ("apiserver_open_connections", "gauge", value(&self.connections)),
+        ];
+        for (name, kind, number) in single {
+            head(&mut out, name, kind, "See the name.");
+            let _ = writeln!(out, "{name} {number}");
+        }
+        out
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
+}
+
+fn resource_labels(labels: &Labels) -> String {
+    format!(
+        "group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
+        labels.group, labels.resource, labels.scope, labels.subresource, labels.verb, labels.version
+    )
+}
+
+/// A stable order, so that two scrapes differ only in numbers.
+fn sorted<'m, K: std::fmt::Debug, V: Copy>(map: &'m HashMap<K, V, ahash::RandomState>) -> Vec<(&'m K, V)> {
+    let mut rows: Vec<(&'m K, V)> = map.iter().map(|(k, v)| (k, *v)).collect();
+    rows.sort_by_key(|(key, _)| format!("{key:?}"));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_has_upstreams_names() {
+        let metrics = Metrics::default();
+        let labels = Labels {
+            verb: "GET",
+            group: String::new(),
+            version: "v1".into(),
+            resource: "pods".into(),
+            subresource: String::new(),
+            scope: "resource",
+            dry_run: "",
+        };
+        metrics.answered(&labels, 200, Some(Duration::from_millis(7)));
+        let text = metrics.render(&[("pods".into(), 3)]);
+        assert!(text.contains(
+            "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\"} 1"
+        ));
+        assert!(text.contains("le=\"0.005\"} 0") && text.contains("le=\"0.025\"} 1"));
+        assert!(text.contains("apiserver_storage_objects{resource=\"pods\"} 3"));
+    }
+}

@@ -1,0 +1,351 @@
+//! Every verb on every kind: one general mechanism, with the few special resources beside it.
+//!
+//! A [`Call`] is one authenticated and authorised request for a resource. Each file below adds the verbs of its name to
+//! it. All of them are cancel-safe: whatever is half done when a client leaves is a state the API allows, because each
+//! step is one commit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use podium_store::Record;
+use serde_json::{Value, json};
+
+use podium_api::codec::{self, Encoding, FieldValidation};
+use podium_api::status::ApiError;
+
+use crate::admission::{Operation, Request as AdmissionRequest};
+use crate::authentication::User;
+use crate::catalogue::Served;
+use crate::core::Core;
+use crate::negotiate::{self, Output, Shape};
+use crate::options::{self, IncludeObject};
+use crate::request::{Query, RequestInfo};
+use crate::response::{self, Reply};
+use crate::storage;
+use crate::table;
+
+// One file per verb.
+mod binding;
+mod create;
+mod delete;
+mod eviction;
+mod get;
+mod list;
+mod patch;
+mod scale;
+mod update;
+mod watch;
+
+pub(crate) use create::remove;
+pub(crate) use update::Change;
+
+/// One request for a resource.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// The server.
+    pub(crate) core: Arc<Core>,
+    /// The kind addressed.
+    pub(crate) served: Arc<Served>,
+    /// The address.
+    pub(crate) info: RequestInfo,
+    /// The query.
+    pub(crate) query: Query,
+    /// Who asks.
+    pub(crate) user: User,
+    /// What the client wants back.
+    pub(crate) output: Output,
+    /// The body's media type.
+    pub(crate) content_type: Option<String>,
+    /// Texts for `Warning` headers, gathered on the way.
+    pub(crate) warnings: Mutex<Vec<String>>,
+}
+
+impl Call {
+    /// A call of the server itself, for what it keeps up on its own: the most privileged identity, no client.
+    pub(crate) fn internal(core: &Arc<Core>, served: Arc<Served>, namespace: &str, name: &str) -> Call {
+        let info = RequestInfo {
+            is_resource: true,
+            group: served.group.clone(),
+            version: served.version.clone(),
+            resource: served.plural.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..RequestInfo::default()
+        };
+        Call {
+            core: Arc::clone(core),
+            served,
+            info,
+            query: Query::default(),
+            user: User::new("system:apiserver", &["system:masters"]),
+            output: Output::JSON,
+            content_type: None,
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// Answers the request.
+    pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
+        let mut reply = if self.info.subresource.is_empty() {
+            self.main_resource(body).await
+        } else {
+            self.subresource(body).await
+        }?;
+        for warning in self.warnings.lock().drain(..) {
+            if let Some(value) = response::warning_header(&warning) {
+                reply.headers_mut().append("warning", value);
+            }
+        }
+        Ok(reply)
+    }
+
+    async fn main_resource(&self, body: Bytes) -> Result<Reply, ApiError> {
+        if !self.served.allows(self.info.verb) {
+            return Err(response::method_not_allowed());
+        }
+        // The scope is the router's to decide: a namespaced write without a namespace addresses nothing.
+        let scoped = self.served.namespaced && self.info.namespace.is_empty();
+        if scoped && !matches!(self.info.verb, "list" | "watch") {
+            let across = matches!(self.info.verb, "create" | "deletecollection");
+            return Err(if across { response::method_not_allowed() } else { response::unknown_path() });
+        }
+        if !self.served.namespaced && self.info.namespace != "" && self.served.plural != "namespaces" {
+            return Err(response::unknown_path());
+        }
+        match self.info.verb {
+            "get" => self.get().await,
+            "list" => self.list().await,
+            "watch" => self.watch(),
+            "create" if !self.info.name.is_empty() => Err(response::method_not_allowed()),
+            "create" if !self.served.stored => self.review(&body),
+            "create" => self.create(&body).await,
+            "update" => self.update(&body, "").await,
+            "patch" => self.patch(&body, "").await,
+            "delete" => self.delete(&body).await,
+            "deletecollection" => self.delete_collection(&body).await,
+            _ => Err(response::method_not_allowed()),
+        }
+    }
+
+    async fn subresource(&self, body: Bytes) -> Result<Reply, ApiError> {
+        let name = self.info.subresource.as_str();
+        let Some(sub) = self.served.subresource(name) else { return Err(response::unknown_path()) };
+        if !sub.verbs.iter().any(|verb| verb == self.info.verb) {
+            return Err(response::method_not_allowed());
+        }
+        if self.served.namespaced && self.info.namespace.is_empty() {
+            return Err(response::unknown_path());
+        }
+        match (name, self.info.verb) {
+            ("scale", "get") => self.get_scale().await,
+            ("scale", "update") => self.update_scale(&body).await,
+            ("scale", "patch") => self.patch_scale(&body).await,
+            ("binding", "create") => self.bind(&body).await,
+            ("eviction", "create") => self.evict(&body).await,
+            ("token", "create") => self.review(&body),
+            (_, "get") => self.get().await,
+            (_, "update") => self.update(&body, name).await,
+            (_, "patch") => self.patch(&body, name).await,
+            _ => Err(response::method_not_allowed()),
+        }
+    }
+
+    /// Virtual resources: an answer, nothing stored.
+    fn review(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        if self.served.plural == "bindings" && self.served.group.is_empty() {
+            return Err(ApiError::bad_request("bindings are made through pods/binding"));
+        }
+        let write = options::write(&self.query, "CreateOptions")?;
+        let (group, version, kind) = match self.served.subresource(&self.info.subresource) {
+            Some(sub) => (sub.group.as_str(), sub.version.as_str(), sub.kind.as_str()),
+            None => (self.served.group.as_str(), self.served.version.as_str(), self.served.kind.as_str()),
+        };
+        let object = self.decode(body, group, version, kind, write.validation)?;
+        if !crate::reviews::Reviews::handles(&self.served.group, &self.served.plural, &self.info.subresource)
+        {
+            return Err(response::method_not_allowed());
+        }
+        let answer = self.core.reviews.create(crate::reviews::Create {
+            user: &self.user,
+            group: &self.served.group,
+            resource: &self.served.plural,
+            subresource: &self.info.subresource,
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            body: object,
+        })?;
+        Ok(response::object(StatusCode::CREATED, &answer, self.output))
+    }
+
+    /// Decodes the body as one kind, collecting warnings.
+    pub(crate) fn decode(
+        &self,
+        body: &[u8],
+        group: &str,
+        version: &str,
+        kind: &str,
+        validation: FieldValidation,
+    ) -> Result<Value, ApiError> {
+        let encoding = negotiate::input(self.content_type.as_deref())?;
+        let decoded = codec::decode(body, encoding, group, version, kind, validation)?;
+        self.warn(decoded.warnings);
+        Ok(decoded.object)
+    }
+
+    /// Adds texts for `Warning` headers.
+    pub(crate) fn warn(&self, texts: Vec<String>) {
+        if texts.is_empty() {
+            return;
+        }
+        let mut warnings = self.warnings.lock();
+        for text in texts {
+            // Bounded as upstream bounds them, and each said once.
+            if warnings.len() < 32 && !warnings.contains(&text) {
+                warnings.push(text);
+            }
+        }
+    }
+
+    /// From the served version to the stored one.
+    pub(crate) fn to_stored(&self, object: Value) -> Result<Value, ApiError> {
+        if self.served.as_stored() {
+            return Ok(object);
+        }
+        codec::convert(object, &self.served.storage_group, &self.served.storage_version)
+    }
+
+    /// From the stored version to the served one.
+    pub(crate) fn to_served(&self, object: Value) -> Result<Value, ApiError> {
+        if self.served.as_stored() {
+            return Ok(object);
+        }
+        codec::convert(object, &self.served.group, &self.served.version)
+    }
+
+    /// Answers with a stored record: its own bytes where they are what the client asked for.
+    pub(crate) fn reply_record(&self, code: StatusCode, record: &Record) -> Result<Reply, ApiError> {
+        if self.served.as_stored() && self.output == Output::JSON {
+            return Ok(response::bytes(code, "application/json", record.value.clone()));
+        }
+        let object = storage::parse(record)?;
+        self.reply_object(code, object)
+    }
+
+    /// Answers with an object in the stored version.
+    pub(crate) fn reply_object(&self, code: StatusCode, object: Value) -> Result<Reply, ApiError> {
+        let object = self.to_served(object)?;
+        let object = match self.output.shape {
+            Shape::Native => object,
+            Shape::Metadata(version) => table::partial(&object, version),
+            Shape::Table(version) => {
+                let include = options::include_object(&self.query)?;
+                table::of_one(&self.served, version, include, object)
+            }
+        };
+        Ok(response::object(code, &object, self.output))
+    }
+
+    /// Answers with an object that is not of this kind (a Scale, a Status).
+    pub(crate) fn reply_other(&self, code: StatusCode, object: &Value) -> Reply {
+        response::object(code, object, Output { shape: Shape::Native, ..self.output })
+    }
+
+    /// The store's key of the addressed object.
+    pub(crate) fn key(&self) -> Result<podium_store::Key, ApiError> {
+        storage::key(&self.served, self.namespace(), &self.info.name)
+    }
+
+    /// The namespace of the object: empty for cluster scope (a Namespace is addressed by its own name).
+    pub(crate) fn namespace(&self) -> &str {
+        if self.served.namespaced { &self.info.namespace } else { "" }
+    }
+
+    /// 404 for the addressed object.
+    pub(crate) fn not_found(&self) -> ApiError {
+        ApiError::not_found(&self.served.group, &self.served.plural, &self.info.name)
+    }
+
+    /// 409 for the addressed object.
+    pub(crate) fn conflict(&self, why: &str) -> ApiError {
+        ApiError::conflict(&self.served.group, &self.served.plural, &self.info.name, why)
+    }
+
+    /// The admission request of this call.
+    pub(crate) fn admission<'a>(
+        &'a self,
+        operation: Operation,
+        kind: &'a str,
+        object: &'a mut Value,
+        old: Option<&'a Value>,
+        options: &'a Value,
+        dry_run: bool,
+    ) -> AdmissionRequest<'a> {
+        AdmissionRequest {
+            user: &self.user,
+            operation,
+            group: &self.served.group,
+            version: &self.served.storage_version,
+            kind,
+            resource: &self.served.plural,
+            subresource: &self.info.subresource,
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            object,
+            old,
+            options,
+            dry_run,
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+        }
+    }
+
+    /// What table rows carry.
+    pub(crate) fn include_object(&self) -> Result<IncludeObject, ApiError> {
+        match self.output.shape {
+            Shape::Table(_) => options::include_object(&self.query),
+            _ => Ok(IncludeObject::Metadata),
+        }
+    }
+}
+
+/// The body's media type.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<String> {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// The most common modification message; clients look for it.
+pub(crate) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// 504: the revision has not happened yet.
+pub(crate) fn too_large(asked: u64, current: u64) -> ApiError {
+    let mut error = response::timeout(format!("Too large resource version: {asked}, current: {current}"), 1);
+    if let Some(details) = &mut error.details {
+        details["causes"] =
+            json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
+    }
+    error
+}
+
+/// A commit that did not happen, for reasons that are not the client's.
+pub(crate) fn commit_failed(error: &podium_store::CommitError) -> ApiError {
+    tracing::error!(error = %error, source = ?std::error::Error::source(error).map(ToString::to_string), "commit failed");
+    match error {
+        podium_store::CommitError::NoSpace(_) => {
+            let mut refusal =
+                ApiError::new(500, "InternalError", "Internal error occurred: no space left for the store");
+            refusal.details = Some(json!({"retryAfterSeconds": 10}));
+            refusal
+        }
+        podium_store::CommitError::Closed => response::unavailable("the server is shutting down"),
+        other => ApiError::internal(other.to_string()),
+    }
+}
+
+/// Whether the encoding can be sent without parsing.
+pub(crate) fn is_plain(output: Output) -> bool {
+    output.encoding == Encoding::Json && output.shape == Shape::Native && !output.pretty
+}

@@ -1,0 +1,145 @@
+//! `pods/binding`: gives an unscheduled pod its node, once.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use podium_api::field::{Errors, Path};
+use podium_api::kinds::Part;
+use podium_api::status::ApiError;
+
+use super::{Call, Change};
+use crate::admission::Operation;
+use crate::response::Reply;
+use crate::{clock, options};
+
+impl Call {
+    pub(super) async fn bind(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        let write = options::write(&self.query, "CreateOptions")?;
+        let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        let name = binding["metadata"]["name"].as_str().unwrap_or(&self.info.name);
+        if !name.is_empty() && name != self.info.name {
+            return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+        }
+        self.check_target(&binding)?;
+        {
+            let mut request = self.admission(
+                Operation::Create,
+                "Binding",
+                &mut binding,
+                None,
+                &write.object,
+                write.dry_run,
+            );
+            self.core.admission.mutate(&mut request)?;
+            self.core.admission.validate(&mut request)?;
+        }
+        let change = Change { part: Part::Other("binding"), write: &write, body: None, internal: true };
+        let now = clock::now();
+        self.change(&change, |old| {
+            bound(old, &binding, &now)
+                .map_err(|why| ApiError::conflict("", "pods/binding", &self.info.name, &why))
+        })
+        .await?;
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        });
+        Ok(self.reply_other(StatusCode::CREATED, &status))
+    }
+
+    fn check_target(&self, binding: &Value) -> Result<(), ApiError> {
+        let mut errors = Errors::new();
+        let target = Path::new("target");
+        let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+        if !kind.is_empty() && kind != "Node" {
+            errors.not_supported(&target.child("kind"), kind, &["Node", "<empty>"]);
+        }
+        if binding["target"]["name"].as_str().is_none_or(str::is_empty) {
+            errors.required(&target.child("name"), "");
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::invalid("", "Binding", &self.info.name, &errors))
+    }
+}
+
+/// The pod with its node, or why it may not get one.
+fn bound(old: &Value, binding: &Value, now: &str) -> Result<Value, String> {
+    let name = old["metadata"]["name"].as_str().unwrap_or_default();
+    if old["metadata"]["deletionTimestamp"].is_string() {
+        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
+    }
+    if let Some(node) = old["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) {
+        return Err(format!("pod {name} is already assigned to node {node:?}"));
+    }
+    if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = binding["target"]["name"].clone();
+    if let Some(status) = new["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
+    for kind in ["annotations", "labels"] {
+        for (key, value) in binding["metadata"][kind].as_object().into_iter().flatten() {
+            new["metadata"][kind][key] = value.clone();
+        }
+    }
+    // A binding's uid and version say which pod is meant.
+    for precondition in ["uid", "resourceVersion"] {
+        let given = binding["metadata"][precondition].as_str().unwrap_or_default();
+        new["metadata"][precondition] = json!(given);
+    }
+    set_condition(&mut new, json!({"type": "PodScheduled", "status": "True"}), now);
+    Ok(new)
+}
+
+/// Sets a pod condition; its transition time moves only with its status.
+pub(super) fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return };
+    let kind = condition["type"].clone();
+    match conditions.iter_mut().find(|existing| existing["type"] == kind) {
+        Some(existing) => {
+            let same = existing["status"] == condition["status"];
+            condition["lastTransitionTime"] =
+                if same { existing["lastTransitionTime"].clone() } else { json!(now) };
+            *existing = condition;
+        }
+        None => {
+            condition["lastTransitionTime"] = json!(now);
+            conditions.push(condition);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let pod = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {}, "status": {"phase": "Pending"}});
+        let binding = json!({"target": {"name": "n1"}, "metadata": {"annotations": {"k": "v"}}});
+        let new = bound(&pod, &binding, "2026-01-01T00:00:00Z").unwrap();
+        assert_eq!(new["spec"]["nodeName"], "n1");
+        assert_eq!(new["metadata"]["annotations"]["k"], "v");
+        assert_eq!(new["status"]["conditions"][0]["type"], "PodScheduled");
+        assert_eq!(new["status"]["conditions"][0]["status"], "True");
+        let error = bound(&new, &binding, "x").unwrap_err();
+        assert_eq!(error, "pod a is already assigned to node \"n1\"");
+    }
+
+    #[test]
+    fn a_deleted_or_gated_pod_is_not_bound() {
+        let binding = json!({"target": {"name": "n1"}, "metadata": {}});
+        for pod in [
+            json!({"metadata": {"name": "a", "deletionTimestamp": "t"}, "spec": {}}),
+            json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "g"}]}}),
+        ] {
+            assert!(bound(&pod, &binding, "x").is_err());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Create: decode, fill in, admit, default, validate, admit, encode once, commit.
+
+use http::StatusCode;
+use podium_store::{Change as StoreChange, CommitError, Expect, LeaseId};
+use serde_json::{Map, Value, json};
+
+use podium_api::field::Errors;
+use podium_api::kinds::{self, Context, Part};
+use podium_api::status::ApiError;
+
+use super::{Call, commit_failed};
+use crate::admission::Operation;
+use crate::options::{self, WriteOptions};
+use crate::response::Reply;
+use crate::services::RACED;
+use crate::storage::{self, Meta, Shared};
+use crate::{clock, names};
+
+/// What a create made.
+pub(crate) enum Created {
+    /// It is stored.
+    Stored(Shared),
+    /// It would have been stored.
+    DryRun(Value),
+}
+
+impl Call {
+    pub(super) async fn create(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        let write = options::write(&self.query, "CreateOptions")?;
+        let served = &self.served;
+        let object = self.decode(body, &served.group, &served.version, &served.kind, write.validation)?;
+        let object = self.to_stored(object)?;
+        match self.create_object(object, &write).await? {
+            Created::Stored(record) => self.reply_record(StatusCode::CREATED, &record),
+            Created::DryRun(object) => self.reply_object(StatusCode::CREATED, object),
+        }
+    }
+
+    /// Creates a decoded object of the stored version. A generated name that is taken is made again.
+    pub(crate) async fn create_object(
+        &self,
+        mut object: Value,
+        write: &WriteOptions,
+    ) -> Result<Created, ApiError> {
+        self.check_new_metadata(&mut object)?;
+        let metadata = &object["metadata"];
+        let given = |name: &str| metadata[name].as_str().is_some_and(|text| !text.is_empty());
+        let generates = !given("name") && given("generateName");
+        for attempt in 1.. {
+            let result = self.try_create(object.clone(), write).await;
+            match result {
+                // An address was taken by another Service in the same moment: another one will do.
+                Err(error) if error.reason == RACED && attempt < names::ATTEMPTS => {}
+                Err(error) if error.reason == "AlreadyExists" && generates => {
+                    if attempt >= names::ATTEMPTS {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the loop above returns")
+    }
+
+    /// What a client may not say about a new object.
+    fn check_new_metadata(&self, object: &mut Value) -> Result<(), ApiError> {
+        let Some(members) = object.as_object_mut() else {
+            return Err(ApiError::bad_request("the object provided is not an object"));
+        };
+        let metadata = members.entry("metadata").or_insert_with(|| json!({}));
+        if metadata.is_null() {
+            *metadata = json!({});
+        }
+        if metadata["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        self.check_namespace(metadata)
+    }
+
+    /// Fills in or compares `metadata.namespace` with the URL's.
+    pub(super) fn check_namespace(&self, metadata: &mut Value) -> Result<(), ApiError> {
+        let wanted = self.namespace();
+        let found = metadata["namespace"].as_str().unwrap_or_default();
+        if found == wanted {
+            return Ok(());
+        }
+        if found.is_empty() {
+            metadata["namespace"] = json!(wanted);
+            return Ok(());
+        }
+        if wanted.is_empty() {
+            // A namespace on a cluster-scoped object: upstream refuses it on the way in.
+            return Err(ApiError::bad_request(format!(
+                "namespace field should not be set on cluster-scoped objects: {found}"
+            )));
+        }
+        Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ))
+    }
+
+    async fn try_create(&self, mut object: Value, write: &WriteOptions) -> Result<Created, ApiError> {
+        let rules = &*self.served.rules;
+        let now = clock::now();
+        fill_system_metadata(&mut object, &now);
+        rules.default(&mut object);
+        {
+            let mut request = self.admission(
+                Operation::Create,
+                &self.served.kind,
+                &mut object,
+                None,
+                &write.object,
+                write.dry_run,
+            );
+            self.core.admission.mutate(&mut request)?;
+            let warnings = std::mem::take(&mut request.warnings);
+            self.warn(warnings);
+        }
+        self.check_namespace(&mut object["metadata"])?;
+        rules.default(&mut object);
+        let context = Context { part: Part::Main, now: &now };
+        rules.prepare_create(&mut object, &context);
+        if rules.has_generation() {
+            object["metadata"]["generation"] = json!(1);
+        } else {
+            remove(&mut object["metadata"], "generation");
+        }
+        let reserved = self.core.services.prepare_create(&self.core, &self.served, &mut object)?;
+        self.validate_new(&object)?;
+        self.warn(rules.warnings(&object, None));
+        let mut request = self.admission(
+            Operation::Create,
+            &self.served.kind,
+            &mut object,
+            None,
+            &write.object,
+            write.dry_run,
+        );
+        self.core.admission.validate(&mut request)?;
+        self.core.admission.charge(&request, &*self.core).await?;
+        let warnings = std::mem::take(&mut request.warnings);
+        self.warn(warnings);
+        if write.dry_run {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            if self.core.store.get(&storage::key(&self.served, self.namespace(), name)?).is_some() {
+                return Err(self.already_exists(name));
+            }
+            return Ok(Created::DryRun(object));
+        }
+        self.store_new(object, reserved).await
+    }
+
+    /// All faults at once, in upstream's order: the kind's own, then metadata's.
+    fn validate_new(&self, object: &Value) -> Result<(), ApiError> {
+        let rules = &*self.served.rules;
+        let mut errors = Errors::new();
+        kinds::validate_metadata(rules, self.served.namespaced, object, &mut errors);
+        rules.validate(object, &mut errors);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        Err(ApiError::invalid(&self.served.group, &self.served.kind, name, &errors))
+    }
+
+    fn already_exists(&self, name: &str) -> ApiError {
+        ApiError::already_exists(&self.served.group, &self.served.plural, name)
+    }
+
+    async fn store_new(
+        &self,
+        object: Value,
+        reserved: crate::services::Reservation,
+    ) -> Result<Created, ApiError> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let key = storage::key(&self.served, self.namespace(), &name)?;
+        let lease = self.lease().await?;
+        let change = StoreChange::Put { value: storage::encode(&object), lease };
+        let result =
+            self.core.commit(&self.served, key.clone(), Expect::Absent, change, reserved.operations).await;
+        match result {
+            Ok(committed) => {
+                let record =
+                    committed.record.ok_or_else(|| ApiError::internal("a created object has no record"))?;
+                Meta::remember(&self.served, &record, &object);
+                Ok(Created::Stored(record))
+            }
+            Err(CommitError::Conflict { key: taken, current }) if taken == key => {
+                let mut error = self.already_exists(&name);
+                let deleting = current.and_then(|record| storage::parse(&record).ok());
+                if deleting.is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null()) {
+                    error.message = format!("object is being deleted: {}", error.message);
+                }
+                Err(error)
+            }
+            Err(CommitError::Conflict { key: taken, .. }) => Err(crate::services::taken(&taken, &name)),
+            Err(error) => Err(commit_failed(&error)),
+        }
+    }
+
+    /// Events are forgotten after an hour.
+    async fn lease(&self) -> Result<Option<LeaseId>, ApiError> {
+        if self.served.plural == "events" && self.served.storage_group.is_empty() {
+            return self.core.event_leases.lease(&self.core.store).await.map(Some);
+        }
+        Ok(None)
+    }
+}
+
+/// What only the server says: uid, creation time; and what a new object cannot have.
+fn fill_system_metadata(object: &mut Value, now: &str) {
+    let metadata = &mut object["metadata"];
+    for name in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"]
+    {
+        remove(metadata, name);
+    }
+    metadata["creationTimestamp"] = json!(now);
+    metadata["uid"] = json!(names::uid());
+    let text = |metadata: &Value, name: &str| metadata[name].as_str().unwrap_or_default().to_owned();
+    let base = text(metadata, "generateName");
+    if text(metadata, "name").is_empty() && !base.is_empty() {
+        metadata["name"] = json!(names::generate(&base));
+    }
+}
+
+/// Removes a member, if the value is an object that has it.
+pub(crate) fn remove(value: &mut Value, name: &str) {
+    if let Some(members) = value.as_object_mut() {
+        let _: &mut Map<String, Value> = members;
+        members.remove(name);
+    }
+}

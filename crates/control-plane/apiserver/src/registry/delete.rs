@@ -1,0 +1,495 @@
+//! Delete: at once, gracefully, or held by finalizers; and the deletion of a whole collection.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use http::StatusCode;
+use podium_store::{Change as StoreChange, CommitError, Expect, Key, RangeOptions, Record};
+use serde_json::{Value, json};
+
+use podium_api::codec::{self, Encoding, FieldValidation};
+use podium_api::status::ApiError;
+
+use super::{Call, commit_failed};
+use crate::admission::Operation;
+use crate::negotiate::{self, Shape};
+use crate::options::{self, DeleteOptions, Propagation};
+use crate::response::{self, Reply};
+use crate::storage::{self, Meta};
+use crate::{clock, table};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// Deletions of a collection under way at once: enough to share the store's syncs, few enough to leave room for others.
+const CONCURRENT: usize = 16;
+
+/// The kinds whose deletion answers with the object instead of a Status. Source: upstream's `ReturnDeletedObject`.
+const RETURNS_OBJECT: &[&str] = &[
+    "csidrivers",
+    "csinodes",
+    "deviceclasses",
+    "namespaces",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourceclaims",
+    "resourceclaimtemplates",
+    "resourcequotas",
+    "resourceslices",
+    "serviceaccounts",
+    "services",
+    "storageclasses",
+    "volumeattachments",
+    "volumeattributesclasses",
+];
+
+/// What a delete came to.
+pub(crate) enum Deleted {
+    /// The object is gone; its last state.
+    Gone(Value),
+    /// The object stays until someone lets it go; its state now.
+    Waiting(Value),
+}
+
+/// What one delete does to an object, decided purely.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Remove it.
+    Remove,
+    /// Store it like this: marked, with its finalizers.
+    Mark(Value),
+    /// Nothing: it is being deleted already, and not slower than asked.
+    Nothing,
+}
+
+impl Call {
+    pub(super) async fn delete(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        let options = self.delete_options(body)?;
+        let deleted = self.delete_object(&options).await?;
+        Ok(match deleted {
+            Deleted::Gone(object) if RETURNS_OBJECT.contains(&self.served.plural.as_str()) => {
+                self.reply_object(StatusCode::OK, object)?
+            }
+            Deleted::Gone(object) => {
+                let mut details = json!({
+                    "name": self.info.name, "kind": self.served.plural,
+                    "uid": object["metadata"]["uid"],
+                });
+                if !self.served.group.is_empty() {
+                    details["group"] = json!(self.served.group);
+                }
+                self.reply_other(StatusCode::OK, &response::success_status(details))
+            }
+            Deleted::Waiting(object) => {
+                // The one case in which upstream says that the work goes on.
+                let accepted = options.orphan_dependents == Some(false);
+                let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+                self.reply_object(code, object)?
+            }
+        })
+    }
+
+    /// Reads DeleteOptions from the body, or the query.
+    fn delete_options(&self, body: &[u8]) -> Result<DeleteOptions, ApiError> {
+        if body.is_empty() {
+            return DeleteOptions::read(None, &self.query);
+        }
+        let encoding = negotiate::input(self.content_type.as_deref())?;
+        let (group, version) = options_version(body, encoding);
+        let decoded =
+            codec::decode(body, encoding, &group, &version, "DeleteOptions", FieldValidation::Ignore)?;
+        DeleteOptions::read(Some(&decoded.object), &self.query)
+    }
+
+    /// Deletes the addressed object, trying again when somebody changes it meanwhile.
+    pub(crate) async fn delete_object(&self, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        let key = self.key()?;
+        let mut record = self.current()?;
+        loop {
+            let object = storage::parse(&record)?;
+            self.check_delete_preconditions(&object, options)?;
+            self.admit_delete(&object, options).await?;
+            match self.delete_once(&key, &record, object, options).await {
+                Ok(deleted) => return Ok(deleted),
+                Err(CommitError::Conflict { current: Some(current), .. }) => record = current,
+                Err(CommitError::Conflict { current: None, .. }) => return Err(self.not_found()),
+                Err(error) => return Err(commit_failed(&error)),
+            }
+        }
+    }
+
+    async fn delete_once(
+        &self,
+        key: &Key,
+        record: &Record,
+        object: Value,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, CommitError> {
+        let now = jiff::Timestamp::now();
+        let step = self.decide_delete(&object, options, now);
+        let expect = Expect::ModRevision(record.mod_revision);
+        match step {
+            Step::Nothing => Ok(Deleted::Waiting(object)),
+            Step::Mark(new) if options.dry_run || new == object => Ok(Deleted::Waiting(new)),
+            Step::Mark(new) => {
+                let put = StoreChange::Put { value: storage::encode(&new), lease: record.lease };
+                let committed = self.core.commit(&self.served, key.clone(), expect, put, Vec::new()).await?;
+                let stored = committed.record.as_deref();
+                let stored = stored.inspect(|stored| Meta::remember(&self.served, stored, &new));
+                Ok(Deleted::Waiting(stored.and_then(|r| storage::parse(r).ok()).unwrap_or(new)))
+            }
+            Step::Remove if options.dry_run => Ok(Deleted::Gone(object)),
+            Step::Remove => {
+                let freed = self.core.services.freed(&self.served, &object);
+                let committed =
+                    self.core.commit(&self.served, key.clone(), expect, StoreChange::Delete, freed).await?;
+                let last = committed.record.as_deref().and_then(|record| storage::parse(record).ok());
+                Ok(Deleted::Gone(last.unwrap_or(object)))
+            }
+        }
+    }
+
+    fn decide_delete(&self, object: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Step {
+        if self.served.plural == "namespaces" && self.served.group.is_empty() {
+            return decide_namespace(object, options, now);
+        }
+        let deleting = object["metadata"]["deletionTimestamp"].is_string();
+        let grace = self.served.rules.deletion_grace_seconds(object, options.grace_seconds);
+        // A kind that cannot be deleted gracefully ignores the grace asked for.
+        let graceful = grace.is_some();
+        if deleting && graceful {
+            match shorten(object, options.grace_seconds, now) {
+                Shortened::No => return Step::Nothing,
+                Shortened::To(new) => return Step::Mark(with_finalizers(new, object, options, false)),
+                Shortened::Over => {}
+            }
+        }
+        let orphans = self.served.rules.orphans_by_default();
+        let new = with_finalizers(object.clone(), object, options, orphans);
+        let held = new["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+        match grace.filter(|_| !deleting) {
+            Some(seconds) if seconds > 0 => Step::Mark(mark(new, seconds, now)),
+            _ if held => Step::Mark(mark(new, 0, now)),
+            _ => Step::Remove,
+        }
+    }
+
+    fn check_delete_preconditions(&self, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+        let metadata = &object["metadata"];
+        let differs = |name: &str, wanted: &Option<String>| {
+            let found = metadata[name].as_str().unwrap_or_default();
+            wanted
+                .as_deref()
+                .filter(|wanted| *wanted != found)
+                .map(|wanted| (wanted.to_owned(), found.to_owned()))
+        };
+        let why = if let Some((wanted, found)) = differs("uid", &options.uid) {
+            format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+            )
+        } else if let Some((wanted, found)) = differs("resourceVersion", &options.resource_version) {
+            format!(
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+            )
+        } else {
+            return Ok(());
+        };
+        // Upstream names the kind here, not the resource.
+        Err(ApiError::conflict(&self.served.group, &self.served.kind, &self.info.name, &why))
+    }
+
+    async fn admit_delete(&self, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+        let mut nothing = Value::Null;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let mut request = self.admission(
+            Operation::Delete,
+            &self.served.kind,
+            &mut nothing,
+            Some(object),
+            &options.object,
+            options.dry_run,
+        );
+        request.name = name;
+        self.core.admission.mutate(&mut request)?;
+        self.core.admission.validate(&mut request)?;
+        self.core.admission.charge(&request, &*self.core).await?;
+        let warnings = std::mem::take(&mut request.warnings);
+        self.warn(warnings);
+        Ok(())
+    }
+
+    pub(super) async fn delete_collection(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        let options = self.delete_options(body)?;
+        let list = options::list(&self.query, &self.info, &self.served, false)?;
+        let range = storage::range(&self.served, &self.info.namespace)?;
+        let found = self
+            .core
+            .store
+            .range(&range, RangeOptions::default())
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let selected: Vec<Arc<Record>> =
+            found.records.into_iter().filter(|record| list.selection.matches(&self.served, record)).collect();
+        let deletions: Vec<BoxFuture<'_, _>> = selected
+            .into_iter()
+            .map(|record| -> BoxFuture<'_, _> { Box::pin(self.delete_one(record, &options)) })
+            .collect();
+        let results: Vec<Result<Option<Value>, ApiError>> =
+            futures::stream::iter(deletions).buffered(CONCURRENT).collect().await;
+        let mut items = Vec::new();
+        for result in results {
+            if let Some(object) = result? {
+                items.push(self.to_served(object)?);
+            }
+        }
+        let revision = self.core.store.revision().to_string();
+        let list = match self.output.shape {
+            Shape::Native => json!({
+                "apiVersion": self.served.api_version(), "kind": format!("{}List", self.served.kind),
+                "metadata": {"resourceVersion": revision}, "items": items,
+            }),
+            Shape::Metadata(version) => {
+                table::partial_list(&items, version, json!({"resourceVersion": revision}))
+            }
+            Shape::Table(version) => {
+                let include = self.include_object()?;
+                table::of_many(&self.served, version, include, items, json!({"resourceVersion": revision}))
+            }
+        };
+        Ok(response::object(StatusCode::OK, &list, self.output))
+    }
+
+    async fn delete_one(
+        &self,
+        record: Arc<Record>,
+        options: &DeleteOptions,
+    ) -> Result<Option<Value>, ApiError> {
+        let (namespace, name) = storage::names_in(&self.served.prefix, &record.key)
+            .ok_or_else(|| ApiError::internal("a key outside its prefix"))?;
+        match self.of(namespace, name).delete_object(options).await {
+            Ok(Deleted::Gone(object) | Deleted::Waiting(object)) => Ok(Some(object)),
+            // Somebody else was faster; that is what was asked for.
+            Err(error) if error.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same call for one object of a collection.
+    fn of(&self, namespace: &str, name: &str) -> Call {
+        let mut info = self.info.clone();
+        namespace.clone_into(&mut info.namespace);
+        name.clone_into(&mut info.name);
+        Call {
+            core: Arc::clone(&self.core),
+            served: Arc::clone(&self.served),
+            info,
+            query: self.query.clone(),
+            user: self.user.clone(),
+            output: self.output,
+            content_type: None,
+            warnings: parking_lot::Mutex::default(),
+        }
+    }
+}
+
+/// The version a body of DeleteOptions says it has; any served group's is allowed.
+fn options_version(body: &[u8], encoding: Encoding) -> (String, String) {
+    let api_version = match encoding {
+        Encoding::Json => serde_json::from_slice::<Value>(body)
+            .ok()
+            .and_then(|value| value["apiVersion"].as_str().map(str::to_owned)),
+        Encoding::Protobuf => codec::protobuf_to_json(body)
+            .ok()
+            .and_then(|value| value["apiVersion"].as_str().map(str::to_owned)),
+        Encoding::Yaml => None,
+    };
+    let text = api_version.filter(|text| !text.is_empty()).unwrap_or_else(|| "v1".to_owned());
+    match text.split_once('/') {
+        Some((group, version)) => (group.to_owned(), version.to_owned()),
+        None => (String::new(), text),
+    }
+}
+
+/// A namespace's first deletion only begins it; the namespace controller empties it and finalizes it.
+fn decide_namespace(object: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Step {
+    if !object["metadata"]["deletionTimestamp"].is_string() {
+        let mut new = with_finalizers(object.clone(), object, options, false);
+        new["metadata"]["deletionTimestamp"] = json!(clock::format(now));
+        new["status"]["phase"] = json!("Terminating");
+        return Step::Mark(new);
+    }
+    let held = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+    if held(&object["spec"]["finalizers"]) || held(&object["metadata"]["finalizers"]) {
+        return Step::Nothing;
+    }
+    Step::Remove
+}
+
+/// Marks an object as being deleted. The generation rises with the first mark: its controllers behave differently now.
+fn mark(mut object: Value, seconds: i64, now: jiff::Timestamp) -> Value {
+    let metadata = &mut object["metadata"];
+    let due = now + jiff::SignedDuration::from_secs(seconds);
+    let already = metadata["deletionTimestamp"].as_str().and_then(clock::parse);
+    if already.is_none() {
+        let generation = metadata["generation"].as_i64().unwrap_or(0);
+        if generation > 0 {
+            metadata["generation"] = json!(generation + 1);
+        }
+    }
+    if already.is_none_or(|already| already > due) {
+        metadata["deletionTimestamp"] = json!(clock::format(due));
+    }
+    metadata["deletionGracePeriodSeconds"] = json!(seconds);
+    object
+}
+
+enum Shortened {
+    /// It stays as it is.
+    No,
+    /// It goes earlier.
+    To(Value),
+    /// There is no grace left: it goes now.
+    Over,
+}
+
+/// A second delete of an object that is being deleted gracefully may only make it faster.
+fn shorten(object: &Value, asked: Option<i64>, now: jiff::Timestamp) -> Shortened {
+    let metadata = &object["metadata"];
+    let current = match metadata["deletionGracePeriodSeconds"].as_i64() {
+        None | Some(0) => return Shortened::Over,
+        Some(current) => {
+            if current < 0 {
+                1
+            } else {
+                current
+            }
+        }
+    };
+    let Some(asked) = asked else { return Shortened::No };
+    let mut period = if asked < 0 { 1 } else { asked };
+    if period >= current {
+        return Shortened::No;
+    }
+    if period == 0 {
+        return Shortened::Over;
+    }
+    let Some(old) = metadata["deletionTimestamp"].as_str().and_then(clock::parse) else {
+        return Shortened::Over;
+    };
+    let mut due = old + jiff::SignedDuration::from_secs(period - current);
+    if due < now {
+        // All of the new grace has passed already; the node still has to see it and answer.
+        due = now;
+        period = 1;
+    }
+    let mut new = object.clone();
+    new["metadata"]["deletionTimestamp"] = json!(clock::format(due));
+    new["metadata"]["deletionGracePeriodSeconds"] = json!(period);
+    Shortened::To(new)
+}
+
+/// Puts the garbage collector's finalizers on, or takes them off, as the options and the object itself say.
+fn with_finalizers(
+    mut new: Value,
+    object: &Value,
+    options: &DeleteOptions,
+    orphan_by_default: bool,
+) -> Value {
+    let present: Vec<&str> =
+        object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let policy = match (options.orphan_dependents, options.propagation) {
+        (Some(true), _) => Propagation::Orphan,
+        (Some(false), _) => Propagation::Background,
+        (None, Some(policy)) => policy,
+        (None, None) => {
+            let set = present.iter().find_map(|finalizer| match *finalizer {
+                ORPHAN => Some(Propagation::Orphan),
+                FOREGROUND => Some(Propagation::Foreground),
+                _ => None,
+            });
+            let default = if orphan_by_default { Propagation::Orphan } else { Propagation::Background };
+            set.unwrap_or(default)
+        }
+    };
+    let mut wanted: Vec<&str> =
+        present.iter().copied().filter(|finalizer| !matches!(*finalizer, ORPHAN | FOREGROUND)).collect();
+    match policy {
+        Propagation::Orphan => wanted.push(ORPHAN),
+        Propagation::Foreground => wanted.push(FOREGROUND),
+        Propagation::Background => {}
+    }
+    let same = wanted.len() == present.len() && wanted.iter().all(|finalizer| present.contains(finalizer));
+    if !same {
+        if wanted.is_empty() {
+            super::create::remove(&mut new["metadata"], "finalizers");
+        } else {
+            new["metadata"]["finalizers"] = json!(wanted);
+        }
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> jiff::Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn finalizers_follow_the_policy() {
+        let options = |propagation| DeleteOptions { propagation, ..DeleteOptions::default() };
+        let object = json!({"metadata": {"finalizers": ["x", "orphan"]}});
+        let check = |propagation, expected: Value| {
+            let new = with_finalizers(object.clone(), &object, &options(propagation), false);
+            assert_eq!(new["metadata"]["finalizers"], expected);
+        };
+        check(Some(Propagation::Foreground), json!(["x", "foregroundDeletion"]));
+        check(Some(Propagation::Background), json!(["x"]));
+        check(Some(Propagation::Orphan), json!(["x", "orphan"]));
+        check(None, json!(["x", "orphan"]));
+    }
+
+    #[test]
+    fn a_grace_period_only_gets_shorter() {
+        let pod = json!({"metadata": {
+            "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30,
+        }});
+        let now = at("2026-01-01T00:00:05Z");
+        assert!(matches!(shorten(&pod, None, now), Shortened::No));
+        assert!(matches!(shorten(&pod, Some(60), now), Shortened::No));
+        assert!(matches!(shorten(&pod, Some(0), now), Shortened::Over));
+        let Shortened::To(new) = shorten(&pod, Some(10), now) else { panic!("must be shortened") };
+        assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-01T00:00:10Z");
+        let Shortened::To(new) = shorten(&pod, Some(2), now) else { panic!("must be shortened") };
+        assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
+        assert_eq!(new["metadata"]["deletionGracePeriodSeconds"], 1);
+    }
+
+    #[test]
+    fn a_namespace_ends_in_two_steps() {
+        let now = at("2026-01-01T00:00:00Z");
+        let namespace = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let Step::Mark(marked) = decide_namespace(&namespace, &DeleteOptions::default(), now) else {
+            panic!("must be marked")
+        };
+        assert_eq!(marked["status"]["phase"], "Terminating");
+        assert_eq!(decide_namespace(&marked, &DeleteOptions::default(), now), Step::Nothing);
+        let mut empty = marked;
+        empty["spec"]["finalizers"] = json!([]);
+        assert_eq!(decide_namespace(&empty, &DeleteOptions::default(), now), Step::Remove);
+    }
+
+    #[test]
+    fn marking_raises_the_generation_once() {
+        let now = at("2026-01-01T00:00:00Z");
+        let object = json!({"metadata": {"generation": 3}});
+        let once = mark(object, 0, now);
+        assert_eq!(once["metadata"]["generation"], 4);
+        assert_eq!(once["metadata"]["deletionGracePeriodSeconds"], 0);
+        assert_eq!(mark(once.clone(), 0, now), once);
+    }
+}

@@ -1,0 +1,257 @@
+//! List: a gather of stored bytes at one revision, page by page if asked.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::StatusCode;
+use podium_store::{RangeOptions, RangeResult, ReadError, Record};
+use serde_json::{Map, Value, json};
+
+use podium_api::status::ApiError;
+
+use super::{Call, is_plain, too_large};
+use crate::body::{Body, BoxError};
+use crate::continue_token::ContinueToken;
+use crate::negotiate::Shape;
+use crate::options::{self, Freshness, ListOptions};
+use crate::response::{self, Reply};
+use crate::{storage, table};
+
+/// Bytes gathered into one piece of a list's body: large enough for the connection, small enough that a thousand
+/// lists at once stay in memory.
+const PIECE: usize = 128 * 1024;
+
+/// The records read at once when a selector leaves most of them out of a page.
+const SCAN: usize = 4096;
+
+/// One page of a list.
+pub(super) struct Page {
+    pub(super) records: Vec<Arc<Record>>,
+    pub(super) revision: u64,
+    next: Option<String>,
+    remaining: Option<u64>,
+}
+
+impl Page {
+    fn metadata(&self) -> Value {
+        let mut metadata = Map::new();
+        metadata.insert("resourceVersion".to_owned(), json!(self.revision.to_string()));
+        if let Some(next) = &self.next {
+            metadata.insert("continue".to_owned(), json!(next));
+        }
+        if let Some(remaining) = self.remaining {
+            metadata.insert("remainingItemCount".to_owned(), json!(remaining));
+        }
+        Value::Object(metadata)
+    }
+}
+
+impl Call {
+    pub(super) async fn list(&self) -> Result<Reply, ApiError> {
+        let options = options::list(&self.query, &self.info, &self.served, false)?;
+        if let Freshness::NotOlderThan(revision) = options.freshness {
+            self.wait_for(revision).await?;
+        }
+        match self.read_page(&options)? {
+            Ok(page) => self.reply_page(page),
+            Err(expired) => Ok(response::object(StatusCode::GONE, &expired, self.output_of_status())),
+        }
+    }
+
+    fn output_of_status(&self) -> crate::negotiate::Output {
+        crate::negotiate::Output { shape: Shape::Native, ..self.output }
+    }
+
+    /// Reads one page. The inner error is the whole `Status` of an expired continue token, which carries a new token.
+    fn read_page(&self, options: &ListOptions) -> Result<Result<Page, Value>, ApiError> {
+        let whole = storage::range(&self.served, self.namespace())?;
+        let mut range = whole.clone();
+        let mut revision = match options.freshness {
+            Freshness::Exact(revision) => Some(revision),
+            _ => None,
+        };
+        let mut start_text = None;
+        if let Some(text) = &options.continue_token {
+            let token = ContinueToken::decode(text)?;
+            let start = format!("{}{}", self.served.prefix, token.start);
+            if !whole.contains(start.as_bytes()) {
+                return Err(ApiError::bad_request(format!("continue key is not valid: {}", token.start)));
+            }
+            range = whole.starting_at(start.as_bytes());
+            revision = u64::try_from(token.revision).ok();
+            start_text = Some(token.start);
+        }
+        // One name: one look-up.
+        let name = options.selection.fields.exact_requirement("metadata.name");
+        if let (Some(name), true) = (name, !self.served.namespaced || !self.namespace().is_empty())
+            && let Ok(key) = storage::key(&self.served, self.namespace(), name)
+            && range.contains(&key)
+        {
+            range = podium_store::KeyRange::single(&key);
+        }
+        let expired = |error: ReadError| match error {
+            ReadError::Future { current } => Err(too_large(revision.unwrap_or(0), current)),
+            ReadError::Compacted { .. } => match &start_text {
+                Some(start) => Ok(Err(expired_token(start))),
+                None => Err(ApiError::expired("The resourceVersion for the provided list is too old.")),
+            },
+        };
+        match self.scan(&range, revision, options) {
+            Ok(page) => Ok(Ok(page)),
+            Err(error) => expired(error),
+        }
+    }
+
+    fn scan(
+        &self,
+        range: &podium_store::KeyRange,
+        revision: Option<u64>,
+        options: &ListOptions,
+    ) -> Result<Page, ReadError> {
+        let store = &self.core.store;
+        let selection = &options.selection;
+        let all = selection.is_everything();
+        let matches = |record: &Arc<Record>| all || selection.matches(&self.served, record);
+        if options.limit == 0 {
+            let found = store.range(range, RangeOptions { revision, limit: 0 })?;
+            let records =
+                if all { found.records } else { found.records.into_iter().filter(matches).collect() };
+            return Ok(Page { records, revision: found.revision, next: None, remaining: None });
+        }
+        let mut records: Vec<Arc<Record>> = Vec::new();
+        let mut rest = range.clone();
+        let mut at = revision;
+        loop {
+            // Without a selector one read is the page; with one, pages are filled from larger reads.
+            let limit = if all { options.limit } else { SCAN.max(options.limit) };
+            let found: RangeResult = store.range(&rest, RangeOptions { revision: at, limit })?;
+            at = Some(found.revision);
+            let count = found.records.len();
+            let last_read = found.records.last().map(|record| record.key.clone());
+            for (index, record) in found.records.into_iter().enumerate() {
+                if !matches(&record) {
+                    continue;
+                }
+                records.push(record);
+                if records.len() == options.limit {
+                    let more = found.more || index + 1 < count;
+                    let remaining = (all && more).then_some(found.remaining);
+                    let next = more.then(|| self.next_token(&records, found.revision)).flatten();
+                    return Ok(Page { records, revision: found.revision, next, remaining });
+                }
+            }
+            match last_read {
+                Some(last) if found.more => rest = rest.after(&last),
+                _ => return Ok(Page { records, revision: found.revision, next: None, remaining: None }),
+            }
+        }
+    }
+
+    /// The token that goes on behind the last record.
+    fn next_token(&self, records: &[Arc<Record>], revision: u64) -> Option<String> {
+        let key = &records.last()?.key;
+        let tail = std::str::from_utf8(key.get(self.served.prefix.len()..)?).ok()?;
+        let revision = i64::try_from(revision).ok()?;
+        Some(ContinueToken { revision, start: format!("{tail}\0") }.encode())
+    }
+
+    fn reply_page(&self, page: Page) -> Result<Reply, ApiError> {
+        let metadata = page.metadata();
+        if is_plain(self.output) && self.served.as_stored() {
+            return Ok(self.gather(page, &metadata));
+        }
+        let mut items = Vec::with_capacity(page.records.len());
+        for record in &page.records {
+            // One damaged object must not hide the others.
+            match storage::parse(record).and_then(|object| self.to_served(object)) {
+                Ok(object) => items.push(object),
+                Err(error) => tracing::error!(key = %record.key, %error, "left out of a list"),
+            }
+        }
+        let list = match self.output.shape {
+            Shape::Native => json!({
+                "apiVersion": self.served.api_version(),
+                "kind": format!("{}List", self.served.kind),
+                "metadata": metadata,
+                "items": items,
+            }),
+            Shape::Metadata(version) => table::partial_list(&items, version, metadata),
+            Shape::Table(version) => {
+                let include = self.include_object()?;
+                table::of_many(&self.served, version, include, items, metadata)
+            }
+        };
+        Ok(response::object(StatusCode::OK, &list, self.output))
+    }
+
+    /// The list as stored bytes between brackets: nothing is parsed, and only one piece at a time is copied.
+    fn gather(&self, page: Page, metadata: &Value) -> Reply {
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            self.served.kind,
+            self.served.api_version()
+        );
+        const TAIL: &[u8] = b"]}\n";
+        let commas = page.records.len().saturating_sub(1);
+        let length = head.len()
+            + TAIL.len()
+            + commas
+            + page.records.iter().map(|record| record.value.len()).sum::<usize>();
+        if length <= PIECE {
+            let mut all = BytesMut::with_capacity(length);
+            all.extend_from_slice(head.as_bytes());
+            append(&mut all, &page.records, true);
+            all.extend_from_slice(TAIL);
+            return response::bytes(StatusCode::OK, "application/json", all.freeze());
+        }
+        let state = Gather { records: page.records, at: 0, head: Some(head) };
+        let pieces = stream::try_unfold(Some(state), |state| async move {
+            let Some(mut state) = state else { return Ok::<_, BoxError>(None) };
+            let mut piece = BytesMut::with_capacity(PIECE + PIECE / 4);
+            if let Some(head) = state.head.take() {
+                piece.extend_from_slice(head.as_bytes());
+            }
+            while state.at < state.records.len() && piece.len() < PIECE {
+                append(&mut piece, &state.records[state.at..=state.at], state.at == 0);
+                state.at += 1;
+            }
+            let next = if state.at == state.records.len() {
+                piece.extend_from_slice(TAIL);
+                None
+            } else {
+                Some(state)
+            };
+            Ok(Some((Bytes::from(piece), next)))
+        });
+        let body = Body::Stream { pieces: Box::pin(pieces), length: Some(length as u64) };
+        response::with_body(StatusCode::OK, "application/json", body)
+    }
+}
+
+struct Gather {
+    records: Vec<Arc<Record>>,
+    at: usize,
+    head: Option<String>,
+}
+
+fn append(out: &mut BytesMut, records: &[Arc<Record>], first: bool) {
+    let mut first = first;
+    for record in records {
+        if !std::mem::replace(&mut first, false) {
+            out.extend_from_slice(b",");
+        }
+        out.extend_from_slice(&record.value);
+    }
+}
+
+/// 410 for a token whose revision is gone, with a token that goes on at the newest one.
+fn expired_token(start: &str) -> Value {
+    let mut status = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    )
+    .to_status();
+    let token = ContinueToken { revision: -1, start: start.to_owned() };
+    status["metadata"]["continue"] = json!(token.encode());
+    status
+}

@@ -1,0 +1,389 @@
+//! Watch: a cursor into the store's events, turned into frames as the client reads them.
+//!
+//! Nothing runs for a watcher between events: the body itself is the loop, woken by the store or by its own timer, and
+//! ends with the connection. A client that does not read stops being served and, once the store has dropped what it has
+//! not seen, gets one clear error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::StatusCode;
+use podium_store::{Event, EventKind, RangeOptions, Record, WatchError, WatchOptions, WatchStart, Watcher};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use podium_api::codec::{self, Encoding};
+use podium_api::status::ApiError;
+
+use super::{Call, is_plain, too_large};
+use crate::body::{Body, BoxError};
+use crate::core::Core;
+use crate::negotiate::{Output, Shape};
+use crate::options::{self, Freshness, IncludeObject, ListOptions};
+use crate::response::{self, Reply};
+use crate::storage::{self, Selection};
+use crate::{catalogue::Served, table};
+
+/// How often a quiet watch says how far it has seen. Source: upstream's `defaultBookmarkFrequency`.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// The shortest life of a watch without `timeoutSeconds`; the longest is twice that, chosen at random so that watchers
+/// do not all come back at once. Source: upstream's `--min-request-timeout`.
+const MIN_LIFE: Duration = Duration::from_secs(1800);
+
+/// A frame's kind and object, before encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Added => "ADDED",
+            Kind::Modified => "MODIFIED",
+            Kind::Deleted => "DELETED",
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn watch(&self) -> Result<Reply, ApiError> {
+        let options = options::list(&self.query, &self.info, &self.served, true)?;
+        let range = storage::range(&self.served, self.namespace())?;
+        let include = self.include_object()?;
+        let begins = Begins::of(&options);
+        let mut frames = Frames {
+            core: Arc::clone(&self.core),
+            served: Arc::clone(&self.served),
+            selection: options.selection.clone(),
+            output: self.output,
+            include,
+            columns_sent: false,
+            count: 0,
+        };
+        let store = &self.core.store;
+        let mut pending = BytesMut::new();
+        let start = match begins {
+            Begins::AfterState { marked, at_least } => {
+                if at_least > store.revision() {
+                    return Err(too_large(at_least, store.revision()));
+                }
+                let state = store
+                    .range(&range, RangeOptions::default())
+                    .map_err(|error| ApiError::internal(error.to_string()))?;
+                for record in &state.records {
+                    if frames.selection.matches(&frames.served, record) {
+                        frames.push(&mut pending, Kind::Added, record);
+                    }
+                }
+                if marked {
+                    frames.bookmark(&mut pending, state.revision, true);
+                }
+                WatchStart::After(state.revision)
+            }
+            Begins::After(revision) => WatchStart::After(revision),
+            Begins::Now => WatchStart::Now,
+        };
+        // A name that is asked for exactly needs no other events.
+        let watched = match options.selection.fields.exact_requirement("metadata.name") {
+            Some(name) if !self.served.namespaced || !self.namespace().is_empty() => {
+                storage::key(&self.served, self.namespace(), name)
+                    .map_or(range, |key| podium_store::KeyRange::single(&key))
+            }
+            _ => range,
+        };
+        let watcher = match store.watch(watched, start, WatchOptions::default()) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                frames.error(&mut pending, &watch_error(&error, &options));
+                None
+            }
+        };
+        let life = options
+            .timeout_seconds
+            .map_or_else(|| MIN_LIFE.mul_f64(1.0 + fastrand::f64()), Duration::from_secs);
+        let state = WatchState {
+            frames,
+            watcher,
+            pending,
+            bookmarks: options.bookmarks,
+            next_bookmark: Instant::now() + BOOKMARK_EVERY,
+            ends: Instant::now() + life,
+            done: false,
+        };
+        let media = match self.output.encoding {
+            Encoding::Json => "application/json",
+            Encoding::Yaml => "application/yaml;stream=watch",
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        };
+        let pieces = stream::unfold(state, |mut state| async move {
+            let piece = state.next().await?;
+            Some((Ok::<_, BoxError>(piece), state))
+        });
+        Ok(response::with_body(StatusCode::OK, media, Body::stream(pieces)))
+    }
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    /// With what is there, as additions; then a bookmark that says so, if asked.
+    AfterState { marked: bool, at_least: u64 },
+    /// With the first change after a revision.
+    After(u64),
+    /// With the next change.
+    Now,
+}
+
+impl Begins {
+    fn of(options: &ListOptions) -> Begins {
+        let revision = match options.freshness {
+            Freshness::Latest | Freshness::Any => 0,
+            Freshness::NotOlderThan(revision) | Freshness::Exact(revision) => revision,
+        };
+        match options.send_initial_events {
+            Some(true) => Begins::AfterState { marked: options.bookmarks, at_least: revision },
+            Some(false) if revision == 0 => Begins::Now,
+            None if revision == 0 => Begins::AfterState { marked: false, at_least: 0 },
+            _ => Begins::After(revision),
+        }
+    }
+}
+
+struct WatchState {
+    frames: Frames,
+    /// `None` once the watch can give nothing more.
+    watcher: Option<Watcher>,
+    pending: BytesMut,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends: Instant,
+    done: bool,
+}
+
+impl WatchState {
+    /// The next piece of the body; `None` at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if !self.pending.is_empty() {
+                return Some(self.pending.split().freeze());
+            }
+            if self.done {
+                return None;
+            }
+            let Some(watcher) = &mut self.watcher else { return None };
+            let shutdown = self.frames.core.shutdown.clone();
+            tokio::select! {
+                batch = watcher.next() => match batch {
+                    Ok(batch) => {
+                        for event in &batch.events {
+                            self.frames.event(&mut self.pending, event);
+                        }
+                    }
+                    Err(WatchError::Closed) => self.done = true,
+                    Err(error) => {
+                        let status = ApiError::expired(format!("too old resource version: {error}")).to_status();
+                        self.frames.error(&mut self.pending, &status);
+                        self.done = true;
+                    }
+                },
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
+                    let seen = watcher.progress();
+                    self.frames.bookmark(&mut self.pending, seen, false);
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                }
+                () = tokio::time::sleep_until(self.ends) => {
+                    // A last word on how far it came, so that the next watch resumes there.
+                    if self.bookmarks {
+                        let seen = watcher.progress();
+                        self.frames.bookmark(&mut self.pending, seen, false);
+                    }
+                    self.done = true;
+                }
+                () = shutdown.cancelled() => self.done = true,
+            }
+        }
+    }
+}
+
+/// Turns events into bytes.
+struct Frames {
+    core: Arc<Core>,
+    served: Arc<Served>,
+    selection: Selection,
+    output: Output,
+    include: IncludeObject,
+    columns_sent: bool,
+    count: u64,
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        let served = &self.served;
+        self.core.metrics.watch_events(&served.group, &served.version, &served.plural, self.count);
+    }
+}
+
+impl Frames {
+    fn event(&mut self, out: &mut BytesMut, event: &Event) {
+        let matches = |record: &Record| self.selection.matches(&self.served, record);
+        let before = event.previous.as_deref().is_some_and(matches);
+        let kind = match event.kind {
+            EventKind::Delete if before || event.previous.is_none() => Kind::Deleted,
+            EventKind::Delete => return,
+            EventKind::Put => match (before, matches(&event.record)) {
+                (false, true) => Kind::Added,
+                (true, true) => Kind::Modified,
+                (true, false) => Kind::Deleted,
+                (false, false) => return,
+            },
+        };
+        let left_selection = kind == Kind::Deleted && event.kind == EventKind::Put;
+        match (&event.previous, left_selection) {
+            // An object that left the selection is shown as it last matched, at the revision of the change.
+            (Some(previous), true) => self.push_at(out, kind, previous, event.revision),
+            _ => self.push(out, kind, &event.record),
+        }
+    }
+
+    /// A frame with the record's own bytes, or its object in the shape asked for.
+    fn push(&mut self, out: &mut BytesMut, kind: Kind, record: &Record) {
+        self.count += 1;
+        if is_plain(self.output) && self.served.as_stored() {
+            out.reserve(record.value.len() + 40);
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.name().as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            out.extend_from_slice(&record.value);
+            out.extend_from_slice(b"}\n");
+            return;
+        }
+        match storage::parse(record) {
+            Ok(object) => self.push_object(out, kind, object),
+            Err(error) => self.error(out, &error.to_status()),
+        }
+    }
+
+    fn push_at(&mut self, out: &mut BytesMut, kind: Kind, record: &Record, revision: u64) {
+        self.count += 1;
+        match storage::parse(record) {
+            Ok(mut object) => {
+                object["metadata"]["resourceVersion"] = json!(revision.to_string());
+                self.push_object(out, kind, object);
+            }
+            Err(error) => self.error(out, &error.to_status()),
+        }
+    }
+
+    fn push_object(&mut self, out: &mut BytesMut, kind: Kind, object: Value) {
+        let served = Arc::clone(&self.served);
+        let converted = if served.as_stored() {
+            Ok(object)
+        } else {
+            codec::convert(object, &served.group, &served.version)
+        };
+        match converted {
+            Ok(object) => {
+                let shaped = self.shape(object);
+                self.frame(out, kind.name(), &shaped);
+            }
+            Err(error) => self.error(out, &error.to_status()),
+        }
+    }
+
+    fn shape(&mut self, object: Value) -> Value {
+        match self.output.shape {
+            Shape::Native => object,
+            Shape::Metadata(version) => table::partial(&object, version),
+            Shape::Table(version) => {
+                let mut table = table::of_one(&self.served, version, self.include, object);
+                // Columns are said once; later frames leave them out.
+                if std::mem::replace(&mut self.columns_sent, true) {
+                    table["columnDefinitions"] = Value::Null;
+                }
+                table
+            }
+        }
+    }
+
+    fn bookmark(&mut self, out: &mut BytesMut, revision: u64, initial_events_end: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_events_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let mut object = json!({
+            "kind": self.served.kind, "apiVersion": self.served.api_version(), "metadata": metadata,
+        });
+        match self.output.shape {
+            Shape::Native => {}
+            Shape::Metadata(version) => object = table::partial(&object, version),
+            Shape::Table(version) => {
+                let metadata = json!({"resourceVersion": revision.to_string()});
+                let rows = if initial_events_end {
+                    json!([{"cells": [], "object": table::partial(&object, version)}])
+                } else {
+                    json!([])
+                };
+                object = json!({
+                    "kind": "Table", "apiVersion": version.api_version(), "metadata": metadata,
+                    "columnDefinitions": null, "rows": rows,
+                });
+            }
+        }
+        self.frame(out, "BOOKMARK", &object);
+    }
+
+    fn error(&mut self, out: &mut BytesMut, status: &Value) {
+        self.frame(out, "ERROR", status);
+    }
+
+    fn frame(&self, out: &mut BytesMut, kind: &str, object: &Value) {
+        out.extend_from_slice(&codec::encode_watch_event(kind, object, self.output.encoding));
+    }
+}
+
+fn watch_error(error: &WatchError, options: &ListOptions) -> Value {
+    match error {
+        WatchError::Compacted { compacted } => {
+            ApiError::expired(format!("too old resource version: {} ({compacted})", options.resource_version))
+                .to_status()
+        }
+        other => ApiError::internal(other.to_string()).to_status(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(freshness: Freshness, initial: Option<bool>, bookmarks: bool, expected: Begins) {
+        let options = ListOptions {
+            selection: Selection::default(),
+            limit: 0,
+            continue_token: None,
+            resource_version: String::new(),
+            freshness,
+            timeout_seconds: None,
+            bookmarks,
+            send_initial_events: initial,
+        };
+        assert_eq!(Begins::of(&options), expected);
+    }
+
+    #[test]
+    fn where_a_watch_begins() {
+        check(Freshness::Latest, None, false, Begins::AfterState { marked: false, at_least: 0 });
+        check(Freshness::Any, None, true, Begins::AfterState { marked: false, at_least: 0 });
+        check(Freshness::NotOlderThan(7), None, true, Begins::After(7));
+        check(Freshness::Latest, Some(true), true, Begins::AfterState { marked: true, at_least: 0 });
+        check(Freshness::NotOlderThan(7), Some(true), true, Begins::AfterState { marked: true, at_least: 7 });
+        check(Freshness::Latest, Some(false), true, Begins::Now);
+        check(Freshness::NotOlderThan(7), Some(false), true, Begins::After(7));
+    }
+}

@@ -1,0 +1,313 @@
+//! Everything that is not a resource: discovery, OpenAPI, health, metrics, version, keys.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use podium_api::status::ApiError;
+use podium_api::{discovery, openapi};
+use podium_store::KeyRange;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::core::Core;
+use crate::negotiate::{self, Output};
+use crate::request::{Query, RequestInfo};
+use crate::response::{self, Reply};
+
+/// Media types of the aggregated discovery document, as clients ask for it.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Answers a request for a path that is no resource.
+pub(crate) fn serve(
+    core: &Arc<Core>,
+    info: &RequestInfo,
+    method: &Method,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Reply, ApiError> {
+    if method != Method::GET && method != Method::HEAD {
+        return Err(
+            known(&info.path).map_or_else(response::unknown_path, |()| response::method_not_allowed())
+        );
+    }
+    let path = info.path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(&info.path);
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let output = || document_output(headers, query);
+    match segments.as_slice() {
+        [""] => Ok(response::object(StatusCode::OK, &index(core), output()?)),
+        ["api"] | ["apis"] => root(core, path, headers, output()),
+        ["api", version] => {
+            let list = discovery::resource_list("", version).ok_or_else(response::unknown_path)?;
+            Ok(response::object(StatusCode::OK, &list, output()?))
+        }
+        ["apis", group] => {
+            let group = discovery::group(group).ok_or_else(response::unknown_path)?;
+            Ok(response::object(StatusCode::OK, &group, output()?))
+        }
+        ["apis", group, version] => {
+            let list = discovery::resource_list(group, version).ok_or_else(response::unknown_path)?;
+            Ok(response::object(StatusCode::OK, &list, output()?))
+        }
+        ["version"] => {
+            Ok(response::object(StatusCode::OK, &version(), Output { pretty: true, ..Output::JSON }))
+        }
+        ["healthz" | "livez" | "readyz", check @ ..] => health(core, segments[0], &check.join("/"), query),
+        ["metrics"] => Ok(metrics(core)),
+        ["openapi", "v2"] => Ok(openapi_v2(headers)),
+        ["openapi", "v3"] => Ok(response::object(StatusCode::OK, &openapi::v3_index(), Output::JSON)),
+        ["openapi", "v3", rest @ ..] => openapi_v3(&rest.join("/"), headers, query),
+        [".well-known", "openid-configuration"] => openid_configuration(core),
+        ["openid", "v1", "jwks"] => jwks(core),
+        _ => Err(response::unknown_path()),
+    }
+}
+
+/// Whether anything answers GET at this path, for telling 405 from 404.
+fn known(path: &str) -> Option<()> {
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let is =
+        matches!(first, "api" | "apis" | "version" | "healthz" | "livez" | "readyz" | "metrics" | "openapi");
+    is.then_some(())
+}
+
+/// Discovery documents know no tables; whatever else is asked for, JSON is what they are.
+fn document_output(headers: &HeaderMap, query: &Query) -> Result<Output, ApiError> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let output = negotiate::output(accept)?;
+    Ok(Output { encoding: output.encoding, pretty: query.truthy("pretty"), ..Output::JSON })
+}
+
+fn root(
+    core: &Core,
+    path: &str,
+    headers: &HeaderMap,
+    output: Result<Output, ApiError>,
+) -> Result<Reply, ApiError> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if wants_aggregated(accept)
+        && let Some(document) = discovery::aggregated(path)
+    {
+        let bytes = serde_json::to_vec(&document).map_err(|error| ApiError::internal(error.to_string()))?;
+        let mut reply = with_etag(headers, AGGREGATED, bytes);
+        reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+        return Ok(reply);
+    }
+    let document = if path == "/api" {
+        let address = std::net::SocketAddr::new(core.config.advertise_address, core.advertised_port());
+        discovery::api_versions(&address.to_string())
+    } else {
+        discovery::api_groups()
+    };
+    let mut reply = response::object(StatusCode::OK, &document, output?);
+    reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    Ok(reply)
+}
+
+/// Whether the first media type we know in the header is the aggregated document.
+fn wants_aggregated(accept: &str) -> bool {
+    for clause in accept.split(',') {
+        let mut pieces = clause.split(';').map(str::trim);
+        if pieces.next() != Some("application/json") {
+            continue;
+        }
+        let parameters: Vec<&str> = pieces.collect();
+        if !parameters.iter().any(|p| p.starts_with("as=")) {
+            return false;
+        }
+        let has = |text| parameters.contains(&text);
+        if has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io") && has("v=v2") {
+            return true;
+        }
+    }
+    false
+}
+
+/// An answer that a client may keep: 304 if it has it already.
+fn with_etag(headers: &HeaderMap, content_type: &'static str, bytes: Vec<u8>) -> Reply {
+    let tag = format!("\"{:X}\"", Sha256::digest(&bytes));
+    let same = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
+    let mut reply = if same {
+        let mut reply = response::bytes(StatusCode::NOT_MODIFIED, content_type, Vec::new());
+        reply.headers_mut().remove(http::header::CONTENT_LENGTH);
+        reply
+    } else {
+        response::bytes(StatusCode::OK, content_type, bytes)
+    };
+    if let Ok(value) = HeaderValue::from_str(&tag) {
+        reply.headers_mut().insert(ETAG, value);
+    }
+    reply
+}
+
+fn openapi_v2(headers: &HeaderMap) -> Reply {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("proto-openapi.spec.v2") {
+        let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+        return with_etag(headers, media, openapi::v2_protobuf().to_vec());
+    }
+    with_etag(headers, "application/json", openapi::v2().to_vec())
+}
+
+fn openapi_v3(path: &str, headers: &HeaderMap, query: &Query) -> Result<Reply, ApiError> {
+    let document = openapi::v3(path).ok_or_else(response::unknown_path)?;
+    let mut reply = with_etag(headers, "application/json", document.to_vec());
+    if query.has("hash") {
+        // The hash in the address names the content, so it never changes.
+        let forever = HeaderValue::from_static("public, immutable");
+        reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
+    }
+    Ok(reply)
+}
+
+/// `/version`. Source: `k8s.io/apimachinery/pkg/version.Info`.
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "gitVersion": "v1.36.2+podium",
+        "gitCommit": option_env!("PODIUM_COMMIT").unwrap_or(""),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("PODIUM_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": "none (Rust)",
+        "compiler": "rustc",
+        "platform": "linux/amd64",
+    })
+}
+
+/// One named check: `Err` says why it fails.
+fn checks(core: &Core, kind: &str) -> Vec<(&'static str, bool)> {
+    let alive = !core.shutdown.is_cancelled();
+    let booted = core.booted.load(Ordering::Acquire);
+    let mut checks = vec![
+        ("ping", true),
+        ("log", true),
+        ("etcd", core.store.revision() > 0),
+        ("poststarthook/start-apiserver-admission-initializer", true),
+        ("poststarthook/rbac/bootstrap-roles", booted),
+        ("poststarthook/scheduling/bootstrap-system-priority-classes", booted),
+        ("poststarthook/start-system-namespaces-controller", booted),
+        ("poststarthook/bootstrap-controller", booted),
+    ];
+    if kind == "readyz" {
+        checks.push(("informer-sync", true));
+        checks.push(("shutdown", alive));
+    }
+    checks
+}
+
+fn health(core: &Core, kind: &str, only: &str, query: &Query) -> Result<Reply, ApiError> {
+    let mut checks = checks(core, kind);
+    if !only.is_empty() {
+        checks.retain(|(name, _)| *name == only);
+        if checks.is_empty() {
+            return Err(response::unknown_path());
+        }
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut text = String::new();
+    let mut failed = false;
+    for (name, good) in &checks {
+        if excluded.contains(name) {
+            let _ = writeln!(text, "[+]{name} excluded: ok");
+        } else if *good {
+            let _ = writeln!(text, "[+]{name} ok");
+        } else {
+            failed = true;
+            let _ = writeln!(text, "[-]{name} failed: reason withheld");
+        }
+    }
+    if failed {
+        let _ = writeln!(text, "{kind} check failed");
+        return Ok(response::text(StatusCode::INTERNAL_SERVER_ERROR, text));
+    }
+    if query.has("verbose") && only.is_empty() {
+        let _ = writeln!(text, "{kind} check passed");
+        return Ok(response::text(StatusCode::OK, text));
+    }
+    Ok(response::text(StatusCode::OK, "ok"))
+}
+
+fn metrics(core: &Core) -> Reply {
+    let counts: Vec<(String, u64)> = core
+        .catalogue
+        .all_stored()
+        .iter()
+        .map(|served| {
+            let name = if served.group.is_empty() {
+                served.plural.clone()
+            } else {
+                format!("{}.{}", served.plural, served.group)
+            };
+            (name, core.store.count(&KeyRange::prefix(&served.prefix)))
+        })
+        .collect();
+    let text = core.metrics.render(&counts);
+    response::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+}
+
+fn openid_configuration(core: &Core) -> Result<Reply, ApiError> {
+    let issuer = core.config.issuer.as_ref().ok_or_else(response::unknown_path)?;
+    let document = json!({
+        "issuer": issuer.issuer,
+        "jwks_uri": format!("{}/openid/v1/jwks", issuer.issuer),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    Ok(response::object(StatusCode::OK, &document, Output::JSON))
+}
+
+fn jwks(core: &Core) -> Result<Reply, ApiError> {
+    let issuer = core.config.issuer.as_ref().ok_or_else(response::unknown_path)?;
+    let bytes = serde_json::to_vec(&issuer.keys.jwks()).map_err(|e| ApiError::internal(e.to_string()))?;
+    Ok(response::bytes(StatusCode::OK, "application/jwk-set+json", bytes))
+}
+
+/// `/`: where there is something.
+fn index(core: &Core) -> Value {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for served in core.catalogue.all_stored() {
+        if !served.group.is_empty() {
+            paths.push(format!("/apis/{}", served.group));
+            paths.push(format!("/apis/{}/{}", served.group, served.version));
+        }
+    }
+    paths.sort();
+    paths.dedup();
+    json!({"paths": paths})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aggregated_discovery_is_recognised() {
+        assert!(wants_aggregated(
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
+        ));
+        assert!(!wants_aggregated("application/json"));
+        assert!(!wants_aggregated(
+            "application/json, application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+        ));
+        assert!(!wants_aggregated("*/*"));
+    }
+}

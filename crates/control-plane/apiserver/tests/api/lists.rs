@@ -1,0 +1,166 @@
+//! Lists: pages, selectors, shapes, encodings.
+
+use serde_json::{Value, json};
+
+use crate::support::{Server, call, get_as};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn fill(server: &Server, count: usize) {
+    for n in 0..count {
+        let body = json!({"metadata": {"name": format!("m{n:03}"), "labels": {"parity": if n % 2 == 0 { "even" } else { "odd" }}}, "data": {"n": n.to_string()}});
+        let answer = call(server, "POST", MAPS, body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+}
+
+fn names(list: &Value) -> Vec<String> {
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn pages_are_of_one_moment() {
+    let server = Server::start().await;
+    fill(&server, 10).await;
+    let mut all = Vec::new();
+    let mut token = String::new();
+    let mut revisions = Vec::new();
+    loop {
+        let uri = format!("{MAPS}?limit=4&continue={token}&labelSelector=parity");
+        let page = call(&server, "GET", &uri, Value::Null).await.json();
+        revisions.push(page["metadata"]["resourceVersion"].clone());
+        all.extend(names(&page));
+        // Changes between pages are not seen.
+        call(&server, "DELETE", &format!("{MAPS}/m009"), Value::Null).await;
+        match page["metadata"]["continue"].as_str() {
+            Some(next) => token = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(all.len(), 10, "{all:?}");
+    assert!(all.is_sorted());
+    assert!(revisions.iter().all(|revision| *revision == revisions[0]));
+    let page = call(&server, "GET", &format!("{MAPS}?limit=2"), Value::Null).await.json();
+    assert!(page["metadata"]["remainingItemCount"].as_u64().unwrap() >= 7, "{}", page["metadata"]);
+    let odd =
+        call(&server, "GET", &format!("{MAPS}?limit=3&labelSelector=parity%3Dodd"), Value::Null).await.json();
+    assert_eq!(names(&odd), ["m001", "m003", "m005"]);
+    assert!(odd["metadata"]["remainingItemCount"].is_null());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn exact_and_newer_revisions() {
+    let server = Server::start().await;
+    fill(&server, 2).await;
+    let list = call(&server, "GET", &format!("{MAPS}?labelSelector=parity"), Value::Null).await.json();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    call(&server, "DELETE", &format!("{MAPS}/m000"), Value::Null).await;
+    let exact = format!("{MAPS}?labelSelector=parity&resourceVersion={revision}&resourceVersionMatch=Exact");
+    assert_eq!(call(&server, "GET", &exact, Value::Null).await.json()["items"], list["items"]);
+    let newer =
+        format!("{MAPS}?labelSelector=parity&resourceVersion={revision}&resourceVersionMatch=NotOlderThan");
+    assert_eq!(names(&call(&server, "GET", &newer, Value::Null).await.json()), ["m001"]);
+    let any = format!("{MAPS}?labelSelector=parity&resourceVersion=0");
+    assert_eq!(names(&call(&server, "GET", &any, Value::Null).await.json()), ["m001"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn selectors_of_labels_and_fields() {
+    let server = Server::start().await;
+    fill(&server, 4).await;
+    let select = |query: &str| {
+        let uri = format!("{MAPS}?{query}");
+        let server = &server;
+        async move { names(&call(server, "GET", &uri, Value::Null).await.json()) }
+    };
+    assert_eq!(select("labelSelector=parity%20in%20(odd)").await, ["m001", "m003"]);
+    assert_eq!(select("labelSelector=parity%21%3Dodd,parity").await, ["m000", "m002"]);
+    assert_eq!(select("fieldSelector=metadata.name%3Dm002").await, ["m002"]);
+    assert_eq!(select("fieldSelector=metadata.name%21%3Dm002&labelSelector=parity%3Deven").await, ["m000"]);
+    let all = call(
+        &server,
+        "GET",
+        "/api/v1/configmaps?fieldSelector=metadata.namespace%3Ddefault&labelSelector=parity",
+        Value::Null,
+    )
+    .await;
+    assert_eq!(names(&all.json()).len(), 4);
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["a", "b"] {
+        call(
+            &server,
+            "POST",
+            pods,
+            json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        )
+        .await;
+    }
+    let binding = json!({"metadata": {"name": "b"}, "target": {"kind": "Node", "name": "n1"}});
+    call(&server, "POST", &format!("{pods}/b/binding"), binding).await;
+    let on_node = call(
+        &server,
+        "GET",
+        &format!("{pods}?fieldSelector=spec.nodeName%3Dn1,status.phase%21%3DFailed"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(names(&on_node.json()), ["b"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tables_and_partial_metadata() {
+    let server = Server::start().await;
+    fill(&server, 2).await;
+    let uri = format!("{MAPS}?labelSelector=parity");
+    let table =
+        get_as(&server, &uri, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.json();
+    assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+    let columns: Vec<&str> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Data", "Age"]);
+    assert_eq!(table["rows"][0]["cells"][0], "m000");
+    assert_eq!(table["rows"][0]["cells"][1], 1);
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    assert!(table["rows"][0]["object"]["data"].is_null());
+    let accept = "application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+    let full = get_as(&server, &format!("{uri}&includeObject=Object"), accept).await.json();
+    assert_eq!(full["apiVersion"], "meta.k8s.io/v1beta1");
+    assert_eq!(full["rows"][1]["object"]["data"]["n"], "1");
+    let none = get_as(&server, &format!("{uri}&includeObject=None"), accept).await.json();
+    assert!(none["rows"][0]["object"].is_null());
+    assert_eq!(get_as(&server, &format!("{uri}&includeObject=Some"), accept).await.status, 400);
+    let one = get_as(&server, &format!("{MAPS}/m000"), accept).await.json();
+    assert_eq!((&one["kind"], &one["rows"][0]["cells"][0]), (&json!("Table"), &json!("m000")));
+    let accept = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let partial = get_as(&server, &uri, accept).await.json();
+    assert_eq!(partial["kind"], "PartialObjectMetadataList");
+    assert_eq!(partial["items"][0]["metadata"]["name"], "m000");
+    assert!(partial["items"][0]["data"].is_null());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn yaml_and_protobuf() {
+    let server = Server::start().await;
+    fill(&server, 1).await;
+    let yaml = get_as(&server, &format!("{MAPS}/m000"), "application/yaml").await;
+    assert_eq!(yaml.headers["content-type"], "application/yaml");
+    assert!(yaml.text().contains("name: m000"), "{}", yaml.text());
+    let protobuf = get_as(&server, MAPS, "application/vnd.kubernetes.protobuf").await;
+    assert_eq!(protobuf.headers["content-type"], "application/vnd.kubernetes.protobuf");
+    assert!(protobuf.body.starts_with(b"k8s\0"));
+    let list = podium_api::codec::protobuf_to_json(&protobuf.body).unwrap();
+    assert!(names(&list).contains(&"m000".to_owned()), "{list}");
+    let one = get_as(&server, &format!("{MAPS}/m000"), "application/vnd.kubernetes.protobuf").await;
+    let object = podium_api::codec::protobuf_to_json(&one.body).unwrap();
+    assert_eq!(object["data"]["n"], "0");
+    server.stop().await;
+}

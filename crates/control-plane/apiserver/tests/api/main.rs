@@ -1,0 +1,10 @@
+//! The API server as its clients see it: a real server on a free port over a store in memory.
+
+mod bad_input;
+mod crud;
+mod kubectl;
+mod lists;
+mod network;
+mod special;
+mod support;
+mod watches;

@@ -1,0 +1,231 @@
+//! Services' addresses and ports, evictions, reviews, discovery, health.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::support::{Server, call, get_as, raw};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut full = json!({"ports": [{"port": 80}], "selector": {"a": "b"}});
+    for (key, value) in spec.as_object().unwrap() {
+        full[key] = value.clone();
+    }
+    json!({"metadata": {"name": name}, "spec": full})
+}
+
+#[tokio::test]
+async fn addresses_are_unique_under_concurrency() {
+    // A block so small that random choices collide: six addresses can be given.
+    let server = Server::start_with(0, |config| config.service_cidr = "10.96.0.0/27".parse().unwrap()).await;
+    let services: Api<Service> = Api::namespaced(server.admin(), "default");
+    let creates = (0..29).map(|n| {
+        let services = services.clone();
+        async move {
+            let new: Service =
+                serde_json::from_value(service(&format!("s{n}"), json!({"type": "NodePort"}))).unwrap();
+            services.create(&PostParams::default(), &new).await
+        }
+    });
+    let mut addresses = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for made in futures::future::join_all(creates).await {
+        let spec = made.unwrap().spec.unwrap();
+        assert!(addresses.insert(spec.cluster_ip.unwrap()), "an address twice");
+        assert!(ports.insert(spec.ports.unwrap()[0].node_port.unwrap()), "a port twice");
+    }
+    let full = call(&server, "POST", SERVICES, service("more", json!({}))).await.json();
+    assert_eq!(full["code"], 422, "{full}");
+    assert!(full["message"].as_str().unwrap().contains("range is full"), "{full}");
+    call(&server, "DELETE", &format!("{SERVICES}/s3"), Value::Null).await;
+    assert_eq!(call(&server, "POST", SERVICES, service("more", json!({}))).await.status, 201);
+    let known = call(&server, "GET", "/apis/networking.k8s.io/v1/ipaddresses", Value::Null).await.json();
+    assert_eq!(known["items"].as_array().unwrap().len(), 30);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn chosen_addresses_and_ports() {
+    let server = Server::start().await;
+    let chosen = service(
+        "a",
+        json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [
+        {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 30053}]}),
+    );
+    let made = call(&server, "POST", SERVICES, chosen).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made = made.json();
+    assert_eq!(made["spec"]["clusterIPs"], json!(["10.96.0.10"]));
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(made["spec"]["ipFamilyPolicy"], "SingleStack");
+    let refused = |body: Value| {
+        let server = &server;
+        async move {
+            call(server, "POST", SERVICES, body).await.json()["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        }
+    };
+    let text = refused(service("b", json!({"clusterIP": "10.96.0.10"}))).await;
+    assert!(text.contains("provided IP is already allocated"), "{text}");
+    let text = refused(service("b", json!({"clusterIP": "10.1.0.10"}))).await;
+    assert!(text.contains("is not in the valid range"), "{text}");
+    let text =
+        refused(service("b", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}))).await;
+    assert!(
+        text.contains("spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"),
+        "{text}"
+    );
+    let text =
+        refused(service("b", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}))).await;
+    assert!(text.contains("The range of valid ports is 30000-32767"), "{text}");
+    let headless = call(&server, "POST", SERVICES, service("h", json!({"clusterIP": "None"}))).await.json();
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    // Back to ClusterIP: the port is free again, the address stays.
+    let patch = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 53, "protocol": "UDP"}]}});
+    let changed = call(&server, "PATCH", &format!("{SERVICES}/a"), patch).await;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert_eq!(changed.json()["spec"]["clusterIP"], "10.96.0.10");
+    assert!(changed.json()["spec"]["ports"][0]["nodePort"].is_null());
+    let again = service("c", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}));
+    assert_eq!(call(&server, "POST", SERVICES, again).await.status, 201);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_kubernetes_service_is_kept() {
+    let server = Server::start().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let service = call(&server, "GET", &path, Value::Null).await.json();
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    let slice = call(
+        &server,
+        "GET",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        Value::Null,
+    )
+    .await
+    .json();
+    assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.10");
+    assert_eq!(slice["ports"][0]["port"], server.server.address().port());
+    let uid = service["metadata"]["uid"].clone();
+    assert_eq!(call(&server, "DELETE", &path, Value::Null).await.status, 200);
+    let back = async {
+        loop {
+            let read = call(&server, "GET", &path, Value::Null).await;
+            if read.status == 200 && read.json()["metadata"]["uid"] != uid {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), back).await.expect("the service comes back");
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        assert_eq!(
+            call(&server, "GET", &format!("/api/v1/namespaces/{namespace}"), Value::Null).await.status,
+            200
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn evictions_respect_budgets() {
+    let server = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name, "labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}], "nodeName": "n1"}});
+        assert_eq!(call(&server, "POST", pods, pod).await.status, 201);
+        let status =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        let answer = call(&server, "PATCH", &format!("{pods}/{name}/status"), status).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "pdb"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}}});
+    let answer = call(&server, "POST", budgets, budget).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}});
+    let answer = call(&server, "PATCH", &format!("{budgets}/pdb/status"), status).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let eviction =
+        |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    let first = call(&server, "POST", &format!("{pods}/a/eviction"), eviction("a")).await;
+    assert_eq!(first.status, 201, "{}", first.text());
+    let pod = call(&server, "GET", &format!("{pods}/a"), Value::Null).await.json();
+    assert!(pod["metadata"]["deletionTimestamp"].is_string(), "{pod}");
+    assert!(pod["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "DisruptionTarget"));
+    let second = call(&server, "POST", &format!("{pods}/b/eviction"), eviction("b")).await;
+    assert_eq!(second.status, 429, "{}", second.text());
+    assert_eq!(second.json()["details"]["causes"][0]["reason"], "DisruptionBudget");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn discovery_documentation_and_health() {
+    let server = Server::start().await;
+    let api = call(&server, "GET", "/api", Value::Null).await.json();
+    assert_eq!(api["versions"], json!(["v1"]));
+    let groups = call(&server, "GET", "/apis", Value::Null).await.json();
+    assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "apps"));
+    let list = call(&server, "GET", "/apis/apps/v1", Value::Null).await.json();
+    assert!(list["resources"].as_array().unwrap().iter().any(|r| r["name"] == "deployments/scale"));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let aggregated = get_as(&server, "/apis", accept).await;
+    assert_eq!(aggregated.json()["kind"], "APIGroupDiscoveryList");
+    assert!(aggregated.headers.contains_key("etag"));
+    let request = http::Request::builder()
+        .uri("/apis")
+        .header("accept", accept)
+        .header("if-none-match", &aggregated.headers["etag"])
+        .body(Vec::new())
+        .unwrap();
+    assert_eq!(raw(&server.server, "admin", &["system:masters"], request).await.status, 304);
+    let index = call(&server, "GET", "/openapi/v3", Value::Null).await.json();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = call(&server, "GET", &url, Value::Null).await.json();
+    assert_eq!(document["openapi"], "3.0.0");
+    let v2 = call(&server, "GET", "/openapi/v2", Value::Null).await.json();
+    assert_eq!(v2["swagger"], "2.0");
+    let version = call(&server, "GET", "/version", Value::Null).await.json();
+    assert_eq!((&version["minor"], &version["platform"]), (&json!("36"), &json!("linux/amd64")));
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping"] {
+        assert_eq!(call(&server, "GET", path, Value::Null).await.text(), "ok", "{path}");
+    }
+    let verbose = call(&server, "GET", "/readyz?verbose", Value::Null).await.text();
+    assert!(verbose.contains("[+]etcd ok") && verbose.ends_with("readyz check passed\n"), "{verbose}");
+    let metrics = call(&server, "GET", "/metrics", Value::Null).await.text();
+    assert!(metrics.contains("apiserver_request_total{code=\"200\""), "{metrics}");
+    let keys = call(&server, "GET", "/openid/v1/jwks", Value::Null).await.json();
+    assert_eq!(keys["keys"][0]["alg"], "ES256");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_are_issued_and_reviewed() {
+    let server = Server::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let made = call(&server, "POST", accounts, json!({"metadata": {"name": "robot"}})).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+    let answer = call(&server, "POST", &format!("{accounts}/robot/token"), request).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let token = answer.json()["status"]["token"].as_str().unwrap().to_owned();
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let answer = call(&server, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", review).await.json();
+    assert_eq!(answer["status"]["user"]["username"], "system:serviceaccount:default:robot", "{answer}");
+    let access =
+        json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}});
+    let answer =
+        call(&server, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", access).await.json();
+    assert_eq!(answer["status"]["allowed"], true, "{answer}");
+    server.stop().await;
+}

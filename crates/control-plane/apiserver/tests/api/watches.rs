@@ -1,0 +1,171 @@
+//! Watches: what is told, in which order, and how they end.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use http_body_util::{BodyExt, Empty};
+use podium_apiserver::User;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::support::{Server, call, call_as};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A watch's frames, one by one.
+struct Frames {
+    body: futures::stream::BoxStream<'static, bytes::Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Frames {
+    async fn open(server: &Server, uri: &str, accept: &str) -> Frames {
+        let request = http::Request::builder()
+            .uri(uri)
+            .header("accept", accept)
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let service = server.server.service(User::new("admin", &["system:masters"]));
+        let Ok(reply) = service.oneshot(request).await;
+        assert_eq!(reply.status(), 200);
+        let body = reply.into_body().into_data_stream().map(|piece| piece.unwrap()).boxed();
+        Frames { body, buffer: Vec::new() }
+    }
+
+    /// The next frame; `None` at the end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let piece = tokio::time::timeout(Duration::from_secs(20), self.body.next())
+                .await
+                .expect("a frame in time")?;
+            self.buffer.extend_from_slice(&piece);
+        }
+    }
+
+    async fn expect(&mut self, kind: &str, name: &str) -> Value {
+        let frame = self.next().await.expect("a frame");
+        assert_eq!(
+            (frame["type"].as_str(), frame["object"]["metadata"]["name"].as_str()),
+            (Some(kind), Some(name)),
+            "{frame}"
+        );
+        frame
+    }
+}
+
+async fn put(server: &Server, name: &str, app: &str) {
+    let body = json!({"metadata": {"name": name, "labels": {"app": app}}});
+    let answer = call(server, "POST", MAPS, body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn selector_transitions() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    let mut frames = Frames::open(&server, &format!("{MAPS}?watch=1&labelSelector=app%3Dx"), "").await;
+    frames.expect("ADDED", "a").await;
+    put(&server, "other", "y").await;
+    let relabel = |app: &str| json!({"metadata": {"labels": {"app": app}}});
+    call(&server, "PATCH", &format!("{MAPS}/a"), json!({"data": {"k": "v"}})).await;
+    frames.expect("MODIFIED", "a").await;
+    let left = call(&server, "PATCH", &format!("{MAPS}/a"), relabel("y")).await.json();
+    let frame = frames.expect("DELETED", "a").await;
+    assert_eq!(frame["object"]["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
+    assert_eq!(frame["object"]["metadata"]["labels"]["app"], "x");
+    call(&server, "PATCH", &format!("{MAPS}/other"), relabel("x")).await;
+    frames.expect("ADDED", "other").await;
+    let before = server.store.revision();
+    call(&server, "DELETE", &format!("{MAPS}/other"), Value::Null).await;
+    let frame = frames.expect("DELETED", "other").await;
+    let revision: u64 = frame["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(revision > before, "a deletion has its own revision");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_resumes_where_a_list_ended() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    let list = call(&server, "GET", MAPS, Value::Null).await.json();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    put(&server, "b", "x").await;
+    put(&server, "c", "x").await;
+    let mut frames = Frames::open(
+        &server,
+        &format!("{MAPS}?watch=true&resourceVersion={revision}&timeoutSeconds=1&allowWatchBookmarks=true"),
+        "",
+    )
+    .await;
+    frames.expect("ADDED", "b").await;
+    frames.expect("ADDED", "c").await;
+    let last = frames.next().await.expect("a bookmark at the end");
+    assert_eq!((&last["type"], &last["object"]["kind"]), (&json!("BOOKMARK"), &json!("ConfigMap")));
+    assert!(frames.next().await.is_none(), "the watch ends in time");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn initial_events_and_their_end() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    put(&server, "b", "x").await;
+    let uri = format!(
+        "{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&labelSelector=app"
+    );
+    let mut frames = Frames::open(&server, &uri, "").await;
+    frames.expect("ADDED", "a").await;
+    frames.expect("ADDED", "b").await;
+    let end = frames.next().await.unwrap();
+    assert_eq!(end["type"], "BOOKMARK");
+    assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    put(&server, "c", "x").await;
+    frames.expect("ADDED", "c").await;
+    let bad = call(&server, "GET", &format!("{MAPS}?watch=1&sendInitialEvents=true"), Value::Null).await;
+    assert_eq!(bad.status, 422, "{}", bad.text());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tables_are_watched_too() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut frames = Frames::open(&server, &format!("{MAPS}?watch=1&labelSelector=app"), accept).await;
+    let first = frames.next().await.unwrap();
+    assert_eq!(first["object"]["kind"], "Table");
+    assert_eq!(first["object"]["rows"][0]["cells"][0], "a");
+    assert!(first["object"]["columnDefinitions"].is_array());
+    put(&server, "b", "x").await;
+    let second = frames.next().await.unwrap();
+    assert_eq!(second["object"]["rows"][0]["cells"][0], "b");
+    assert!(second["object"]["columnDefinitions"].is_null());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_object_by_name() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    let mut frames =
+        Frames::open(&server, &format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Da"), "").await;
+    frames.expect("ADDED", "a").await;
+    put(&server, "b", "x").await;
+    let patch = br#"{"data":{"k":"v"}}"#.to_vec();
+    call_as(&server, "PATCH", &format!("{MAPS}/a"), "application/merge-patch+json", patch).await;
+    frames.expect("MODIFIED", "a").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn watches_end_with_the_server() {
+    let server = Server::start().await;
+    let mut frames = Frames::open(&server, &format!("{MAPS}?watch=1&labelSelector=none"), "").await;
+    server.shutdown.cancel();
+    assert!(frames.next().await.is_none());
+    server.stop().await;
+}
