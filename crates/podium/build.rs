@@ -12,7 +12,16 @@ fn main() {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let status = Command::new(compiler)
         .args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "pause", "--target", &target])
-        .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols", "-C", "relocation-model=static"])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "strip=symbols",
+            "-C",
+            "relocation-model=static",
+        ])
         .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib", "-C", "link-arg=-static"])
         .arg("-o")
         .arg(&output)

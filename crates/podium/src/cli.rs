@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-        let parsed = Cli::try_parse_from(["podium", "up", "--detach", "--port", "7443", "--data-dir", "/x"]).unwrap();
+        let parsed =
+            Cli::try_parse_from(["podium", "up", "--detach", "--port", "7443", "--data-dir", "/x"]).unwrap();
         let Command::Up(up) = parsed.command else { panic!("not up") };
         assert!(up.detach);
         assert_eq!((up.port, up.data.data_dir), (Some(7443), PathBuf::from("/x")));

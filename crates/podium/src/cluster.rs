@@ -48,7 +48,8 @@ pub(crate) fn run(layout: Layout, settings: Settings, up: &Up) -> Result<ExitCod
     podium_pki::files::write(&layout.pid_file(), std::process::id().to_string().as_bytes())?;
     settings.save(&layout)?;
     steps.done("preflight", &layout.data.display().to_string());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(serve(&layout, &settings, steps));
     // Blocking work that ignores its end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -145,8 +146,13 @@ async fn start(
     let names = server_names(settings, node_ip)?;
     let serving = ServingCertificate::new(&pki.api_server(&names, now)?)?;
     let url = format!("https://127.0.0.1:{}", settings.port);
-    let kubeconfig =
-        podium_pki::kubeconfig::write("podium", "kubernetes-admin", &url, pki.authority().certificate(), &pki.admin(now)?);
+    let kubeconfig = podium_pki::kubeconfig::write(
+        "podium",
+        "kubernetes-admin",
+        &url,
+        pki.authority().certificate(),
+        &pki.admin(now)?,
+    );
     podium_pki::files::write(&layout.kubeconfig(), kubeconfig.expose().as_bytes())?;
     steps.done("certificates", "");
 
@@ -154,7 +160,8 @@ async fn start(
     steps.done("store", &format!("revision {}", store.revision()));
 
     let config = server_config(settings, &pki, node_ip, &serving, now)?;
-    let api = Arc::new(ApiServer::start(config, store.clone(), server_end.clone()).await.context("API server")?);
+    let api =
+        Arc::new(ApiServer::start(config, store.clone(), server_end.clone()).await.context("API server")?);
     api.ready().await;
     steps.done("API server", &format!("https://{node_ip}:{}", settings.port));
     let running = Running::new(&api, &store);
@@ -170,7 +177,10 @@ async fn start(
     let config = podium_controllers::Config::new(clients.clone(), informers.clone(), controllers);
     parts.spawn("controllers", podium_controllers::run(config, end.clone()));
     steps.done("controllers", "");
-    parts.spawn("scheduler", podium_scheduler::run(parts::scheduler(clients.clone(), informers.clone()), end.clone()));
+    parts.spawn(
+        "scheduler",
+        podium_scheduler::run(parts::scheduler(clients.clone(), informers.clone()), end.clone()),
+    );
     steps.done("scheduler", "");
 
     let endpoint = match &settings.runtime_endpoint {
@@ -216,11 +226,14 @@ async fn start(
         resolv_conf: "/etc/resolv.conf".into(),
     };
     let dns_end = end.clone();
-    parts.spawn("DNS", async move {
-        podium_dns::run(config, || drop(dns_up.send_replace(true)), dns_end).await
-    });
+    parts.spawn(
+        "DNS",
+        async move { podium_dns::run(config, || drop(dns_up.send_replace(true)), dns_end).await },
+    );
     let admin = api.client("system:podium", &["system:masters"]);
-    addons::dns(&admin, settings.dns_ip()?, gateway, &settings.node_name).await.context("the kube-dns Service")?;
+    addons::dns(&admin, settings.dns_ip()?, gateway, &settings.node_name)
+        .await
+        .context("the kube-dns Service")?;
     parts.unless_ended(dns.wait_for(|up| *up)).await??;
     steps.done("DNS", &settings.dns_ip()?.to_string());
 
@@ -290,7 +303,11 @@ fn server_config(
             anonymous: true,
         },
         admission: admission::Config::default(),
-        issuer: Some(reviews::Issuer { keys: pki.token_keys(), issuer: issuer.clone(), audiences: vec![issuer] }),
+        issuer: Some(reviews::Issuer {
+            keys: pki.token_keys(),
+            issuer: issuer.clone(),
+            audiences: vec![issuer],
+        }),
         kubelet: Some(KubeletClient { pair: pki.kubelet_client(now)?, authority: authority.clone() }),
         client_authority: authority,
         limits: Limits::default(),
@@ -300,17 +317,18 @@ fn server_config(
 /// What `podium status` says of the cluster, asked as any client would.
 pub(crate) async fn summary(layout: &Layout) -> Result<Vec<String>> {
     let client = podium_client::from_kubeconfig(&layout.kubeconfig()).await?;
-    let nodes = Api::<Node>::all(client.clone()).list(&kube::api::ListParams::default());
-    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes).await.context("no answer within 5 s")??;
-    let pods = Api::<Pod>::all(client).list(&kube::api::ListParams::default()).await?;
+    let (nodes, all) = (Api::<Node>::all(client.clone()), kube::api::ListParams::default());
+    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes.list(&all)).await.context("no answer within 5 s")??;
+    let pods = Api::<Pod>::all(client).list(&all).await?;
     let mut lines = Vec::new();
     for node in &nodes.items {
         let ready = if parts::is_ready(node) { "Ready" } else { "NotReady" };
         lines.push(format!("node           {} {ready}", node.metadata.name.as_deref().unwrap_or("?")));
     }
-    let running = pods.items.iter().filter(|pod| {
-        pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
-    });
+    let running = pods
+        .items
+        .iter()
+        .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"));
     lines.push(format!("pods           {} of {} running", running.count(), pods.items.len()));
     Ok(lines)
 }

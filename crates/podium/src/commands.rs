@@ -47,7 +47,9 @@ fn start(up: &Up) -> Result<ExitCode> {
     if let Some(pid) = daemon(&layout) {
         let settings = Settings::load(&layout)?;
         let port = settings.map_or_else(String::new, |s| format!(" on port {}", s.port));
-        say(&format!("already running{port} (process {pid}); `podium status` tells more, `podium down` stops it"));
+        say(&format!(
+            "already running{port} (process {pid}); `podium status` tells more, `podium down` stops it"
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     if up.detach && std::env::var_os(DETACHED).is_none() {
@@ -154,10 +156,8 @@ pub(crate) fn wait_for_end(pid: Pid, limit: Duration) -> Result<()> {
     let gone = || !std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     // A pid descriptor becomes readable when the process ends; where there is none, it has ended.
     if let Ok(descriptor) = pid_descriptor(pid) {
-        let mut set = [nix::poll::PollFd::new(
-            std::os::fd::AsFd::as_fd(&descriptor),
-            nix::poll::PollFlags::POLLIN,
-        )];
+        let mut set =
+            [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&descriptor), nix::poll::PollFlags::POLLIN)];
         let millis = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
         nix::poll::poll(&mut set, millis).context("wait for a process")?;
     }
@@ -186,7 +186,11 @@ fn status(layout: &Layout) -> Result<ExitCode> {
     };
     let Some(pid) = daemon(layout) else {
         let pods = Containerd::new(layout).running().is_some();
-        say(if pods { "not running (pods keep running); start with `podium up`" } else { "not running; start with `podium up`" });
+        say(if pods {
+            "not running (pods keep running); start with `podium up`"
+        } else {
+            "not running; start with `podium up`"
+        });
         return Ok(ExitCode::from(3));
     };
     say(&format!("running        process {pid}, {}", memory(pid)));
@@ -206,7 +210,9 @@ fn status(layout: &Layout) -> Result<ExitCode> {
 
 fn memory(pid: Pid) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.map_or_else(|| "memory unknown".to_owned(), |kib| format!("{} MB resident", kib / 1024))
 }
 

@@ -48,7 +48,8 @@ impl Containerd {
         let number: i32 = std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
         let command = std::fs::read(format!("/proc/{number}/cmdline")).ok()?;
         let configuration = self.configuration_path();
-        let ours = command.split(|byte| *byte == 0).any(|part| part == configuration.as_os_str().as_encoded_bytes());
+        let ours =
+            command.split(|byte| *byte == 0).any(|part| part == configuration.as_os_str().as_encoded_bytes());
         ours.then(|| Pid::from_raw(number))
     }
 
@@ -104,7 +105,8 @@ impl Containerd {
         let limit = tokio::time::Instant::now() + PATIENCE;
         loop {
             // The socket appears before the CRI plugin is up: only an answer counts.
-            let last = match Cri::connect(&endpoint)?.version(podium_cri::v1::VersionRequest::default()).await {
+            let last = match Cri::connect(&endpoint)?.version(podium_cri::v1::VersionRequest::default()).await
+            {
                 Ok(answer) => {
                     self.ensure_pause(&endpoint).await?;
                     return Ok(format!("{} {}", answer.runtime_name, answer.runtime_version));
@@ -112,7 +114,10 @@ impl Containerd {
                 Err(error) => error,
             };
             if self.running().is_none() {
-                bail!("containerd ended at once: see {}", self.layout.containerd().join("containerd.log").display());
+                bail!(
+                    "containerd ended at once: see {}",
+                    self.layout.containerd().join("containerd.log").display()
+                );
             }
             if tokio::time::Instant::now() > limit {
                 return Err(last).context("containerd does not answer");

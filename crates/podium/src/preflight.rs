@@ -53,7 +53,9 @@ fn judge(facts: &Facts) -> Vec<String> {
         ));
     }
     for (port, flag) in &facts.busy_ports {
-        faults.push(format!("port {port} is taken: stop what listens there (`ss -ltnp sport = :{port}`){flag}"));
+        faults.push(format!(
+            "port {port} is taken: stop what listens there (`ss -ltnp sport = :{port}`){flag}"
+        ));
     }
     if let Some(free) = facts.free_bytes.filter(|free| *free < ROOM_BYTES) {
         faults.push(format!(
@@ -69,7 +71,11 @@ fn judge(facts: &Facts) -> Vec<String> {
 fn gather(needs: &Needs<'_>) -> Facts {
     let mut programs = vec![("nft", "nftables")];
     if needs.own_runtime {
-        programs.extend([("containerd", "containerd"), ("containerd-shim-runc-v2", "containerd"), ("runc", "runc")]);
+        programs.extend([
+            ("containerd", "containerd"),
+            ("containerd-shim-runc-v2", "containerd"),
+            ("runc", "runc"),
+        ]);
     }
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let taken = |address: SocketAddr| TcpListener::bind(address).is_err();
@@ -82,7 +88,10 @@ fn gather(needs: &Needs<'_>) -> Facts {
     }
     Facts {
         root: nix::unistd::geteuid().is_root(),
-        missing_programs: programs.into_iter().filter(|(program, _)| find_program(program).is_none()).collect(),
+        missing_programs: programs
+            .into_iter()
+            .filter(|(program, _)| find_program(program).is_none())
+            .collect(),
         overlayfs: filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay"),
         missing_controllers: missing_controllers(),
         busy_ports,

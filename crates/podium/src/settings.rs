@@ -69,7 +69,9 @@ impl Settings {
         ] {
             let Some(asked) = asked else { continue };
             if made && asked != current {
-                bail!("{flag} is {current} for this cluster and cannot change; `podium reset` makes a new one");
+                bail!(
+                    "{flag} is {current} for this cluster and cannot change; `podium reset` makes a new one"
+                );
             }
             current.clone_from(asked);
         }
@@ -140,7 +142,11 @@ fn first_free<'a>(candidates: &[String], taken: impl Iterator<Item = &'a str> + 
         let Ok(range) = candidate.parse::<Cidr>() else { return false };
         !taken.clone().filter_map(|t| t.parse::<Cidr>().ok()).any(|t| t.overlaps(&range))
     };
-    candidates.iter().find(is_free).cloned().context("every default range is taken by another cluster on this machine")
+    candidates
+        .iter()
+        .find(is_free)
+        .cloned()
+        .context("every default range is taken by another cluster on this machine")
 }
 
 /// Settings of other clusters that have run here since the machine started.
@@ -150,7 +156,9 @@ fn others(layout: &Layout) -> Vec<Settings> {
     entries
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("podium") && entry.path() != own)
-        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path().join("cluster.json")).ok()?).ok())
+        .filter_map(|entry| {
+            serde_json::from_slice(&std::fs::read(entry.path().join("cluster.json")).ok()?).ok()
+        })
         .collect()
 }
 
@@ -220,7 +228,8 @@ mod tests {
             ("10.244.0.0/25", "10.96.0.0/12", "/24"),
             ("10.244.0.0/16", "10.96.0.0/30", "/28"),
         ] {
-            let wrong = Settings { pod_cidr: pods.to_owned(), service_cidr: services.to_owned(), ..base.clone() };
+            let wrong =
+                Settings { pod_cidr: pods.to_owned(), service_cidr: services.to_owned(), ..base.clone() };
             assert!(format!("{:#}", wrong.check().unwrap_err()).contains(text), "{pods} {services}");
         }
     }

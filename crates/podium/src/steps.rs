@@ -48,6 +48,9 @@ mod tests {
     #[test]
     fn lines_align() {
         assert_eq!(line("store", Duration::from_millis(12), ""), "  store          0.012 s");
-        assert_eq!(line("API server", Duration::from_millis(1234), "port 1"), "  API server     1.234 s  port 1");
+        assert_eq!(
+            line("API server", Duration::from_millis(1234), "port 1"),
+            "  API server     1.234 s  port 1"
+        );
     }
 }

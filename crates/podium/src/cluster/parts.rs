@@ -47,8 +47,11 @@ impl Parts {
         self.shutdown.clone()
     }
 
-    pub(super) fn spawn<E>(&mut self, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
-    where
+    pub(super) fn spawn<E>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) where
         E: std::error::Error + Send + Sync + 'static,
     {
         self.tasks.spawn(async move { (name, part.await.map_err(anyhow::Error::from)) });
@@ -80,7 +83,9 @@ impl Parts {
         let all = async {
             while let Some(ended) = self.tasks.join_next().await {
                 match ended {
-                    Ok((name, Err(error))) => tracing::warn!(part = name, error = %format!("{error:#}"), "ended badly"),
+                    Ok((name, Err(error))) => {
+                        tracing::warn!(part = name, error = %format!("{error:#}"), "ended badly")
+                    }
                     Ok((name, Ok(()))) => tracing::debug!(part = name, "ended"),
                     Err(error) => tracing::warn!(%error, "a part panicked"),
                 }
@@ -93,7 +98,10 @@ impl Parts {
     }
 }
 
-pub(super) fn scheduler(clients: Arc<dyn ClientSource>, informers: SharedInformers) -> podium_scheduler::Config {
+pub(super) fn scheduler(
+    clients: Arc<dyn ClientSource>,
+    informers: SharedInformers,
+) -> podium_scheduler::Config {
     podium_scheduler::Config::new(clients, informers)
 }
 

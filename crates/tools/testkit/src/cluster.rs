@@ -98,8 +98,13 @@ impl Cluster {
     /// It does not run.
     pub fn pid(&self) -> Result<i32> {
         let status = self.podium(&["status"]);
-        let line = status.stdout.lines().find(|line| line.starts_with("running")).context("the daemon does not run")?;
-        let number = line.split_once("process ").and_then(|(_, rest)| rest.split(',').next()).context("no process")?;
+        let line = status
+            .stdout
+            .lines()
+            .find(|line| line.starts_with("running"))
+            .context("the daemon does not run")?;
+        let number =
+            line.split_once("process ").and_then(|(_, rest)| rest.split(',').next()).context("no process")?;
         Ok(number.trim().parse()?)
     }
 
@@ -125,7 +130,8 @@ impl Drop for Cluster {
         if std::thread::panicking()
             && let Ok(log) = std::fs::read_to_string(self.data_dir().join("podium.log"))
         {
-            let lines: Vec<&str> = log.lines().filter(|l| l.contains("WARN") || l.contains("ERROR")).collect();
+            let lines: Vec<&str> =
+                log.lines().filter(|l| l.contains("WARN") || l.contains("ERROR")).collect();
             let tail = &lines[lines.len().saturating_sub(60)..];
             eprintln!("--- warnings of podium.log ---\n{}", tail.join("\n"));
         }

@@ -63,7 +63,12 @@ impl Kubectl {
         let mut command = Command::new("kubectl");
         // No cache shared with the person's own kubectl, or with another cluster on the same port.
         let cache = self.kubeconfig.with_file_name("kubectl-cache");
-        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(cache).env_remove("KUBECONFIG");
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .arg("--cache-dir")
+            .arg(cache)
+            .env_remove("KUBECONFIG");
         command
     }
 
@@ -80,7 +85,11 @@ impl Kubectl {
     /// Runs `kubectl` and gives it standard input.
     pub fn input(&self, arguments: &str, input: &str) -> Outcome {
         let mut command = self.command();
-        command.args(arguments.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl is on the PATH");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads its input");
         let output = child.wait_with_output().expect("kubectl ends");

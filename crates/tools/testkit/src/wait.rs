@@ -23,7 +23,12 @@ pub fn wait<T, E: Debug>(what: &str, limit: Duration, mut look: impl FnMut() -> 
 
 /// Looks until the value satisfies the condition; panics after `limit` with the last value.
 #[track_caller]
-pub fn wait_for<T: Debug>(what: &str, limit: Duration, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+pub fn wait_for<T: Debug>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> T,
+    good: impl Fn(&T) -> bool,
+) -> T {
     wait(what, limit, || {
         let value = look();
         if good(&value) { Ok(value) } else { Err(value) }

@@ -1,0 +1,81 @@
+//! The real binary, real containers, the real kubectl. Each test starts a cluster of its own on free ports.
+//!
+//! Run by `cargo xtask e2e [NAME]`; without root or a binary to test, every test says that it was skipped.
+
+mod healing;
+mod lifecycle;
+mod restarts;
+mod scheduling;
+mod using_kubectl;
+mod web_app;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use podium_testkit::{Cluster, Kubectl, images, wait_for};
+
+/// Long enough for any single step on a machine that is busy with something else.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// A running cluster with the test images, or `None`, having said why the test is skipped.
+pub(crate) fn cluster() -> Option<Cluster> {
+    if !Cluster::available() || !Kubectl::available() {
+        return None;
+    }
+    let cluster = Cluster::start().expect("the cluster starts");
+    for archive in archives() {
+        cluster.load(archive);
+    }
+    Some(cluster)
+}
+
+/// The image archives, built once for all tests.
+pub(crate) fn archives() -> &'static [PathBuf] {
+    static ARCHIVES: OnceLock<(tempfile::TempDir, Vec<PathBuf>)> = OnceLock::new();
+    let (_, paths) = ARCHIVES.get_or_init(|| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut paths = images::web(directory.path()).expect("the web images can be built");
+        paths.extend(images::busybox(directory.path()).expect("the busybox image can be built"));
+        (directory, paths)
+    });
+    paths
+}
+
+/// The example application, with its three pods ready.
+pub(crate) fn deploy_example(kubectl: &Kubectl) {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/web-app");
+    kubectl.args(&["apply", "-f", &examples.display().to_string()]).ok();
+    let text = kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
+    assert!(text.contains("successfully rolled out"), "{text}");
+}
+
+/// A pod with a shell, running.
+pub(crate) fn tools_pod(kubectl: &Kubectl, namespace: &str) {
+    kubectl.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: tools, namespace: {namespace}}}, spec: {{\
+         terminationGracePeriodSeconds: 0, containers: [{{name: tools, image: {image}, command: [sleep, '3600']}}]}}}}",
+        image = images::BUSYBOX
+    ));
+    kubectl.args(&["-n", namespace, "wait", "--for=condition=Ready", "pod/tools", "--timeout=60s"]).ok();
+}
+
+/// The Service's cluster address and port.
+pub(crate) fn service_address(kubectl: &Kubectl, namespace: &str, name: &str) -> SocketAddr {
+    let text =
+        kubectl.get(&format!("-n {namespace} service {name}"), "{.spec.clusterIP}:{.spec.ports[0].port}");
+    text.parse().unwrap_or_else(|_| panic!("not an address: {text:?}"))
+}
+
+/// Names of pods with this label, sorted.
+pub(crate) fn pods(kubectl: &Kubectl, namespace: &str, label: &str) -> Vec<String> {
+    let text = kubectl.get(&format!("-n {namespace} pods -l {label}"), "{.items[*].metadata.name}");
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Waits until a JSONPath of an object gives what is wanted.
+#[track_caller]
+pub(crate) fn becomes(kubectl: &Kubectl, what: &str, path: &str, wanted: &str) {
+    wait_for(&format!("{what} {path} = {wanted}"), LIMIT, || kubectl.get(what, path), |seen| seen == wanted);
+}
