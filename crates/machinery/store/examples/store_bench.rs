@@ -2,7 +2,7 @@
 //! concurrent writers at once.
 //!
 //! ```text
-//! cargo run --release -p podium-store --example store_bench [directory]
+//! cargo run --release -p podium-store --example store_bench [directory [writes|watchers|overwrites|opening|memory]]
 //! ```
 //!
 //! Prints durable 1 KB writes per second, for both in the same run on the same disk; what is left on disk after many
@@ -31,12 +31,51 @@ fn main() {
     let dir = tempfile::tempdir_in(base).expect("a directory to measure in");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     println!("measuring in {}, values of {VALUE_BYTES} bytes, {KEYS} keys", dir.path().display());
+    let only = std::env::args().nth(2);
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     runtime.block_on(async {
-        writes(dir.path()).await;
-        watchers(dir.path()).await;
-        overwrites(dir.path()).await;
-        opening(dir.path()).await;
+        // First, as it looks at the memory of the process.
+        if wanted("memory") {
+            memory(dir.path()).await;
+        }
+        if wanted("writes") {
+            writes(dir.path()).await;
+        }
+        if wanted("watchers") {
+            watchers(dir.path()).await;
+        }
+        if wanted("overwrites") {
+            overwrites(dir.path()).await;
+        }
+        if wanted("opening") {
+            opening(dir.path()).await;
+        }
     });
+}
+
+/// Processor time of this process so far, all threads.
+fn processor_ms() -> i64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");
+    let ms = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
+    ms(usage.user_time()) + ms(usage.system_time())
+}
+
+/// 10,000 records of 2 KB in memory, as written and as loaded.
+async fn memory(dir: &Path) {
+    const RECORDS: u64 = 10_000;
+    let before = resident();
+    let path = dir.join("memory");
+    let store = Store::open(Config::new(&path)).await.expect("the store opens");
+    let bytes = [value().bytes, value().bytes].concat();
+    for number in 0..RECORDS {
+        store.commit(key(number), Expect::Absent, Change::put(bytes.clone())).await.expect("written");
+    }
+    let data = (RECORDS as usize * bytes.len()) >> 20;
+    println!(
+        "\n{RECORDS} records, {data} MB of values: {} MB resident more than before",
+        resident() - before
+    );
+    store.close().await;
 }
 
 fn key(number: u64) -> Key {
@@ -312,11 +351,14 @@ async fn opening(dir: &Path) {
         let cold = how == "cold"
             && File::create("/proc/sys/vm/drop_caches").and_then(|mut file| file.write_all(b"1")).is_ok();
         let how = if how == "cold" && !cold { "cold (could not be made so)" } else { how };
-        let started = Instant::now();
+        let (started, processor) = (Instant::now(), processor_ms());
         let store = Store::open(Config::new(&path)).await.expect("the store opens");
-        let took = started.elapsed();
+        let (took, processor) = (started.elapsed(), processor_ms() - processor);
         assert_eq!(store.count(&KeyRange::all()), ENTRIES);
-        println!("\n{ENTRIES} entries, {how}: open in {} ms (at most 500)", took.as_millis());
+        println!(
+            "\n{ENTRIES} entries, {how}: open in {} ms (at most 500), {processor} ms of processor",
+            took.as_millis()
+        );
         let started = Instant::now();
         let all = store.range(&KeyRange::all(), RangeOptions::default()).expect("read");
         println!(

@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use crate::disk::{Disk, DiskFile};
@@ -160,7 +161,7 @@ impl LoadError {
 }
 
 /// Reads a whole snapshot.
-pub(crate) fn load(source: &mut dyn Read) -> Result<Loaded, LoadError> {
+pub(crate) fn load(source: &mut (dyn Read + Send)) -> Result<Loaded, LoadError> {
     let mut offset = 0;
     let corrupt = |offset, problem| LoadError::Corrupt { offset, problem };
     let mut header = [0; HEADER_BYTES];
@@ -174,28 +175,65 @@ pub(crate) fn load(source: &mut dyn Read) -> Result<Loaded, LoadError> {
     if reader.u32() != Some(frame::checksum(0, &header[..HEADER_BYTES - 4])) {
         return Err(corrupt(0, "the snapshot header's checksum does not match"));
     }
-    let mut loaded = Loaded { header: decoded, records: Vec::new(), leases: Vec::new() };
-    let mut payload = Vec::new();
+    let (sender, receiver) = mpsc::sync_channel(READ_AHEAD);
+    std::thread::scope(|scope| {
+        // Reading and checking on one thread, decoding on this one: about half the time on two cores.
+        let reading = scope.spawn(move || read_blocks(source, decoded.store_id, offset, &sender));
+        let decoded = decode_blocks(decoded, &receiver);
+        drop(receiver);
+        // What is wrong with the file comes before what its content lacks because of that.
+        reading.join().expect("reading a snapshot does not panic")?;
+        decoded
+    })
+}
+
+/// How many blocks may be read ahead of what is decoded.
+const READ_AHEAD: usize = 8;
+
+/// A block that is as it was written.
+struct Block {
+    kind: u8,
+    payload: Vec<u8>,
+    start: u64,
+}
+
+/// Reads blocks up to the last. Ends early if nobody listens any more.
+fn read_blocks(
+    source: &mut (dyn Read + Send),
+    store_id: u64,
+    mut offset: u64,
+    out: &SyncSender<Block>,
+) -> Result<(), LoadError> {
     loop {
         let start = offset;
-        let mut block = [0; BLOCK_HEADER_BYTES];
-        fill(source, &mut block, &mut offset)?;
-        let mut reader = Reader(&block[1..]);
+        let mut header = [0; BLOCK_HEADER_BYTES];
+        fill(source, &mut header, &mut offset)?;
+        let mut reader = Reader(&header[1..]);
         let (len, checksum) = (reader.u32().unwrap_or(0) as usize, reader.u32().unwrap_or(0));
-        // A damaged length must not make us ask for gigabytes: the file itself limits what is read.
-        payload.clear();
+        // A damaged length must not make us ask for gigabytes: beyond what is usual, the file itself is the limit.
+        let mut payload = Vec::with_capacity(len.min(2 * BLOCK_BYTES));
         let read = (&mut *source).take(len as u64).read_to_end(&mut payload).map_err(LoadError::Io)?;
         offset += read as u64;
         if read != len {
-            return Err(corrupt(start, "the block is cut short"));
+            return Err(LoadError::Corrupt { offset: start, problem: "the block is cut short" });
         }
-        let salted = frame::checksum(decoded.store_id, &block[..5]);
-        if crc32c::crc32c_append(salted, &payload) != checksum {
-            return Err(corrupt(start, "the block's checksum does not match"));
+        if crc32c::crc32c_append(frame::checksum(store_id, &header[..5]), &payload) != checksum {
+            return Err(LoadError::Corrupt { offset: start, problem: "the block's checksum does not match" });
         }
+        let kind = header[0];
+        if out.send(Block { kind, payload, start }).is_err() || kind == END {
+            return Ok(());
+        }
+    }
+}
+
+fn decode_blocks(header: Header, blocks: &Receiver<Block>) -> Result<Loaded, LoadError> {
+    let mut loaded = Loaded { header, records: Vec::new(), leases: Vec::new() };
+    for Block { kind, payload, start } in blocks {
         let mut reader = Reader(&payload);
-        let refused = || corrupt(start, "the block does not hold what it should");
-        match block[0] {
+        let refused =
+            || LoadError::Corrupt { offset: start, problem: "the block does not hold what it should" };
+        match kind {
             RECORDS => {
                 while !reader.0.is_empty() {
                     loaded.records.push(Arc::new(reader.record().ok_or_else(refused)?));
@@ -211,11 +249,14 @@ pub(crate) fn load(source: &mut dyn Read) -> Result<Loaded, LoadError> {
             END => {
                 let counts = (reader.u64(), reader.u64());
                 let found = (Some(loaded.records.len() as u64), Some(loaded.leases.len() as u64));
-                return if counts == found { Ok(loaded) } else { Err(corrupt(start, "blocks are missing")) };
+                let missing = LoadError::Corrupt { offset: start, problem: "blocks are missing" };
+                return if counts == found { Ok(loaded) } else { Err(missing) };
             }
             _ => return Err(refused()),
         }
     }
+    // The reader stopped before the last block, and says why.
+    Err(LoadError::Corrupt { offset: 0, problem: "it has no end" })
 }
 
 fn fill(source: &mut dyn Read, buffer: &mut [u8], offset: &mut u64) -> Result<(), LoadError> {

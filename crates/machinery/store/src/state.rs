@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::engine::Published;
 use crate::error::{CompactError, ReadError};
 use crate::key::KeyRange;
+use crate::log::frame::ReplayChange;
 use crate::record::{Event, EventKind, Record, Revision};
 use crate::ring::Ring;
 use crate::store::{RangeOptions, RangeResult};
@@ -86,6 +87,34 @@ fn weight(event: &Event) -> u64 {
         EventKind::Delete => event.record.size() as u64,
     };
     previous + last_words + EVENT_BYTES
+}
+
+/// The rings that a publication has put events into.
+#[derive(Debug, Default)]
+struct Touched {
+    rings: Vec<Arc<Ring>>,
+    /// The collection of the last ring.
+    collection: Vec<u8>,
+}
+
+impl Touched {
+    /// Puts an event into its rings. The tree is locked.
+    fn push(&mut self, state: &State, event: Arc<Event>) {
+        state.history_bytes.fetch_add(weight(&event), Ordering::Relaxed);
+        let collection = event.record.key.collection();
+        // Neighbours are mostly of one collection, which saves the look-up.
+        if self.rings.is_empty() || self.collection != collection {
+            self.collection.clear();
+            self.collection.extend_from_slice(collection);
+            let ring = state.ring_of(collection);
+            self.rings.retain(|other| !Arc::ptr_eq(other, &ring));
+            self.rings.push(ring);
+        }
+        if let Some(ring) = self.rings.last() {
+            ring.push(Arc::clone(&event));
+        }
+        state.all.push(event);
+    }
 }
 
 impl State {
@@ -269,37 +298,46 @@ impl State {
     }
 
     fn publish_piece(&self, transactions: impl Iterator<Item = Published>) -> Vec<Arc<Ring>> {
-        let mut touched: Vec<Arc<Ring>> = Vec::new();
-        let mut collection: Vec<u8> = Vec::new();
+        let mut touched = Touched::default();
         let mut tree = self.tree.write();
         let mut newest = self.revision();
-        let mut bytes = 0;
         for transaction in transactions {
             assert!(transaction.revision > newest, "an engine publishes revisions in rising order");
             newest = transaction.revision;
             for event in transaction.events {
                 debug_assert_eq!(event.revision, newest);
-                bytes += weight(&event);
-                tree.apply(&event);
-                // Neighbours are mostly of one collection, which saves the look-up.
-                if touched.is_empty() || collection != event.record.key.collection() {
-                    collection.clear();
-                    collection.extend_from_slice(event.record.key.collection());
-                    let ring = self.ring_of(&collection);
-                    touched.retain(|other| !Arc::ptr_eq(other, &ring));
-                    touched.push(ring);
-                }
-                if let Some(ring) = touched.last() {
-                    ring.push(Arc::clone(&event));
-                }
-                self.all.push(event);
+                let previous = tree.apply(&event);
+                debug_assert_eq!(previous, event.previous, "an engine knows what a change replaces");
+                touched.push(self, event);
             }
         }
-        self.history_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
         self.visible.store(newest, Ordering::Release);
         RwLockWriteGuard::unlock_fair(tree);
-        touched
+        touched.rings
+    }
+
+    /// Does again what a log says happened, before anybody looks. Its revision must be newer than all before.
+    pub(crate) fn replay(&self, revision: Revision, changes: Vec<ReplayChange>) -> Result<(), &'static str> {
+        let mut touched = Touched::default();
+        let mut tree = self.tree.write();
+        for change in changes {
+            let event = match change {
+                ReplayChange::Put(record) => {
+                    let previous = tree.put(Arc::clone(&record));
+                    Event { kind: EventKind::Put, record, previous, revision }
+                }
+                ReplayChange::Delete(key) => {
+                    let previous = tree.delete(&key, revision).ok_or("a key is deleted that is not there")?;
+                    let record = Arc::new(previous.deleted_at(revision));
+                    Event { kind: EventKind::Delete, record, previous: Some(previous), revision }
+                }
+            };
+            touched.push(self, Arc::new(event));
+        }
+        self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
+        self.visible.store(revision, Ordering::Release);
+        Ok(())
     }
 
     /// The revision up to which the kept history weighs this much; the newest if all of it weighs less.

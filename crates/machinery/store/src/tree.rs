@@ -1,6 +1,7 @@
 //! The ordered map of keys, with what is kept of their past. Plain data: no locks, no clock.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -96,29 +97,47 @@ impl Tree {
         self.keys.get(key).and_then(Versions::newest)
     }
 
-    /// Adds a change. Its revision must not be below any that was added before.
-    pub(crate) fn apply(&mut self, event: &Event) {
-        if let Some(previous) = &event.previous {
+    /// Adds a change. Its revision must not be below any that was added before. Returns the record before.
+    pub(crate) fn apply(&mut self, event: &Event) -> Option<Arc<Record>> {
+        match event.kind {
+            EventKind::Put => self.put(Arc::clone(&event.record)),
+            EventKind::Delete => self.delete(&event.record.key, event.revision),
+        }
+    }
+
+    /// Adds a record, newer than any that was added before. Returns the record before.
+    pub(crate) fn put(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
+        self.live_bytes += record.size() as u64;
+        self.live_keys += 1;
+        let previous = match self.keys.entry(record.key.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Versions::One(record));
+                None
+            }
+            Entry::Occupied(mut entry) => {
+                let previous = entry.get().newest().cloned();
+                entry.get_mut().push(Version::Put(record));
+                previous
+            }
+        };
+        self.replaced(previous.as_deref());
+        previous
+    }
+
+    /// Adds a deletion, newer than anything that was added before. Returns the record before; if there was none, nothing
+    /// happens.
+    pub(crate) fn delete(&mut self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
+        let versions = self.keys.get_mut(key)?;
+        let previous = versions.newest().cloned()?;
+        versions.push(Version::Deleted(revision));
+        self.replaced(Some(&previous));
+        Some(previous)
+    }
+
+    fn replaced(&mut self, previous: Option<&Record>) {
+        if let Some(previous) = previous {
             self.live_bytes -= previous.size() as u64;
             self.live_keys -= 1;
-        }
-        let version = match event.kind {
-            EventKind::Put => {
-                self.live_bytes += event.record.size() as u64;
-                self.live_keys += 1;
-                Version::Put(Arc::clone(&event.record))
-            }
-            EventKind::Delete => Version::Deleted(event.revision),
-        };
-        match self.keys.get_mut(event.record.key.as_bytes()) {
-            Some(versions) => versions.push(version),
-            None => {
-                let versions = match version {
-                    Version::Put(record) => Versions::One(record),
-                    deleted @ Version::Deleted(_) => Versions::Many(vec![deleted]),
-                };
-                self.keys.insert(event.record.key.clone(), versions);
-            }
         }
     }
 
@@ -219,13 +238,16 @@ mod tests {
             None,
             None,
         ));
-        tree.apply(&Event { kind: EventKind::Put, record, previous, revision });
+        let replaced =
+            tree.apply(&Event { kind: EventKind::Put, record, previous: previous.clone(), revision });
+        assert_eq!(replaced, previous);
     }
 
     fn delete(tree: &mut Tree, key: &str, revision: Revision) {
         let previous = tree.get(key.as_bytes()).cloned().expect("the key to delete is there");
         let record = Arc::new(previous.deleted_at(revision));
-        tree.apply(&Event { kind: EventKind::Delete, record, previous: Some(previous), revision });
+        let event = Event { kind: EventKind::Delete, record, previous: Some(previous), revision };
+        assert_eq!(tree.apply(&event), event.previous);
     }
 
     fn at(tree: &Tree, revision: Revision) -> Vec<Revision> {

@@ -138,7 +138,7 @@ fn a_watcher_that_does_not_fetch_is_cut_off() {
     let too_slow = WatchError::TooSlow { seen: 1, compacted: 5 };
     assert_eq!(slow.try_next().expect_err("cut off"), too_slow);
     assert_eq!(slow.try_next().expect_err("still"), too_slow);
-    assert_eq!(revisions(&mut quiet), [], "nothing of its own was lost");
+    assert!(revisions(&mut quiet).is_empty(), "nothing of its own was lost");
     assert_eq!(quiet.progress(), 6);
     let refused = watch(&feed, KeyRange::all(), 4).expect_err("compacted");
     assert_eq!(refused, WatchError::Compacted { compacted: 5 });

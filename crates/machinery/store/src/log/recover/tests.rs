@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::simulated::SimulatedDisk;
 use crate::log::frame::Entry;
-use crate::record::{EventKind, Record};
+use crate::record::{Event, EventKind, Record};
 use crate::{Key, KeyRange};
 
 const DIR: &str = "/store";
