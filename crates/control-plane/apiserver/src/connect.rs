@@ -21,6 +21,7 @@ use crate::storage;
 
 mod exchange;
 mod target;
+mod websocket;
 
 pub(crate) use exchange::client_config;
 use target::Target;
@@ -121,6 +122,9 @@ async fn stream(
         return Err(ApiError::bad_request("Upgrade request required"));
     }
     let target = Target::kubelet_of(call, pod)?;
+    if let Some(translation) = websocket::Translation::of(request.headers()) {
+        return websocket::serve(call, request, &target, path, query, translation).await;
+    }
     exchange::upgrade(call, request, &target, Method::POST, path, query).await
 }
 

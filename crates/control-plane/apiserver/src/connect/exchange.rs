@@ -168,6 +168,33 @@ pub(super) async fn upgrade(
     Ok(reply)
 }
 
+/// Opens a SPDY stream at a kubelet on behalf of a client that speaks something else.
+pub(super) async fn open_spdy(
+    call: &Call,
+    target: &Target,
+    path: &str,
+    query: &str,
+    version: &'static str,
+) -> Result<hyper::upgrade::OnUpgrade, ApiError> {
+    let body: RequestBody = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let mut request = build(target, Method::POST, path, query, &HeaderMap::new(), body)?;
+    let headers = request.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert("x-stream-protocol-version", HeaderValue::from_static(version));
+    let mut answer = send(call, target, request).await?;
+    let agreed = answer
+        .headers()
+        .get(UPGRADE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.eq_ignore_ascii_case("SPDY/3.1"));
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS || !agreed {
+        refuse_errors(call, answer).await?;
+        return Err(response::unavailable("the target did not switch protocols"));
+    }
+    Ok(hyper::upgrade::on(&mut answer))
+}
+
 fn build(
     target: &Target,
     method: Method,
