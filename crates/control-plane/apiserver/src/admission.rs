@@ -19,9 +19,10 @@ use crate::objects::{Objects, items, text};
 
 mod certificates;
 mod classes;
+mod event_rate;
 mod limit_ranger;
 mod namespace;
-mod node_restriction;
+pub(crate) mod node_restriction;
 mod pod_defaults;
 pub mod pod_security;
 mod priority;
@@ -162,6 +163,7 @@ pub struct Admission {
     objects: Objects,
     authorizer: Arc<Authorizer>,
     accounts: service_account::Arrivals,
+    event_rate: event_rate::EventRate,
 }
 
 impl fmt::Debug for Admission {
@@ -175,7 +177,14 @@ impl Admission {
     pub fn new(config: Config, objects: Objects, authorizer: Arc<Authorizer>) -> Self {
         let defaults = pod_security::Policy::enforcing(config.pod_security_enforce);
         let accounts = service_account::Arrivals::follow(&objects);
-        Admission { config, defaults, objects, authorizer, accounts }
+        Admission {
+            config,
+            defaults,
+            objects,
+            authorizer,
+            accounts,
+            event_rate: event_rate::EventRate::default(),
+        }
     }
 
     /// Waits, for at most a second, for what a request needs and a controller is about to make: the default service
@@ -195,6 +204,7 @@ impl Admission {
             Operation::Delete => return node_restriction::check(request, &self.objects, &self.authorizer),
             Operation::Connect => return Ok(()),
         }
+        self.event_rate.check(request, std::time::Instant::now())?;
         limit_ranger::mutate(request, &self.objects);
         service_account::mutate(request, &self.objects)?;
         node_restriction::check(request, &self.objects, &self.authorizer)?;

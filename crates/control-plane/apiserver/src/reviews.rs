@@ -5,8 +5,10 @@ use std::sync::Arc;
 use podium_api::status::ApiError;
 use serde_json::Value;
 
+use crate::admission::{Operation, Request, node_restriction};
 use crate::authentication::{Authenticator, User};
 use crate::authorization::Authorizer;
+use crate::authorization::node::node_of;
 use crate::objects::Objects;
 
 mod access;
@@ -101,20 +103,47 @@ impl Reviews {
                     .issuer
                     .as_ref()
                     .ok_or_else(|| ApiError::not_found("", "serviceaccounts/token", create.name))?;
+                self.restrict_nodes(&create)?;
                 token::request(&self.objects, issuer, create, now, token_id)
             }
             ("authentication.k8s.io", "tokenreviews", "") => token::review(&self.authenticator, create, now),
-            ("authentication.k8s.io", "selfsubjectreviews", "") => Ok(token::self_review(create, now)),
+            ("authentication.k8s.io", "selfsubjectreviews", "") => Ok(token::self_review(create.user, now)),
             ("authorization.k8s.io", "subjectaccessreviews", "") => access::subject(&self.authorizer, create),
             ("authorization.k8s.io", "localsubjectaccessreviews", "") => {
                 access::local(&self.authorizer, create)
             }
             ("authorization.k8s.io", "selfsubjectaccessreviews", "") => access::own(&self.authorizer, create),
             ("authorization.k8s.io", "selfsubjectrulesreviews", "") => {
-                access::rules(&self.authorizer, create)
+                access::rules(&self.authorizer, create.user, &create.body)
             }
             (group, resource, _) => Err(ApiError::not_found(group, resource, create.name)),
         }
+    }
+
+    /// NodeRestriction, here because no way to a token may go past it: a node gets tokens for its own pods only.
+    fn restrict_nodes(&self, create: &Create<'_>) -> Result<(), ApiError> {
+        if node_of(create.user).is_none() {
+            return Ok(());
+        }
+        let mut body = create.body.clone();
+        let request = Request {
+            user: create.user,
+            operation: Operation::Create,
+            group: create.group,
+            version: "v1",
+            kind: "TokenRequest",
+            resource: create.resource,
+            subresource: create.subresource,
+            namespace: create.namespace,
+            name: create.name,
+            object: &mut body,
+            old: None,
+            options: &Value::Null,
+            dry_run: false,
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+        };
+        node_restriction::check(&request, &self.objects, &self.authorizer)
     }
 }
 

@@ -147,7 +147,13 @@ impl Pki {
     ///
     /// # Errors
     /// What reading, signing and writing may give.
-    pub fn client(&self, file: &str, user: &str, group: Option<&str>, now: Timestamp) -> Result<KeyPair, Error> {
+    pub fn client(
+        &self,
+        file: &str,
+        user: &str,
+        group: Option<&str>,
+        now: Timestamp,
+    ) -> Result<KeyPair, Error> {
         self.ensure(&self.authority, file, &client_request(user, group), now)
     }
 
@@ -219,7 +225,8 @@ fn serves(pair: &KeyPair, authority: &Authority, request: &Request<'_>, now: Tim
 fn signed_by(pair: &KeyPair, authority: &Authority) -> bool {
     use x509_parser::prelude::{FromDer as _, X509Certificate};
     let (Ok(leaf), Ok(issuer)) = (pair.chain(), authority.pair().chain()) else { return false };
-    let (Ok((_, leaf)), Ok((_, issuer))) = (X509Certificate::from_der(&leaf[0]), X509Certificate::from_der(&issuer[0]))
+    let (Ok((_, leaf)), Ok((_, issuer))) =
+        (X509Certificate::from_der(&leaf[0]), X509Certificate::from_der(&issuer[0]))
     else {
         return false;
     };
@@ -228,7 +235,8 @@ fn signed_by(pair: &KeyPair, authority: &Authority) -> bool {
 
 fn key_matches(pair: &KeyPair) -> bool {
     let (Ok(chain), Ok(key)) = (pair.chain(), pair.key_der()) else { return false };
-    rustls::sign::CertifiedKey::from_der(chain, key, &crate::tls::provider()).is_ok_and(|k| k.keys_match().is_ok())
+    rustls::sign::CertifiedKey::from_der(chain, key, &crate::tls::provider())
+        .is_ok_and(|k| k.keys_match().is_ok())
 }
 
 fn client_request<'a>(user: &'a str, group: Option<&'a str>) -> Request<'a> {

@@ -27,8 +27,8 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 const MAX_REMEMBERED: usize = 4096;
 /// What precedes the 65 bytes of a P-256 point in its SubjectPublicKeyInfo (RFC 5480).
 const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// Why a token is not good. No variant carries any part of the token.
@@ -61,7 +61,10 @@ pub struct Keys {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("signing", &self.signing_id).field("verifying", &self.public.len()).finish()
+        f.debug_struct("Keys")
+            .field("signing", &self.signing_id)
+            .field("verifying", &self.public.len())
+            .finish()
     }
 }
 
@@ -97,10 +100,10 @@ impl Keys {
         for pem in also {
             let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes())
                 .map_err(|e| malformed("service account public key", e.to_string()))?;
-            let point: [u8; 65] = der
-                .strip_prefix(&P256_SPKI_PREFIX)
-                .and_then(|rest| rest.try_into().ok())
-                .ok_or_else(|| malformed("service account public key", "it is not a P-256 key".to_owned()))?;
+            let point: [u8; 65] =
+                der.strip_prefix(&P256_SPKI_PREFIX).and_then(|rest| rest.try_into().ok()).ok_or_else(
+                    || malformed("service account public key", "it is not a P-256 key".to_owned()),
+                )?;
             let id = key_id(&point);
             if public.iter().all(|known| known.id != id) {
                 public.push(PublicKey { id, point });

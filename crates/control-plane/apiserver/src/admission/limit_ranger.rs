@@ -20,11 +20,12 @@ fn applies(request: &Request<'_>) -> bool {
     {
         return false;
     }
-    match (request.resource, request.subresource, request.operation) {
-        ("pods", "", Operation::Create) | ("pods", "resize", Operation::Update) => true,
-        ("persistentvolumeclaims", "", Operation::Create | Operation::Update) => true,
-        _ => false,
-    }
+    matches!(
+        (request.resource, request.subresource, request.operation),
+        ("pods", "", Operation::Create)
+            | ("pods", "resize", Operation::Update)
+            | ("persistentvolumeclaims", "", Operation::Create | Operation::Update)
+    )
 }
 
 /// Fills in what containers leave out.
@@ -145,7 +146,7 @@ fn check_claim(limit: &Value, claim: &Value) -> Vec<String> {
     for (name, bound) in amounts(&limit["max"]) {
         match requests.get(&name) {
             None => {
-                faults.push(format!("maximum {name} usage per {kind} is {bound}.  No request is specified"))
+                faults.push(format!("maximum {name} usage per {kind} is {bound}.  No request is specified"));
             }
             Some(request) if *request > bound => {
                 faults.push(format!("maximum {name} usage per {kind} is {bound}, but request is {request}"));

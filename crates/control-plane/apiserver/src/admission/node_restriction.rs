@@ -20,7 +20,8 @@ use crate::objects::{Objects, items, text};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-pub(super) fn check(
+/// Refuses what a node may not write; everybody else's writes pass.
+pub(crate) fn check(
     request: &Request<'_>,
     objects: &Objects,
     authorizer: &Authorizer,

@@ -459,10 +459,7 @@ fn node_escalation_a_node_changes_only_its_own() {
              node-role.kubernetes.io/control-plane",
         ),
         (
-            Write {
-                subresource: "status",
-                ..Write::update("", "pods", "foreign", foreign.clone(), foreign.clone())
-            },
+            Write { subresource: "status", ..Write::update("", "pods", "foreign", foreign.clone(), foreign) },
             "pods \"foreign\" is forbidden: node \"a\" can only update pod status for pods with spec.nodeName set to \
              itself",
         ),
@@ -685,7 +682,7 @@ fn nobody_grants_what_they_do_not_have() {
     stored["metadata"]["namespace"] = json!("ns");
     world.memory.put(RBAC, "rolebindings", stored);
     assert!(bind.run(&world).is_ok());
-    assert!(Write { name: "r", ..Write::create(RBAC, "roles").of(role.clone()) }.run(&world).is_ok());
+    assert!(Write { name: "r", ..Write::create(RBAC, "roles").of(role) }.run(&world).is_ok());
     let aggregate = json!({"metadata": {"name": "a"}, "aggregationRule": {"clusterRoleSelectors": [{}]}});
     Write { name: "a", namespace: "", ..Write::create(RBAC, "clusterroles").of(aggregate) }.refused(
         &world,
@@ -721,6 +718,7 @@ impl QuotaStore for Racing {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "reads better at the call")]
 fn quota(hard: Value, spec: Value) -> Value {
     let mut quota =
         json!({"metadata": {"namespace": "ns", "name": "q", "resourceVersion": "0"}, "spec": spec});
@@ -871,4 +869,18 @@ async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
     world.memory.delete("", "serviceaccounts", "fresh", "default");
     world.admission.settle(&request).await;
     assert_eq!(begin.elapsed().as_secs(), 1, "patience ends");
+}
+
+/// SECURITY.md, "Resource exhaustion": a flood of events in one namespace ends in 429, others go on.
+#[test]
+fn resource_exhaustion_a_flood_of_events_is_stopped() {
+    let world = World::new();
+    let event =
+        |namespace| Write { namespace, ..Write::create("", "events").of(json!({"metadata": {"name": "e"}})) };
+    let refused = (0..60_000).find_map(|_| event("ns").run(&world).err()).unwrap();
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (429, "limit reached on type Namespace for key \"ns\"")
+    );
+    assert!(event("safe").run(&world).is_ok());
 }

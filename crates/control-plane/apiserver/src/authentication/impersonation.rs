@@ -41,7 +41,10 @@ pub fn apply(user: &User, headers: &HeaderMap, authorizer: &Authorizer) -> Resul
             }
         }
         None => {
-            check(Attributes { name: &asked.user, ..Attributes::resource(user, "impersonate", "", "users") })?
+            check(Attributes {
+                name: &asked.user,
+                ..Attributes::resource(user, "impersonate", "", "users")
+            })?;
         }
     }
     for group in &asked.groups {

@@ -70,15 +70,15 @@ pub(super) fn own(authorizer: &Authorizer, create: Create<'_>) -> Result<Value, 
 }
 
 /// `selfsubjectrulesreviews`: what who asks may do in a namespace.
-pub(super) fn rules(authorizer: &Authorizer, create: Create<'_>) -> Result<Value, ApiError> {
-    let namespace = text(&create.body, "/spec/namespace");
+pub(super) fn rules(authorizer: &Authorizer, user: &User, body: &Value) -> Result<Value, ApiError> {
+    let namespace = text(body, "/spec/namespace");
     if namespace.is_empty() {
         return Err(ApiError::bad_request("no namespace on request"));
     }
-    let (rules, mut errors) = authorizer.rbac().rules_for(create.user, namespace);
+    let (rules, mut errors) = authorizer.rbac().rules_for(user, namespace);
     let mut resource: Vec<Value> = Vec::new();
     let mut other: Vec<Value> = Vec::new();
-    if create.user.in_group(MASTERS) {
+    if user.in_group(MASTERS) {
         resource.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         other.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
@@ -91,7 +91,7 @@ pub(super) fn rules(authorizer: &Authorizer, create: Create<'_>) -> Result<Value
             resource.push(shown.to_value());
         }
     }
-    let node = node_of(create.user).is_some();
+    let node = node_of(user).is_some();
     if node {
         errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
     }

@@ -199,6 +199,31 @@ fn tokens_are_issued_and_reviewed() {
     assert_eq!(status["error"], "[invalid bearer token, service account token has been invalidated]");
 }
 
+/// SECURITY.md, "Node escalation": a node gets tokens only for pods that run on it.
+#[test]
+fn node_escalation_tokens_are_for_own_pods() {
+    let world = world();
+    let ask = |node: &str, spec: Value| {
+        let user = User::new(&format!("system:node:{node}"), &["system:nodes"]);
+        world.ask(&user, ("", "serviceaccounts", "token"), ("ns", "bot"), json!({ "spec": spec }))
+    };
+    let bound = json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u2"}});
+    let cases = [
+        ("n", json!({}), "node requested token not bound to a pod"),
+        ("m", bound.clone(), "node requested token bound to a pod scheduled on a different node"),
+        (
+            "n",
+            bound,
+            "audience \"\" not found in pod spec volume, system:node:n is not authorized to request tokens",
+        ),
+    ];
+    for (node, spec, part) in cases {
+        let error = ask(node, spec).unwrap_err();
+        assert_eq!(error.code, 403);
+        assert!(error.message.contains(part), "{}", error.message);
+    }
+}
+
 #[test]
 fn the_marker_expiry_of_pods_gives_a_year() {
     let world = world();

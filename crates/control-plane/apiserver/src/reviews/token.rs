@@ -8,7 +8,7 @@ use podium_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::{Create, Issuer, user_info};
-use crate::authentication::Authenticator;
+use crate::authentication::{Authenticator, User};
 use crate::authorization::go_quote;
 use crate::objects::{Objects, items, text};
 
@@ -199,11 +199,11 @@ pub(super) fn review(
 }
 
 /// `selfsubjectreviews`.
-pub(super) fn self_review(create: Create<'_>, now: Timestamp) -> Value {
+pub(super) fn self_review(user: &User, now: Timestamp) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "SelfSubjectReview",
         "metadata": {"creationTimestamp": rfc3339(now)},
-        "status": {"userInfo": user_info(create.user)},
+        "status": {"userInfo": user_info(user)},
     })
 }
 

@@ -534,7 +534,10 @@ const BAD_VOLUMES: [&str; 21] = [
 fn restricted_volumes(pod: &Value, _: u32) -> Option<Violation> {
     let (mut names, mut kinds) = (Vec::new(), BTreeSet::new());
     for volume in items(pod, "/spec/volumes") {
-        if !GOOD_VOLUMES.iter().any(|kind| set(volume, kind)) {
+        // A volume without any source is an emptyDir by default.
+        let plain =
+            volume.as_object().is_some_and(|v| v.iter().all(|(key, value)| key == "name" || value.is_null()));
+        if !plain && !GOOD_VOLUMES.iter().any(|kind| set(volume, kind)) {
             names.push(text(volume, "/name"));
             kinds.insert(BAD_VOLUMES.iter().find(|kind| set(volume, kind)).unwrap_or(&"unknown"));
         }

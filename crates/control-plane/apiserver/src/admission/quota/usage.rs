@@ -94,10 +94,8 @@ pub(crate) fn usage(group: &str, resource: &str, object: &Value, now: jiff::Time
     let mut used = Amounts::new();
     used.insert(count_name(group, resource), one());
     match (group, resource) {
-        ("", "pods") => {
-            if pod_counts(object, now) {
-                add(&mut used, &compute_names(&pod_requests(object), &pod_limits(object)));
-            }
+        ("", "pods") if pod_counts(object, now) => {
+            add(&mut used, &compute_names(&pod_requests(object), &pod_limits(object)));
         }
         ("", "services") => service(object, &mut used),
         ("", "persistentvolumeclaims") => claim(object, &mut used),

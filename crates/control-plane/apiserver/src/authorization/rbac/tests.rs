@@ -1,5 +1,7 @@
 //! Rules, the index over time, aggregation, and what a decision costs.
 
+#![allow(clippy::needless_pass_by_value, reason = "literals read better passed as they are")]
+
 use serde_json::json;
 
 use super::*;
