@@ -20,13 +20,18 @@ mod labels;
 mod manager;
 mod names;
 mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod nodes;
 mod owner;
+mod podgc;
 mod pods;
 mod replicaset;
 mod rootca;
 mod serviceaccount;
 mod services;
 mod slow_start;
+mod tainteviction;
 #[cfg(test)]
 mod testing;
 

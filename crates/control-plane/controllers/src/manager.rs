@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use podium_client::{ClientSource, EventRecorder, SharedInformers, Shutdown};
 use tokio::task::JoinSet;
 
@@ -15,7 +16,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    deployment, endpoints, endpointslice, garbagecollector, namespace, replicaset, rootca, serviceaccount,
+    deployment, endpoints, endpointslice, garbagecollector, namespace, nodeipam, nodelifecycle, podgc,
+    replicaset, rootca, serviceaccount, tainteviction,
 };
 
 /// Why the controllers could not run.
@@ -177,6 +179,42 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "garbage-collector-controller",
         workers: 20,
         start: |context| garbagecollector::run(context).boxed(),
+    },
+    Entry {
+        name: "node-lifecycle-controller",
+        account: "node-controller",
+        component: "node-controller",
+        workers: 8,
+        start: |context| nodelifecycle::run(context).boxed(),
+    },
+    Entry {
+        name: "taint-eviction-controller",
+        account: "node-controller",
+        component: "taint-eviction-controller",
+        workers: 4,
+        start: |context| tainteviction::run(context).boxed(),
+    },
+    Entry {
+        name: "pod-garbage-collector-controller",
+        account: "pod-garbage-collector",
+        component: "pod-garbage-collector",
+        workers: 1,
+        start: |context| podgc::run(context).boxed(),
+    },
+    Entry {
+        name: "node-ipam-controller",
+        account: "node-controller",
+        component: "cidrAllocator",
+        // One: parts of a range are handed out one after the other.
+        workers: 1,
+        start: |context| nodeipam::run(context).boxed(),
+    },
+    Entry {
+        name: "replicationcontroller-controller",
+        account: "replication-controller",
+        component: "replication-controller",
+        workers: 5,
+        start: |context| replicaset::run::<ReplicationController>(context).boxed(),
     },
 ];
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, Patch, PatchParams};
 use podium_client::Informer;
 
 use crate::clock;
@@ -118,5 +119,38 @@ pub(crate) fn from_template(
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+/// Sets a condition, and the phase if given, on a live pod, unless they are set already.
+pub(crate) async fn patch_condition(
+    api: &Api<Pod>,
+    pod: &Pod,
+    mut new: PodCondition,
+    new_phase: Option<&str>,
+    now: Timestamp,
+) -> Result<(), kube::Error> {
+    let old = condition(pod, &new.type_);
+    let known = old.is_some_and(|old| {
+        old.status == new.status && old.reason == new.reason && old.message == new.message
+    });
+    if known && new_phase.is_none_or(|new| phase(pod) == new) {
+        return Ok(());
+    }
+    new.last_transition_time = match old {
+        Some(old) if old.status == new.status => old.last_transition_time.clone(),
+        _ => Some(clock::time(now)),
+    };
+    let mut status = serde_json::json!({"conditions": [new]});
+    if let Some(phase) = new_phase {
+        status["phase"] = phase.into();
+    }
+    // Conditions merge by their type in a strategic patch; the uid keeps it from another life of the name.
+    let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(_) => Ok(()),
+        Err(error) if podium_client::is_not_found(&error) || podium_client::is_conflict(&error) => Ok(()),
+        Err(error) => Err(error),
     }
 }
