@@ -36,6 +36,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
 use podium_client::{
     Client, ClientSource, EventRecorder, LeaderElection, LeadershipError, LeadershipTimings, SharedInformers,
     Shutdown,
@@ -135,7 +136,12 @@ async fn schedule(
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
     let (cluster, events) = shell::follow(&config.informers);
-    if shutdown.run_until_cancelled(config.informers.synced()).await.is_none() {
+    let synced = async {
+        config.informers.of::<Node>().synced().await;
+        config.informers.of::<Pod>().synced().await;
+        cluster.synced().await;
+    };
+    if shutdown.run_until_cancelled(synced).await.is_none() {
         return Ok(());
     }
     let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));

@@ -34,6 +34,7 @@ pub(crate) struct Cluster {
     kept: Arc<RwLock<Kept>>,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
+    informers: SharedInformers,
 }
 
 impl Cluster {
@@ -61,7 +62,19 @@ impl Cluster {
         let changed = volumes_changed.clone();
         claims.on_event(move |_| changed());
         volumes.on_event(move |_| volumes_changed());
-        Self { kept, claims, volumes }
+        Self { kept, claims, volumes, informers: informers.clone() }
+    }
+
+    /// Waits until everything that is asked here has been listed.
+    pub(crate) async fn synced(&self) {
+        let informers = &self.informers;
+        informers.of::<Service>().synced().await;
+        informers.of::<Namespace>().synced().await;
+        informers.of::<ReplicaSet>().synced().await;
+        informers.of::<StatefulSet>().synced().await;
+        informers.of::<ReplicationController>().synced().await;
+        self.claims.synced().await;
+        self.volumes.synced().await;
     }
 }
 

@@ -80,3 +80,81 @@ pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<Client, ClientErr
     config.read_timeout = None;
     Client::try_from(config).map_err(|source| ClientError::Client { path: path.into(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct File(PathBuf);
+
+    impl File {
+        fn new(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("podium-client-{}-{name}", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn kubeconfig(server: &str, user: &str) -> String {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{{"name": "c", "context": {{"cluster": "k", "user": "u", "namespace": "mine"}}}}],
+            "clusters": [{{"name": "k", "cluster": {{"server": "{server}"}}}}],
+            "users": [{{"name": "u", "user": {user}}}]}}"#
+        )
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_leads_to_its_server_with_its_token() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            let body = r#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"x"}}"#;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            String::from_utf8(request).unwrap().to_lowercase()
+        });
+        let file = File::new("token", &kubeconfig(&server, r#"{"token": "secret-token"}"#));
+        let client = from_kubeconfig(&file.0).await.unwrap();
+        assert_eq!(client.default_namespace(), "mine");
+        let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(client);
+        let got = tokio::time::timeout(std::time::Duration::from_secs(10), namespaces.get("x"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(got.metadata.name.as_deref(), Some("x"));
+        let request = served.await.unwrap();
+        assert!(request.starts_with("get /api/v1/namespaces/x "), "{request}");
+        assert!(request.contains("authorization: bearer secret-token"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_used_says_which_and_why() {
+        let missing = from_kubeconfig("/nonexistent/kubeconfig").await.err().unwrap();
+        assert!(
+            crate::error_chain(&missing).starts_with("kubeconfig /nonexistent/kubeconfig: "),
+            "{missing:?}"
+        );
+        let user =
+            r#"{"client-certificate-data": "bm90IGEgY2VydGlmaWNhdGU=", "client-key-data": "bm90IGEga2V5"}"#;
+        let file = File::new("bad", &kubeconfig("https://127.0.0.1:1", user));
+        let bad = from_kubeconfig(&file.0).await.err().unwrap();
+        assert!(matches!(bad, ClientError::Client { .. }), "{bad:?}");
+    }
+}

@@ -174,20 +174,31 @@ fn event_name(object: &str, nanosecond: u64) -> String {
 impl EventSink {
     /// Writes events until shutdown, then what still waits, for two seconds at most.
     pub async fn run(mut self, shutdown: Shutdown) {
-        let mut correlator = Correlator::default();
-        shutdown.run_until_cancelled(self.write_all(&mut correlator)).await;
-        self.queue.close();
-        if timeout(FLUSH_WITHIN, self.write_all(&mut correlator)).await.is_err() {
+        let too_late = async {
+            shutdown.cancelled().await;
+            sleep(FLUSH_WITHIN).await;
+        };
+        let in_time = tokio::select! {
+            () = self.write_all(&shutdown) => true,
+            () = too_late => false,
+        };
+        if !in_time {
             tracing::warn!(left = self.queue.len(), "events left unwritten at shutdown");
         }
     }
 
-    /// Returns when the queue is closed and empty. What is in flight when cancelled is lost.
-    async fn write_all(&mut self, correlator: &mut Correlator) {
+    /// Returns when all recorders are gone, or after shutdown when everything is written.
+    async fn write_all(&mut self, shutdown: &Shutdown) {
+        let mut correlator = Correlator::default();
         let mut writing = FuturesUnordered::new();
         let mut names = HashSet::new();
+        let mut closed = false;
         loop {
             tokio::select! {
+                () = shutdown.cancelled(), if !closed => {
+                    self.queue.close();
+                    closed = true;
+                }
                 Some(name) = writing.next(), if !writing.is_empty() => {
                     names.remove(&name);
                 }

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::scan::{self, EventKind};
 use super::store::Sink;
@@ -46,14 +46,13 @@ enum ReflectError {
     Expired,
 }
 
-/// Why a watch ended.
+/// How a watch ended.
 #[derive(Debug)]
-enum Ended {
-    /// The server closed it, as it does after its time.
-    Closed {
-        events: usize,
-    },
-    Failed(ReflectError),
+struct Ended {
+    /// Lines received, bookmarks included.
+    events: usize,
+    /// `None` when the server closed it, as it does after its time.
+    error: Option<ReflectError>,
 }
 
 /// One resource to follow.
@@ -79,7 +78,6 @@ impl Reflector {
                 Ok((items, version)) => {
                     tracing::debug!(path = %self.path, items = items.len(), version, "listed");
                     sink.replace(items, &version);
-                    backoff.reset();
                     self.watch(sink, version, &mut backoff).await;
                 }
                 Err(error) => {
@@ -90,27 +88,30 @@ impl Reflector {
         }
     }
 
-    /// Watches, and resumes, until the resource must be listed again.
+    /// Watches, and resumes, until the resource must be listed again. Only a watch that works resets the
+    /// back-off: a server whose lists cannot be watched from is not asked for them without a pause.
     async fn watch(&self, sink: &dyn Sink, mut version: String, backoff: &mut Backoff) {
         loop {
             let started = Instant::now();
-            match self.watch_once(sink, &mut version).await {
-                Ended::Closed { events } if events > 0 || started.elapsed() >= TOO_SHORT => backoff.reset(),
-                Ended::Closed { .. } => sleep(backoff.next()).await,
-                Ended::Failed(ReflectError::Expired) => {
+            let ended = self.watch_once(sink, &mut version).await;
+            if ended.events > 0 || started.elapsed() >= TOO_SHORT {
+                backoff.reset();
+            }
+            match ended.error {
+                None if ended.events > 0 || started.elapsed() >= TOO_SHORT => continue,
+                None => {}
+                Some(ReflectError::Expired) => {
                     tracing::debug!(path = %self.path, version, "version is too old, listing again");
+                    if ended.events == 0 && started.elapsed() < TOO_SHORT {
+                        sleep(backoff.next()).await;
+                    }
                     return;
                 }
-                Ended::Failed(error) => {
-                    if started.elapsed() >= TOO_SHORT {
-                        backoff.reset();
-                    }
-                    self.report(backoff, "watch", &error);
-                    sleep(backoff.next()).await;
-                    if backoff.failures >= SUSPECT_AFTER {
-                        return;
-                    }
-                }
+                Some(error) => self.report(backoff, "watch", &error),
+            }
+            sleep(backoff.next()).await;
+            if backoff.failures >= SUSPECT_AFTER {
+                return;
             }
         }
     }
@@ -152,26 +153,31 @@ impl Reflector {
 
     /// One watch request. `version` follows what was received, bookmarks included.
     async fn watch_once(&self, sink: &dyn Sink, version: &mut String) -> Ended {
+        let mut events = 0;
+        let error = self.watch_lines(sink, version, &mut events).await.err();
+        Ended { events, error }
+    }
+
+    async fn watch_lines(
+        &self,
+        sink: &dyn Sink,
+        version: &mut String,
+        events: &mut usize,
+    ) -> Result<(), ReflectError> {
         let seconds = fastrand::u64(WATCH_SECONDS);
         let mut query = self.selectors();
         query.push(("watch", "true".to_owned()));
         query.push(("allowWatchBookmarks", "true".to_owned()));
         query.push(("resourceVersion", version.clone()));
         query.push(("timeoutSeconds", seconds.to_string()));
-        let mut body = match timeout(ANSWER_WITHIN, self.send(&query, "PartialObjectMetadata")).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) => return Ended::Failed(error),
-            Err(_) => return Ended::Failed(ReflectError::Silent),
-        };
+        let sent = timeout(ANSWER_WITHIN, self.send(&query, "PartialObjectMetadata"));
+        let mut body = sent.await.map_err(|_| ReflectError::Silent)??;
         let deadline = Instant::now() + Duration::from_secs(seconds) + WATCH_GRACE;
         let mut lines = Lines::default();
-        let mut events = 0;
         loop {
-            let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
-                Err(_) => return Ended::Failed(ReflectError::Silent),
-                Ok(None) => return Ended::Closed { events },
-                Ok(Some(Err(error))) => return Ended::Failed(ReflectError::Client(Box::new(error))),
-                Ok(Some(Ok(frame))) => frame,
+            let frame = match timeout_at(deadline, body.frame()).await.map_err(|_| ReflectError::Silent)? {
+                None => return Ok(()),
+                Some(frame) => frame.map_err(|error| ReflectError::Client(Box::new(error)))?,
             };
             let Ok(data) = frame.into_data() else { continue };
             lines.push(data);
@@ -179,10 +185,8 @@ impl Reflector {
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                events += 1;
-                if let Err(error) = self.line(sink, &line, version) {
-                    return Ended::Failed(error);
-                }
+                self.line(sink, &line, version)?;
+                *events += 1;
             }
         }
     }

@@ -394,3 +394,20 @@ async fn metadata_informers_keep_only_metadata() {
     informers.forget_metadata(&path);
     timeout(Duration::from_secs(1), informers.stopped()).await.expect("its task ends");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_lists_are_always_too_old_is_asked_ever_more_seldom() {
+    let mut rig = Rig::new();
+    let mut gaps = Vec::new();
+    let mut last = tokio::time::Instant::now();
+    for _ in 0..8 {
+        let list = rig.call().await;
+        assert_eq!(list.query("watch"), None);
+        gaps.push(last.elapsed());
+        last = tokio::time::Instant::now();
+        list.list("10", &[pod("a", 1)]);
+        rig.call().await.fail(410, "Expired", "too old resource version");
+    }
+    assert!(gaps[7] > Duration::from_secs(1), "{gaps:?}");
+    assert_eq!(rig.told(), ["+a@1"]);
+}
