@@ -156,7 +156,12 @@ impl Errors {
     }
 
     /// A value is not one of `supported`.
-    pub fn not_supported(&mut self, path: &Path<'_>, value: impl Into<serde_json::Value>, supported: &[&str]) {
+    pub fn not_supported(
+        &mut self,
+        path: &Path<'_>,
+        value: impl Into<serde_json::Value>,
+        supported: &[&str],
+    ) {
         let value = value.into();
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         self.push(

@@ -218,7 +218,11 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("resource.k8s.io", "ResourceClaim") => &admission::RESOURCE_CLAIM,
         ("resource.k8s.io", "ResourceClaimTemplate") => &admission::RESOURCE_CLAIM_TEMPLATE,
         ("resource.k8s.io", "ResourceSlice") => &admission::RESOURCE_SLICE,
-        ("storagemigration.k8s.io", "StorageVersionMigration") => &storage::WITH_STATUS,
+        ("resource.k8s.io", "DeviceTaintRule") => &admission::DEVICE_TAINT,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &admission::TRUST_BUNDLE,
+        ("certificates.k8s.io", "PodCertificateRequest") => &admission::POD_CERTIFICATE,
+        ("coordination.k8s.io", "LeaseCandidate") => &scheduling::LEASE_CANDIDATE,
+        ("storagemigration.k8s.io", "StorageVersionMigration") => &admission::MIGRATION,
         _ => &Plain,
     }
 }
@@ -239,3 +243,6 @@ pub fn validate_metadata(rules: &dyn Rules, namespaced: bool, object: &Value, er
 pub fn validate_metadata_update(new: &Value, old: &Value, errors: &mut Errors) {
     validate::metadata_update(new, old, errors);
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,7 +183,8 @@ impl<'a> Parts<'a> {
                     && scale % 3 == 0
                     && !self.whole.is_empty()
                     && !(last.ends_with("000")
-                        || self.whole.len() + self.fraction.len() >= 3 && trailing_zeros(self.whole, self.fraction) >= 3)
+                        || self.whole.len() + self.fraction.len() >= 3
+                            && trailing_zeros(self.whole, self.fraction) >= 3)
             }
         }
     }
@@ -194,7 +195,8 @@ impl<'a> Parts<'a> {
             Suffix::Decimal(exponent) => (self.decimal(exponent), Format::DecimalSi),
             Suffix::Exponent(exponent) => (self.decimal(exponent), Format::DecimalExponent),
         };
-        let format = if format == Format::BinarySi && nanos > 0 && nanos < NANOS { Format::DecimalSi } else { format };
+        let format =
+            if format == Format::BinarySi && nanos > 0 && nanos < NANOS { Format::DecimalSi } else { format };
         let nanos = if self.negative { -nanos } else { nanos };
         Ok(Quantity { nanos, format })
     }

@@ -80,9 +80,11 @@ impl Requirement {
                 "values: Invalid value: {}: for 'in', 'notin' operators, values set can't be empty",
                 shown()
             )),
-            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => errors.push(
-                format!("values: Invalid value: {}: exact-match compatibility requires one single value", shown()),
-            ),
+            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => errors
+                .push(format!(
+                    "values: Invalid value: {}: exact-match compatibility requires one single value",
+                    shown()
+                )),
             Operator::Exists | Operator::DoesNotExist if !values.is_empty() => errors.push(format!(
                 "values: Invalid value: {}: values set must be empty for exists and does not exist",
                 shown()
@@ -105,7 +107,8 @@ impl Requirement {
         for (index, value) in values.iter().enumerate() {
             let faults = validate::label_value(value);
             if !faults.is_empty() {
-                errors.push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", faults.join("; ")));
+                errors
+                    .push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", faults.join("; ")));
             }
         }
         match errors.len() {
@@ -118,7 +121,9 @@ impl Requirement {
     /// A requirement of an object that is known to be valid.
     fn unchecked(key: String, operator: Operator, values: Vec<String>) -> Self {
         let bound = match operator {
-            Operator::GreaterThan | Operator::LessThan => values.first().and_then(|v| v.parse().ok()).unwrap_or(0),
+            Operator::GreaterThan | Operator::LessThan => {
+                values.first().and_then(|v| v.parse().ok()).unwrap_or(0)
+            }
             _ => 0,
         };
         Requirement { key, operator, values, bound }
@@ -212,7 +217,9 @@ impl LabelSelector {
     pub fn from_set<'a>(set: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::new(
             set.into_iter()
-                .map(|(key, value)| Requirement::unchecked(key.to_owned(), Operator::Equals, vec![value.to_owned()]))
+                .map(|(key, value)| {
+                    Requirement::unchecked(key.to_owned(), Operator::Equals, vec![value.to_owned()])
+                })
                 .collect(),
         )
     }

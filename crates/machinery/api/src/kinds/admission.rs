@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, human_duration, integer, name, or, string};
-use super::tree::{child, default, default_int, ensure_map, flag, has, items_mut, list, opt_int, same, text, value};
+use super::tree::{
+    child, default, default_int, ensure_map, flag, has, items_mut, list, opt_int, same, text, value,
+};
 use super::validate::{self, label_selector, path_segment};
 use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
@@ -71,7 +73,11 @@ fn validate_webhooks(object: &Value, errors: &mut Errors) {
         if !has(webhook, "sideEffects") {
             errors.required(&at.child("sideEffects"), "must specify one of None, NoneOnDryRun");
         } else if !matches!(text(webhook, "sideEffects"), "None" | "NoneOnDryRun") {
-            errors.not_supported(&at.child("sideEffects"), text(webhook, "sideEffects"), &["None", "NoneOnDryRun"]);
+            errors.not_supported(
+                &at.child("sideEffects"),
+                text(webhook, "sideEffects"),
+                &["None", "NoneOnDryRun"],
+            );
         }
         if list(webhook, "admissionReviewVersions").is_empty() {
             errors.required(&at.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
@@ -150,9 +156,8 @@ pub(super) static POLICY_BINDING: Kind = Kind {
         let spec = value(object, "spec");
         let parameter = value(spec, "paramRef");
         let shown = match text(parameter, "name") {
-            "" if has(parameter, "selector") => {
-                LabelSelector::from_value(value(parameter, "selector")).map_or_else(|e| e.to_string(), |s| s.to_string())
-            }
+            "" if has(parameter, "selector") => LabelSelector::from_value(value(parameter, "selector"))
+                .map_or_else(|e| e.to_string(), |s| s.to_string()),
             "" => "<unset>".to_owned(),
             parameter_name => format!("{}/{parameter_name}", or(text(parameter, "namespace"), "*")),
         };
@@ -180,14 +185,14 @@ pub(super) static SIGNING_REQUEST: Kind = Kind {
             errors.required(&path.child("usages"), "");
         }
         if text(spec, "request").is_empty() {
-            errors.invalid(
-                &path.child("request"),
-                "",
-                "PEM block type must be CERTIFICATE REQUEST",
-            );
+            errors.invalid(&path.child("request"), "", "PEM block type must be CERTIFICATE REQUEST");
         }
         if let Some(seconds) = opt_int(spec, "expirationSeconds").filter(|s| *s < 600) {
-            errors.invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+            errors.invalid(
+                &path.child("expirationSeconds"),
+                seconds,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
         }
     },
     name: path_segment,
@@ -242,7 +247,8 @@ pub(super) static API_SERVICE: Kind = Kind {
         } else {
             format!("{}/{}", text(service, "namespace"), text(service, "name"))
         };
-        let condition = list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Available");
+        let condition =
+            list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Available");
         let available = match condition.map(|c| (text(c, "status"), text(c, "reason"))) {
             Some(("True", _)) => "True".to_owned(),
             Some((status, reason)) => format!("{status} ({reason})"),
@@ -269,8 +275,9 @@ pub(super) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
         }
         if let Some(conversion) = ensure_map(spec, "conversion") {
             super::tree::default_text(conversion, "strategy", "None");
-            if let Some(service) =
-                child(conversion, "webhook").and_then(|w| child(w, "clientConfig")).and_then(|c| child(c, "service"))
+            if let Some(service) = child(conversion, "webhook")
+                .and_then(|w| child(w, "clientConfig"))
+                .and_then(|c| child(c, "service"))
             {
                 default(service, "port", 443);
             }
@@ -334,7 +341,8 @@ pub(super) static FLOW_SCHEMA: Kind = Kind {
     ],
     row: |object, now| {
         let spec = value(object, "spec");
-        let dangling = list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Dangling");
+        let dangling =
+            list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Dangling");
         vec![
             name(object),
             text(value(spec, "priorityLevelConfiguration"), "name").into(),
@@ -455,7 +463,10 @@ pub(super) static RESOURCE_SLICE: Kind = Kind {
     columns: &[NAME, string("Node"), string("Driver"), string("Pool"), AGE],
     fields: |object| {
         let spec = value(object, "spec");
-        vec![("spec.nodeName", text(spec, "nodeName").to_owned()), ("spec.driver", text(spec, "driver").to_owned())]
+        vec![
+            ("spec.nodeName", text(spec, "nodeName").to_owned()),
+            ("spec.driver", text(spec, "driver").to_owned()),
+        ]
     },
     row: |object, now| {
         let spec = value(object, "spec");
@@ -484,5 +495,95 @@ pub(super) static COMPONENT_STATUS: Kind = Kind {
         let of = |field: &str| -> Value { healthy.map_or("", |c| text(c, field)).into() };
         vec![name(object), state.into(), of("message"), of("error")]
     },
+    ..Kind::BASE
+};
+
+/// ClusterTrustBundles.
+pub(super) static TRUST_BUNDLE: Kind = Kind {
+    fields: |object| vec![("spec.signerName", text(value(object, "spec"), "signerName").to_owned())],
+    columns: &[NAME, string("SignerName")],
+    row: |object, _| vec![name(object), or(text(value(object, "spec"), "signerName"), "<none>").into()],
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+/// PodCertificateRequests.
+pub(super) static POD_CERTIFICATE: Kind = Kind {
+    status: Some(empty_status),
+    fields: |object| {
+        let spec = value(object, "spec");
+        vec![
+            ("spec.signerName", text(spec, "signerName").to_owned()),
+            ("spec.podName", text(spec, "podName").to_owned()),
+            ("spec.nodeName", text(spec, "nodeName").to_owned()),
+        ]
+    },
+    columns: &[
+        NAME,
+        string("PodName"),
+        string("ServiceAccountName"),
+        string("NodeName"),
+        string("SignerName"),
+        string("State"),
+        string("UnverifiedUserAnnotations"),
+    ],
+    row: |object, _| {
+        let spec = value(object, "spec");
+        let ended = list(value(object, "status"), "conditions")
+            .iter()
+            .rfind(|c| matches!(text(c, "type"), "Issued" | "Denied" | "Failed"));
+        vec![
+            name(object),
+            text(spec, "podName").into(),
+            text(spec, "serviceAccountName").into(),
+            text(spec, "nodeName").into(),
+            text(spec, "signerName").into(),
+            ended.map_or("Pending", |c| text(c, "type")).into(),
+            super::print::labels(spec, "unverifiedUserAnnotations").into(),
+        ]
+    },
+    unconditional_update: false,
+    ..Kind::BASE
+};
+
+/// DeviceTaintRules.
+pub(super) static DEVICE_TAINT: Kind = Kind {
+    status: Some(empty_status),
+    columns: &[NAME, string("Key"), string("Value"), string("Effect"), string("TimeAdded"), AGE],
+    row: |object, now| {
+        let taint = value(value(object, "spec"), "taint");
+        let added = value(taint, "timeAdded");
+        let added = if added.is_null() { String::new() } else { super::print::since(added, now) };
+        vec![
+            name(object),
+            text(taint, "key").into(),
+            text(taint, "value").into(),
+            text(taint, "effect").into(),
+            added.into(),
+            age(object, now),
+        ]
+    },
+    generation: true,
+    ..Kind::BASE
+};
+
+/// StorageVersionMigrations.
+pub(super) static MIGRATION: Kind = Kind {
+    status: Some(empty_status),
+    columns: &[string("Name"), string("Resource"), string("Status")],
+    row: |object, _| {
+        let resource = value(value(object, "spec"), "resource");
+        let group = text(resource, "group");
+        let dot = if group.is_empty() { "" } else { "." };
+        let state = list(value(object, "status"), "conditions").iter().rfind(|c| {
+            text(c, "status") == "True" && matches!(text(c, "type"), "Running" | "Failed" | "Succeeded")
+        });
+        vec![
+            name(object),
+            format!("{}{dot}{group}", text(resource, "resource")).into(),
+            state.map_or("Unknown", |c| text(c, "type")).into(),
+        ]
+    },
+    unconditional_update: false,
     ..Kind::BASE
 };

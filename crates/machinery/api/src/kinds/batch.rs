@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::kind::{Kind, empty_status};
 use super::pod::{choice, validate_template};
 use super::print::{
-    self, AGE, NAME, age, boolean, flag_text, human_duration, integer, name, or, parse, seconds_between, since, string,
-    wide,
+    self, AGE, NAME, age, boolean, flag_text, human_duration, integer, name, or, parse, seconds_between,
+    since, string, wide,
 };
 use super::tree::{
     carry, child, default, default_text, ensure_map, has, int, is_empty, items_mut, list, opt_int, same, set,
@@ -39,11 +39,14 @@ pub(super) static JOB: Kind = Kind {
     },
     validate_update: job_update,
     validate_status: |new, _, errors| {
-        not_negative(value(new, "status"), &["active", "ready", "succeeded", "failed"], &Path::new("status"), errors);
+        not_negative(
+            value(new, "status"),
+            &["active", "ready", "succeeded", "failed"],
+            &Path::new("status"),
+            errors,
+        );
     },
-    fields: |object| {
-        vec![("status.successful", int(value(object, "status"), "succeeded").to_string())]
-    },
+    fields: |object| vec![("status.successful", int(value(object, "status"), "succeeded").to_string())],
     columns: &[
         NAME,
         string("Status"),
@@ -128,7 +131,11 @@ fn validate_job(spec: &Value, stored: bool, path: &Path<'_>, errors: &mut Errors
     match text(pod, "restartPolicy") {
         "OnFailure" | "Never" => {}
         other => errors.push(
-            if other == "Always" { crate::field::Reason::Required } else { crate::field::Reason::NotSupported },
+            if other == "Always" {
+                crate::field::Reason::Required
+            } else {
+                crate::field::Reason::NotSupported
+            },
             &at.child("restartPolicy"),
             if other == "Always" {
                 "Required value: valid values: \"OnFailure\", \"Never\"".to_owned()
@@ -159,7 +166,9 @@ fn validate_job(spec: &Value, stored: bool, path: &Path<'_>, errors: &mut Errors
 fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
-    for field in ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+    for field in
+        ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"]
+    {
         // An indexed job may be scaled together with its parallelism.
         let scaled = field == "completions"
             && text(spec, "completionMode") == "Indexed"
@@ -210,7 +219,9 @@ fn job_row(object: &Value, now: Timestamp) -> Vec<Value> {
         .find(|(kind, _)| condition(object, kind))
         .map(|(_, shown)| shown)
         .or_else(|| has(value(object, "metadata"), "deletionTimestamp").then_some("Terminating"))
-        .or_else(|| ["Suspended", "FailureTarget", "SuccessCriteriaMet"].into_iter().find(|k| condition(object, k)))
+        .or_else(|| {
+            ["Suspended", "FailureTarget", "SuccessCriteriaMet"].into_iter().find(|k| condition(object, k))
+        })
         .unwrap_or("Running");
     let mut row = vec![name(object), state.into(), completions.into(), duration.into(), age(object, now)];
     row.extend(workload::wide_cells(object));
@@ -290,7 +301,11 @@ fn time_zone(zone: &str, path: &Path<'_>, errors: &mut Errors) {
     if zone.is_empty() {
         errors.invalid(path, zone, "timeZone must be nil or non-empty string");
     } else if zone.eq_ignore_ascii_case("local") {
-        errors.invalid(path, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        errors.invalid(
+            path,
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
     } else if !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+')) {
         errors.invalid(path, zone, &format!("unknown time zone {zone}"));
     }
@@ -303,7 +318,10 @@ fn cron_fault(schedule: &str) -> Result<(), String> {
         _ => schedule,
     };
     if let Some(descriptor) = schedule.strip_prefix('@') {
-        let known = matches!(descriptor, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly");
+        let known = matches!(
+            descriptor,
+            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly"
+        );
         return match descriptor.strip_prefix("every ") {
             Some(duration) if duration.ends_with(['s', 'm', 'h']) => Ok(()),
             _ if known => Ok(()),
@@ -324,15 +342,17 @@ fn cron_fault(schedule: &str) -> Result<(), String> {
 
 fn cron_part(part: &str, low: u32, high: u32) -> Result<(), String> {
     const NAMES: [&str; 19] = [
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon", "tue", "wed",
-        "thu", "fri", "sat",
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon",
+        "tue", "wed", "thu", "fri", "sat",
     ];
     let number = |text: &str| -> Result<u32, String> {
         let position = NAMES.iter().position(|name| text.eq_ignore_ascii_case(name));
         match position {
             Some(month) if high == 12 && month < 12 => Ok(month as u32 + 1),
             Some(day) if high == 6 && day >= 12 => Ok(day as u32 - 12),
-            _ => text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")),
+            _ => text.parse().map_err(|_| {
+                format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+            }),
         }
     };
     let (range, step) = match part.split_once('/') {
@@ -417,7 +437,9 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
             _ => errors.required(&Path::new("data"), "data must be a valid JSON object"),
         }
     },
-    validate_update: |new, old, errors| immutable(value(new, "data"), value(old, "data"), &Path::new("data"), errors),
+    validate_update: |new, old, errors| {
+        immutable(value(new, "data"), value(old, "data"), &Path::new("data"), errors);
+    },
     columns: &[NAME, string("Controller"), string("Revision"), AGE],
     row: |object, now| {
         let owners = list(value(object, "metadata"), "ownerReferences");
@@ -476,7 +498,11 @@ pub(super) static AUTOSCALER: Kind = Kind {
             errors.invalid(&path.child("maxReplicas"), high, "must be greater than 0");
         }
         if opt_int(spec, "minReplicas").is_some_and(|low| high < low) {
-            errors.invalid(&path.child("maxReplicas"), high, "must be greater than or equal to `minReplicas`");
+            errors.invalid(
+                &path.child("maxReplicas"),
+                high,
+                "must be greater than or equal to `minReplicas`",
+            );
         }
         let target = value(spec, "scaleTargetRef");
         let at = path.child("scaleTargetRef");
@@ -544,11 +570,16 @@ fn metrics_cell(spec: &Value, status: &Value) -> String {
         let cell = if resource {
             let shown = match average {
                 Some(target) => {
-                    let current = if now.is_null() { unknown() } else { amount(current, "averageValue").unwrap_or_else(|| "0".to_owned()) };
+                    let current = if now.is_null() {
+                        unknown()
+                    } else {
+                        amount(current, "averageValue").unwrap_or_else(|| "0".to_owned())
+                    };
                     format!("{current}/{target}")
                 }
                 None => {
-                    let percent = |object: &Value| opt_int(object, "averageUtilization").map(|n| format!("{n}%"));
+                    let percent =
+                        |object: &Value| opt_int(object, "averageUtilization").map(|n| format!("{n}%"));
                     format!(
                         "{}/{}",
                         percent(current).unwrap_or_else(unknown),
@@ -580,7 +611,9 @@ fn metrics_cell(spec: &Value, status: &Value) -> String {
 
 /// PodDisruptionBudgets.
 pub(super) static DISRUPTION_BUDGET: Kind = Kind {
-    status: Some(|_| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
+    status: Some(
+        |_| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}),
+    ),
     validate: |object, errors| {
         let path = Path::new("spec");
         let spec = value(object, "spec");

@@ -120,7 +120,7 @@ fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
                     "may not be set when maxUnavailable is non-zero",
                 ),
                 (false, false) => {
-                    errors.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0")
+                    errors.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0");
                 }
                 _ => {}
             }

@@ -80,7 +80,11 @@ fn ingress(object: &Value, errors: &mut Errors) {
             if host.parse::<std::net::IpAddr>().is_ok() {
                 errors.invalid(&at.child("host"), host, "must be a DNS name, not an IP address");
             }
-            let faults = if host.contains('*') { validate::wildcard_subdomain(host) } else { validate::subdomain(host) };
+            let faults = if host.contains('*') {
+                validate::wildcard_subdomain(host)
+            } else {
+                validate::subdomain(host)
+            };
             for fault in faults {
                 errors.invalid(&at.child("host"), host, &fault);
             }
@@ -94,7 +98,11 @@ fn ingress(object: &Value, errors: &mut Errors) {
         let at = path.child("tls");
         let at = at.index(index);
         for (number, host) in list(tls, "hosts").iter().filter_map(Value::as_str).enumerate() {
-            let faults = if host.contains('*') { validate::wildcard_subdomain(host) } else { validate::subdomain(host) };
+            let faults = if host.contains('*') {
+                validate::wildcard_subdomain(host)
+            } else {
+                validate::subdomain(host)
+            };
             for fault in faults {
                 errors.invalid(&at.child("hosts").index(number), host, &fault);
             }
@@ -114,7 +122,8 @@ fn paths(paths: &[Value], path: &Path<'_>, errors: &mut Errors) {
                 if !prefix.starts_with('/') {
                     errors.invalid(&at.child("path"), prefix, "must be an absolute path");
                 }
-                for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| prefix.contains(**part)) {
+                for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| prefix.contains(**part))
+                {
                     errors.invalid(&at.child("path"), prefix, &format!("must not contain '{part}'"));
                 }
                 for end in ["/..", "/."].iter().filter(|end| prefix.ends_with(**end)) {
@@ -440,7 +449,8 @@ pub(super) static SERVICE_CIDR: Kind = Kind {
     },
     columns: &[NAME, string("CIDRs"), AGE],
     row: |object, now| {
-        let cidrs: Vec<&str> = list(value(object, "spec"), "cidrs").iter().filter_map(Value::as_str).collect();
+        let cidrs: Vec<&str> =
+            list(value(object, "spec"), "cidrs").iter().filter_map(Value::as_str).collect();
         vec![name(object), cidrs.join(",").into(), age(object, now)]
     },
     ..Kind::BASE

@@ -24,7 +24,7 @@ mod update;
 mod volumes;
 mod warnings;
 
-pub(crate) use affinity::{label_key, node_selector, taint_effect, tolerations};
+pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};
 pub use qos::qos_class;
 pub(crate) use resources::{amount, limit_range_name, overcommit, quota_name};

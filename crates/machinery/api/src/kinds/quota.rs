@@ -82,8 +82,8 @@ fn applies(scope: &str, resource: &str) -> bool {
     }
 }
 
-fn conflicting<'a>(scopes: impl Iterator<Item = &'a str> + Clone) -> usize {
-    let has = |scope: &str| scopes.clone().any(|s| s == scope);
+fn conflicting(scopes: &[&str]) -> usize {
+    let has = |scope: &str| scopes.contains(&scope);
     usize::from(has("BestEffort") && has("NotBestEffort"))
         + usize::from(has("Terminating") && has("NotTerminating"))
 }
@@ -100,7 +100,7 @@ fn scopes(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.invalid(&at, shown.clone(), "unsupported scope applied to resource");
         }
     }
-    for _ in 0..conflicting(scopes.iter().copied()) {
+    for _ in 0..conflicting(&scopes) {
         errors.invalid(&at, shown.clone(), "conflicting scopes");
     }
 }
@@ -143,7 +143,8 @@ fn scope_selector(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
             other => errors.invalid(&at.child("operator"), other, "not a valid selector operator"),
         }
     }
-    for _ in 0..conflicting(requirements.iter().map(|r| text(r, "scopeName"))) {
+    let named: Vec<&str> = requirements.iter().map(|r| text(r, "scopeName")).collect();
+    for _ in 0..conflicting(&named) {
         errors.invalid(&at, value(spec, "scopes").clone(), "conflicting scopes");
     }
 }

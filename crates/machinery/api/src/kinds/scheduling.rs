@@ -95,3 +95,37 @@ pub(super) static LEASE: Kind = Kind {
     unconditional_update: false,
     ..Kind::BASE
 };
+
+/// LeaseCandidates of coordinated leader election.
+pub(super) static LEASE_CANDIDATE: Kind = Kind {
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        for field in ["leaseName", "binaryVersion", "strategy"] {
+            if text(value(object, "spec"), field).is_empty() {
+                errors.required(&path.child(field), "");
+            }
+        }
+    },
+    validate_update: |new, old, errors| {
+        let path = Path::new("spec");
+        let lease = |o| value(value(o, "spec"), "leaseName");
+        immutable(lease(new), lease(old), &path.child("leaseName"), errors);
+    },
+    name: |name, _| super::validate::config_key(name),
+    fields: |object| vec![("spec.leaseName", text(value(object, "spec"), "leaseName").to_owned())],
+    columns: &[NAME, string("LeaseName"), string("BinaryVersion"), string("EmulationVersion"), AGE],
+    row: |object, now| {
+        let spec = value(object, "spec");
+        let cell = |field: &str| -> Value { text(spec, field).into() };
+        vec![
+            name(object),
+            cell("leaseName"),
+            cell("binaryVersion"),
+            cell("emulationVersion"),
+            age(object, now),
+        ]
+    },
+    create_on_update: true,
+    unconditional_update: false,
+    ..Kind::BASE
+};

@@ -87,15 +87,11 @@ fn validate(object: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => json_object(data, ".dockercfg", &path, errors),
         "kubernetes.io/dockerconfigjson" => json_object(data, ".dockerconfigjson", &path, errors),
-        "kubernetes.io/basic-auth" => {
-            if !has(data, "username") && !has(data, "password") {
-                require(&["username", "password"]);
-            }
+        "kubernetes.io/basic-auth" if !has(data, "username") && !has(data, "password") => {
+            require(&["username", "password"]);
         }
-        "kubernetes.io/ssh-auth" => {
-            if text(data, "ssh-privatekey").is_empty() {
-                errors.required(&path.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if text(data, "ssh-privatekey").is_empty() => {
+            errors.required(&path.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => require(&["tls.crt", "tls.key"]),
         _ => {}

@@ -79,7 +79,7 @@ fn validate(object: &Value, errors: &mut Errors) {
         "" => errors.required(&path.child("podManagementPolicy"), ""),
         "OrderedReady" | "Parallel" => {}
         other => {
-            errors.invalid(&path.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'")
+            errors.invalid(&path.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'");
         }
     }
     strategy(value(spec, "updateStrategy"), &path.child("updateStrategy"), errors);

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::kind::{Kind, empty_status};
+use super::kind::Kind;
 use super::networking::default_marked;
 use super::pod::{amount as resource_amount, optional_choice};
 use super::print::{AGE, NAME, age, boolean, integer, name, or, string, wide};
-use super::tree::{carry, child, default, default_text, ensure_map, entries, flag, has, is_empty, list, same, set, text, value};
+use super::tree::{
+    child, default, default_text, ensure_map, entries, flag, has, is_empty, list, same, set, text, value,
+};
 use super::validate::{self, IMMUTABLE, meta::immutable};
 use super::volume_claim::{ACCESS_MODES, class, modes_text};
 use crate::field::{Errors, Path};
@@ -31,18 +33,23 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
         let path = Path::new("spec");
         let (spec, before) = (value(new, "spec"), value(old, "spec"));
         let source = |spec: &Value| -> Vec<(String, Value)> {
-            VOLUME_SOURCES.iter().filter(|s| has(spec, s)).map(|s| ((*s).to_owned(), value(spec, s).clone())).collect()
+            VOLUME_SOURCES
+                .iter()
+                .filter(|s| has(spec, s))
+                .map(|s| ((*s).to_owned(), value(spec, s).clone()))
+                .collect()
         };
         if source(spec) != source(before) {
-            errors.forbidden(&path.child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n");
+            errors.forbidden(
+                &path.child("persistentvolumesource"),
+                "spec.persistentvolumesource is immutable after creation\n",
+            );
         }
         immutable(value(spec, "volumeMode"), value(before, "volumeMode"), &path.child("volumeMode"), errors);
-        if !same(value(before, "nodeAffinity"), &Value::Null) && !same(value(spec, "nodeAffinity"), value(before, "nodeAffinity")) {
-            errors.invalid(
-                &path.child("nodeAffinity"),
-                value(spec, "nodeAffinity").clone(),
-                IMMUTABLE,
-            );
+        if !same(value(before, "nodeAffinity"), &Value::Null)
+            && !same(value(spec, "nodeAffinity"), value(before, "nodeAffinity"))
+        {
+            errors.invalid(&path.child("nodeAffinity"), value(spec, "nodeAffinity").clone(), IMMUTABLE);
         }
     },
     name: |name, prefix| validate::dns_subdomain(name, prefix),
@@ -63,10 +70,17 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
     row: |object, now| {
         let (spec, status) = (value(object, "spec"), value(object, "status"));
         let claim = value(spec, "claimRef");
-        let claim =
-            if claim.is_null() { String::new() } else { format!("{}/{}", text(claim, "namespace"), text(claim, "name")) };
+        let claim = if claim.is_null() {
+            String::new()
+        } else {
+            format!("{}/{}", text(claim, "namespace"), text(claim, "name"))
+        };
         let size = Quantity::from_value(value(value(spec, "capacity"), "storage")).unwrap_or_default();
-        let phase = if has(value(object, "metadata"), "deletionTimestamp") { "Terminating" } else { text(status, "phase") };
+        let phase = if has(value(object, "metadata"), "deletionTimestamp") {
+            "Terminating"
+        } else {
+            text(status, "phase")
+        };
         vec![
             name(object),
             size.to_string().into(),
@@ -115,7 +129,9 @@ fn volume(object: &Value, errors: &mut Errors) {
     if list(spec, "accessModes").is_empty() {
         errors.required(&path.child("accessModes"), "");
     }
-    for mode in list(spec, "accessModes").iter().filter_map(Value::as_str).filter(|m| !ACCESS_MODES.contains(m)) {
+    for mode in
+        list(spec, "accessModes").iter().filter_map(Value::as_str).filter(|m| !ACCESS_MODES.contains(m))
+    {
         errors.not_supported(&path.child("accessModes"), mode, ACCESS_MODES);
     }
     let at = path.child("capacity");
@@ -131,10 +147,20 @@ fn volume(object: &Value, errors: &mut Errors) {
             errors.invalid(&at.key(resource), amount.to_string(), "must be greater than zero");
         }
     }
-    super::pod::choice(spec, "persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], &path, errors);
+    super::pod::choice(
+        spec,
+        "persistentVolumeReclaimPolicy",
+        &["Delete", "Recycle", "Retain"],
+        &path,
+        errors,
+    );
     if has(value(spec, "nodeAffinity"), "required") {
         let at = path.child("nodeAffinity");
-        super::pod::node_selector(value(value(spec, "nodeAffinity"), "required"), &at.child("required"), errors);
+        super::pod::node_selector(
+            value(value(spec, "nodeAffinity"), "required"),
+            &at.child("required"),
+            errors,
+        );
     }
     let sources: Vec<&&str> = VOLUME_SOURCES.iter().filter(|source| has(spec, source)).collect();
     match sources.as_slice() {
@@ -180,7 +206,13 @@ pub(super) static STORAGE_CLASS: Kind = Kind {
             }
         }
         optional_choice(object, "reclaimPolicy", &["Delete", "Retain"], &Path::new(""), errors);
-        optional_choice(object, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], &Path::new(""), errors);
+        optional_choice(
+            object,
+            "volumeBindingMode",
+            &["Immediate", "WaitForFirstConsumer"],
+            &Path::new(""),
+            errors,
+        );
     },
     validate_update: |new, old, errors| {
         if !same(value(new, "parameters"), value(old, "parameters")) {
@@ -241,10 +273,15 @@ pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
         }
         let source = value(spec, "source");
         if !has(source, "inlineVolumeSpec") && !has(source, "persistentVolumeName") {
-            errors.required(&path.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
+            errors.required(
+                &path.child("source"),
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            );
         }
     },
-    validate_update: |new, old, errors| immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors),
+    validate_update: |new, old, errors| {
+        immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+    },
     columns: &[
         NAME,
         super::Column { name: "Attacher", kind: "string", format: "name", description: "", priority: 0 },
@@ -315,7 +352,8 @@ pub(super) static CSI_DRIVER: Kind = Kind {
     row: |object, now| {
         let spec = value(object, "spec");
         let tokens = if has(spec, "tokenRequests") {
-            let audiences: Vec<&str> = list(spec, "tokenRequests").iter().map(|t| text(t, "audience")).collect();
+            let audiences: Vec<&str> =
+                list(spec, "tokenRequests").iter().map(|t| text(t, "audience")).collect();
             audiences.join(",")
         } else {
             "<unset>".to_owned()
@@ -352,13 +390,5 @@ pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
         vec![name(object), text(object, "storageClassName").into(), capacity.into()]
     },
     unconditional_update: false,
-    ..Kind::BASE
-};
-
-/// Kinds with a status and nothing else to say.
-pub(super) static WITH_STATUS: Kind = Kind {
-    status: Some(empty_status),
-    prepare_update: |new, old| carry(new, old, "status"),
-    generation: true,
     ..Kind::BASE
 };

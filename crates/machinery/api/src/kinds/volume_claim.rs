@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Column;
 use super::kind::Kind;
 use super::print::{AGE, NAME, age, name, or, string, wide};
 use super::tree::{carry, child, default, default_text, entries, has, list, same, text, value};
@@ -68,7 +67,7 @@ pub(crate) fn validate_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) 
     match Quantity::from_value(storage) {
         _ if storage.is_null() => errors.required(&at, ""),
         Ok(amount) if amount <= Quantity::ZERO => {
-            errors.invalid(&at, amount.to_string(), "must be greater than zero")
+            errors.invalid(&at, amount.to_string(), "must be greater than zero");
         }
         Ok(_) => {}
         Err(_) => errors.invalid(&at, storage.clone(), "must be a valid resource quantity"),
@@ -171,7 +170,7 @@ pub(super) fn modes_text(object: &Value) -> String {
 }
 
 /// The storage class of a volume or claim: the annotation of old, or the field.
-pub(super) fn class<'a>(object: &'a Value) -> &'a str {
+pub(super) fn class(object: &Value) -> &str {
     let annotations = value(value(object, "metadata"), "annotations");
     match text(annotations, "volume.beta.kubernetes.io/storage-class") {
         "" => text(value(object, "spec"), "storageClassName"),

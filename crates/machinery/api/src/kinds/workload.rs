@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::pod::spec;
 use super::print;
-use super::tree::{ensure_map, flag, has, int, list, text, value};
+use super::tree::{ensure_map, has, int, list, text, value};
 use super::validate::{self, NEGATIVE, label_selector, meta::is_empty_selector};
 use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
@@ -191,9 +191,4 @@ pub(crate) fn condition(object: &Value, kind: &str) -> bool {
         .iter()
         .find(|c| text(c, "type") == kind)
         .is_some_and(|c| text(c, "status") == "True")
-}
-
-/// Whether the object is suspended.
-pub(crate) fn suspended(object: &Value) -> bool {
-    flag(value(object, "spec"), "suspend")
 }

@@ -157,7 +157,12 @@ pub(super) fn label_selector(text: &str) -> Result<Vec<Requirement>> {
         match tokens.peek() {
             Token::End => return Ok(requirements),
             Token::Word(_) | Token::Not => {}
-            other => return fail(format!("found '{}', expected: !, identifier, or 'end of string'", other.literal())),
+            other => {
+                return fail(format!(
+                    "found '{}', expected: !, identifier, or 'end of string'",
+                    other.literal()
+                ));
+            }
         }
         let parsed = requirement(&mut tokens);
         requirements.push(parsed.map_err(|e| SelectorError(format!("unable to parse requirement: {e}")))?);
@@ -275,7 +280,11 @@ pub(super) fn field_selector(text: &str) -> Result<Vec<FieldRequirement>> {
         let Some((field, equals, value)) = split_term(term) else {
             return fail(format!("invalid selector: '{text}'; can't understand '{term}'"));
         };
-        requirements.push(FieldRequirement { field: field.to_owned(), value: unescape_field_value(value)?, equals });
+        requirements.push(FieldRequirement {
+            field: field.to_owned(),
+            value: unescape_field_value(value)?,
+            equals,
+        });
     }
     Ok(requirements)
 }
@@ -321,7 +330,9 @@ fn unescape_field_value(text: &str) -> Result<String> {
         match character {
             '\\' => match characters.next() {
                 Some(escaped @ ('\\' | ',' | '=')) => value.push(escaped),
-                Some(other) => return fail(format!("invalid field selector: invalid escape sequence: \\{other}")),
+                Some(other) => {
+                    return fail(format!("invalid field selector: invalid escape sequence: \\{other}"));
+                }
                 None => return fail("invalid field selector: invalid escape sequence: \\".to_owned()),
             },
             // Upstream prints the character's number.

@@ -52,7 +52,11 @@ fn refuses_with_upstreams_words() {
         ("x=!", "found '!', expected: identifier".to_owned()),
         ("!", "found '', expected: identifier".to_owned()),
         ("-x=a", format!("<nil>: Invalid value: \"-x\": {name_fault}")),
-        ("x>a", "values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer".to_owned()),
+        (
+            "x>a",
+            "values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer"
+                .to_owned(),
+        ),
     ] {
         let expected = match text {
             // The value ends at the second `=`, so the fault found first is the value's.
@@ -122,7 +126,8 @@ fn from_objects() {
 
 #[test]
 fn field_selectors() {
-    let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName==n1,metadata.name=a\\,b").unwrap();
+    let selector =
+        FieldSelector::parse("status.phase!=Failed,spec.nodeName==n1,metadata.name=a\\,b").unwrap();
     assert_eq!(selector.to_string(), "metadata.name=a\\,b,spec.nodeName=n1,status.phase!=Failed");
     assert_eq!(selector.exact_requirement("spec.nodeName"), Some("n1"));
     assert_eq!(selector.exact_requirement("status.phase"), None);

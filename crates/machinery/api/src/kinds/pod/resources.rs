@@ -304,9 +304,9 @@ fn claim_names(resources: &Value, claims: &Value, path: &Path<'_>, errors: &mut 
             errors.invalid(&at.child("request"), request, &fault);
         }
         // A claim may be used whole or by several of its requests, not both.
-        if seen.contains(&(name, "")) || !seen.insert((name, request)) {
-            errors.duplicate(&at, name);
-        } else if request.is_empty() && seen.iter().any(|(n, r)| *n == name && !r.is_empty()) {
+        let whole_too = seen.contains(&(name, ""));
+        let parts_too = request.is_empty() && seen.iter().any(|(n, _)| *n == name);
+        if !seen.insert((name, request)) || whole_too || parts_too {
             errors.duplicate(&at, name);
         }
         if !known.contains(&name) {

@@ -4,7 +4,7 @@ use ahash::AHashSet;
 use serde_json::Value;
 
 use super::containers::{self, Scope, choice};
-pub(crate) use super::defaults::{round_up_list, template as default_template};
+pub(crate) use super::defaults::template as default_template;
 use super::{affinity, resources, security, volumes};
 use crate::field::{Errors, Path};
 use crate::kinds::tree::{entries, flag, has, int, list, opt_int, text, value};

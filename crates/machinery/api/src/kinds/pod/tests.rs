@@ -1,5 +1,7 @@
 //! Pods as course users write them: what they get by default, what is refused and in which words, what kubectl shows.
 
+#![allow(clippy::needless_pass_by_value, reason = "cases read better without references")]
+
 use serde_json::json;
 
 use super::*;

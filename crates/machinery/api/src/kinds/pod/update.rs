@@ -198,9 +198,9 @@ pub(super) fn keep_only_ephemeral(new: &mut Value, old: &Value) {
     reset(new, old);
     if let Some(spec) = new.get_mut("spec") {
         if wanted.is_null() {
-            remove(spec, "ephemeralContainers")
+            remove(spec, "ephemeralContainers");
         } else {
-            set(spec, "ephemeralContainers", wanted)
+            set(spec, "ephemeralContainers", wanted);
         }
     }
 }
@@ -252,7 +252,8 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value, errors: &mut Errors) 
         let name = text(before, "name");
         match news.iter().find(|c| text(c, "name") == name) {
             None => {
-                errors.forbidden(&at, &format!("existing ephemeral containers {name:?} may not be removed\n"))
+                errors
+                    .forbidden(&at, &format!("existing ephemeral containers {name:?} may not be removed\n"));
             }
             Some(after) if !same(before, after) => {
                 let difference = difference("ephemeralContainers", before, after);

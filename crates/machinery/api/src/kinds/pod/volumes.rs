@@ -178,10 +178,8 @@ fn one_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) 
             }
             require(errors, &["image"]);
         }
-        "cephfs" => {
-            if list(source, "monitors").is_empty() {
-                errors.required(&path.child("monitors"), "");
-            }
+        "cephfs" if list(source, "monitors").is_empty() => {
+            errors.required(&path.child("monitors"), "");
         }
         "cinder" | "portworxVolume" => require(errors, &["volumeID"]),
         "gcePersistentDisk" => require(errors, &["pdName"]),
@@ -339,7 +337,7 @@ fn projected(source: &Value, path: &Path<'_>, errors: &mut Errors) {
             let at = at.child("clusterTrustBundle");
             match (has(bundle, "name"), has(bundle, "signerName")) {
                 (true, true) => {
-                    errors.invalid(&at, bundle.clone(), "only one of name and signerName may be used")
+                    errors.invalid(&at, bundle.clone(), "only one of name and signerName may be used");
                 }
                 (false, false) => errors.required(&at, "either name or signerName must be specified"),
                 _ => {}

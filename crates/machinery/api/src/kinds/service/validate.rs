@@ -344,7 +344,8 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let named = text(spec, "type") == "ExternalName" || text(before, "type") == "ExternalName";
     let (now_headless, was_headless) = (headless(spec), headless(before));
-    if !named && !(now_headless && was_headless) {
+    let stays_headless = now_headless && was_headless;
+    if !named && !stays_headless {
         ips_stay(spec, before, &path, errors);
     }
     if !named && !now_headless && !was_headless {
@@ -446,7 +447,7 @@ fn balancer_status(new: &Value, old: &Value, allowed: bool, path: &Path<'_>, err
         match (has(ingress, "ipMode"), ip.is_empty()) {
             (false, false) => errors.required(&at.child("ipMode"), "must be specified when `ip` is set"),
             (true, true) => {
-                errors.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set")
+                errors.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set");
             }
             _ => crate::kinds::pod::optional_choice(ingress, "ipMode", &["Proxy", "VIP"], &at, errors),
         }
