@@ -15,6 +15,8 @@ pub(super) struct Overlay {
     pub(super) constants: HashMap<String, String>,
     /// Whole types in the table's own format, by name.
     pub(super) types: BTreeMap<String, Vec<String>>,
+    /// Whether a field is required, where k8s-openapi is wrong about it.
+    pub(super) required: HashMap<(String, String), bool>,
     /// Flags and Go type by type and field.
     pub(super) go: HashMap<(String, String), (String, String)>,
 }
@@ -43,6 +45,9 @@ pub(super) fn parse(text: &str) -> Result<Overlay> {
             }
             ["const", name, value] => {
                 overlay.constants.insert((*name).to_owned(), (*value).to_owned());
+            }
+            [word @ ("optional" | "required"), ty, field] => {
+                overlay.required.insert(((*ty).to_owned(), (*field).to_owned()), *word == "required");
             }
             ["table", name, rest @ ..] => {
                 open_type = Some((*name).to_owned());

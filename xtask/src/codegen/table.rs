@@ -34,10 +34,16 @@ pub(super) fn emit(definitions: &Definitions, messages: &Messages, overlay: &Ove
     let mut types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for (name, definition) in definitions {
         let alpha = name.split('.').any(|part| part.contains("alpha"));
-        if alpha
-            || special(name).is_some()
-            || definition.properties.is_empty() && !is_empty_struct(name, messages)
-        {
+        if alpha || name == "pkg.version.Info" {
+            continue;
+        }
+        if let Some(code) = special(name) {
+            // Only for their descriptions: values of these types are known by their code.
+            let head = Line { table: format!("{name} ={code}"), description: definition.description.clone() };
+            types.insert(name.clone(), vec![head]);
+            continue;
+        }
+        if definition.properties.is_empty() && !is_empty_struct(name, messages) {
             continue;
         }
         let lines = type_lines(name, definition, messages, overlay).with_context(|| name.clone())?;
@@ -78,7 +84,6 @@ fn special(name: &str) -> Option<&'static str> {
         "apiextensions.v1.JSONSchemaPropsOrBool" => "B",
         "apiextensions.v1.JSONSchemaPropsOrStringArray" => "S",
         "apiextensions.v1.CustomResourceSubresourceStatus" => "j",
-        "pkg.version.Info" => "-",
         _ => return None,
     })
 }
@@ -245,8 +250,9 @@ fn field_line(
     overlay: &Overlay,
 ) -> Result<String> {
     // k8s-openapi calls the metadata of every kind required; upstream does not.
-    let required =
+    let listed =
         definition.required.iter().any(|r| r == json) && !(json == "metadata" && definition.gvk.is_some());
+    let required = overlay.required.get(&(name.to_owned(), json.to_owned())).copied().unwrap_or(listed);
     let tags = match located {
         Some(located) => located.tags.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
         None => "0".to_owned(),

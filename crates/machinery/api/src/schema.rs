@@ -239,6 +239,8 @@ impl TypeId {
         let name = self.name();
         let prefix = match name.split('.').next() {
             Some("meta") => "io.k8s.apimachinery.pkg.apis.",
+            Some("api" | "util") => "io.k8s.apimachinery.pkg.",
+            Some("pkg") => "io.k8s.apimachinery.",
             Some("apiextensions") => "io.k8s.apiextensions-apiserver.pkg.apis.",
             Some("apiregistration") => "io.k8s.kube-aggregator.pkg.apis.",
             _ => "io.k8s.api.",
@@ -387,4 +389,9 @@ fn description_line(index: usize) -> Cow<'static, str> {
     };
     let line = DESCRIPTION_TEXT[*start as usize..*end as usize].trim_end_matches('\n');
     if line.contains('\\') { Cow::Owned(parse::unescape(line)) } else { Cow::Borrowed(line) }
+}
+
+/// The generated table itself, for whoever needs to know whether it changed.
+pub(crate) const fn table_text() -> &'static str {
+    TABLE
 }

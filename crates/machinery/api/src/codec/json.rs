@@ -48,7 +48,7 @@ pub(super) fn read(text: &str, ty: TypeId) -> Result<Read, SyntaxError> {
             Value::Null
         }
         _ => {
-            reader.mismatch(go_struct(ty))?;
+            reader.mismatch(&go_struct(ty))?;
             Value::Null
         }
     };
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
             (Shape::One, _) => self.value(field, field.kind),
             (Shape::List, b'[') => self.list(field),
             (Shape::Map, b'{') => self.map(field),
-            _ => self.mismatch(field.go_type()),
+            _ => self.mismatch(&field.go_type()),
         }
     }
 
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
             (Kind::IntOrString, b'-' | b'0'..=b'9') => {
                 self.integer(i64::from(i32::MIN), i64::from(i32::MAX), || "int32".to_owned())
             }
-            (Kind::IntOrString, _) => self.mismatch("int32".to_owned()),
+            (Kind::IntOrString, _) => self.mismatch("int32"),
             (Kind::RawExtension | Kind::Json | Kind::FieldsV1, _) => self.any(),
             (Kind::Strings | Kind::SchemaOrStrings, b'[') => self.strings(field),
             (Kind::SchemaOrArray, b'[') => self.schemas(field),
@@ -270,7 +270,7 @@ impl<'a> Reader<'a> {
                     None => self.any(),
                 }
             }
-            _ => self.mismatch(field.item_go_type()),
+            _ => self.mismatch(&field.item_go_type()),
         }
     }
 
@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
             let item = if self.scan.peek()? == b'"' {
                 Value::String(self.scan.string()?.into_owned())
             } else {
-                self.mismatch(field.item_go_type())?;
+                self.mismatch(&field.item_go_type())?;
                 Value::String(String::new())
             };
             items.push(item);
@@ -300,7 +300,7 @@ impl<'a> Reader<'a> {
         while self.scan.item(items.is_empty())? {
             let item = match (self.scan.peek()?, schema_props()) {
                 (b'{', Some(ty)) => self.object(ty)?,
-                _ => self.mismatch(field.item_go_type())?,
+                _ => self.mismatch(&field.item_go_type())?,
             };
             items.push(item);
         }
@@ -415,7 +415,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Notes that the next value does not fit, and skips it.
-    fn mismatch(&mut self, go_type: String) -> Result<Value, SyntaxError> {
+    fn mismatch(&mut self, go_type: &str) -> Result<Value, SyntaxError> {
         let value = match self.scan.peek()? {
             b'{' => "object",
             b'[' => "array",
@@ -424,7 +424,7 @@ impl<'a> Reader<'a> {
             b'n' => "null",
             _ => "number",
         };
-        self.type_error(value, &go_type);
+        self.type_error(value, go_type);
         self.scan.skip()?;
         Ok(Value::Null)
     }
@@ -454,8 +454,7 @@ impl<'a> Reader<'a> {
         }
         self.meta_error = self.path.len() == 1 && matches!(names.last(), Some(&("kind" | "apiVersion")));
         self.type_error = Some(match holder {
-            Some(ty) if self.meta_error => {
-                let _ = ty;
+            Some(_) if self.meta_error => {
                 format!(
                     "json: cannot unmarshal {value} into Go struct field .{} of type {go_type}",
                     names[names.len() - 1]
@@ -525,12 +524,14 @@ pub(super) fn is_written(field: &Field, value: &Value) -> bool {
 /// Adds the structs that Go always writes and that were not seen. `seen` has one bit per field index.
 pub(super) fn fill(ty: TypeId, seen: u128, object: &mut Map<String, Value>) {
     for (index, field) in ty.fields().iter().enumerate() {
-        if let (Kind::Object(inner), Shape::One) = (field.kind, field.shape) {
-            if !field.is_pointer() && !field.omits_zero() && seen & (1 << index) == 0 {
-                let mut empty = Map::new();
-                fill(inner, 0, &mut empty);
-                object.insert(field.name.to_owned(), Value::Object(empty));
-            }
+        if let (Kind::Object(inner), Shape::One) = (field.kind, field.shape)
+            && !field.is_pointer()
+            && !field.omits_zero()
+            && seen & (1 << index) == 0
+        {
+            let mut empty = Map::new();
+            fill(inner, 0, &mut empty);
+            object.insert(field.name.to_owned(), Value::Object(empty));
         }
     }
 }

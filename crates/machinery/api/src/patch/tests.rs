@@ -1,4 +1,5 @@
 //! Patches of each type, case by case.
+#![allow(clippy::needless_pass_by_value, reason = "cases are literals")]
 
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 //! A line that starts with a space is a field of the type above it. Words are separated by single spaces:
 //!
 //! ```text
-//! core.v1.Volume e:2=VolumeSource           type, kind as GROUP/VERSION/KIND, M:atomic, embedded structs by tag
+//! core.v1.Volume e:2=VolumeSource           type, kind as GROUP/VERSION/KIND, M:atomic, =letter, embedded structs by tag
 //!  emptyDir 2.2 .EmptyDirVolumeSource po    JSON name, tags, type, flags, attributes
 //! ```
 //!
@@ -79,7 +79,9 @@ fn head(line: &'static str, start: u32) -> Type {
         embeds: Box::default(),
     };
     for word in words {
-        if word == "M:atomic" {
+        if word.starts_with('=') {
+            // A type whose values have a code of their own; it is here for its description.
+        } else if word == "M:atomic" {
             head.atomic = true;
         } else if let Some(embeds) = word.strip_prefix("e:") {
             head.embeds = embeds

@@ -228,7 +228,7 @@ fn schema_or(kind: Kind, bytes: &[u8], depth: usize) -> Result<Value> {
                 schema = Some(Value::Object(read_message(props, reader.bytes(wire)?, depth + 1)?));
             }
             (Kind::SchemaOrArray, 2) => {
-                list.push(Value::Object(read_message(props, reader.bytes(wire)?, depth + 1)?))
+                list.push(Value::Object(read_message(props, reader.bytes(wire)?, depth + 1)?));
             }
             (Kind::SchemaOrStrings, 2) => list.push(Value::from(reader.text(wire)?)),
             _ => reader.skip(wire)?,

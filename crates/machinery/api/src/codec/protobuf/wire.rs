@@ -123,7 +123,7 @@ pub(super) struct Writer {
 }
 
 /// Where a nested message began: after its one reserved length byte.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Start(usize);
 
 impl Writer {

@@ -116,7 +116,7 @@ fn write_value(writer: &mut Writer, tag: u32, field: &'static Field, value: &Val
             writer.end(start);
         }
         Kind::SchemaOrArray | Kind::SchemaOrBool | Kind::SchemaOrStrings => {
-            write_schema_or(writer, tag, field, value)?
+            write_schema_or(writer, tag, field, value)?;
         }
     }
     Ok(())
