@@ -1,0 +1,262 @@
+//! The node's own check before a pod runs: the scheduler may have decided on an older view, or somebody
+//! named the node directly. Pure; messages are upstream's.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod},
+    apimachinery::pkg::api::resource::Quantity as WireQuantity,
+};
+use podium_api::quantity::Quantity;
+
+use crate::{pod, resources};
+
+/// The pod may not run here; both texts go into its status and its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+fn predicate(name: &str, text: &str) -> Refused {
+    Refused { reason: name.to_owned(), message: format!("Predicate {name} failed: {text}") }
+}
+
+/// Judges a pod beside those that hold resources here already. `node`: the node as the API has it,
+/// None if it has not been read yet.
+pub(crate) fn admit(
+    wanted: &Pod,
+    others: &[Arc<Pod>],
+    node: Option<&Node>,
+    allocatable: &BTreeMap<String, WireQuantity>,
+) -> Result<(), Refused> {
+    if let Some(os) = wanted.spec.as_ref().and_then(|spec| spec.os.as_ref())
+        && os.name != "linux"
+    {
+        return Err(Refused {
+            reason: "PodOSNotSupported".to_owned(),
+            message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+        });
+    }
+    fits(wanted, others, allocatable)?;
+    if let Some(node) = node {
+        if !matches_node(wanted, node) {
+            return Err(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        }
+        if !tolerates(wanted, node) {
+            return Err(predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
+        }
+    }
+    ports(wanted, others)
+}
+
+fn fits(wanted: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, WireQuantity>) -> Result<(), Refused> {
+    let short = |name: &str, requested: i64, used: i64, capacity: i64| Refused {
+        reason: format!("OutOf{name}"),
+        message: format!(
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
+    };
+    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    if let Some(pods) = resources::amount(Some(allocatable), "pods").map(|pods| pods.value())
+        && count + 1 > pods
+    {
+        return Err(short("pods", 1, count, pods));
+    }
+    for name in ["cpu", "memory", "ephemeral-storage"] {
+        let number = |amount: Quantity| if name == "cpu" { amount.milli_value() } else { amount.value() };
+        let requested = number(resources::pod_request(wanted, name));
+        if requested == 0 {
+            continue;
+        }
+        let used: i64 = others.iter().map(|other| number(resources::pod_request(other, name))).sum();
+        let capacity = resources::amount(Some(allocatable), name).map_or(0, number);
+        if used + requested > capacity {
+            return Err(short(name, requested, used, capacity));
+        }
+    }
+    Ok(())
+}
+
+type HostPort = (String, i32, String);
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let all = pod::containers(pod).iter().chain(pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c)));
+    all.flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.filter(|port| *port > 0)?;
+            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".to_owned());
+            Some((port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), number, ip))
+        })
+        .collect()
+}
+
+fn ports(wanted: &Pod, others: &[Arc<Pod>]) -> Result<(), Refused> {
+    let any = |ip: &str| ip == "0.0.0.0" || ip == "::";
+    let taken: Vec<HostPort> = others.iter().flat_map(|other| host_ports(other)).collect();
+    let clash = host_ports(wanted).into_iter().any(|(protocol, port, ip)| {
+        taken.iter().any(|(other_protocol, other_port, other_ip)| {
+            protocol == *other_protocol && port == *other_port && (ip == *other_ip || any(&ip) || any(other_ip))
+        })
+    });
+    if clash {
+        return Err(predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+    }
+    Ok(())
+}
+
+fn matches_node(wanted: &Pod, node: &Node) -> bool {
+    let empty = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
+    let Some(spec) = &wanted.spec else { return true };
+    if !spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value)) {
+        return false;
+    }
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    required.is_none_or(|required| {
+        required.node_selector_terms.iter().any(|term| matches_term(term, labels, name))
+    })
+}
+
+fn matches_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    expressions.iter().all(|one| matches_requirement(one, labels.get(&one.key).map(String::as_str)))
+        && fields.iter().all(|one| one.key == "metadata.name" && matches_requirement(one, Some(name)))
+}
+
+fn matches_requirement(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = wanted.values.as_deref().unwrap_or_default();
+    let listed = || value.is_some_and(|value| values.iter().any(|one| one == value));
+    let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
+    match wanted.operator.as_str() {
+        "In" => listed(),
+        "NotIn" => !listed(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => numbers().is_some_and(|(have, bound)| have > bound),
+        "Lt" => numbers().is_some_and(|(have, bound)| have < bound),
+        _ => false,
+    }
+}
+
+/// Only taints that would evict the pod at once count here.
+fn tolerates(wanted: &Pod, node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let tolerations = wanted.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    taints.iter().filter(|taint| taint.effect == "NoExecute").all(|taint| {
+        tolerations.iter().any(|one| {
+            let effect = one.effect.as_deref().unwrap_or_default();
+            let key = one.key.as_deref().unwrap_or_default();
+            let exists = one.operator.as_deref() == Some("Exists");
+            let value = one.value.as_deref().unwrap_or_default();
+            (effect.is_empty() || effect == taint.effect)
+                && (key == taint.key || (key.is_empty() && exists))
+                && (exists || value == taint.value.as_deref().unwrap_or_default())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    fn asking(cpu: &str, memory: &str) -> Pod {
+        pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]}))
+    }
+
+    fn node() -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "8"}},
+            "spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}, {"key": "s", "effect": "NoSchedule"}]},
+        }))
+        .unwrap()
+    }
+
+    fn allocatable() -> BTreeMap<String, WireQuantity> {
+        [("cpu", "2"), ("memory", "4Gi"), ("pods", "3")]
+            .into_iter()
+            .map(|(name, amount)| (name.to_owned(), WireQuantity(amount.to_owned())))
+            .collect()
+    }
+
+    fn reason(wanted: &Pod, others: &[Arc<Pod>], node: Option<&Node>) -> String {
+        admit(wanted, others, node, &allocatable()).err().map(|refused| refused.reason).unwrap_or_default()
+    }
+
+    #[test]
+    fn room() {
+        let one = Arc::new(asking("1500m", "1Gi"));
+        assert_eq!(reason(&asking("500m", "3Gi"), std::slice::from_ref(&one), None), "");
+        assert_eq!(reason(&asking("501m", "1Gi"), std::slice::from_ref(&one), None), "OutOfcpu");
+        assert_eq!(reason(&asking("1m", "3073Mi"), std::slice::from_ref(&one), None), "OutOfmemory");
+        let small = Arc::new(asking("0", "0"));
+        assert_eq!(reason(&small, &[small.clone(), small.clone(), small.clone()], None), "OutOfpods");
+        let refused = admit(&asking("501m", "0"), &[one], None, &allocatable()).unwrap_err();
+        assert_eq!(
+            refused.message,
+            "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"
+        );
+    }
+
+    #[test]
+    fn places() {
+        let tolerating = json!([{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"}]);
+        let with = |extra: serde_json::Value| {
+            let mut spec = json!({"containers": [], "tolerations": tolerating.clone()});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            reason(&pod(spec), &[], Some(&node()))
+        };
+        let affinity = |expression: serde_json::Value| {
+            with(json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}}))
+        };
+        assert_eq!(with(json!({})), "");
+        assert_eq!(with(json!({"tolerations": []})), "TaintToleration");
+        assert_eq!(with(json!({"tolerations": [{"operator": "Exists"}]})), "");
+        assert_eq!(with(json!({"nodeSelector": {"disk": "ssd"}})), "");
+        assert_eq!(with(json!({"nodeSelector": {"disk": "hdd"}})), "NodeAffinity");
+        for (operator, values, fits) in [
+            ("In", json!(["ssd"]), true),
+            ("NotIn", json!(["ssd"]), false),
+            ("Exists", json!([]), true),
+            ("DoesNotExist", json!([]), false),
+        ] {
+            let found = affinity(json!({"key": "disk", "operator": operator, "values": values}));
+            assert_eq!(found.is_empty(), fits, "{operator}");
+        }
+        assert_eq!(affinity(json!({"key": "cores", "operator": "Gt", "values": ["4"]})), "");
+        assert_eq!(affinity(json!({"key": "cores", "operator": "Lt", "values": ["4"]})), "NodeAffinity");
+    }
+
+    #[test]
+    fn host_ports_clash() {
+        let with = |port: i32, ip: &str, protocol: &str| {
+            pod(json!({"containers": [{"name": "c", "ports": [
+                {"containerPort": 80, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]}))
+        };
+        let there = Arc::new(with(80, "", "TCP"));
+        for (wanted, clash) in [
+            (with(80, "", "TCP"), true),
+            (with(80, "127.0.0.1", "TCP"), true),
+            (with(80, "", "UDP"), false),
+            (with(81, "", "TCP"), false),
+        ] {
+            assert_eq!(reason(&wanted, std::slice::from_ref(&there), None) == "NodePorts", clash);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The cgroups above containers: one for all pods, one per quality of service, one per pod.
+//!
+//! Both layouts are served: version 2, and version 1 where each controller may be its own mount. The
+//! runtime makes the containers' own groups below; here only what is above them is made, bounded and
+//! removed. A limit that cannot be written is an error for the pod, not something to pass over.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    pod,
+    resources::{self, Qos},
+};
+
+/// Controllers of version 1 that limits are written to.
+const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Why a group could not be made or bounded.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup {path}: {source}")]
+pub(crate) struct CgroupError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where cgroups are mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// One tree.
+    V2 { mount: PathBuf },
+    /// Trees with the controllers of each.
+    V1 { mounts: Vec<(Vec<String>, PathBuf)> },
+}
+
+/// The limits of one group. Zero shares and None mean: not set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) cpu_shares: i64,
+    pub(crate) cpu_quota: Option<i64>,
+    pub(crate) memory_bytes: Option<i64>,
+}
+
+/// Makes and removes the groups below one root.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    layout: Layout,
+    /// As a path from the mount, with a leading slash.
+    root: String,
+}
+
+/// Reads where cgroups are mounted from the text of `/proc/self/mountinfo`. Version 1 wins in a mixed
+/// set-up, because then the resource controllers are there.
+pub(crate) fn parse_layout(mountinfo: &str) -> Option<Layout> {
+    let mut v1: Vec<(Vec<String>, PathBuf)> = Vec::new();
+    let mut v2 = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(at) = left.split(' ').nth(4) else { continue };
+        let mut right = right.split(' ');
+        match right.next() {
+            Some("cgroup2") => v2 = v2.or_else(|| Some(PathBuf::from(at))),
+            Some("cgroup") => {
+                let options = right.nth(1).unwrap_or_default();
+                let controllers: Vec<String> = options
+                    .split(',')
+                    .filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children"))
+                    .map(str::to_owned)
+                    .collect();
+                if !v1.iter().any(|(have, _)| *have == controllers) {
+                    v1.push((controllers, PathBuf::from(at)));
+                }
+            }
+            _ => {}
+        }
+    }
+    let controls = v1.iter().any(|(controllers, _)| controllers.iter().any(|c| c == "memory" || c == "cpu"));
+    match (controls, v2) {
+        (true, _) => Some(Layout::V1 { mounts: v1 }),
+        (false, Some(mount)) => Some(Layout::V2 { mount }),
+        (false, None) => None,
+    }
+}
+
+impl Cgroups {
+    /// The groups below `root` on this machine.
+    pub(crate) fn new(root: &str) -> io::Result<Self> {
+        let layout = parse_layout(&fs::read_to_string("/proc/self/mountinfo")?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup controllers are mounted"))?;
+        Ok(Self { layout, root: format!("/{}", root.trim_matches('/')).trim_end_matches('/').to_owned() })
+    }
+
+    pub(crate) fn is_v2(&self) -> bool {
+        matches!(self.layout, Layout::V2 { .. })
+    }
+
+    /// The group of a pod as the runtime is told it.
+    pub(crate) fn pod_path(&self, pod: &Pod) -> String {
+        let class = match resources::qos(pod) {
+            Qos::Guaranteed => "",
+            Qos::Burstable => "/burstable",
+            Qos::BestEffort => "/besteffort",
+        };
+        format!("{}/kubepods{class}/pod{}", self.root, pod::uid(pod))
+    }
+
+    /// Makes the groups of all pods and of the classes.
+    pub(crate) fn make_roots(&self, cpu_millis: i64) -> Result<(), CgroupError> {
+        let top = format!("{}/kubepods", self.root);
+        self.make(&top, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })?;
+        for class in ["burstable", "besteffort"] {
+            self.make(&format!("{top}/{class}"), Limits { cpu_shares: 2, ..Default::default() })?;
+        }
+        Ok(())
+    }
+
+    /// Gives the burstable class the CPU its pods ask for together.
+    pub(crate) fn share_burstable(&self, cpu_millis: i64) -> Result<(), CgroupError> {
+        let path = format!("{}/kubepods/burstable", self.root);
+        self.limit(&path, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })
+    }
+
+    /// Makes and bounds a pod's group; safe to repeat.
+    pub(crate) fn make_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
+        self.make(&self.pod_path(pod), pod_limits(pod))
+    }
+
+    /// Removes a pod's group with what is left below it.
+    pub(crate) fn remove_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let path = self.pod_path(pod);
+        for mount in self.mounts() {
+            let full = join(mount, &path);
+            remove_tree(&full).map_err(|source| CgroupError { path: full, source })?;
+        }
+        Ok(())
+    }
+
+    /// The uids of pods that have a group, for finding those nobody knows.
+    pub(crate) fn pods(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let Some(mount) = self.mounts().into_iter().next() else { return found };
+        for class in ["", "/burstable", "/besteffort"] {
+            let path = format!("{}/kubepods{class}", self.root);
+            for entry in fs::read_dir(join(mount, &path)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some(uid) = name.strip_prefix("pod") {
+                    found.push((uid.to_owned(), format!("{path}/{name}")));
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes a group by its path, as [`Self::pods`] gives it.
+    pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        for mount in self.mounts() {
+            let full = join(mount, path);
+            remove_tree(&full).map_err(|source| CgroupError { path: full, source })?;
+        }
+        Ok(())
+    }
+
+    /// A file of a group: `(controller, file)` in version 1's names or version 2's.
+    pub(crate) fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {
+        fs::read_to_string(join(self.mount_of(controller)?, path).join(file)).ok()
+    }
+
+    fn mounts(&self) -> Vec<&Path> {
+        match &self.layout {
+            Layout::V2 { mount } => vec![mount],
+            Layout::V1 { mounts } => mounts.iter().map(|(_, mount)| mount.as_path()).collect(),
+        }
+    }
+
+    fn mount_of(&self, controller: &str) -> Option<&Path> {
+        match &self.layout {
+            Layout::V2 { mount } => Some(mount),
+            Layout::V1 { mounts } => mounts
+                .iter()
+                .find(|(controllers, _)| controllers.iter().any(|have| have == controller))
+                .map(|(_, mount)| mount.as_path()),
+        }
+    }
+
+    fn make(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        let make = |full: PathBuf| {
+            fs::create_dir_all(&full).map_err(|source| CgroupError { path: full.clone(), source })
+        };
+        match &self.layout {
+            Layout::V1 { .. } => {
+                for controller in LIMITED {
+                    if let Some(mount) = self.mount_of(controller) {
+                        make(join(mount, path))?;
+                    }
+                }
+            }
+            Layout::V2 { mount } => {
+                make(join(mount, path))?;
+                delegate(mount, path)?;
+            }
+        }
+        self.limit(path, limits)
+    }
+
+    fn limit(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        let write = |controller: &str, file: &str, value: String| {
+            let Some(mount) = self.mount_of(controller) else { return Ok(()) };
+            let full = join(mount, path).join(file);
+            fs::write(&full, value).map_err(|source| CgroupError { path: full, source })
+        };
+        if self.is_v2() {
+            if limits.cpu_shares > 0 {
+                write("cpu", "cpu.weight", weight(limits.cpu_shares).to_string())?;
+            }
+            if let Some(quota) = limits.cpu_quota {
+                write("cpu", "cpu.max", format!("{quota} {}", resources::period()))?;
+            }
+            if let Some(bytes) = limits.memory_bytes {
+                write("memory", "memory.max", bytes.to_string())?;
+            }
+        } else {
+            if limits.cpu_shares > 0 {
+                write("cpu", "cpu.shares", limits.cpu_shares.to_string())?;
+            }
+            if let Some(quota) = limits.cpu_quota {
+                write("cpu", "cpu.cfs_period_us", resources::period().to_string())?;
+                write("cpu", "cpu.cfs_quota_us", quota.to_string())?;
+            }
+            if let Some(bytes) = limits.memory_bytes {
+                write("memory", "memory.limit_in_bytes", bytes.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What bounds a pod as a whole: limits only if every container has one.
+pub(crate) fn pod_limits(pod: &Pod) -> Limits {
+    let cpu = resources::pod_limit(pod, "cpu").filter(|limit| !limit.is_zero());
+    let memory = resources::pod_limit(pod, "memory").filter(|limit| !limit.is_zero());
+    Limits {
+        cpu_shares: resources::shares(resources::pod_request(pod, "cpu").milli_value()),
+        cpu_quota: cpu.map(|cpu| resources::quota(cpu.milli_value())),
+        memory_bytes: memory.map(|memory| memory.value()),
+    }
+}
+
+/// Shares of version 1 as a weight of version 2, the runtimes' common formula.
+fn weight(shares: i64) -> i64 {
+    1 + ((shares - 2) * 9999) / 262_142
+}
+
+fn join(mount: &Path, path: &str) -> PathBuf {
+    mount.join(path.trim_start_matches('/'))
+}
+
+/// Hands the controllers down to a group: each one above it must pass them on.
+fn delegate(mount: &Path, path: &str) -> Result<(), CgroupError> {
+    let mut at = mount.to_owned();
+    for part in path.trim_matches('/').split('/') {
+        for controller in ["cpu", "memory", "pids", "io", "cpuset"] {
+            let file = at.join("cgroup.subtree_control");
+            let offered = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
+            let enabled = fs::read_to_string(&file).unwrap_or_default();
+            let has = |list: &str| list.split_whitespace().any(|have| have == controller);
+            if has(&offered) && !has(&enabled) {
+                fs::write(&file, format!("+{controller}"))
+                    .map_err(|source| CgroupError { path: file, source })?;
+            }
+        }
+        at = at.join(part);
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts() {
+        let v1 = "30 1 0:1 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+            31 30 0:2 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+            32 30 0:3 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            33 30 0:4 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let mount = |controller: &str| (vec![controller.to_owned()], PathBuf::from(format!("/sys/fs/cgroup/{controller}")));
+        assert_eq!(parse_layout(v1), Some(Layout::V1 { mounts: vec![mount("cpu"), mount("memory")] }));
+        let joint = "31 30 0:2 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
+        assert_eq!(
+            parse_layout(joint),
+            Some(Layout::V1 {
+                mounts: vec![(vec!["cpu".into(), "cpuacct".into()], "/sys/fs/cgroup/cpu,cpuacct".into())]
+            })
+        );
+        let v2 = "31 30 0:2 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(parse_layout(v2), Some(Layout::V2 { mount: "/sys/fs/cgroup".into() }));
+        assert_eq!(parse_layout("1 0 0:1 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+
+    #[test]
+    fn weights() {
+        for (shares, expected) in [(2, 1), (1024, 39), (262_144, 10_000)] {
+            assert_eq!(weight(shares), expected);
+        }
+    }
+}

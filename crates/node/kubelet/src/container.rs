@@ -1,0 +1,243 @@
+//! A container as CRI takes it: command, environment, mounts, limits, labels.
+//!
+//! [`config`] is pure. What needs the file system first (termination log, parts of volumes) is made by
+//! [`prepare`], which also says where it is.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use podium_cri::v1;
+
+use crate::{
+    environment::expand,
+    pod,
+    record::label,
+    resources,
+    security::{self, ImageUser, SecurityError},
+    volumes::{self, PodDir, sub_path},
+};
+
+/// Why a container cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error("failed to prepare subPath for volumeMount {mount:?} of container {container:?}: {source}")]
+    SubPath { mount: String, container: String, source: io::Error },
+    #[error("volume {volume:?} of container {container:?} is not in the pod")]
+    NoVolume { volume: String, container: String },
+    #[error("raw block volumes (volumeDevices) are not supported by this kubelet")]
+    BlockVolume,
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("container {container:?} asks for a recursively read-only mount, which the runtime does not offer")]
+    RecursiveReadOnly { container: String },
+}
+
+/// What a container is made from besides its spec.
+#[derive(Debug)]
+pub(crate) struct Ingredients<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) container: &'a Container,
+    pub(crate) restart_count: u32,
+    /// What to run, as the runtime names it.
+    pub(crate) image_ref: &'a str,
+    pub(crate) image_user: &'a ImageUser,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) mounts: Vec<v1::Mount>,
+    pub(crate) memory_capacity: i64,
+    pub(crate) cgroup_v2: bool,
+    pub(crate) seccomp_root: &'a str,
+    /// The container whose processes an ephemeral container joins.
+    pub(crate) target: Option<&'a str>,
+}
+
+/// The container's configuration.
+pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, ConfigError> {
+    let Ingredients { pod, container, .. } = from;
+    let lookup = |name: &str| {
+        from.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    };
+    let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
+        list.iter().flatten().map(|text| expand(text, lookup)).collect()
+    };
+    let mut security =
+        security::container_context(pod, container, from.image_user, from.seccomp_root)?;
+    if let (Some(target), Some(options)) = (from.target, security.namespace_options.as_mut()) {
+        options.pid = v1::NamespaceMode::Target.into();
+        options.target_id = target.to_owned();
+    }
+    Ok(v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: from.restart_count }),
+        image: Some(v1::ImageSpec {
+            image: from.image_ref.to_owned(),
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        command: expanded(&container.command),
+        args: expanded(&container.args),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: from
+            .env
+            .iter()
+            .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
+            .collect(),
+        mounts: from.mounts.clone(),
+        labels: [
+            (label::POD_NAME, pod::name(pod)),
+            (label::POD_NAMESPACE, pod::namespace(pod)),
+            (label::POD_UID, pod::uid(pod)),
+            (label::CONTAINER_NAME, container.name.as_str()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect(),
+        annotations: annotations(from),
+        log_path: log_path(&container.name, from.restart_count),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(resources::linux_resources(pod, container, from.memory_capacity, from.cgroup_v2)),
+            security_context: Some(security),
+        }),
+        ..Default::default()
+    })
+}
+
+/// Where one run of a container logs, below the pod's log directory.
+pub(crate) fn log_path(container: &str, restart_count: u32) -> String {
+    format!("{container}/{restart_count}.log")
+}
+
+fn annotations(from: &Ingredients<'_>) -> std::collections::HashMap<String, String> {
+    let Ingredients { pod, container, .. } = from;
+    let mut set = vec![
+        (label::HASH, pod::container_hash(container)),
+        (label::RESTART_COUNT, from.restart_count.to_string()),
+        (label::MESSAGE_PATH, container.termination_message_path.clone().unwrap_or_default()),
+        (label::MESSAGE_POLICY, container.termination_message_policy.clone().unwrap_or_default()),
+    ];
+    // Kept with the container, so that it can be stopped properly even when its pod is unknown.
+    if let Some(grace) = pod.metadata.deletion_grace_period_seconds {
+        set.push((label::DELETION_GRACE, grace.to_string()));
+    }
+    if let Some(grace) = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds) {
+        set.push((label::TERMINATION_GRACE, grace.to_string()));
+    }
+    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    if let Some(text) = hook.and_then(|hook| serde_json::to_string(hook).ok()) {
+        set.push((label::PRE_STOP, text));
+    }
+    if let Some(text) = container.ports.as_ref().and_then(|ports| serde_json::to_string(ports).ok()) {
+        set.push((label::PORTS, text));
+    }
+    set.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Makes what the container's mounts need on disk and gives the mounts. Blocking.
+pub(crate) fn prepare(
+    directory: &PodDir,
+    pod: &Pod,
+    container: &Container,
+    env: &[(String, String)],
+    etc_hosts: Option<&Path>,
+) -> Result<Vec<v1::Mount>, ConfigError> {
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err(ConfigError::BlockVolume);
+    }
+    let mut mounts = Vec::new();
+    for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
+        mounts.push(volume_mount(directory, pod, container, index, wanted, env)?);
+    }
+    let taken = |path: &str| container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == path);
+    if let Some(file) = etc_hosts.filter(|_| !taken("/etc/hosts")) {
+        mounts.push(bind("/etc/hosts", file));
+    }
+    if let Some(path) = container.termination_message_path.as_deref().filter(|path| !path.is_empty()) {
+        let file = termination_log(directory, container)
+            .map_err(|source| ConfigError::Io { what: "making the termination log", source })?;
+        mounts.push(bind(path, &file));
+    }
+    Ok(mounts)
+}
+
+fn bind(container_path: &str, host_path: &Path) -> v1::Mount {
+    v1::Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}
+
+/// A fresh file for the message a container may leave; one per start, so that an old message is never
+/// taken for a new one.
+fn termination_log(directory: &PodDir, container: &Container) -> io::Result<PathBuf> {
+    let own = directory.container(&container.name);
+    fs::create_dir_all(&own)?;
+    let file = own.join(format!("{:08x}", fastrand::u32(..)));
+    fs::File::create(&file)?;
+    // Whatever user the container runs as writes here.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
+    Ok(file)
+}
+
+fn volume_mount(
+    directory: &PodDir,
+    pod: &Pod,
+    container: &Container,
+    index: usize,
+    wanted: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<v1::Mount, ConfigError> {
+    let volume = volumes::find(pod, &wanted.name)
+        .ok_or_else(|| ConfigError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
+    let mut host = volumes::host_path_of(directory, volume)
+        .ok_or_else(|| ConfigError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
+    if wanted.recursive_read_only.as_deref() == Some("Enabled") {
+        return Err(ConfigError::RecursiveReadOnly { container: container.name.clone() });
+    }
+    let part = match (wanted.sub_path_expr.as_deref(), wanted.sub_path.as_deref()) {
+        (Some(text), _) if !text.is_empty() => {
+            Some(expand(text, |name| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())))
+        }
+        (_, Some(text)) if !text.is_empty() => Some(text.to_owned()),
+        _ => None,
+    };
+    let failed = |source| ConfigError::SubPath {
+        mount: wanted.mount_path.clone(),
+        container: container.name.clone(),
+        source,
+    };
+    if let Some(part) = part {
+        if part.starts_with('/') || part.split('/').any(|step| step == "..") {
+            return Err(failed(io::Error::other(format!("subPath {part:?} must be relative and without .."))));
+        }
+        let target = directory.sub_path(&wanted.name, &container.name, index);
+        sub_path::bind(&host, &part, &target).map_err(failed)?;
+        host = target;
+    } else if volume.host_path.is_some() && !host.exists() {
+        // Runtimes differ in what they do with a missing source; upstream's make a directory.
+        fs::create_dir_all(&host).map_err(failed)?;
+    }
+    let propagation = match wanted.mount_propagation.as_deref() {
+        Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
+        _ => v1::MountPropagation::PropagationPrivate,
+    };
+    let container_path = match wanted.mount_path.strip_prefix('/') {
+        Some(_) => wanted.mount_path.clone(),
+        None => format!("/{}", wanted.mount_path),
+    };
+    Ok(v1::Mount {
+        container_path,
+        host_path: host.to_string_lossy().into_owned(),
+        readonly: wanted.read_only == Some(true),
+        propagation: propagation.into(),
+        ..Default::default()
+    })
+}

@@ -1,0 +1,88 @@
+//! What every part of the kubelet shares.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use kube::Client;
+use parking_lot::Mutex;
+use podium_client::{EventRecorder, Informer, Shutdown, reference_of};
+use podium_cri::Cri;
+
+use crate::{
+    Config, backoff::Backoff, cgroups::Cgroups, images::Images, network_files::HostResolver, node::machine::Machine,
+    references::References, tokens::Tokens, volumes::PodDir,
+};
+
+/// Shared by all workers; cheap to pass as an `Arc`.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) cri: Cri,
+    pub(crate) client: Client,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) services: Informer<Service>,
+    pub(crate) references: References,
+    pub(crate) tokens: Tokens,
+    pub(crate) images: Images,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) machine: Machine,
+    pub(crate) resolver: HostResolver,
+    /// Crash back-off of all containers.
+    pub(crate) crashes: Mutex<Backoff>,
+    /// The runtime's name, the scheme of container ids.
+    pub(crate) runtime_name: String,
+    /// As `nodeInfo.containerRuntimeVersion` has it: name and version.
+    pub(crate) runtime_version: String,
+    /// When this kubelet came up: containers older than that were there before.
+    pub(crate) started: Timestamp,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("node", &self.config.node_name).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// A pod's directory below the kubelet's root.
+    pub(crate) fn pod_dir(&self, uid: &str) -> PodDir {
+        PodDir::new(&self.config.root_dir, uid)
+    }
+
+    /// The node's addresses as text, the primary one first.
+    pub(crate) fn host_ips(&self) -> Vec<String> {
+        vec![self.config.node_ip.to_string()]
+    }
+
+    /// Where seccomp profiles of the node lie.
+    pub(crate) fn seccomp_root(&self) -> String {
+        self.config.root_dir.join("seccomp").to_string_lossy().into_owned()
+    }
+
+    /// Where a pod can be reached for probes and hooks.
+    pub(crate) fn address_of(&self, pod: &Pod, sandbox_ips: &[String]) -> Option<IpAddr> {
+        if crate::pod::host_network(pod) {
+            return Some(self.config.node_ip);
+        }
+        sandbox_ips.first().and_then(|ip| ip.parse().ok())
+    }
+
+    /// What events about a container are recorded on.
+    pub(crate) fn container_reference(&self, pod: &Pod, kind: crate::pod::ContainerKind, name: &str) -> ObjectReference {
+        let list = match kind {
+            crate::pod::ContainerKind::Init => "initContainers",
+            crate::pod::ContainerKind::Regular => "containers",
+            crate::pod::ContainerKind::Ephemeral => "ephemeralContainers",
+        };
+        ObjectReference { field_path: Some(format!("spec.{list}{{{name}}}")), ..reference_of(pod) }
+    }
+
+    /// Where a pod's logs are.
+    pub(crate) fn log_directory(&self, pod: &Pod) -> PathBuf {
+        crate::sandbox::log_directory(&self.config.pod_logs_dir, pod)
+    }
+}
+
+/// The context as tasks hold it.
+pub(crate) type Shared = Arc<Context>;

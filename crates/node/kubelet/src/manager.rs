@@ -1,0 +1,337 @@
+//! Pods of this node and their workers: who is here, who is new, who is gone, and what nobody knows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+use podium_client::{Change, Informer, ObjectKey};
+use podium_cri::v1;
+use tokio::task::JoinHandle;
+
+use crate::{
+    admission,
+    context::Shared,
+    observe::Observer,
+    pod,
+    record::label,
+    worker::{Mailbox, Worker},
+};
+
+/// The slow look over everything: what no event told is found here.
+const RELIST_EVERY: Duration = Duration::from_secs(5);
+/// How often what nobody knows is looked for.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// Pause before the runtime's event stream is opened again.
+const EVENTS_RETRY: Duration = Duration::from_secs(2);
+
+/// One pod of this node.
+struct Entry {
+    pod: Arc<Pod>,
+    mailbox: Arc<Mailbox>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// All pods of this node.
+pub(crate) struct Pods {
+    shared: Shared,
+    entries: Mutex<HashMap<String, Entry>>,
+    node: Arc<Mutex<Option<Arc<Node>>>>,
+}
+
+impl std::fmt::Debug for Pods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pods").field("pods", &self.entries.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Pods {
+    pub(crate) fn new(shared: Shared, node: Arc<Mutex<Option<Arc<Node>>>>) -> Arc<Self> {
+        Arc::new(Self { shared, entries: Mutex::default(), node })
+    }
+
+    /// Follows the informer of this node's pods.
+    pub(crate) fn follow(self: &Arc<Self>, informer: &Informer<Pod>) {
+        let this = Arc::downgrade(self);
+        let runtime = tokio::runtime::Handle::current();
+        informer.on_event(move |change| {
+            let Some(this) = this.upgrade() else { return };
+            match change {
+                Change::Added(pod) => this.put(pod, &runtime),
+                Change::Modified { old, new } => {
+                    if pod::uid(old) != pod::uid(new) {
+                        this.gone(old);
+                    }
+                    this.put(new, &runtime);
+                }
+                Change::Deleted(pod) => this.gone(pod),
+            }
+        });
+    }
+
+    fn put(self: &Arc<Self>, pod: &Arc<Pod>, runtime: &tokio::runtime::Handle) {
+        let uid = pod::uid(pod).to_owned();
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&uid) {
+            entry.pod = pod.clone();
+            entry.mailbox.pod(pod.clone());
+            return;
+        }
+        let this = Arc::downgrade(self);
+        let own = uid.clone();
+        let admission = Arc::new(move |wanted: &Pod| match this.upgrade() {
+            Some(this) => this.admit(wanted, &own),
+            None => Ok(()),
+        });
+        let mailbox = Arc::new(Mailbox::new(admission));
+        let worker = Worker::new(self.shared.clone(), pod.clone(), mailbox.clone());
+        let task = runtime.spawn(worker.run());
+        entries.insert(uid, Entry { pod: pod.clone(), mailbox, task: Some(task) });
+    }
+
+    fn gone(&self, pod: &Pod) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get(pod::uid(pod)) else { return };
+        entry.mailbox.removed();
+        if entry.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            entries.remove(pod::uid(pod));
+        }
+    }
+
+    fn admit(&self, wanted: &Pod, uid: &str) -> Result<(), admission::Refused> {
+        let others: Vec<Arc<Pod>> = {
+            let entries = self.entries.lock();
+            entries
+                .iter()
+                .filter(|(other, entry)| *other != uid && entry.mailbox.is_active() && !is_over(&entry.pod))
+                .map(|(_, entry)| entry.pod.clone())
+                .collect()
+        };
+        let node = self.node.lock().clone();
+        let allocatable = self.shared.machine.allocatable(&self.shared.config);
+        admission::admit(wanted, &others, node.as_deref(), &allocatable)
+    }
+
+    /// Wakes the worker of a pod.
+    pub(crate) fn wake(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.mailbox.wake();
+        }
+    }
+
+    /// Tells a worker that something its pod refers to has changed.
+    pub(crate) fn references_changed(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.mailbox.references_changed();
+        }
+    }
+
+    /// Every pod of this node, ordered by namespace and name.
+    pub(crate) fn list(&self) -> Vec<Arc<Pod>> {
+        let mut pods: Vec<Arc<Pod>> = self.entries.lock().values().map(|entry| entry.pod.clone()).collect();
+        pods.sort_by_key(|pod| ObjectKey::of(&**pod));
+        pods
+    }
+
+    /// A pod by name.
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
+        let entries = self.entries.lock();
+        let matching = entries.values().map(|entry| &entry.pod).filter(|found| {
+            pod::namespace(found) == namespace
+                && pod::name(found) == name
+                && uid.is_none_or(|uid| uid == pod::uid(found))
+        });
+        matching.max_by_key(|found| found.metadata.creation_timestamp.clone()).cloned()
+    }
+
+    /// Looks over the runtime now and then, listens to its events where it has any, and clears away what
+    /// belongs to nobody. Runs until shutdown, then waits for all workers.
+    pub(crate) async fn run(self: &Arc<Self>, informer: &Informer<Pod>) {
+        let shutdown = self.shared.shutdown.clone();
+        tokio::select! {
+            () = informer.synced() => {}
+            () = shutdown.cancelled() => return self.stopped().await,
+        }
+        let work = async {
+            tokio::join!(self.relist(), self.listen(), self.clean(), self.share_cpu(), self.reap());
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+        self.stopped().await;
+    }
+
+    async fn stopped(&self) {
+        let tasks: Vec<_> = self.entries.lock().values_mut().filter_map(|entry| entry.task.take()).collect();
+        // An error would be a panic of a worker, which has been reported where it happened.
+        futures::future::join_all(tasks).await;
+    }
+
+    /// Lets entries go whose worker has ended and whose pod is gone.
+    async fn reap(&self) {
+        loop {
+            tokio::time::sleep(RELIST_EVERY).await;
+            self.entries.lock().retain(|_, entry| {
+                let ended = entry.task.as_ref().is_none_or(JoinHandle::is_finished);
+                !(ended && pod::is_deleting(&entry.pod))
+            });
+        }
+    }
+
+    async fn relist(&self) {
+        let mut before: BTreeMap<String, (String, i32)> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(RELIST_EVERY).await;
+            let Some(now) = self.states().await else { continue };
+            let changed: BTreeSet<&String> = now
+                .iter()
+                .filter(|(id, state)| before.get(*id) != Some(state))
+                .chain(before.iter().filter(|(id, _)| !now.contains_key(*id)))
+                .map(|(_, (uid, _))| uid)
+                .collect();
+            for uid in changed {
+                self.wake(uid);
+            }
+            before = now;
+        }
+    }
+
+    /// The state of everything in the runtime by id, with the pod it belongs to.
+    async fn states(&self) -> Option<BTreeMap<String, (String, i32)>> {
+        let cri = &self.shared.cri;
+        let (sandboxes, containers) = tokio::try_join!(
+            cri.list_pod_sandbox(v1::ListPodSandboxRequest::default()),
+            cri.list_containers(v1::ListContainersRequest::default())
+        )
+        .ok()?;
+        let uid = |labels: &HashMap<String, String>| labels.get(label::POD_UID).cloned().unwrap_or_default();
+        let sandboxes = sandboxes.items.iter().map(|one| (one.id.clone(), (uid(&one.labels), one.state)));
+        let containers = containers.containers.iter().map(|one| (one.id.clone(), (uid(&one.labels), one.state)));
+        Some(sandboxes.chain(containers).collect())
+    }
+
+    /// The runtime's own events. Runtimes without them say so, and then the others have to do.
+    async fn listen(&self) {
+        loop {
+            match self.shared.cri.container_events().await {
+                Ok(mut events) => {
+                    while let Ok(Some(event)) = events.message().await {
+                        let status = event.pod_sandbox_status.unwrap_or_default();
+                        if let Some(metadata) = status.metadata {
+                            self.wake(&metadata.uid);
+                        }
+                    }
+                }
+                Err(error) if error.is_unimplemented() => {
+                    tracing::debug!("the runtime has no event stream; ends are noticed by process");
+                    return std::future::pending().await;
+                }
+                Err(error) => tracing::debug!(%error, "the runtime's event stream could not be opened"),
+            }
+            tokio::time::sleep(EVENTS_RETRY).await;
+        }
+    }
+
+    /// The burstable class gets the CPU its pods ask for together.
+    async fn share_cpu(&self) {
+        let mut last = None;
+        loop {
+            let total: i64 = self
+                .list()
+                .iter()
+                .filter(|pod| crate::resources::qos(pod) == crate::resources::Qos::Burstable && !is_over(pod))
+                .map(|pod| crate::resources::pod_request(pod, "cpu").milli_value())
+                .sum();
+            if last != Some(total) {
+                match self.shared.cgroups.share_burstable(total) {
+                    Ok(()) => last = Some(total),
+                    Err(error) => tracing::warn!(%error, "sharing CPU out failed"),
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    async fn clean(&self) {
+        loop {
+            self.clean_once().await;
+            tokio::time::sleep(CLEAN_EVERY).await;
+        }
+    }
+
+    /// Ends and removes pods in the runtime that the API does not know, then their directories and
+    /// cgroups.
+    async fn clean_once(&self) {
+        let Some(states) = self.states().await else { return };
+        let orphans: BTreeSet<String> = {
+            let entries = self.entries.lock();
+            let uids = states.values().map(|(uid, _)| uid);
+            uids.filter(|uid| !uid.is_empty() && !entries.contains_key(*uid)).cloned().collect()
+        };
+        for uid in &orphans {
+            tracing::info!(uid, "ending a pod that the API does not know");
+            if let Err(error) = self.end_orphan(uid).await {
+                tracing::warn!(uid, %error, "ending an orphaned pod failed");
+            }
+        }
+        let known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
+        let shared = self.shared.clone();
+        let cleaned = tokio::task::spawn_blocking(move || clean_disk(&shared, &known)).await;
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "clearing away directories failed");
+        }
+    }
+
+    async fn end_orphan(&self, uid: &str) -> Result<(), podium_cri::Error> {
+        let cri = &self.shared.cri;
+        let record = Observer::default().look(cri, uid).await?;
+        let stops = record.live().map(|one| cri.stop_container(&one.id, crate::worker::recorded_grace(one)));
+        futures::future::try_join_all(stops).await?;
+        for sandbox in &record.sandboxes {
+            cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
+            cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
+        }
+        for one in &record.containers {
+            cri.remove_container(v1::RemoveContainerRequest { container_id: one.id.clone() }).await?;
+        }
+        Ok(())
+    }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    pod::is_terminal_phase(pod.status.as_ref().and_then(|status| status.phase.as_deref()))
+}
+
+/// Removes what is on disk of pods that are not known. Blocking.
+fn clean_disk(shared: &Shared, known: &BTreeSet<String>) {
+    let entries = std::fs::read_dir(shared.config.root_dir.join("pods")).into_iter().flatten().flatten();
+    for entry in entries {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        if !known.contains(&uid)
+            && let Err(error) = crate::volumes::teardown(&shared.pod_dir(&uid))
+        {
+            tracing::warn!(uid, %error, "removing an orphaned pod's directory failed");
+        }
+    }
+    for (uid, path) in shared.cgroups.pods() {
+        if !known.contains(&uid)
+            && let Err(error) = shared.cgroups.remove(&path)
+        {
+            tracing::debug!(uid, %error, "removing an orphaned pod's cgroup failed");
+        }
+    }
+    let logs = std::fs::read_dir(&shared.config.pod_logs_dir).into_iter().flatten().flatten();
+    for entry in logs {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(uid) = name.rsplit('_').next().filter(|uid| uid.len() == 36) else { continue };
+        if !known.contains(uid)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(uid, %error, "removing an orphaned pod's logs failed");
+        }
+    }
+}

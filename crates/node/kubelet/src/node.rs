@@ -1,0 +1,328 @@
+//! The Node object: registration, status, lease.
+
+pub(crate) mod conditions;
+pub(crate) mod machine;
+mod pressure;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus, ObjectReference,
+        },
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use parking_lot::Mutex;
+use podium_client::{EventType, error_chain, is_already_exists, is_conflict, is_not_found};
+use podium_cri::v1;
+use serde_json::{Value, json};
+
+use crate::context::Shared;
+use conditions::Health;
+
+/// Upstream's intervals: how often the status is looked at, how often it is written unchanged, and how
+/// long a lease holds.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+const LEASE_EVERY: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+/// How often to look while the node is not ready: others wait for it.
+const NOT_READY_EVERY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(200);
+/// Upstream's `nodeStatusMaxImages`.
+const MAX_IMAGES: usize = 50;
+
+/// The node's keeper.
+#[derive(Debug)]
+pub(crate) struct NodeKeeper {
+    shared: Shared,
+    /// The node as the API has it.
+    pub(crate) known: Arc<Mutex<Option<Arc<Node>>>>,
+    port: u16,
+}
+
+/// What events about this node are recorded on: upstream uses the name as uid there.
+pub(crate) fn reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(name.to_owned()),
+        ..Default::default()
+    }
+}
+
+impl NodeKeeper {
+    /// `port` is the one the kubelet's server listens on.
+    pub(crate) fn new(shared: Shared, port: u16) -> Self {
+        Self { shared, known: Arc::default(), port }
+    }
+
+    /// Registers the node, then keeps its status and lease until shutdown.
+    pub(crate) async fn run(&self) {
+        let shutdown = self.shared.shutdown.clone();
+        tokio::select! {
+            () = async { tokio::join!(self.keep_status(), self.keep_lease()); } => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    fn api(&self) -> Api<Node> {
+        Api::all(self.shared.client.clone())
+    }
+
+    fn name(&self) -> &str {
+        &self.shared.config.node_name
+    }
+
+    fn event(&self, reason: &str, message: String) {
+        self.shared.recorder.event(&reference(self.name()), EventType::Normal, reason, message);
+    }
+
+    async fn keep_status(&self) {
+        self.event("Starting", "Starting kubelet.".to_owned());
+        let mut reported: Option<Instant> = None;
+        let mut last = Value::Null;
+        loop {
+            let health = pressure::health(&self.shared).await;
+            let due = reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+            match self.write(&health, due, &mut last).await {
+                Ok(true) => reported = Some(Instant::now()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(node = self.name(), error = error_chain(&error), "writing the node's status failed");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            tokio::time::sleep(if health.not_ready.is_some() { NOT_READY_EVERY } else { STATUS_EVERY }).await;
+        }
+    }
+
+    /// Writes the status if it changed or is due; true if it was written.
+    async fn write(&self, health: &Health, due: bool, last: &mut Value) -> Result<bool, kube::Error> {
+        let node = self.current().await?;
+        let old = node.status.clone().unwrap_or_default();
+        let (conditions, transitions) =
+            conditions::conditions(health, old.conditions.as_deref().unwrap_or_default(), Timestamp::now());
+        let status = self.status(conditions).await;
+        let value = serde_json::to_value(&status).unwrap_or_default();
+        let core = without_heartbeat(value.clone());
+        let theirs = without_heartbeat(serde_json::to_value(&old).unwrap_or_default());
+        let agrees = core.as_object().is_some_and(|core| {
+            core.iter().all(|(key, value)| theirs.get(key).is_some_and(|theirs| contains(theirs, value)))
+        });
+        if agrees && !due && core == *last {
+            return Ok(false);
+        }
+        let patch = json!({"status": with_replacements(value)});
+        let written = self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        *self.known.lock() = Some(Arc::new(written));
+        *last = core;
+        for transition in transitions {
+            self.event(transition, format!("Node {} status is now: {transition}", self.name()));
+        }
+        Ok(true)
+    }
+
+    /// The node as it is in the API, registered if it is not there, with our labels on it.
+    async fn current(&self) -> Result<Arc<Node>, kube::Error> {
+        let api = self.api();
+        let found = match api.get_opt(self.name()).await? {
+            Some(found) => found,
+            None => match api.create(&PostParams::default(), &self.registration()).await {
+                Ok(created) => created,
+                Err(error) if is_already_exists(&error) => api.get(self.name()).await?,
+                Err(error) => return Err(error),
+            },
+        };
+        let labels = self.labels();
+        let have = found.metadata.labels.clone().unwrap_or_default();
+        let found = if labels.iter().all(|(key, value)| have.get(key) == Some(value)) {
+            found
+        } else {
+            let patch = json!({"metadata": {"labels": labels}});
+            api.patch(self.name(), &PatchParams::default(), &Patch::Merge(patch)).await?
+        };
+        let found = Arc::new(found);
+        *self.known.lock() = Some(found.clone());
+        Ok(found)
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let architecture = self.shared.machine.architecture;
+        let mut labels: BTreeMap<String, String> = [
+            ("kubernetes.io/hostname", self.name()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", architecture),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", architecture),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+        labels.extend(self.shared.config.labels.clone());
+        labels
+    }
+
+    fn registration(&self) -> Node {
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.name().to_owned()),
+                labels: Some(self.labels()),
+                annotations: Some(BTreeMap::from([(
+                    "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                    "true".to_owned(),
+                )])),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    async fn status(&self, conditions: Vec<k8s_openapi::api::core::v1::NodeCondition>) -> NodeStatus {
+        let (config, machine) = (&self.shared.config, &self.shared.machine);
+        let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+        NodeStatus {
+            addresses: Some(vec![
+                address("InternalIP", config.node_ip.to_string()),
+                address("Hostname", config.node_name.clone()),
+            ]),
+            capacity: Some(machine.capacity(config)),
+            allocatable: Some(machine.allocatable(config)),
+            conditions: Some(conditions),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),
+            }),
+            images: Some(self.images().await),
+            node_info: Some(machine.node_info(&config.version, &self.shared.runtime_version)),
+            ..Default::default()
+        }
+    }
+
+    /// The largest images, as the scheduler wants to know them.
+    async fn images(&self) -> Vec<ContainerImage> {
+        let mut images = self.shared.cri.list_images().await.unwrap_or_default();
+        images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+        images.truncate(MAX_IMAGES);
+        images.into_iter().map(|image: v1::Image| image_entry(&image)).collect()
+    }
+
+    async fn keep_lease(&self) {
+        let api: Api<Lease> = Api::namespaced(self.shared.client.clone(), "kube-node-lease");
+        let mut lease: Option<Lease> = None;
+        loop {
+            match self.renew(&api, lease.take()).await {
+                Ok(renewed) => {
+                    lease = Some(renewed);
+                    tokio::time::sleep(LEASE_EVERY).await;
+                }
+                Err(error) => {
+                    if !is_conflict(&error) {
+                        tracing::debug!(node = self.name(), error = error_chain(&error), "renewing the lease failed");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, api: &Api<Lease>, lease: Option<Lease>) -> Result<Lease, kube::Error> {
+        let spec = LeaseSpec {
+            holder_identity: Some(self.name().to_owned()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            ..Default::default()
+        };
+        let lease = match lease {
+            Some(lease) => Some(lease),
+            None => api.get_opt(self.name()).await?,
+        };
+        match lease {
+            Some(mut lease) => {
+                lease.spec = Some(spec);
+                if lease.metadata.owner_references.is_none() {
+                    lease.metadata.owner_references = self.owner();
+                }
+                match api.replace(self.name(), &PostParams::default(), &lease).await {
+                    Err(error) if is_not_found(&error) => {
+                        lease.metadata.resource_version = None;
+                        lease.metadata.uid = None;
+                        api.create(&PostParams::default(), &lease).await
+                    }
+                    other => other,
+                }
+            }
+            None => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(self.name().to_owned()),
+                        namespace: Some("kube-node-lease".to_owned()),
+                        owner_references: self.owner(),
+                        ..Default::default()
+                    },
+                    spec: Some(spec),
+                };
+                api.create(&PostParams::default(), &lease).await
+            }
+        }
+    }
+
+    /// The lease goes with the node.
+    fn owner(&self) -> Option<Vec<OwnerReference>> {
+        let node = self.known.lock().clone()?;
+        Some(vec![OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: self.name().to_owned(),
+            uid: node.metadata.uid.clone()?,
+            ..Default::default()
+        }])
+    }
+}
+
+fn image_entry(image: &v1::Image) -> ContainerImage {
+    let names = image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect();
+    ContainerImage { names: Some(names), size_bytes: i64::try_from(image.size).ok() }
+}
+
+fn without_heartbeat(mut status: Value) -> Value {
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(condition) = condition.as_object_mut() {
+            condition.remove("lastHeartbeatTime");
+        }
+    }
+    status
+}
+
+/// Whether the API's value says what ours says; it may hold more entries of others.
+fn contains(theirs: &Value, ours: &Value) -> bool {
+    match (theirs, ours) {
+        (Value::Array(theirs), Value::Array(ours)) if ours.iter().any(|one| one.get("type").is_some()) => {
+            ours.iter().all(|one| theirs.contains(one))
+        }
+        (Value::Object(theirs), Value::Object(ours)) => {
+            ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|theirs| contains(theirs, value)))
+        }
+        (theirs, ours) => theirs == ours,
+    }
+}
+
+/// Addresses are merged by type in the API; ours replace.
+fn with_replacements(mut status: Value) -> Value {
+    if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut) {
+        addresses.insert(0, json!({"$patch": "replace"}));
+    }
+    status
+}

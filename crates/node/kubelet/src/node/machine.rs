@@ -1,0 +1,161 @@
+//! What the machine is: processors, memory, disk, names. Read once; the kernel is the authority.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity};
+use nix::{
+    sys::statvfs::statvfs,
+    unistd::{SysconfVar, sysconf},
+};
+
+use crate::Config;
+
+/// Memory kept back for the machine itself, upstream's hard eviction threshold.
+const MEMORY_RESERVE_BYTES: i64 = 100 << 20;
+
+/// The machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Machine {
+    pub(crate) cpus: i64,
+    pub(crate) memory_bytes: i64,
+    /// Size of the file system that holds the kubelet's root.
+    pub(crate) disk_bytes: i64,
+    pub(crate) machine_id: String,
+    pub(crate) system_uuid: String,
+    pub(crate) boot_id: String,
+    pub(crate) kernel: String,
+    pub(crate) os_image: String,
+    pub(crate) architecture: &'static str,
+    pub(crate) huge_pages: Vec<String>,
+}
+
+impl Machine {
+    /// Reads it all. `root` is the kubelet's directory.
+    pub(crate) fn read(root: &Path) -> Self {
+        let text = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let disk_bytes = statvfs(root)
+            .ok()
+            .and_then(|stats| i64::try_from(stats.blocks().saturating_mul(stats.fragment_size())).ok())
+            .unwrap_or(0);
+        let kernel = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let machine_id = [text("/etc/machine-id"), text("/var/lib/dbus/machine-id")]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or_default();
+        let uuid = text("/sys/class/dmi/id/product_uuid");
+        Self {
+            cpus: sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1),
+            memory_bytes: memory(&text("/proc/meminfo"), "MemTotal"),
+            disk_bytes,
+            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+            machine_id,
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            kernel,
+            os_image: os_image(&text("/etc/os-release")),
+            architecture: architecture(),
+            huge_pages: huge_pages(),
+        }
+    }
+
+    /// `status.capacity`.
+    pub(crate) fn capacity(&self, config: &Config) -> BTreeMap<String, Quantity> {
+        let kib = |bytes: i64| format!("{}Ki", bytes / 1024);
+        let mut list = self.common(config);
+        list.insert("memory".to_owned(), Quantity(kib(self.memory_bytes)));
+        list.insert("ephemeral-storage".to_owned(), Quantity(kib(self.disk_bytes)));
+        list
+    }
+
+    /// `status.allocatable`: what is left of the capacity for pods.
+    pub(crate) fn allocatable(&self, config: &Config) -> BTreeMap<String, Quantity> {
+        let mut list = self.common(config);
+        let memory = (self.memory_bytes - MEMORY_RESERVE_BYTES).max(0);
+        list.insert("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024)));
+        // A tenth stays free: below that pods are evicted.
+        list.insert("ephemeral-storage".to_owned(), Quantity((self.disk_bytes / 10 * 9).to_string()));
+        list
+    }
+
+    fn common(&self, config: &Config) -> BTreeMap<String, Quantity> {
+        let mut list = BTreeMap::from([
+            ("cpu".to_owned(), Quantity(self.cpus.to_string())),
+            ("pods".to_owned(), Quantity(config.max_pods.to_string())),
+        ]);
+        list.extend(self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), Quantity("0".to_owned()))));
+        list
+    }
+
+    /// `status.nodeInfo`.
+    pub(crate) fn node_info(&self, version: &str, runtime: &str) -> NodeSystemInfo {
+        NodeSystemInfo {
+            machine_id: self.machine_id.clone(),
+            system_uuid: self.system_uuid.clone(),
+            boot_id: self.boot_id.clone(),
+            kernel_version: self.kernel.clone(),
+            os_image: self.os_image.clone(),
+            container_runtime_version: runtime.to_owned(),
+            kubelet_version: version.to_owned(),
+            kube_proxy_version: String::new(),
+            operating_system: "linux".to_owned(),
+            architecture: self.architecture.to_owned(),
+            ..Default::default()
+        }
+    }
+}
+
+/// One line of `/proc/meminfo` in bytes.
+pub(crate) fn memory(meminfo: &str, key: &str) -> i64 {
+    meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok())
+        .map_or(0, |kib| kib * 1024)
+}
+
+fn os_image(release: &str) -> String {
+    release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .unwrap_or_else(|| "Linux".to_owned())
+}
+
+/// The architecture in Go's words, which image names and labels use.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+fn huge_pages() -> Vec<String> {
+    let mut sizes: Vec<String> = fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            Some(if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) })
+        })
+        .collect();
+    sizes.sort();
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read() {
+        assert_eq!(memory("MemTotal:  16 kB\nMemFree: 4 kB\n", "MemTotal"), 16384);
+        assert_eq!(memory("", "MemTotal"), 0);
+        assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    }
+}

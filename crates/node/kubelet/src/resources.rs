@@ -1,0 +1,240 @@
+//! Requests and limits: quality of service, and what the runtime is told.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, ResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity as WireQuantity,
+};
+use podium_api::quantity::Quantity;
+use podium_cri::v1;
+
+use crate::pod;
+
+/// One CPU in shares, and the least the kernel takes.
+const SHARES_PER_CPU: i64 = 1024;
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+/// CFS period, and the least quota the kernel takes.
+const PERIOD_MICROS: i64 = 100_000;
+const MIN_QUOTA_MICROS: i64 = 1_000;
+
+/// How a pod is treated when memory runs short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Qos {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl Qos {
+    /// As `status.qosClass` has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+type Amounts = BTreeMap<String, WireQuantity>;
+
+/// An amount from a list of resources, None if absent or not a quantity.
+pub(crate) fn amount(list: Option<&Amounts>, name: &str) -> Option<Quantity> {
+    list?.get(name)?.0.parse().ok()
+}
+
+/// A container's request; where there is none, its limit stands for it, as the API server defaults it.
+pub(crate) fn request(resources: Option<&ResourceRequirements>, name: &str) -> Option<Quantity> {
+    let resources = resources?;
+    amount(resources.requests.as_ref(), name).or_else(|| amount(resources.limits.as_ref(), name))
+}
+
+/// A container's limit.
+pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Option<Quantity> {
+    amount(resources?.limits.as_ref(), name)
+}
+
+/// The class the API server gave the pod, or the one its containers make.
+pub(crate) fn qos(pod: &Pod) -> Qos {
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        Some("Guaranteed") => return Qos::Guaranteed,
+        Some("Burstable") => return Qos::Burstable,
+        Some("BestEffort") => return Qos::BestEffort,
+        _ => {}
+    }
+    let pod_level = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let lists: Vec<Option<&ResourceRequirements>> = if pod_level.is_some() {
+        vec![pod_level]
+    } else {
+        pod::containers(pod).iter().chain(pod::init_containers(pod)).map(|c| c.resources.as_ref()).collect()
+    };
+    let positive = |amount: Option<Quantity>| amount.filter(|amount| *amount > Quantity::ZERO);
+    let (mut any, mut guaranteed) = (false, true);
+    for resources in lists {
+        for name in ["cpu", "memory"] {
+            let (request, limit) = (positive(request(resources, name)), positive(limit(resources, name)));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request == limit;
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => Qos::BestEffort,
+        (true, true) => Qos::Guaranteed,
+        (true, false) => Qos::Burstable,
+    }
+}
+
+/// What a pod takes of one resource: its containers together, or its largest init container beside the
+/// sidecars started before it, plus the overhead.
+pub(crate) fn pod_request(pod: &Pod, name: &str) -> Quantity {
+    pod_total(pod, name, |resources| request(resources, name))
+}
+
+/// The pod's limit on one resource; None if some container has none.
+pub(crate) fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
+    if let Some(limit) = pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), name)) {
+        return Some(limit);
+    }
+    let bounded = pod::containers(pod)
+        .iter()
+        .chain(pod::init_containers(pod))
+        .all(|container| limit(container.resources.as_ref(), name).is_some());
+    bounded.then(|| pod_total(pod, name, |resources| limit(resources, name)))
+}
+
+fn pod_total(pod: &Pod, name: &str, of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>) -> Quantity {
+    let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
+    let mut sidecars = Quantity::ZERO;
+    let mut peak = Quantity::ZERO;
+    for container in pod::init_containers(pod) {
+        if pod::is_sidecar(container) {
+            sidecars = sidecars + get(container);
+            peak = peak.max(sidecars);
+        } else {
+            peak = peak.max(sidecars + get(container));
+        }
+    }
+    let regular = pod::containers(pod).iter().fold(sidecars, |sum, container| sum + get(container));
+    let spec = pod.spec.as_ref();
+    let total = spec.and_then(|spec| of(spec.resources.as_ref())).unwrap_or_else(|| regular.max(peak));
+    let overhead = spec.and_then(|spec| amount(spec.overhead.as_ref(), name)).unwrap_or(Quantity::ZERO);
+    total + overhead
+}
+
+/// CPU in thousandths as cgroup shares.
+pub(crate) fn shares(millis: i64) -> i64 {
+    (millis * SHARES_PER_CPU / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// CPU in thousandths as a quota per period; zero means none.
+pub(crate) fn quota(millis: i64) -> i64 {
+    if millis == 0 { 0 } else { (millis * PERIOD_MICROS / 1000).max(MIN_QUOTA_MICROS) }
+}
+
+/// The CFS period in microseconds.
+pub(crate) const fn period() -> i64 {
+    PERIOD_MICROS
+}
+
+/// How likely the kernel kills a container's processes first, upstream's formula: the smaller the
+/// part of the machine that was asked for, the likelier.
+pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
+    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|p| p >= 2_000_000_000);
+    if critical {
+        return -997;
+    }
+    match qos(pod) {
+        Qos::Guaranteed => -997,
+        Qos::BestEffort => 1000,
+        Qos::Burstable => {
+            let memory = request(container.resources.as_ref(), "memory").map_or(0, |memory| memory.value());
+            let adjusted = 1000 - (1000 * memory) / memory_capacity.max(1);
+            // Always killed before guaranteed pods, and always after best-effort ones.
+            adjusted.clamp(3, 999)
+        }
+    }
+}
+
+/// A container's limits as CRI takes them.
+pub(crate) fn linux_resources(
+    pod: &Pod,
+    container: &Container,
+    memory_capacity: i64,
+    cgroup_v2: bool,
+) -> v1::LinuxContainerResources {
+    let resources = container.resources.as_ref();
+    let cpu_request = request(resources, "cpu").map_or(0, |cpu| cpu.milli_value());
+    let cpu_limit = limit(resources, "cpu").or_else(|| {
+        pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "cpu"))
+    });
+    let memory_limit = limit(resources, "memory").or_else(|| {
+        pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "memory"))
+    });
+    let mut unified = std::collections::HashMap::new();
+    if cgroup_v2 {
+        // Upstream kills the container's processes together, so that none is left half alive.
+        unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    v1::LinuxContainerResources {
+        cpu_period: PERIOD_MICROS,
+        cpu_quota: cpu_limit.map_or(0, |cpu| quota(cpu.milli_value())),
+        cpu_shares: shares(cpu_request),
+        memory_limit_in_bytes: memory_limit.map_or(0, |memory| memory.value()),
+        oom_score_adj: oom_score_adj(pod, container, memory_capacity),
+        unified,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::*;
+
+    fn container(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Container {
+        let map = |list: &[(&str, &str)]| {
+            Some(list.iter().map(|(k, v)| ((*k).to_owned(), WireQuantity((*v).to_owned()))).collect())
+        };
+        let resources =
+            ResourceRequirements { requests: map(requests), limits: map(limits), ..Default::default() };
+        Container { resources: Some(resources), ..Default::default() }
+    }
+
+    fn pod_of(containers: Vec<Container>) -> Pod {
+        Pod { spec: Some(PodSpec { containers, ..Default::default() }), ..Default::default() }
+    }
+
+    #[test]
+    fn classes() {
+        let none = container(&[], &[]);
+        let some = container(&[("cpu", "100m")], &[]);
+        let full = container(&[], &[("cpu", "1"), ("memory", "1Gi")]);
+        assert_eq!(qos(&pod_of(vec![none.clone()])), Qos::BestEffort);
+        assert_eq!(qos(&pod_of(vec![some.clone()])), Qos::Burstable);
+        assert_eq!(qos(&pod_of(vec![full.clone()])), Qos::Guaranteed);
+        assert_eq!(qos(&pod_of(vec![full, none])), Qos::Burstable);
+    }
+
+    #[test]
+    fn cri_numbers() {
+        let web = container(&[("cpu", "250m"), ("memory", "256Mi")], &[("cpu", "500m"), ("memory", "512Mi")]);
+        let cri = linux_resources(&pod_of(vec![web.clone()]), &web, 1 << 34, false);
+        assert_eq!((cri.cpu_shares, cri.cpu_quota, cri.cpu_period), (256, 50_000, 100_000));
+        assert_eq!((cri.memory_limit_in_bytes, cri.oom_score_adj), (512 << 20, 985));
+        let none = container(&[], &[]);
+        let cri = linux_resources(&pod_of(vec![none.clone()]), &none, 1 << 34, false);
+        assert_eq!((cri.cpu_shares, cri.cpu_quota, cri.oom_score_adj), (2, 0, 1000));
+    }
+
+    #[test]
+    fn init_containers_count_by_their_peak() {
+        let mut pod = pod_of(vec![container(&[("cpu", "1")], &[]), container(&[("cpu", "1")], &[])]);
+        let sidecar =
+            Container { restart_policy: Some("Always".into()), ..container(&[("cpu", "500m")], &[]) };
+        pod.spec.as_mut().unwrap().init_containers = Some(vec![sidecar, container(&[("cpu", "3")], &[])]);
+        assert_eq!(pod_request(&pod, "cpu").milli_value(), 3500);
+    }
+}

@@ -1,0 +1,140 @@
+//! Puts the parts together and runs them.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use parking_lot::Mutex;
+use podium_client::{EventRecorder, Scope, Shutdown};
+use podium_cri::{Cri, v1};
+
+use crate::{
+    Config,
+    backoff::Backoff,
+    cgroups::Cgroups,
+    context::Context,
+    images::Images,
+    manager::Pods,
+    network_files,
+    node::{NodeKeeper, machine::Machine},
+    references::References,
+    tokens::Tokens,
+    worker::{CRASH_INITIAL, CRASH_LIMIT},
+};
+
+/// Pause between tries to reach the runtime while the kubelet starts.
+const RUNTIME_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a kubelet cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime's address is not one.
+    #[error("container runtime")]
+    Runtime(#[from] podium_cri::Error),
+    /// A directory could not be made.
+    #[error("making {path}")]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Cgroups are not as they must be.
+    #[error("cgroups: {0}")]
+    Cgroups(String),
+}
+
+/// Runs a kubelet until shutdown. Waits for the runtime as long as it takes; containers are left running
+/// at the end.
+///
+/// # Errors
+/// If directories or cgroups cannot be made: the node cannot run anything then.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    for (path, mode) in
+        [(config.root_dir.clone(), 0o750), (config.root_dir.join("pods"), 0o750), (config.pod_logs_dir.clone(), 0o755)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(|source| Error::Directory { path, source })?;
+    }
+    let cri = Cri::connect(&config.cri_endpoint)?;
+    let machine = Machine::read(&config.root_dir);
+    let cgroups = Cgroups::new(&config.cgroup_root).map_err(|error| Error::Cgroups(error.to_string()))?;
+    cgroups.make_roots(machine.cpus * 1000).map_err(|error| Error::Cgroups(error.to_string()))?;
+    let (recorder, sink) = EventRecorder::new(config.client.clone(), "kubelet", &config.node_name);
+    let sink = tokio::spawn(sink.run(shutdown.clone()));
+    let services = config.informers.of::<Service>();
+    let pod_informer = config.informers.scoped::<Pod>(Scope {
+        fields: Some(format!("spec.nodeName={}", config.node_name)),
+        ..Default::default()
+    });
+    let Some(version) = runtime_version(&cri, &shutdown).await else {
+        sink.await.ok();
+        return Ok(());
+    };
+    let resolver =
+        network_files::parse_resolv_conf(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default());
+    // References tell workers of changes, workers hold references: the way back is weak.
+    let pods_slot: Arc<Mutex<Weak<Pods>>> = Arc::default();
+    let slot = pods_slot.clone();
+    let changed = Arc::new(move |uid: &str| {
+        let pods = slot.lock().upgrade();
+        if let Some(pods) = pods {
+            pods.references_changed(uid);
+        }
+    });
+    let shared = Arc::new(Context {
+        references: References::new(&config.client, &shutdown, changed),
+        tokens: Tokens::new(config.client.clone()),
+        images: Images::new(cri.clone(), recorder.clone()),
+        client: config.client.clone(),
+        crashes: Mutex::new(Backoff::new(CRASH_INITIAL, CRASH_LIMIT)),
+        runtime_name: version.runtime_name.clone(),
+        runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
+        started: Timestamp::now(),
+        shutdown: shutdown.clone(),
+        cri,
+        recorder,
+        services,
+        cgroups,
+        machine,
+        resolver,
+        config,
+    });
+    let keeper = NodeKeeper::new(shared.clone(), shared.config.port);
+    let pods = Pods::new(shared.clone(), keeper.known.clone());
+    *pods_slot.lock() = Arc::downgrade(&pods);
+    pods.follow(&pod_informer);
+    tokio::join!(keeper.run(), pods.run(&pod_informer));
+    sink.await.ok();
+    Ok(())
+}
+
+/// Asks until the runtime answers; None if the kubelet is to stop meanwhile.
+async fn runtime_version(cri: &Cri, shutdown: &Shutdown) -> Option<v1::VersionResponse> {
+    let mut told = false;
+    loop {
+        match cri.version(v1::VersionRequest { version: "v1".to_owned() }).await {
+            Ok(version) => return Some(version),
+            Err(error) => {
+                if !told {
+                    tracing::info!(%error, "waiting for the container runtime");
+                    told = true;
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RUNTIME_RETRY) => {}
+            () = shutdown.cancelled() => return None,
+        }
+    }
+}

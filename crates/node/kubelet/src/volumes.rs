@@ -1,0 +1,243 @@
+//! A pod's volumes on disk: made before its containers, refreshed while it runs, removed after it.
+//!
+//! What a volume holds is decided in [`payload`]; this file makes directories and mounts. Everything is
+//! safe to repeat, because a restarted kubelet repeats it for pods that run.
+
+pub(crate) mod atomic;
+pub(crate) mod host_path;
+pub(crate) mod payload;
+pub(crate) mod sub_path;
+
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use nix::mount::{MsFlags, mount};
+
+use crate::{pod, resources};
+use payload::{Lookup, PayloadError};
+
+/// Why a volume is not ready; the text goes into the FailedMount event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Payload { volume: String, source: PayloadError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    HostPath { volume: String, source: host_path::HostPathError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Io { volume: String, source: io::Error },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : volume source {kind} is not supported by this kubelet")]
+    Unsupported { volume: String, kind: &'static str },
+}
+
+/// Where a pod's files are.
+#[derive(Debug, Clone)]
+pub(crate) struct PodDir {
+    root: PathBuf,
+}
+
+impl PodDir {
+    /// The directory of a pod below the kubelet's root.
+    pub(crate) fn new(kubelet_root: &Path, uid: &str) -> Self {
+        Self { root: kubelet_root.join("pods").join(uid) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pod's `/etc/hosts`.
+    pub(crate) fn etc_hosts(&self) -> PathBuf {
+        self.root.join("etc-hosts")
+    }
+
+    /// A container's own files, its termination log for one.
+    pub(crate) fn container(&self, name: &str) -> PathBuf {
+        self.root.join("containers").join(name)
+    }
+
+    /// A volume's directory, named as upstream names it.
+    fn volume(&self, plugin: &str, name: &str) -> PathBuf {
+        self.root.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    /// Where one mount of a part of a volume is.
+    pub(crate) fn sub_path(&self, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.root.join("volume-subpaths").join(volume).join(container).join(index.to_string())
+    }
+}
+
+/// Where a volume is on the host, whether or not it has been made yet.
+pub(crate) fn host_path_of(directory: &PodDir, volume: &Volume) -> Option<PathBuf> {
+    if let Some(source) = &volume.host_path {
+        return Some(PathBuf::from(&source.path));
+    }
+    plugin(volume).ok().map(|plugin| directory.volume(plugin, &volume.name))
+}
+
+/// The plugin's name in paths, or the kind of a source that is not supported.
+fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
+    let known: [(bool, &'static str); 6] = [
+        (volume.empty_dir.is_some(), "empty-dir"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.projected.is_some(), "projected"),
+        (volume.host_path.is_some(), "host-path"),
+    ];
+    if let Some((_, name)) = known.into_iter().find(|(there, _)| *there) {
+        return Ok(name);
+    }
+    let unsupported: [(bool, &'static str); 10] = [
+        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+        (volume.csi.is_some(), "csi"),
+        (volume.ephemeral.is_some(), "ephemeral"),
+        (volume.nfs.is_some(), "nfs"),
+        (volume.iscsi.is_some(), "iscsi"),
+        (volume.fc.is_some(), "fc"),
+        (volume.image.is_some(), "image"),
+        // Running git on the host for a pod's author is how CVE-2024-10220 happened.
+        (volume.git_repo.is_some(), "gitRepo"),
+        (volume.flex_volume.is_some(), "flexVolume"),
+        (volume.cephfs.is_some() || volume.rbd.is_some() || volume.glusterfs.is_some(), "of a removed in-tree plugin"),
+    ];
+    if let Some((_, kind)) = unsupported.into_iter().find(|(there, _)| *there) {
+        return Err(kind);
+    }
+    // A volume without any source is an emptyDir, as upstream defaults it.
+    Ok("empty-dir")
+}
+
+/// Makes or refreshes one volume. Blocking.
+pub(crate) fn ensure(directory: &PodDir, pod: &Pod, volume: &Volume, lookup: &Lookup) -> Result<(), VolumeError> {
+    let name = || volume.name.clone();
+    plugin(volume).map_err(|kind| VolumeError::Unsupported { volume: name(), kind })?;
+    let failed = |source| VolumeError::Io { volume: name(), source };
+    if let Some(source) = &volume.host_path {
+        let type_ = source.type_.as_deref().unwrap_or_default();
+        return host_path::check(Path::new(&source.path), type_)
+            .map_err(|source| VolumeError::HostPath { volume: name(), source });
+    }
+    let Some(target) = host_path_of(directory, volume) else { return Ok(()) };
+    let files = payload::payload(pod, volume, lookup)
+        .map_err(|source| VolumeError::Payload { volume: name(), source })?;
+    let group = payload::fs_group(pod).and_then(|group| u32::try_from(group).ok());
+    match files {
+        None => empty_dir(&target, pod, volume.empty_dir.as_ref(), group).map_err(failed),
+        Some(files) => {
+            let in_memory = volume.secret.is_some() || volume.projected.is_some();
+            file_volume(&target, in_memory, group).map_err(failed)?;
+            atomic::write(&target, &files, group).map(drop).map_err(failed)
+        }
+    }
+}
+
+fn file_volume(target: &Path, in_memory: bool, group: Option<u32>) -> io::Result<()> {
+    if target.is_dir() && (!in_memory || sub_path::is_mounted(target)?) {
+        return Ok(());
+    }
+    fs::create_dir_all(target)?;
+    if in_memory {
+        tmpfs(target, None)?;
+    }
+    own(target, 0o777, group)
+}
+
+fn empty_dir(
+    target: &Path,
+    pod: &Pod,
+    source: Option<&EmptyDirVolumeSource>,
+    group: Option<u32>,
+) -> io::Result<()> {
+    let medium = source.and_then(|source| source.medium.as_deref()).unwrap_or_default();
+    match medium {
+        "" => {
+            if target.is_dir() {
+                return Ok(());
+            }
+            fs::create_dir_all(target)?;
+        }
+        "Memory" => {
+            if target.is_dir() && sub_path::is_mounted(target)? {
+                return Ok(());
+            }
+            fs::create_dir_all(target)?;
+            let wanted = source
+                .and_then(|source| source.size_limit.as_ref())
+                .and_then(|limit| limit.0.parse::<podium_api::quantity::Quantity>().ok());
+            let limit = resources::pod_limit(pod, "memory");
+            let size = match (wanted, limit) {
+                (Some(wanted), Some(limit)) => Some(wanted.min(limit)),
+                (one, other) => one.or(other),
+            };
+            tmpfs(target, size.map(|size| size.value()))?;
+        }
+        other => {
+            let text = format!("emptyDir medium {other:?} is not supported by this kubelet");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+    }
+    own(target, 0o777, group)
+}
+
+fn tmpfs(target: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+    let options = size_bytes.filter(|size| *size > 0).map(|size| format!("size={size}"));
+    mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), options.as_deref())?;
+    Ok(())
+}
+
+/// Sets mode and group of a volume's root; the group's volumes hand their group on to what is made in them.
+fn own(target: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    let setgid = if group.is_some() { 0o2000 } else { 0 };
+    if group.is_some() {
+        chown(target, None, group)?;
+    }
+    fs::set_permissions(target, fs::Permissions::from_mode(mode | setgid))
+}
+
+/// Whether anything in the pod's volumes can change while it runs.
+pub(crate) fn is_refreshable(pod: &Pod) -> bool {
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(|volume| {
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some()
+    })
+}
+
+/// Unmounts and removes everything of a pod. Blocking; safe to repeat.
+pub(crate) fn teardown(directory: &PodDir) -> io::Result<()> {
+    if !directory.path().exists() {
+        return Ok(());
+    }
+    sub_path::unmount_below(directory.path())?;
+    // Never remove through a mount: what is mounted here belongs to somebody else.
+    if let Some(still) = sub_path::mounts_below(directory.path())?.first() {
+        return Err(io::Error::other(format!("{still} is still mounted")));
+    }
+    fs::remove_dir_all(directory.path())
+}
+
+/// The pod's volume of that name.
+pub(crate) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
+    pod.spec.as_ref()?.volumes.as_ref()?.iter().find(|volume| volume.name == name)
+}
+
+/// The volumes that some container of the pod mounts; others need not be made.
+pub(crate) fn wanted(pod: &Pod) -> Vec<Volume> {
+    let ephemeral = pod::ephemeral_containers(pod);
+    let mounted = |volume: &&Volume| {
+        pod::containers(pod)
+            .iter()
+            .chain(pod::init_containers(pod))
+            .chain(&ephemeral)
+            .any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name))
+    };
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(mounted).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Mounts a part of a volume safely.
+//!
+//! What is inside a volume belongs to the containers: they may put symbolic links there, and change
+//! them while we look. So the part is opened with `openat2` beneath the volume's root, which the
+//! kernel resolves in one step without leaving it, and what was opened is bind-mounted by its
+//! descriptor to a place only we write to. (CVE-2017-1002101, CVE-2021-25741)
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Component, Path},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{Mode, SFlag, fstat, mkdirat},
+};
+
+/// Opens `path` beneath `root` without ever leaving it, making missing directories when `create`.
+pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let base = open(root, flags | OFlag::O_DIRECTORY, Mode::empty())?;
+    let how =
+        OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&base, path, how) {
+        Err(Errno::ENOENT) if create => {}
+        other => return Ok(other?),
+    }
+    // Step by step: each step opens what the last one made or found, so a link swapped in is refused.
+    let mut at = base;
+    for component in Path::new(path).components() {
+        let Component::Normal(name) = component else { continue };
+        match mkdirat(&at, name, Mode::from_bits_truncate(0o777)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        at = openat2(&at, name, how)?;
+    }
+    Ok(at)
+}
+
+/// Bind-mounts `path` of the volume at `root` onto `target`, which is made as needed. Safe to repeat.
+pub(crate) fn bind(root: &Path, path: &str, target: &Path) -> io::Result<()> {
+    if is_mounted(target)? {
+        return Ok(());
+    }
+    let opened = open_beneath(root, path, true)?;
+    let directory = SFlag::from_bits_truncate(fstat(&opened)?.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+    if directory {
+        fs::create_dir_all(target)?;
+    } else {
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::File::create(target)?;
+    }
+    let source = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
+    mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// Whether something is mounted exactly there.
+pub(crate) fn is_mounted(target: &Path) -> io::Result<bool> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let target = target.to_string_lossy();
+    Ok(table.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| unescape(at) == target)))
+}
+
+/// Every mount at or below a directory, deepest first.
+pub(crate) fn mounts_below(directory: &Path) -> io::Result<Vec<String>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut found: Vec<String> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|at| Path::new(at).starts_with(directory))
+        .collect();
+    found.sort_by_key(|at| std::cmp::Reverse(at.len()));
+    Ok(found)
+}
+
+/// Unmounts everything at or below a directory.
+pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
+    for at in mounts_below(directory)? {
+        // Lazily: a process that outlived its container must not keep the pod from being cleaned up.
+        match umount2(at.as_str(), MntFlags::MNT_DETACH) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The kernel writes blanks in mount points as octal escapes.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|octal| u8::from_str_radix(octal, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(char::from(code));
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}

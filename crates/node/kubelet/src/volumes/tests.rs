@@ -1,0 +1,303 @@
+//! Volumes in a temporary directory; what needs root says so and is skipped without it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{
+        ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile,
+        DownwardAPIVolumeSource, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ObjectFieldSelector,
+        PodSpec, ProjectedVolumeSource, Secret, SecretVolumeSource, ServiceAccountTokenProjection,
+        VolumeProjection,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::*;
+use crate::volumes::payload::{File, TokenRef, payload};
+
+fn pod(volumes: Vec<Volume>) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some("web".into()),
+            namespace: Some("p".into()),
+            uid: Some("u1".into()),
+            ..Default::default()
+        },
+        spec: Some(PodSpec {
+            containers: vec![Container { name: "c".into(), ..Default::default() }],
+            volumes: Some(volumes),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn lookup() -> Lookup {
+    let config = ConfigMap {
+        data: Some([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into()),
+        ..Default::default()
+    };
+    let secret =
+        Secret { data: Some([("pw".to_owned(), ByteString(b"s3".to_vec()))].into()), ..Default::default() };
+    Lookup {
+        config_maps: [("cfg".to_owned(), Arc::new(config))].into(),
+        secrets: [("db".to_owned(), Arc::new(secret))].into(),
+        tokens: [(TokenRef { audience: String::new(), expiration_seconds: 3607 }, "tok".to_owned())].into(),
+        ..Default::default()
+    }
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath { key: key.into(), path: path.into(), mode: None }
+}
+
+fn config(items: Option<Vec<KeyToPath>>, name: &str, optional: bool) -> Volume {
+    Volume {
+        name: "v".into(),
+        config_map: Some(ConfigMapVolumeSource {
+            items,
+            name: name.into(),
+            optional: Some(optional),
+            default_mode: Some(0o640),
+        }),
+        ..Default::default()
+    }
+}
+
+fn show(volume: &Volume) -> Result<Vec<(String, String, u32)>, String> {
+    let files = payload(&pod(vec![volume.clone()]), volume, &lookup()).map_err(|error| error.to_string())?;
+    Ok(files
+        .unwrap()
+        .into_iter()
+        .map(|(path, file)| (path, String::from_utf8(file.data).unwrap(), file.mode))
+        .collect())
+}
+
+fn row(path: &str, text: &str, mode: u32) -> (String, String, u32) {
+    (path.to_owned(), text.to_owned(), mode)
+}
+
+#[test]
+fn payloads() {
+    assert_eq!(show(&config(None, "cfg", false)), Ok(vec![row("a", "1", 0o640), row("b", "2", 0o640)]));
+    assert_eq!(show(&config(Some(vec![item("a", "x/y")]), "cfg", false)), Ok(vec![row("x/y", "1", 0o640)]));
+    assert_eq!(show(&config(None, "gone", true)), Ok(vec![]));
+    assert_eq!(show(&config(None, "gone", false)), Err("configmap \"gone\" not found".into()));
+    assert_eq!(
+        show(&config(Some(vec![item("z", "z")]), "cfg", false)),
+        Err("configmap references non-existent config key: z".into())
+    );
+    for path in ["../x", "/x", "..data", "a/../b", ""] {
+        assert!(show(&config(Some(vec![item("a", path)]), "cfg", false)).is_err(), "{path}");
+    }
+    let secret = Volume {
+        name: "v".into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some("db".into()),
+            items: Some(vec![item("z", "z")]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    assert_eq!(show(&secret), Err("references non-existent secret key: z".into()));
+}
+
+#[test]
+fn projected_volumes_collect() {
+    let field = DownwardAPIVolumeFile {
+        path: "ns".into(),
+        field_ref: Some(ObjectFieldSelector { field_path: "metadata.namespace".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let sources = vec![
+        VolumeProjection {
+            service_account_token: Some(ServiceAccountTokenProjection {
+                path: "token".into(),
+                expiration_seconds: Some(3607),
+                audience: None,
+            }),
+            ..Default::default()
+        },
+        VolumeProjection {
+            config_map: Some(ConfigMapProjection {
+                name: "cfg".into(),
+                items: Some(vec![item("a", "ca.crt")]),
+                optional: None,
+            }),
+            ..Default::default()
+        },
+        VolumeProjection {
+            downward_api: Some(k8s_openapi::api::core::v1::DownwardAPIProjection { items: Some(vec![field]) }),
+            ..Default::default()
+        },
+    ];
+    let volume = Volume {
+        name: "v".into(),
+        projected: Some(ProjectedVolumeSource { default_mode: Some(0o644), sources: Some(sources) }),
+        ..Default::default()
+    };
+    assert_eq!(
+        show(&volume),
+        Ok(vec![row("ca.crt", "1", 0o644), row("ns", "p", 0o644), row("token", "tok", 0o644)])
+    );
+}
+
+fn files(list: &[(&str, &str)]) -> payload::Payload {
+    list.iter()
+        .map(|(path, text)| {
+            ((*path).to_owned(), File { data: text.as_bytes().to_vec(), mode: 0o644, uid: None })
+        })
+        .collect()
+}
+
+#[test]
+fn the_writer_switches_all_files_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path();
+    assert!(atomic::write(target, &files(&[("a", "1"), ("d/b", "2")]), None).unwrap());
+    let first = fs::read_link(target.join("..data")).unwrap();
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "1");
+    assert_eq!(fs::read_to_string(target.join("d/b")).unwrap(), "2");
+    assert_eq!(fs::read_link(target.join("a")).unwrap(), Path::new("..data/a"));
+    assert!(!atomic::write(target, &files(&[("a", "1"), ("d/b", "2")]), None).unwrap());
+    assert_eq!(fs::read_link(target.join("..data")).unwrap(), first, "the same content is not written again");
+    assert!(atomic::write(target, &files(&[("a", "3")]), None).unwrap());
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "3");
+    assert!(!target.join("d").exists() && !target.join(&first).exists());
+    let names: Vec<_> = fs::read_dir(target).unwrap().collect();
+    assert_eq!(names.len(), 3, "one name, ..data and its directory: {names:?}");
+}
+
+#[test]
+fn sub_paths_stay_beneath() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("root");
+    fs::create_dir_all(root.join("inside")).unwrap();
+    fs::write(directory.path().join("secret"), "x").unwrap();
+    std::os::unix::fs::symlink("inside", root.join("good")).unwrap();
+    std::os::unix::fs::symlink("../secret", root.join("bad")).unwrap();
+    std::os::unix::fs::symlink("/etc", root.join("worse")).unwrap();
+    for (path, create, ok) in [
+        ("inside", false, true),
+        ("good", false, true),
+        ("new/deep", true, true),
+        ("absent", false, false),
+        ("bad", true, false),
+        ("worse/passwd", true, false),
+        ("worse/new", true, false),
+        ("../secret", true, false),
+    ] {
+        assert_eq!(sub_path::open_beneath(&root, path, create).is_ok(), ok, "{path}");
+    }
+    assert!(root.join("new/deep").is_dir());
+}
+
+#[test]
+fn host_path_types() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let new = |name: &str| directory.path().join(name);
+    for (path, type_, ok) in [
+        (file.clone(), "File", true),
+        (file.clone(), "Directory", false),
+        (file.clone(), "", true),
+        (new("absent"), "Directory", false),
+        (new("absent"), "", true),
+        (new("d1/d2"), "DirectoryOrCreate", true),
+        (new("f1"), "FileOrCreate", true),
+        (file.clone(), "Socket", false),
+        (PathBuf::from("/dev/null"), "CharDevice", true),
+        (file, "Nonsense", false),
+    ] {
+        assert_eq!(host_path::check(&path, type_).is_ok(), ok, "{path:?} {type_}");
+    }
+    assert!(new("d1/d2").is_dir() && new("f1").is_file());
+}
+
+#[test]
+fn volumes_come_and_go() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: mounting needs root");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let directory = PodDir::new(root.path(), "u1");
+    let secret = Volume {
+        name: "s".into(),
+        secret: Some(SecretVolumeSource { secret_name: Some("db".into()), ..Default::default() }),
+        ..Default::default()
+    };
+    let memory = Volume {
+        name: "m".into(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".into()),
+            size_limit: Some(k8s_openapi::apimachinery::pkg::api::resource::Quantity("1Mi".into())),
+        }),
+        ..Default::default()
+    };
+    let plain =
+        Volume { name: "e".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() };
+    let pod = pod(vec![secret.clone(), memory.clone(), plain.clone()]);
+    for _ in 0..2 {
+        for volume in [&secret, &memory, &plain] {
+            ensure(&directory, &pod, volume, &lookup()).unwrap();
+        }
+    }
+    let at = |volume: &Volume| host_path_of(&directory, volume).unwrap();
+    assert_eq!(fs::read_to_string(at(&secret).join("pw")).unwrap(), "s3");
+    assert!(sub_path::is_mounted(&at(&secret)).unwrap() && sub_path::is_mounted(&at(&memory)).unwrap());
+    fs::write(at(&plain).join("f"), "kept").unwrap();
+    let target = directory.sub_path("e", "c", 0);
+    sub_path::bind(&at(&plain), "f", &target).unwrap();
+    sub_path::bind(&at(&plain), "f", &target).unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+    teardown(&directory).unwrap();
+    teardown(&directory).unwrap();
+    assert!(!directory.path().exists());
+    assert!(sub_path::mounts_below(root.path()).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_not_supported_says_so() {
+    let nfs = Volume { name: "n".into(), nfs: Some(NFSVolumeSource::default()), ..Default::default() };
+    let directory = PodDir::new(Path::new("/nonexistent"), "u1");
+    let error = ensure(&directory, &pod(vec![nfs.clone()]), &nfs, &lookup()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "MountVolume.SetUp failed for volume \"n\" : volume source nfs is not supported by this kubelet"
+    );
+    let host = Volume {
+        name: "h".into(),
+        host_path: Some(HostPathVolumeSource { path: "/nonexistent".into(), type_: Some("Directory".into()) }),
+        ..Default::default()
+    };
+    let error = ensure(&directory, &pod(vec![host.clone()]), &host, &lookup()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "MountVolume.SetUp failed for volume \"h\" : hostPath type check failed: /nonexistent is not a directory"
+    );
+}
+
+#[test]
+fn a_downward_volume_changes_with_its_pod() {
+    let file = DownwardAPIVolumeFile {
+        path: "labels".into(),
+        field_ref: Some(ObjectFieldSelector { field_path: "metadata.labels".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let volume = Volume {
+        name: "v".into(),
+        downward_api: Some(DownwardAPIVolumeSource { items: Some(vec![file]), default_mode: None }),
+        ..Default::default()
+    };
+    let mut pod = pod(vec![volume.clone()]);
+    let mut text = |labels: BTreeMap<String, String>| {
+        pod.metadata.labels = Some(labels);
+        let files = payload(&pod, &volume, &lookup()).unwrap().unwrap();
+        String::from_utf8(files["labels"].data.clone()).unwrap()
+    };
+    assert_eq!(text([("a".to_owned(), "1".to_owned())].into()), "a=\"1\"");
+    assert_eq!(text([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x\"".to_owned())].into()), "a=\"1\"\nb=\"x\\\"\"");
+}

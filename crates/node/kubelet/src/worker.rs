@@ -1,0 +1,528 @@
+//! One task per pod: it looks at what the runtime holds, decides, acts, and says what it saw.
+//!
+//! The worker is level driven. Whatever wakes it (a change of the pod, a container's end, a probe's new
+//! result, a timer), it does the same: observe, publish the status, take the next actions. A restarted
+//! kubelet therefore continues where the last one stopped, and touches nothing that is as it should be.
+
+mod kill;
+mod mailbox;
+mod probing;
+mod start;
+mod storage;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Preconditions};
+use podium_client::{Api, EventType, error_chain, is_conflict, is_not_found, reference_of};
+use podium_cri::v1;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    actions::{self, PodActions, SandboxPlan},
+    backoff::{elapsed, go_duration},
+    context::Shared,
+    observe::{self, Observer},
+    pod::{self, ContainerKind},
+    record::{PodRecord, RunState},
+    status::{self, StartError, Verdict},
+    status_writer::StatusWriter,
+};
+pub(crate) use kill::recorded_grace;
+pub(crate) use mailbox::Mailbox;
+use probing::Probes;
+
+/// Upstream's minimum and maximum of the crash back-off.
+pub(crate) const CRASH_INITIAL: Duration = Duration::from_secs(10);
+pub(crate) const CRASH_LIMIT: Duration = Duration::from_secs(300);
+/// The safety net: a look without any cause.
+const RESYNC: Duration = Duration::from_secs(60);
+/// How often a container that waits for its back-off says so in an event.
+const HELD_EVENT_EVERY: Duration = Duration::from_secs(15);
+/// Pause after the runtime did not answer.
+const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+
+/// What a step leaves to be done.
+enum Next {
+    /// Look again now: something was changed.
+    Now,
+    /// Wait for a cause, at most until then.
+    Wait(Option<Instant>),
+    /// The pod is gone from the API and from here.
+    Gone,
+}
+
+/// The task of one pod.
+pub(crate) struct Worker {
+    shared: Shared,
+    mailbox: Arc<Mailbox>,
+    pod: Arc<Pod>,
+    /// The API object is gone, though nobody waited for us.
+    removed: bool,
+    observer: Observer,
+    record: PodRecord,
+    writer: StatusWriter,
+    probes: Probes,
+    start_errors: BTreeMap<String, StartError>,
+    /// Earliest next try of containers whose start failed, by name.
+    retry_at: HashMap<String, Instant>,
+    verdict: Option<Verdict>,
+    admitted: bool,
+    storage: storage::Storage,
+    sandbox_retry: Option<(Instant, Duration)>,
+    held_event: HashMap<String, Instant>,
+    exits: HashMap<String, AbortOnDropHandle<()>>,
+    /// Nothing of the pod runs or will; what is left is to wait for its deletion.
+    finished: bool,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("pod", &pod::full_name(&self.pod)).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Shared, pod: Arc<Pod>, mailbox: Arc<Mailbox>) -> Self {
+        let writer = StatusWriter::start(&shared.client, pod.clone());
+        let probes = Probes::new(shared.clone(), mailbox.clone());
+        Self {
+            shared,
+            mailbox,
+            pod,
+            removed: false,
+            observer: Observer::default(),
+            record: PodRecord::default(),
+            writer,
+            probes,
+            start_errors: BTreeMap::new(),
+            retry_at: HashMap::new(),
+            verdict: None,
+            admitted: false,
+            storage: storage::Storage::default(),
+            sandbox_retry: None,
+            held_event: HashMap::new(),
+            exits: HashMap::new(),
+            finished: false,
+        }
+    }
+
+    /// Runs until the pod is gone or the kubelet stops. A stop leaves the containers running.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.shared.shutdown.clone();
+        loop {
+            self.read_mail();
+            let next = tokio::select! {
+                next = self.step() => next,
+                () = shutdown.cancelled() => return,
+            };
+            match next {
+                Next::Now => {}
+                Next::Gone => return,
+                Next::Wait(until) => {
+                    let until = until.unwrap_or_else(|| Instant::now() + RESYNC);
+                    tokio::select! {
+                        () = self.mailbox.wait() => {}
+                        () = tokio::time::sleep_until(until) => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mail = self.mailbox.take();
+        if let Some(pod) = mail.pod {
+            self.writer.learn(&pod);
+            self.pod = pod;
+        }
+        self.removed |= mail.removed;
+        self.storage.stale |= mail.references_changed;
+        if let Some(verdict) = mail.evict {
+            self.verdict.get_or_insert(verdict);
+        }
+    }
+
+    fn ending(&self) -> bool {
+        self.removed || self.verdict.is_some() || pod::is_deleting(&self.pod) || self.over_in_api()
+    }
+
+    fn over_in_api(&self) -> bool {
+        pod::is_terminal_phase(self.writer.known().status.as_ref().and_then(|status| status.phase.as_deref()))
+    }
+
+    async fn observe(&mut self) -> Result<(), podium_cri::Error> {
+        self.record = self.observer.look(&self.shared.cri, pod::uid(&self.pod)).await?;
+        self.watch_exits();
+        let kinds = if self.ending() { &[pod::ProbeKind::Readiness][..] } else { &pod::ProbeKind::ALL[..] };
+        let known = self.writer.known();
+        self.probes.update(&self.pod, &self.record, &known, kinds);
+        Ok(())
+    }
+
+    async fn step(&mut self) -> Next {
+        if let Err(error) = self.observe().await {
+            tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot read the pod from the runtime");
+            return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+        }
+        if !self.ending() && !self.admitted {
+            self.admit();
+        }
+        if !self.ending() {
+            self.check_deadline();
+        }
+        if self.ending() {
+            return self.end().await;
+        }
+        let plan = self.plan();
+        let over = plan.kill_pod && matches!(plan.sandbox, SandboxPlan::None | SandboxPlan::Keep { .. });
+        self.note_held(&plan);
+        self.publish(false);
+        if over {
+            return self.finish().await;
+        }
+        if self.storage.stale && self.storage.ready {
+            self.refresh_storage().await;
+        }
+        let mut until = Instant::now() + RESYNC;
+        let mut sooner = |at: Option<Instant>| until = at.map_or(until, |at| until.min(at));
+        sooner(plan.held.iter().map(|held| held.remaining.min(HELD_EVENT_EVERY)).min().map(|wait| Instant::now() + wait));
+        sooner(self.deadline());
+        sooner(self.token_renewal());
+        if plan.is_idle() {
+            return Next::Wait(Some(until));
+        }
+        match self.act(plan).await {
+            None => Next::Now,
+            Some(at) => {
+                sooner(Some(at));
+                self.publish(false);
+                Next::Wait(Some(until))
+            }
+        }
+    }
+
+    fn plan(&self) -> PodActions {
+        let backoff = self.shared.crashes.lock();
+        actions::compute_actions(&actions::Seen {
+            pod: &self.pod,
+            record: &self.record,
+            probe: &|id, kind| self.probes.result(id, kind),
+            backoff: &backoff,
+            now: Timestamp::now(),
+        })
+    }
+
+    /// Decides once whether the pod may be here at all. One that ran before was let in before.
+    fn admit(&mut self) {
+        self.admitted = true;
+        if !self.record.containers.is_empty() || !self.record.sandboxes.is_empty() {
+            return;
+        }
+        if let Err(refused) = self.mailbox.admission(&self.pod) {
+            let about = reference_of(&*self.pod);
+            self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
+            let message = format!("Pod was rejected: {}", refused.message);
+            self.verdict = Some(Verdict { reason: refused.reason, message });
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let limit = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        let started = self.writer.known().status.as_ref()?.start_time.clone()?.0;
+        let passed = elapsed(started, Timestamp::now());
+        let limit = Duration::from_secs(u64::try_from(limit).ok()?);
+        Some(Instant::now() + limit.saturating_sub(passed))
+    }
+
+    fn check_deadline(&mut self) {
+        if self.deadline().is_some_and(|at| at <= Instant::now()) {
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            let about = reference_of(&*self.pod);
+            self.shared.recorder.event(&about, EventType::Normal, "DeadlineExceeded", message.clone());
+            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
+        }
+    }
+
+    fn token_renewal(&self) -> Option<Instant> {
+        let at = self.shared.tokens.next_renewal(pod::uid(&self.pod))?;
+        Some(Instant::now() + elapsed(Timestamp::now(), at).max(Duration::from_secs(1)))
+    }
+
+    /// Containers that wait for their back-off say so in their status and, now and then, in an event.
+    fn note_held(&mut self, plan: &PodActions) {
+        let full = pod::full_name(&self.pod);
+        for held in &plan.held {
+            let message = format!(
+                "back-off {} restarting failed container={} pod={full}",
+                go_duration(held.delay),
+                held.name
+            );
+            self.start_errors
+                .insert(held.name.clone(), StartError { reason: "CrashLoopBackOff".to_owned(), message });
+            let now = Instant::now();
+            if self.held_event.get(&held.name).is_none_or(|last| now - *last >= HELD_EVENT_EVERY) {
+                self.held_event.insert(held.name.clone(), now);
+                let about = self.shared.container_reference(&self.pod, held.kind, &held.name);
+                let text = format!("Back-off restarting failed container {} in pod {full}", held.name);
+                self.shared.recorder.event(&about, EventType::Warning, "BackOff", text);
+            }
+        }
+    }
+
+    /// Computes the status and hands it to the writer.
+    fn publish(&self, terminal: bool) {
+        let known = self.writer.known();
+        let old = known.status.clone().unwrap_or_default();
+        let host_ips = self.shared.host_ips();
+        let status = status::generate(&status::Seen {
+            pod: &self.pod,
+            record: &self.record,
+            old: &old,
+            start_errors: &self.start_errors,
+            probe: &|id, kind| self.probes.result(id, kind),
+            terminal,
+            verdict: self.verdict.as_ref(),
+            host_ips: &host_ips,
+            runtime: &self.shared.runtime_name,
+            now: Timestamp::now(),
+        });
+        self.writer.publish(status);
+    }
+
+    /// Carries the decision out. None if something was done and a new look is due; otherwise when to
+    /// try again.
+    async fn act(&mut self, plan: PodActions) -> Option<Instant> {
+        if plan.kill_pod {
+            let about = reference_of(&*self.pod);
+            let text = "Pod sandbox changed, it will be killed and re-created.";
+            self.shared.recorder.event(&about, EventType::Normal, "SandboxChanged", text);
+            kill::pod(&self.shared, &self.pod, &self.record, None).await;
+            self.forget_inits().await;
+        }
+        for kill in &plan.kill {
+            kill::container(&self.shared, &self.pod, &self.record, kill).await;
+        }
+        if !plan.start.is_empty()
+            && let Err(at) = self.ensure_storage().await
+        {
+            return Some(at);
+        }
+        if let SandboxPlan::Create { attempt, .. } = plan.sandbox {
+            return self.create_sandbox(attempt).await;
+        }
+        let SandboxPlan::Keep { id } = &plan.sandbox else { return None };
+        self.start_containers(id, &plan.start).await
+    }
+
+    /// Before a pod starts anew, its init containers' old runs are removed: they would count as done.
+    async fn forget_inits(&mut self) {
+        for container in pod::init_containers(&self.pod) {
+            for old in self.record.containers.iter().filter(|old| old.name == container.name) {
+                let request = v1::RemoveContainerRequest { container_id: old.id.clone() };
+                if let Err(error) = self.shared.cri.remove_container(request).await {
+                    tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing an init container failed");
+                }
+            }
+        }
+    }
+
+    /// The pod has run to its end by itself: stop what is left and let its resources go.
+    async fn finish(&mut self) -> Next {
+        if self.record.live().next().is_some() || self.record.sandboxes.iter().any(|sandbox| sandbox.ready) {
+            kill::pod(&self.shared, &self.pod, &self.record, None).await;
+            if self.observe().await.is_err() {
+                return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+            }
+        }
+        self.publish(true);
+        self.writer.flush().await;
+        Next::Now
+    }
+
+    /// The pod is to end, or has ended.
+    async fn end(&mut self) -> Next {
+        if !self.record.is_down() {
+            self.probes.stop_restarting();
+            self.publish(false);
+            if !self.terminate().await {
+                return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+            }
+        }
+        self.publish(true);
+        if !self.finished {
+            if let Err(error) = self.release().await {
+                tracing::warn!(pod = pod::full_name(&self.pod), error, "cleaning up after a pod failed");
+                return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+            }
+            self.finished = true;
+            self.mailbox.set_active(false);
+        }
+        if !(self.removed || pod::is_deleting(&self.pod)) {
+            return Next::Wait(None);
+        }
+        if !self.removed {
+            self.writer.flush().await;
+            if let Err(error) = self.delete_object().await {
+                tracing::warn!(pod = pod::full_name(&self.pod), error = error_chain(&error), "deleting a pod failed");
+                return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+            }
+        }
+        self.remove_from_runtime().await;
+        Next::Gone
+    }
+
+    /// Stops everything, meanwhile reading mail: a second deletion may shorten the grace period.
+    async fn terminate(&mut self) -> bool {
+        let (sender, grace) = tokio::sync::watch::channel(kill::grace_of(&self.pod));
+        let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
+        let killing = kill::pod(&shared, &target, &record, Some(grace));
+        tokio::pin!(killing);
+        loop {
+            tokio::select! {
+                () = &mut killing => break,
+                () = self.mailbox.wait() => {
+                    self.read_mail();
+                    let wanted = kill::grace_of(&self.pod);
+                    sender.send_if_modified(|current| {
+                        let shorter = wanted < *current;
+                        if shorter { *current = wanted; }
+                        shorter
+                    });
+                    if self.observe().await.is_ok() {
+                        self.publish(false);
+                    }
+                }
+            }
+        }
+        self.observe().await.is_ok() && self.record.is_down()
+    }
+
+    /// Lets volumes and cgroups go.
+    async fn release(&mut self) -> Result<(), String> {
+        self.exits.clear();
+        self.probes.clear();
+        let uid = pod::uid(&self.pod).to_owned();
+        self.shared.references.set(&uid, pod::namespace(&self.pod), &[]);
+        self.shared.tokens.forget(&uid);
+        self.shared.images.forget(&uid);
+        self.shared.crashes.lock().forget_prefix(&format!("{uid}/"));
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            crate::volumes::teardown(&shared.pod_dir(&uid)).map_err(|error| error.to_string())?;
+            shared.cgroups.remove_pod(&pod).map_err(|error| error.to_string())
+        });
+        done.await.map_err(|error| error.to_string())?
+    }
+
+    async fn delete_object(&self) -> Result<(), kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), pod::namespace(&self.pod));
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(pod::uid(&self.pod).to_owned()), ..Default::default() }),
+            ..Default::default()
+        };
+        match api.delete(pod::name(&self.pod), &params).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes sandboxes (and with them containers) and logs. What fails is left to garbage collection.
+    async fn remove_from_runtime(&self) {
+        for sandbox in &self.record.sandboxes {
+            let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
+            if let Err(error) = self.shared.cri.remove_pod_sandbox(request).await {
+                tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing a sandbox failed");
+            }
+        }
+        let logs = self.shared.log_directory(&self.pod);
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(logs)).await;
+        if let Ok(Err(error)) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing logs failed");
+        }
+    }
+
+    /// Watches the processes of everything that runs, so that an end is noticed when it happens.
+    fn watch_exits(&mut self) {
+        let live = |id: &str, record: &PodRecord| {
+            record.containers.iter().any(|one| one.id == id && one.state == RunState::Running)
+                || record.sandboxes.iter().any(|one| one.id == id && one.ready)
+        };
+        let record = &self.record;
+        self.exits.retain(|id, _| live(id, record));
+        let containers =
+            record.containers.iter().filter(|one| one.state == RunState::Running).map(|one| (one.id.clone(), false));
+        let sandboxes = record.sandboxes.iter().filter(|one| one.ready).map(|one| (one.id.clone(), true));
+        for (id, is_sandbox) in containers.chain(sandboxes) {
+            if !self.exits.contains_key(&id) {
+                let task = watch_exit(self.shared.clone(), self.mailbox.clone(), id.clone(), is_sandbox);
+                self.exits.insert(id, AbortOnDropHandle::new(tokio::spawn(task)));
+            }
+        }
+    }
+}
+
+/// Waits for a process's end, then until the runtime has noticed it too, and wakes the worker.
+async fn watch_exit(shared: Shared, mailbox: Arc<Mailbox>, id: String, is_sandbox: bool) {
+    let Some(pid) = pid(&shared, &id, is_sandbox).await else {
+        // The runtime does not say: the slow look over everything has to do.
+        return;
+    };
+    if let Err(error) = crate::exits::ended(pid).await {
+        tracing::debug!(pid, %error, "cannot watch a process");
+        return;
+    }
+    let mut pause = Duration::from_millis(5);
+    while pause < Duration::from_secs(2) {
+        let running = if is_sandbox {
+            let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+            let answer = shared.cri.pod_sandbox_status(request).await;
+            answer.is_ok_and(|answer| {
+                answer.status.is_some_and(|status| status.state() == v1::PodSandboxState::SandboxReady)
+            })
+        } else {
+            let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: false };
+            let answer = shared.cri.container_status(request).await;
+            answer.is_ok_and(|answer| {
+                answer.status.is_some_and(|status| status.state() == v1::ContainerState::ContainerRunning)
+            })
+        };
+        if !running {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    mailbox.wake();
+}
+
+async fn pid(shared: &Shared, id: &str, is_sandbox: bool) -> Option<i32> {
+    let info = if is_sandbox {
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        shared.cri.pod_sandbox_status(request).await.ok()?.info
+    } else {
+        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        shared.cri.container_status(request).await.ok()?.info
+    };
+    observe::pid_of(&info)
+}
+
+/// The containers of a kind, by value: ephemeral ones have to be converted.
+pub(crate) fn container_at(pod: &Pod, kind: ContainerKind, index: usize) -> Option<k8s_openapi::api::core::v1::Container> {
+    match kind {
+        ContainerKind::Init => pod::init_containers(pod).get(index).cloned(),
+        ContainerKind::Regular => pod::containers(pod).get(index).cloned(),
+        ContainerKind::Ephemeral => pod::ephemeral_containers(pod).into_iter().nth(index),
+    }
+}

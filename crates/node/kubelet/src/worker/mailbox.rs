@@ -1,0 +1,94 @@
+//! What others tell a worker: the newest state of its pod, and that it should look.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{admission::Refused, status::Verdict};
+
+/// Decides whether a pod may run beside those that are here.
+pub(crate) type Admission = Arc<dyn Fn(&Pod) -> Result<(), Refused> + Send + Sync>;
+
+/// The letters that have come since the last reading; only the newest of each kind counts.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    pub(crate) pod: Option<Arc<Pod>>,
+    pub(crate) removed: bool,
+    pub(crate) references_changed: bool,
+    pub(crate) evict: Option<Verdict>,
+}
+
+/// One worker's mailbox.
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+    notify: Notify,
+    active: AtomicBool,
+    admission: Admission,
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").field("mail", &self.mail).finish_non_exhaustive()
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn new(admission: Admission) -> Self {
+        Self { mail: Mutex::default(), notify: Notify::new(), active: AtomicBool::new(true), admission }
+    }
+
+    /// The pod has changed in the API.
+    pub(crate) fn pod(&self, pod: Arc<Pod>) {
+        self.mail.lock().pod = Some(pod);
+        self.notify.notify_one();
+    }
+
+    /// The pod is gone from the API.
+    pub(crate) fn removed(&self) {
+        self.mail.lock().removed = true;
+        self.notify.notify_one();
+    }
+
+    /// A ConfigMap or Secret the pod refers to has changed.
+    pub(crate) fn references_changed(&self) {
+        self.mail.lock().references_changed = true;
+        self.notify.notify_one();
+    }
+
+    /// The node is short of something and the pod has to go.
+    pub(crate) fn evict(&self, verdict: Verdict) {
+        self.mail.lock().evict = Some(verdict);
+        self.notify.notify_one();
+    }
+
+    /// Something in the runtime may have changed.
+    pub(crate) fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    pub(crate) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> Mail {
+        std::mem::take(&mut self.mail.lock())
+    }
+
+    pub(crate) fn admission(&self, pod: &Pod) -> Result<(), Refused> {
+        (self.admission)(pod)
+    }
+
+    /// Whether the pod still takes resources of the node.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_active(&self, active: bool) {
+        self.active.store(active, Ordering::Release);
+    }
+}

@@ -1,0 +1,368 @@
+//! The worker's part of starting: the sandbox, then containers one after the other, as upstream does.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret};
+use podium_client::{EventType, reference_of};
+use podium_cri::v1;
+use tokio::time::Instant;
+
+use crate::{
+    actions::{Kill, KillReason, Start},
+    container::{self, Ingredients},
+    context::Shared,
+    environment::{self, DataRef, Sources},
+    hooks, network_files,
+    pod::{self, ContainerKind},
+    record::RunState,
+    sandbox::{self, Surroundings},
+    status::StartError,
+    worker::{Worker, container_at, kill},
+};
+
+/// Pauses between tries to make a sandbox: the network may come up any moment.
+const SANDBOX_FIRST_RETRY: Duration = Duration::from_millis(500);
+const SANDBOX_LAST_RETRY: Duration = Duration::from_secs(10);
+/// Pause before a container that could not be made or started is tried again, upstream's.
+const START_RETRY: Duration = Duration::from_secs(10);
+
+/// A container did not start: what its status says, and when to try again.
+struct Failed {
+    error: StartError,
+    retry_after: Duration,
+}
+
+fn failed(reason: &str, message: impl Into<String>) -> Failed {
+    Failed { error: StartError { reason: reason.to_owned(), message: message.into() }, retry_after: START_RETRY }
+}
+
+impl Worker {
+    /// Makes the pod's sandbox. None if it was made; otherwise when to try again.
+    pub(crate) async fn create_sandbox(&mut self, attempt: u32) -> Option<Instant> {
+        if let Some((at, _)) = self.sandbox_retry
+            && at > Instant::now()
+        {
+            return Some(at);
+        }
+        let message = match self.sandbox_config(attempt) {
+            Ok(config) => {
+                let handler = String::new();
+                match self.shared.cri.run_pod_sandbox(config, &handler).await {
+                    Ok(_) => {
+                        self.sandbox_retry = None;
+                        return None;
+                    }
+                    Err(error) => format!("Failed to create pod sandbox: {}", error.grpc_text()),
+                }
+            }
+            Err(error) => format!("Failed to create pod sandbox: {error}"),
+        };
+        self.shared.recorder.event(&reference_of(&*self.pod), EventType::Warning, "FailedCreatePodSandBox", message);
+        let pause =
+            self.sandbox_retry.map_or(SANDBOX_FIRST_RETRY, |(_, last)| (last * 2).min(SANDBOX_LAST_RETRY));
+        let at = Instant::now() + pause;
+        self.sandbox_retry = Some((at, pause));
+        Some(at)
+    }
+
+    fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig, sandbox::SandboxError> {
+        let config = &self.shared.config;
+        sandbox::config(
+            &self.pod,
+            attempt,
+            &Surroundings {
+                cluster_dns: &config.cluster_dns,
+                cluster_domain: &config.cluster_domain,
+                resolver: &self.shared.resolver,
+                log_root: &config.pod_logs_dir,
+                cgroup_parent: &self.shared.cgroups.pod_path(&self.pod),
+                seccomp_root: &self.shared.seccomp_root(),
+            },
+        )
+    }
+
+    /// Starts containers in order. None if at least one was tried with success; otherwise when to try
+    /// again.
+    pub(crate) async fn start_containers(&mut self, sandbox_id: &str, starts: &[Start]) -> Option<Instant> {
+        let mut progress = false;
+        let mut again: Option<Instant> = None;
+        for start in starts {
+            let Some(spec) = container_at(&self.pod, start.kind, start.index) else { continue };
+            if let Some(at) = self.retry_at.get(&spec.name).filter(|at| **at > Instant::now()) {
+                again = Some(again.map_or(*at, |known| known.min(*at)));
+                if start.kind == ContainerKind::Init && !pod::is_sidecar(&spec) {
+                    break;
+                }
+                continue;
+            }
+            if let Some(exit) = start.last_exit {
+                let mut crashes = self.shared.crashes.lock();
+                crashes.next(&start.backoff_key, exit, Timestamp::now());
+            }
+            match self.start_one(sandbox_id, start.kind, &spec).await {
+                Ok(()) => {
+                    self.start_errors.remove(&spec.name);
+                    self.retry_at.remove(&spec.name);
+                    progress = true;
+                }
+                Err(Failed { error, retry_after }) => {
+                    self.start_errors.insert(spec.name.clone(), error);
+                    let at = Instant::now() + retry_after;
+                    self.retry_at.insert(spec.name.clone(), at);
+                    again = Some(again.map_or(at, |known| known.min(at)));
+                    if start.kind == ContainerKind::Init && !pod::is_sidecar(&spec) {
+                        break;
+                    }
+                }
+            }
+            if self.mailbox_says_end() {
+                return None;
+            }
+        }
+        if progress { None } else { again }
+    }
+
+    /// A deletion that came while containers were being started.
+    fn mailbox_says_end(&mut self) -> bool {
+        self.read_mail();
+        self.ending()
+    }
+
+    async fn start_one(&mut self, sandbox_id: &str, kind: ContainerKind, spec: &Container) -> Result<(), Failed> {
+        let shared = self.shared.clone();
+        let pod = self.pod.clone();
+        let about = shared.container_reference(&pod, kind, &spec.name);
+        let warn = |text: String| shared.recorder.event(&about, EventType::Warning, "Failed", text);
+        let attempt = self.record.sandbox().map_or(0, |sandbox| sandbox.attempt);
+        let sandbox_config = self
+            .sandbox_config(attempt)
+            .map_err(|error| failed("CreateContainerConfigError", error.to_string()))?;
+        let secrets = pull_secrets(&shared, &pod).await;
+        let image = {
+            let pull = shared.images.ensure(&pod, spec, &about, &secrets, Some(&sandbox_config));
+            tokio::pin!(pull);
+            loop {
+                tokio::select! {
+                    outcome = &mut pull => break outcome,
+                    // A pull can be long; a deletion must not wait for it.
+                    () = self.mailbox.wait() => {
+                        self.read_mail();
+                        if self.ending() {
+                            return Err(failed("ContainerCreating", ""));
+                        }
+                        self.publish(false);
+                    }
+                }
+            }
+        };
+        let image = image.map_err(|missing| {
+            warn(format!("Error: {}", missing.error.reason));
+            Failed { error: missing.error, retry_after: missing.retry_after }
+        })?;
+        let latest = self.record.latest(&spec.name);
+        let restart_count = match latest {
+            Some(latest) => latest.restart_count + 1,
+            None => restarts_by_logs(shared.log_directory(&pod).join(&spec.name)).await,
+        };
+        let target = self.target_of(kind, &spec.name).map_err(|text| {
+            warn(format!("Error: {text}"));
+            failed("CreateContainerConfigError", text)
+        })?;
+        let config = self.container_config(spec, restart_count, &image, target.as_deref()).await.map_err(|text| {
+            warn(format!("Error: {text}"));
+            failed("CreateContainerConfigError", text)
+        })?;
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox_id.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let id = match shared.cri.create_container(request).await {
+            Ok(answer) => answer.container_id,
+            Err(error) => {
+                warn(format!("Error: {error}"));
+                return Err(failed("CreateContainerError", error.to_string()));
+            }
+        };
+        shared.recorder.event(&about, EventType::Normal, "Created", "Container created");
+        if let Err(error) =
+            shared.cri.start_container(v1::StartContainerRequest { container_id: id.clone() }).await
+        {
+            warn(format!("Error: {error}"));
+            return Err(failed("RunContainerError", error.to_string()));
+        }
+        shared.recorder.event(&about, EventType::Normal, "Started", "Container started");
+        self.post_start(spec, &id, &about).await
+    }
+
+    async fn post_start(&mut self, spec: &Container, id: &str, about: &ObjectReference) -> Result<(), Failed> {
+        let Some(hook) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            return Ok(());
+        };
+        let address = self.address();
+        let Err(error) = hooks::run(&self.shared.cri, &self.pod, spec, id, address, hook).await else {
+            return Ok(());
+        };
+        tracing::warn!(pod = pod::full_name(&self.pod), container = spec.name, %error, "postStart hook failed");
+        self.shared.recorder.event(about, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+        if self.observe().await.is_ok() {
+            let kill = Kill {
+                id: id.to_owned(),
+                name: spec.name.clone(),
+                message: "FailedPostStartHook".to_owned(),
+                reason: KillReason::Other,
+            };
+            kill::container(&self.shared, &self.pod, &self.record, &kill).await;
+        }
+        Err(Failed { retry_after: Duration::ZERO, ..failed("PostStartHookError", error.to_string()) })
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        let ips = self.record.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        self.shared.address_of(&self.pod, &ips)
+    }
+
+    /// The running container whose processes an ephemeral one is to see.
+    fn target_of(&self, kind: ContainerKind, name: &str) -> Result<Option<String>, String> {
+        if kind != ContainerKind::Ephemeral {
+            return Ok(None);
+        }
+        let list = self.pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+        let wanted = list.iter().find(|one| one.name == name).and_then(|one| one.target_container_name.as_deref());
+        let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return Ok(None) };
+        match self.record.latest(wanted) {
+            Some(found) if found.state == RunState::Running => Ok(Some(found.id.clone())),
+            _ => Err(format!("unable to find target container {wanted}")),
+        }
+    }
+
+    async fn container_config(
+        &self,
+        spec: &Container,
+        restart_count: u32,
+        image: &crate::images::Image,
+        target: Option<&str>,
+    ) -> Result<v1::ContainerConfig, String> {
+        let shared = &self.shared;
+        let pod_ips = self.pod_ips();
+        let sources = env_sources(shared, &self.pod, spec, pod_ips.clone()).await?;
+        let env = environment::build(&self.pod, spec, &sources).map_err(|error| error.to_string())?;
+        let hosts = hosts_text(shared, &self.pod, &pod_ips)?;
+        let directory = shared.pod_dir(pod::uid(&self.pod));
+        let (pod, container, variables) = (self.pod.clone(), spec.clone(), env.clone());
+        let mounts = tokio::task::spawn_blocking(move || {
+            let file = match hosts {
+                Some(text) => {
+                    let file = directory.etc_hosts();
+                    std::fs::write(&file, text)
+                        .map_err(|source| container::ConfigError::Io { what: "writing the hosts file", source })?;
+                    Some(file)
+                }
+                None => None,
+            };
+            container::prepare(&directory, &pod, &container, &variables, file.as_deref())
+        })
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+        container::config(&Ingredients {
+            pod: &self.pod,
+            container: spec,
+            restart_count,
+            image_ref: &image.reference,
+            image_user: &image.user,
+            env,
+            mounts,
+            memory_capacity: shared.machine.memory_bytes,
+            cgroup_v2: shared.cgroups.is_v2(),
+            seccomp_root: &shared.seccomp_root(),
+            target,
+        })
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// The pod's hosts file; None if it has no address to write there.
+fn hosts_text(shared: &Shared, pod: &Pod, pod_ips: &[String]) -> Result<Option<String>, String> {
+    if pod_ips.is_empty() {
+        return Ok(None);
+    }
+    let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+    let host_file = if pod::host_network(pod) {
+        Some(std::fs::read_to_string("/etc/hosts").unwrap_or_default())
+    } else {
+        None
+    };
+    let (hostname, domain) = network_files::hostname(pod, &shared.config.cluster_domain)?;
+    Ok(Some(network_files::hosts_file(aliases, pod_ips, &hostname, &domain, host_file.as_deref())))
+}
+
+async fn env_sources(shared: &Shared, pod: &Pod, spec: &Container, pod_ips: Vec<String>) -> Result<Sources, String> {
+    // Without the Services a container would start blind and stay so.
+    shared.services.synced().await;
+    let namespace = pod::namespace(pod);
+    let mut services = shared.services.list_namespace(namespace);
+    if namespace != "default" {
+        services.extend(shared.services.get(&podium_client::ObjectKey::new("default", "kubernetes")));
+    }
+    let mut sources = Sources {
+        services,
+        pod_ips,
+        host_ips: shared.host_ips(),
+        allocatable: shared.machine.allocatable(&shared.config),
+        ..Default::default()
+    };
+    for reference in environment::references(spec) {
+        match reference {
+            DataRef::ConfigMap(name) => {
+                let found =
+                    shared.references.config_map(namespace, &name).await.map_err(|error| error.to_string())?;
+                if let Some(object) = found {
+                    let mut data: std::collections::BTreeMap<String, Vec<u8>> = object
+                        .data
+                        .iter()
+                        .flatten()
+                        .map(|(key, value)| (key.clone(), value.clone().into_bytes()))
+                        .collect();
+                    data.extend(
+                        object.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())),
+                    );
+                    sources.config_maps.insert(name, data);
+                }
+            }
+            DataRef::Secret(name) => {
+                let found =
+                    shared.references.secret(namespace, &name).await.map_err(|error| error.to_string())?;
+                if let Some(object) = found {
+                    sources.secrets.insert(name, object.data.clone().unwrap_or_default());
+                }
+            }
+        }
+    }
+    Ok(sources)
+}
+
+/// The pod's pull secrets that exist; one that does not is no obstacle, as upstream has it.
+async fn pull_secrets(shared: &Shared, pod: &Pod) -> Vec<Secret> {
+    let names = pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default();
+    let mut found = Vec::new();
+    for name in names {
+        if let Ok(Some(secret)) = shared.references.secret(pod::namespace(pod), &name.name).await {
+            found.push((*secret).clone());
+        }
+    }
+    found
+}
+
+/// One more than the newest log of a container that the runtime has forgotten.
+async fn restarts_by_logs(directory: PathBuf) -> u32 {
+    let newest = tokio::task::spawn_blocking(move || {
+        let entries = std::fs::read_dir(directory).ok()?;
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.split('.').next()?.parse::<u32>().ok())
+            .max()
+    });
+    newest.await.ok().flatten().map_or(0, |newest| newest + 1)
+}

@@ -1,0 +1,169 @@
+//! The worker's part of volumes and cgroups: gathers what they need, makes them, keeps them fresh.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use podium_client::{EventType, error_chain, reference_of};
+use tokio::time::Instant;
+
+use crate::{
+    context::Shared,
+    environment::{self, DataRef},
+    pod,
+    volumes::{self, payload},
+    worker::Worker,
+};
+
+/// Upstream's back-off of mounts.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(122);
+
+/// How far a pod's volumes are.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    /// Made, in this life of the kubelet.
+    pub(crate) ready: bool,
+    /// Something they are made from has changed.
+    pub(crate) stale: bool,
+    retry: Option<(Instant, Duration)>,
+}
+
+/// Everything a pod refers to: by volumes, environments and pull secrets.
+pub(crate) fn references(pod: &Pod) -> Vec<DataRef> {
+    let (mut all, _) = payload::references(pod);
+    let ephemeral = pod::ephemeral_containers(pod);
+    for container in pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral) {
+        all.extend(environment::references(container));
+    }
+    let secrets = pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default();
+    all.extend(secrets.iter().map(|secret| DataRef::Secret(secret.name.clone())));
+    all.sort();
+    all.dedup();
+    all
+}
+
+impl Worker {
+    /// Makes cgroup, directories and volumes; the error is when to try again.
+    pub(crate) async fn ensure_storage(&mut self) -> Result<(), Instant> {
+        if self.storage.ready && !self.storage.stale {
+            return Ok(());
+        }
+        if let Some((at, _)) = self.storage.retry
+            && at > Instant::now()
+            && !self.storage.stale
+        {
+            return Err(at);
+        }
+        let uid = pod::uid(&self.pod).to_owned();
+        self.shared.references.set(&uid, pod::namespace(&self.pod), &references(&self.pod));
+        self.storage.stale = false;
+        match make(&self.shared, &self.pod, self.pod_ips()).await {
+            Ok(()) => {
+                self.storage.ready = true;
+                self.storage.retry = None;
+                Ok(())
+            }
+            Err(Trouble { reason, message }) => {
+                let about = reference_of(&*self.pod);
+                self.shared.recorder.event(&about, EventType::Warning, reason, message);
+                let pause = self.storage.retry.map_or(FIRST_RETRY, |(_, last)| (last * 2).min(LAST_RETRY));
+                let at = Instant::now() + pause;
+                self.storage.retry = Some((at, pause));
+                Err(at)
+            }
+        }
+    }
+
+    /// Brings volumes up to date with what they are made from.
+    pub(crate) async fn refresh_storage(&mut self) {
+        self.storage.stale = false;
+        if !volumes::is_refreshable(&self.pod) {
+            return;
+        }
+        if let Err(Trouble { reason, message }) = make(&self.shared, &self.pod, self.pod_ips()).await {
+            let about = reference_of(&*self.pod);
+            self.shared.recorder.event(&about, EventType::Warning, reason, message);
+        }
+    }
+
+    /// The pod's addresses, as far as it has any.
+    pub(crate) fn pod_ips(&self) -> Vec<String> {
+        if pod::host_network(&self.pod) {
+            return self.shared.host_ips();
+        }
+        self.record.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+    }
+}
+
+struct Trouble {
+    reason: &'static str,
+    message: String,
+}
+
+fn trouble(message: impl std::fmt::Display) -> Trouble {
+    Trouble { reason: "FailedMount", message: message.to_string() }
+}
+
+async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(), Trouble> {
+    let lookup = gather(shared, pod, pod_ips).await?;
+    let (shared, pod) = (shared.clone(), pod.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        shared.cgroups.make_pod(&pod).map_err(|error| Trouble {
+            reason: "FailedCreatePodContainer",
+            message: format!("unable to ensure pod container exists: {error}"),
+        })?;
+        let directory = shared.pod_dir(pod::uid(&pod));
+        make_private(directory.path())
+            .and_then(|()| std::fs::create_dir_all(shared.log_directory(&pod)))
+            .map_err(|error| Trouble {
+                reason: "Failed",
+                message: format!("error making pod data directories: {error}"),
+            })?;
+        for volume in volumes::wanted(&pod) {
+            volumes::ensure(&directory, &pod, &volume, &lookup).map_err(trouble)?;
+        }
+        Ok(())
+    });
+    made.await.unwrap_or_else(|error| Err(trouble(error)))
+}
+
+/// A pod's directory holds its secrets: nobody but us walks in, containers get theirs mounted.
+fn make_private(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
+/// Reads everything the pod's volumes are made from.
+async fn gather(shared: &Shared, pod: &Pod, pod_ips: Vec<String>) -> Result<payload::Lookup, Trouble> {
+    let (data, tokens) = payload::references(pod);
+    let namespace = pod::namespace(pod);
+    let mut lookup = payload::Lookup {
+        pod_ips,
+        host_ips: shared.host_ips(),
+        allocatable: shared.machine.allocatable(&shared.config),
+        ..Default::default()
+    };
+    for reference in data {
+        match reference {
+            DataRef::ConfigMap(name) => {
+                let found = shared.references.config_map(namespace, &name).await.map_err(trouble)?;
+                lookup.config_maps.extend(found.map(|object| (name, object)));
+            }
+            DataRef::Secret(name) => {
+                let found = shared.references.secret(namespace, &name).await.map_err(trouble)?;
+                lookup.secrets.extend(found.map(|object| (name, object)));
+            }
+        }
+    }
+    for wanted in tokens {
+        let token = shared.tokens.get(pod, &wanted, Timestamp::now()).await.map_err(|error| {
+            trouble(format!(
+                "MountVolume.SetUp failed for a projected volume : failed to fetch token: {}",
+                error_chain(&error)
+            ))
+        })?;
+        lookup.tokens.insert(wanted, token);
+    }
+    Ok(lookup)
+}
