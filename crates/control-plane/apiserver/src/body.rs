@@ -20,18 +20,18 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// errors through the conversions that HTTP libraries ask for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct BodyError(pub BoxError);
+pub(crate) struct BodyError(pub(crate) BoxError);
 
 /// A request's body, wherever it comes from.
-pub type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// The largest request body. Source: upstream's `DefaultMaxRequestBodyBytes`-like limit for resources, 3 MiB.
-pub const REQUEST_LIMIT: usize = 3 << 20;
+pub(crate) const REQUEST_LIMIT: usize = 3 << 20;
 
 /// Reads a whole request body.
 ///
 /// Errors: 413 above [`REQUEST_LIMIT`]; 400 if the client stops in the middle.
-pub async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
+pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
     match Limited::new(body, REQUEST_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -40,7 +40,7 @@ pub async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
 }
 
 /// 413.
-pub fn too_large() -> ApiError {
+pub(crate) fn too_large() -> ApiError {
     ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {REQUEST_LIMIT}"))
 }
 

@@ -8,16 +8,16 @@ use podium_api::status::ApiError;
 
 /// Where a list goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContinueToken {
+pub(crate) struct ContinueToken {
     /// The revision of the first page, or -1 to go on at the newest one (a list that may be inconsistent).
-    pub revision: i64,
+    pub(crate) revision: i64,
     /// The first key of the next page, without the list's own prefix.
-    pub start: String,
+    pub(crate) start: String,
 }
 
 impl ContinueToken {
     /// The token's text.
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start});
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
@@ -25,7 +25,7 @@ impl ContinueToken {
     /// Reads a token.
     ///
     /// Errors: 400 for anything that is not a token of ours, or whose key would leave the list's prefix.
-    pub fn decode(text: &str) -> Result<ContinueToken, ApiError> {
+    pub(crate) fn decode(text: &str) -> Result<ContinueToken, ApiError> {
         let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
         let data = URL_SAFE_NO_PAD.decode(text).map_err(|error| bad(&error.to_string()))?;
         let token: Value = serde_json::from_slice(&data).map_err(|error| bad(&error.to_string()))?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -44,7 +44,6 @@ pub(crate) struct Core {
     pub(crate) authorizer: Arc<Authorizer>,
     pub(crate) admission: Admission,
     pub(crate) reviews: Reviews,
-    pub(crate) objects: Objects,
     pub(crate) observers: Arc<Observers>,
     pub(crate) metrics: Metrics,
     pub(crate) services: Services,
@@ -54,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) mutating: Arc<Semaphore>,
     pub(crate) reading: Arc<Semaphore>,
     pub(crate) tracker: TaskTracker,
+    /// OpenAPI documents that have been asked for, by path. Their number is that of the group versions.
+    pub(crate) documents: parking_lot::Mutex<HashMap<String, bytes::Bytes>>,
     /// Ends everything, watches first.
     pub(crate) shutdown: CancellationToken,
     /// Set once all bootstrap objects are there.
@@ -89,12 +90,8 @@ impl Core {
         let authenticator = Arc::new(Authenticator::new(config.authentication.clone(), objects.clone()));
         let authorizer = Arc::new(Authorizer::new(&objects));
         let admission = Admission::new(config.admission.clone(), objects.clone(), Arc::clone(&authorizer));
-        let reviews = Reviews::new(
-            Arc::clone(&authenticator),
-            Arc::clone(&authorizer),
-            objects.clone(),
-            config.issuer.clone(),
-        );
+        let reviews =
+            Reviews::new(Arc::clone(&authenticator), Arc::clone(&authorizer), objects, config.issuer.clone());
         Ok(Arc::new(Core {
             kubelet_tls,
             services: Services::new(config.service_cidr, config.node_ports.clone()),
@@ -107,21 +104,16 @@ impl Core {
             authorizer,
             admission,
             reviews,
-            objects,
             observers,
             metrics: Metrics::default(),
             event_leases: EventLeases::default(),
             tracker,
+            documents: parking_lot::Mutex::default(),
             shutdown,
             booted: AtomicBool::new(false),
             boot_done: tokio::sync::Notify::new(),
             port: AtomicU16::new(0),
         }))
-    }
-
-    /// Whether the server is ready to serve.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.booted.load(Ordering::Acquire) && !self.shutdown.is_cancelled()
     }
 
     /// Commits one object, and whatever must change with it, at one revision; then tells the observers, so that

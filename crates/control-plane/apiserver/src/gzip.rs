@@ -16,7 +16,7 @@ use crate::body::{Body, BoxError};
 const THRESHOLD: u64 = 128 * 1024;
 
 /// Whether the client takes gzip.
-pub fn accepted(headers: &HeaderMap) -> bool {
+pub(crate) fn accepted(headers: &HeaderMap) -> bool {
     headers
         .get_all(ACCEPT_ENCODING)
         .iter()
@@ -29,7 +29,7 @@ pub fn accepted(headers: &HeaderMap) -> bool {
 }
 
 /// Compresses the answer if it is long enough and not encoded yet. Streams of unknown length (watches, logs) are left.
-pub fn compress(response: Response<Body>) -> Response<Body> {
+pub(crate) fn compress(response: Response<Body>) -> Response<Body> {
     let long = response.body().length().is_some_and(|length| length > THRESHOLD);
     if !long || response.headers().contains_key(CONTENT_ENCODING) {
         return response;

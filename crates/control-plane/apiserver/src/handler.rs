@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::BodyExt;
 use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 use rustls_pki_types::CertificateDer;
@@ -113,7 +114,8 @@ impl Context {
         let _turn = self.turn().await?;
         self.authorize(&user)?;
         if !self.info.is_resource {
-            return routes::serve(&self.core, &self.info, request.method(), request.headers(), &self.query);
+            let (head, _) = request.into_parts();
+            return routes::serve(&self.core, &self.info, &head.method, &head.headers, &self.query).await;
         }
         let served = served.ok_or_else(response::unknown_path)?;
         let output = self.output(request.headers())?;
@@ -252,17 +254,16 @@ impl LongRunning {
     }
 
     fn hold(self, body: Body) -> Body {
-        match body {
-            Body::Stream { pieces, length } => {
-                use futures::StreamExt;
-                let pieces = pieces.inspect(move |_| {
-                    // Owns the counter for as long as the stream lives.
-                    let _ = &self;
-                });
-                Body::Stream { pieces: Box::pin(pieces), length }
-            }
-            other => other,
-        }
+        let (pieces, length) = match body {
+            Body::Stream { pieces, length } => (pieces.boxed(), length),
+            Body::Foreign(body) => (body.into_data_stream().boxed(), None),
+            ready @ Body::Ready(_) => return ready,
+        };
+        // The closure owns the counter for as long as the stream lives.
+        let pieces = pieces.inspect(move |_| {
+            let _ = &self;
+        });
+        Body::Stream { pieces: Box::pin(pieces), length }
     }
 }
 

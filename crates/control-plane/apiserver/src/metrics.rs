@@ -17,21 +17,21 @@ const BUCKETS: &[f64] = &[
 
 /// What a request is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Labels {
+pub(crate) struct Labels {
     /// Upper-case verb.
-    pub verb: &'static str,
+    pub(crate) verb: &'static str,
     /// Group of the resource, empty for others.
-    pub group: String,
+    pub(crate) group: String,
     /// Version of the resource.
-    pub version: String,
+    pub(crate) version: String,
     /// Resource, empty for non-resource requests.
-    pub resource: String,
+    pub(crate) resource: String,
     /// Subresource.
-    pub subresource: String,
+    pub(crate) subresource: String,
     /// `cluster`, `namespace`, `resource` or empty.
-    pub scope: &'static str,
+    pub(crate) scope: &'static str,
     /// `All` for a dry run.
-    pub dry_run: &'static str,
+    pub(crate) dry_run: &'static str,
 }
 
 #[derive(Debug, Default)]
@@ -54,28 +54,28 @@ impl Histogram {
 
 /// All counters of one server.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     requests: Mutex<HashMap<(Labels, u16), u64, ahash::RandomState>>,
     durations: Mutex<HashMap<Labels, Histogram, ahash::RandomState>>,
     long_running: Mutex<HashMap<Labels, i64, ahash::RandomState>>,
     watch_events: Mutex<HashMap<(String, String, String), u64, ahash::RandomState>>,
     /// Mutating requests being handled.
-    pub inflight_mutating: AtomicI64,
+    pub(crate) inflight_mutating: AtomicI64,
     /// Reading requests being handled.
-    pub inflight_reading: AtomicI64,
+    pub(crate) inflight_reading: AtomicI64,
     /// Requests turned away because there were too many.
-    pub rejected: AtomicU64,
+    pub(crate) rejected: AtomicU64,
     /// Handlers that panicked.
-    pub panics: AtomicU64,
+    pub(crate) panics: AtomicU64,
     /// TLS handshakes that failed or took too long.
-    pub handshake_failures: AtomicU64,
+    pub(crate) handshake_failures: AtomicU64,
     /// Connections open now.
-    pub connections: AtomicI64,
+    pub(crate) connections: AtomicI64,
 }
 
 impl Metrics {
     /// Counts an answered request. `elapsed` is left out for long-running ones.
-    pub fn answered(&self, labels: &Labels, code: u16, elapsed: Option<Duration>) {
+    pub(crate) fn answered(&self, labels: &Labels, code: u16, elapsed: Option<Duration>) {
         *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
         if let Some(elapsed) = elapsed {
             self.durations.lock().entry(labels.clone()).or_default().observe(elapsed.as_secs_f64());
@@ -83,18 +83,18 @@ impl Metrics {
     }
 
     /// Counts watch events sent.
-    pub fn watch_events(&self, group: &str, version: &str, resource: &str, count: u64) {
+    pub(crate) fn watch_events(&self, group: &str, version: &str, resource: &str, count: u64) {
         let key = (group.to_owned(), version.to_owned(), resource.to_owned());
         *self.watch_events.lock().entry(key).or_default() += count;
     }
 
     /// A long-running request begins (1) or ends (-1).
-    pub fn long_running(&self, labels: &Labels, change: i64) {
+    pub(crate) fn long_running(&self, labels: &Labels, change: i64) {
         *self.long_running.lock().entry(labels.clone()).or_default() += change;
     }
 
     /// The text exposition format.
-    pub fn render(&self, storage_objects: &[(String, u64)]) -> String {
+    pub(crate) fn render(&self, storage_objects: &[(String, u64)]) -> String {
         let mut out = String::with_capacity(64 * 1024);
         head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
         for ((labels, code), count) in sorted(&self.requests.lock()) {

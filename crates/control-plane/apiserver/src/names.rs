@@ -12,10 +12,10 @@ const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// How often a create with `generateName` picks a new name when one is taken.
 /// Source: upstream `maxNameGenerationCreateAttempts`.
-pub const ATTEMPTS: usize = 8;
+pub(crate) const ATTEMPTS: usize = 8;
 
 /// `base` cut to fit, and five random characters.
-pub fn generate(base: &str) -> String {
+pub(crate) fn generate(base: &str) -> String {
     let mut end = base.len().min(MAX_BASE);
     while !base.is_char_boundary(end) {
         end -= 1;
@@ -28,7 +28,7 @@ pub fn generate(base: &str) -> String {
 }
 
 /// A new uid.
-pub fn uid() -> String {
+pub(crate) fn uid() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 

@@ -5,7 +5,7 @@ use podium_api::status::ApiError;
 
 /// The shape objects are returned in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// As they are.
     Native,
     /// `meta.k8s.io` Table.
@@ -16,7 +16,7 @@ pub enum Shape {
 
 /// A version of `meta.k8s.io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetaVersion {
+pub(crate) enum MetaVersion {
     /// `v1`
     V1,
     /// `v1beta1`
@@ -25,7 +25,7 @@ pub enum MetaVersion {
 
 impl MetaVersion {
     /// The `apiVersion` of objects in it.
-    pub fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             MetaVersion::V1 => "meta.k8s.io/v1",
             MetaVersion::V1Beta1 => "meta.k8s.io/v1beta1",
@@ -35,25 +35,25 @@ impl MetaVersion {
 
 /// What the client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Output {
+pub(crate) struct Output {
     /// The bytes.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
     /// The shape.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Indented JSON, asked for by `pretty=true` or a browser-like client.
-    pub pretty: bool,
+    pub(crate) pretty: bool,
 }
 
 impl Output {
     /// JSON as it is.
-    pub const JSON: Output = Output { encoding: Encoding::Json, shape: Shape::Native, pretty: false };
+    pub(crate) const JSON: Output = Output { encoding: Encoding::Json, shape: Shape::Native, pretty: false };
 }
 
 /// The media types of an answer, in upstream's order.
 const OFFERED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// `Content-Type` of an answer.
-pub fn content_type(encoding: Encoding) -> &'static str {
+pub(crate) fn content_type(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::Json => "application/json",
         Encoding::Yaml => "application/yaml",
@@ -64,13 +64,13 @@ pub fn content_type(encoding: Encoding) -> &'static str {
 /// Chooses the best acceptable answer for an `Accept` header.
 ///
 /// Errors: 406 with the list of media types when nothing asked for can be served.
-pub fn output(accept: Option<&str>) -> Result<Output, ApiError> {
+pub(crate) fn output(accept: Option<&str>) -> Result<Output, ApiError> {
     let Some(accept) = accept.map(str::trim).filter(|text| !text.is_empty()) else {
         return Ok(Output::JSON);
     };
     let mut clauses: Vec<Clause<'_>> = accept.split(',').filter_map(Clause::parse).collect();
     // Stable: equal weights keep the client's order.
-    clauses.sort_by(|a, b| b.weight.cmp(&a.weight));
+    clauses.sort_by_key(|clause| std::cmp::Reverse(clause.weight));
     let mut table_in_protobuf = false;
     for clause in &clauses {
         let encoding = match clause.media {
@@ -98,7 +98,7 @@ pub fn output(accept: Option<&str>) -> Result<Output, ApiError> {
 /// The encoding of a request body. An absent header means JSON.
 ///
 /// Errors: 415 with the list of media types.
-pub fn input(content_type: Option<&str>) -> Result<Encoding, ApiError> {
+pub(crate) fn input(content_type: Option<&str>) -> Result<Encoding, ApiError> {
     let media = content_type.map(media_type).unwrap_or_default();
     match media.as_str() {
         "" | "application/json" => Ok(Encoding::Json),
@@ -109,7 +109,7 @@ pub fn input(content_type: Option<&str>) -> Result<Encoding, ApiError> {
 }
 
 /// 415 naming what is accepted.
-pub fn unsupported_media_type(accepted: &str) -> ApiError {
+pub(crate) fn unsupported_media_type(accepted: &str) -> ApiError {
     ApiError::new(
         415,
         "UnsupportedMediaType",
@@ -120,7 +120,7 @@ pub fn unsupported_media_type(accepted: &str) -> ApiError {
 }
 
 /// A header's media type in lower case, without parameters.
-pub fn media_type(header: &str) -> String {
+pub(crate) fn media_type(header: &str) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 

@@ -12,19 +12,19 @@ use crate::storage::Selection;
 
 /// Options of create, update and patch.
 #[derive(Clone, Debug)]
-pub struct WriteOptions {
+pub(crate) struct WriteOptions {
     /// Nothing is stored.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// What becomes of unknown fields.
-    pub validation: FieldValidation,
+    pub(crate) validation: FieldValidation,
     /// The options as an object, for admission.
-    pub object: Value,
+    pub(crate) object: Value,
 }
 
 /// Reads the options of a write. `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`.
 ///
 /// Errors: 422 naming every bad option.
-pub fn write(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
+pub(crate) fn write(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
     let mut errors = Errors::new();
     let dry_run = dry_run(query.all("dryRun"), &mut errors);
     let directive = query.first("fieldValidation").unwrap_or_default();
@@ -78,7 +78,7 @@ fn refuse(kind: &str, errors: &Errors) -> Result<(), ApiError> {
 
 /// What becomes of dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Propagation {
+pub(crate) enum Propagation {
     /// They lose their owner and stay.
     Orphan,
     /// They go after the owner.
@@ -89,28 +89,28 @@ pub enum Propagation {
 
 /// Options of a delete.
 #[derive(Clone, Debug, Default)]
-pub struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     /// Seconds until the object is gone, if it is deleted gracefully.
-    pub grace_seconds: Option<i64>,
+    pub(crate) grace_seconds: Option<i64>,
     /// The object must have this uid.
-    pub uid: Option<String>,
+    pub(crate) uid: Option<String>,
     /// The object must have this resourceVersion.
-    pub resource_version: Option<String>,
+    pub(crate) resource_version: Option<String>,
     /// The old form of `propagation`.
-    pub orphan_dependents: Option<bool>,
+    pub(crate) orphan_dependents: Option<bool>,
     /// What becomes of dependents.
-    pub propagation: Option<Propagation>,
+    pub(crate) propagation: Option<Propagation>,
     /// Nothing is deleted.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// The options as an object, for admission.
-    pub object: Value,
+    pub(crate) object: Value,
 }
 
 impl DeleteOptions {
     /// Reads the options of a delete from its decoded body, or from the query if there is none.
     ///
     /// Errors: 422 naming every bad option.
-    pub fn read(body: Option<&Value>, query: &Query) -> Result<DeleteOptions, ApiError> {
+    pub(crate) fn read(body: Option<&Value>, query: &Query) -> Result<DeleteOptions, ApiError> {
         let from_query;
         let object = match body {
             Some(body) => body,
@@ -180,7 +180,7 @@ fn integer(text: &str) -> Result<i64, ApiError> {
 
 /// How `resourceVersion` of a read is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
+pub(crate) enum Freshness {
     /// The newest state.
     Latest,
     /// Any state, the cache's.
@@ -193,29 +193,29 @@ pub enum Freshness {
 
 /// Options of get, list and watch.
 #[derive(Clone, Debug)]
-pub struct ListOptions {
+pub(crate) struct ListOptions {
     /// What is selected.
-    pub selection: Selection,
+    pub(crate) selection: Selection,
     /// The most items; 0 for all.
-    pub limit: usize,
+    pub(crate) limit: usize,
     /// Where to go on.
-    pub continue_token: Option<String>,
+    pub(crate) continue_token: Option<String>,
     /// The raw `resourceVersion`.
-    pub resource_version: String,
+    pub(crate) resource_version: String,
     /// Of a list.
-    pub freshness: Freshness,
+    pub(crate) freshness: Freshness,
     /// Seconds after which a watch ends.
-    pub timeout_seconds: Option<u64>,
+    pub(crate) timeout_seconds: Option<u64>,
     /// Whether bookmarks may be sent.
-    pub bookmarks: bool,
+    pub(crate) bookmarks: bool,
     /// Whether a watch begins with what is there.
-    pub send_initial_events: Option<bool>,
+    pub(crate) send_initial_events: Option<bool>,
 }
 
 /// Reads the options of a list or watch.
 ///
 /// Errors: 400 for what does not parse, 422 for combinations that have no meaning.
-pub fn list(
+pub(crate) fn list(
     query: &Query,
     info: &RequestInfo,
     served: &Served,
@@ -289,7 +289,7 @@ pub fn list(
 /// The revision in a `resourceVersion`, `None` if it is empty.
 ///
 /// Errors: 400 if it is not a number.
-pub fn revision(text: &str) -> Result<Option<u64>, ApiError> {
+pub(crate) fn revision(text: &str) -> Result<Option<u64>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -368,7 +368,7 @@ fn check_version_match(
 
 /// What a table's rows carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IncludeObject {
+pub(crate) enum IncludeObject {
     /// Nothing.
     None,
     /// Its metadata.
@@ -380,7 +380,7 @@ pub enum IncludeObject {
 /// Reads `includeObject`.
 ///
 /// Errors: 400.
-pub fn include_object(query: &Query) -> Result<IncludeObject, ApiError> {
+pub(crate) fn include_object(query: &Query) -> Result<IncludeObject, ApiError> {
     match query.first("includeObject").unwrap_or_default() {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "Object" => Ok(IncludeObject::Object),

@@ -112,14 +112,18 @@ impl Call {
             let across = matches!(self.info.verb, "create" | "deletecollection");
             return Err(if across { response::method_not_allowed() } else { response::unknown_path() });
         }
-        if !self.served.namespaced && self.info.namespace != "" && self.served.plural != "namespaces" {
+        if !self.served.namespaced && !self.info.namespace.is_empty() && self.served.plural != "namespaces" {
             return Err(response::unknown_path());
         }
         match self.info.verb {
+            "update" | "patch" if self.info.name.is_empty() => Err(response::method_not_allowed()),
             "get" => self.get().await,
             "list" => self.list().await,
-            "watch" => self.watch(),
+            "watch" => self.watch().await,
             "create" if !self.info.name.is_empty() => Err(response::method_not_allowed()),
+            "create" if self.served.plural == "bindings" && self.served.group.is_empty() => {
+                self.bind_by_body(&body).await
+            }
             "create" if !self.served.stored => self.review(&body),
             "create" => self.create(&body).await,
             "update" => self.update(&body, "").await,
@@ -155,9 +159,6 @@ impl Call {
 
     /// Virtual resources: an answer, nothing stored.
     fn review(&self, body: &[u8]) -> Result<Reply, ApiError> {
-        if self.served.plural == "bindings" && self.served.group.is_empty() {
-            return Err(ApiError::bad_request("bindings are made through pods/binding"));
-        }
         let write = options::write(&self.query, "CreateOptions")?;
         let (group, version, kind) = match self.served.subresource(&self.info.subresource) {
             Some(sub) => (sub.group.as_str(), sub.version.as_str(), sub.kind.as_str()),

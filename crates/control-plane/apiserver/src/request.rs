@@ -233,9 +233,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(method: Method, uri: &str, expected: &str) {
+    fn check(method: &Method, uri: &str, expected: &str) {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let i = parse(&method, path, query);
+        let i = parse(method, path, query);
         let found = format!(
             "{} {} g={} v={} ns={} r={} sub={} n={} rest={}",
             if i.is_resource { "res" } else { "non" },
@@ -253,42 +253,42 @@ mod tests {
 
     #[test]
     fn paths_of_every_shape() {
-        check(Method::GET, "/api/v1/namespaces/a/pods/b", "res get g= v=v1 ns=a r=pods sub= n=b rest=");
-        check(Method::GET, "/api/v1/pods", "res list g= v=v1 ns= r=pods sub= n= rest=");
-        check(Method::GET, "/api/v1/pods?watch=1", "res watch g= v=v1 ns= r=pods sub= n= rest=");
-        check(Method::GET, "/api/v1/pods?watch=false", "res list g= v=v1 ns= r=pods sub= n= rest=");
+        check(&Method::GET, "/api/v1/namespaces/a/pods/b", "res get g= v=v1 ns=a r=pods sub= n=b rest=");
+        check(&Method::GET, "/api/v1/pods", "res list g= v=v1 ns= r=pods sub= n= rest=");
+        check(&Method::GET, "/api/v1/pods?watch=1", "res watch g= v=v1 ns= r=pods sub= n= rest=");
+        check(&Method::GET, "/api/v1/pods?watch=false", "res list g= v=v1 ns= r=pods sub= n= rest=");
         check(
-            Method::GET,
+            &Method::GET,
             "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db&watch=true",
             "res watch g= v=v1 ns=a r=pods sub= n=b rest=",
         );
         check(
-            Method::DELETE,
+            &Method::DELETE,
             "/apis/apps/v1/namespaces/a/deployments",
             "res deletecollection g=apps v=v1 ns=a r=deployments sub= n= rest=",
         );
         check(
-            Method::PUT,
+            &Method::PUT,
             "/apis/apps/v1/namespaces/a/deployments/d/scale",
             "res update g=apps v=v1 ns=a r=deployments sub=scale n=d rest=",
         );
-        check(Method::GET, "/api/v1/namespaces/a", "res get g= v=v1 ns=a r=namespaces sub= n=a rest=");
-        check(Method::GET, "/api/v1/namespaces", "res list g= v=v1 ns= r=namespaces sub= n= rest=");
+        check(&Method::GET, "/api/v1/namespaces/a", "res get g= v=v1 ns=a r=namespaces sub= n=a rest=");
+        check(&Method::GET, "/api/v1/namespaces", "res list g= v=v1 ns= r=namespaces sub= n= rest=");
         check(
-            Method::PUT,
+            &Method::PUT,
             "/api/v1/namespaces/a/finalize",
             "res update g= v=v1 ns=a r=namespaces sub=finalize n=a rest=",
         );
         check(
-            Method::GET,
+            &Method::GET,
             "/api/v1/namespaces/a/services/http:s:80/proxy/x/../%2fy",
             "res get g= v=v1 ns=a r=services sub=proxy n=http:s:80 rest=/x/../%2fy",
         );
-        check(Method::POST, "/api/v1/nodes/n/proxy/", "res create g= v=v1 ns= r=nodes sub=proxy n=n rest=/");
-        check(Method::GET, "/api/v1/watch/pods", "res watch g= v=v1 ns= r=pods sub= n= rest=");
-        check(Method::GET, "/api/v1", "non get g= v= ns= r= sub= n= rest=");
-        check(Method::GET, "/apis/apps/v1/", "non get g= v= ns= r= sub= n= rest=");
-        check(Method::GET, "/healthz", "non get g= v= ns= r= sub= n= rest=");
+        check(&Method::POST, "/api/v1/nodes/n/proxy/", "res create g= v=v1 ns= r=nodes sub=proxy n=n rest=/");
+        check(&Method::GET, "/api/v1/watch/pods", "res watch g= v=v1 ns= r=pods sub= n= rest=");
+        check(&Method::GET, "/api/v1", "non get g= v= ns= r= sub= n= rest=");
+        check(&Method::GET, "/apis/apps/v1/", "non get g= v= ns= r= sub= n= rest=");
+        check(&Method::GET, "/healthz", "non get g= v= ns= r= sub= n= rest=");
     }
 
     #[test]

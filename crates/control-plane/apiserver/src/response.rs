@@ -12,10 +12,10 @@ use crate::body::Body;
 use crate::negotiate::{self, Output};
 
 /// An answer.
-pub type Reply = Response<Body>;
+pub(crate) type Reply = Response<Body>;
 
 /// An object, encoded now.
-pub fn object(code: StatusCode, value: &Value, output: Output) -> Reply {
+pub(crate) fn object(code: StatusCode, value: &Value, output: Output) -> Reply {
     if output.encoding == Encoding::Json && output.pretty {
         let mut text = serde_json::to_vec_pretty(value).expect("a JSON tree always encodes");
         text.push(b'\n');
@@ -25,19 +25,19 @@ pub fn object(code: StatusCode, value: &Value, output: Output) -> Reply {
 }
 
 /// Bytes of a known media type.
-pub fn bytes(code: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Reply {
+pub(crate) fn bytes(code: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Reply {
     with_body(code, content_type, Body::full(content))
 }
 
 /// Plain text.
-pub fn text(code: StatusCode, content: impl Into<String>) -> Reply {
+pub(crate) fn text(code: StatusCode, content: impl Into<String>) -> Reply {
     let mut reply = bytes(code, "text/plain; charset=utf-8", content.into());
     reply.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     reply
 }
 
 /// A body of a media type; the length is announced when it is known.
-pub fn with_body(code: StatusCode, content_type: &'static str, body: Body) -> Reply {
+pub(crate) fn with_body(code: StatusCode, content_type: &'static str, body: Body) -> Reply {
     let length = body.length();
     let mut reply = Response::new(body);
     *reply.status_mut() = code;
@@ -50,7 +50,7 @@ pub fn with_body(code: StatusCode, content_type: &'static str, body: Body) -> Re
 }
 
 /// A refusal.
-pub fn error(error: &ApiError, encoding: Encoding) -> Reply {
+pub(crate) fn error(error: &ApiError, encoding: Encoding) -> Reply {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let status = error.to_status();
     let mut reply = object(code, &status, Output { encoding, ..Output::JSON });
@@ -61,14 +61,14 @@ pub fn error(error: &ApiError, encoding: Encoding) -> Reply {
 }
 
 /// 404 for a path nothing is served at.
-pub fn unknown_path() -> ApiError {
+pub(crate) fn unknown_path() -> ApiError {
     let mut error = ApiError::new(404, "NotFound", "the server could not find the requested resource");
     error.details = Some(serde_json::json!({}));
     error
 }
 
 /// 405 for a verb that a resource does not have.
-pub fn method_not_allowed() -> ApiError {
+pub(crate) fn method_not_allowed() -> ApiError {
     let mut error = ApiError::new(
         405,
         "MethodNotAllowed",
@@ -79,33 +79,33 @@ pub fn method_not_allowed() -> ApiError {
 }
 
 /// 429: try again in `seconds`.
-pub fn too_many_requests(message: &str, seconds: u64) -> ApiError {
+pub(crate) fn too_many_requests(message: &str, seconds: u64) -> ApiError {
     let mut error = ApiError::new(429, "TooManyRequests", message);
     error.details = Some(serde_json::json!({"retryAfterSeconds": seconds}));
     error
 }
 
 /// 504: not done in time.
-pub fn timeout(message: impl Into<String>, seconds: u64) -> ApiError {
+pub(crate) fn timeout(message: impl Into<String>, seconds: u64) -> ApiError {
     let mut error = ApiError::new(504, "Timeout", message);
     error.details = Some(serde_json::json!({"retryAfterSeconds": seconds}));
     error
 }
 
 /// 503.
-pub fn unavailable(message: impl Into<String>) -> ApiError {
+pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
     ApiError::new(503, "ServiceUnavailable", message)
 }
 
 /// The answer to a delete that removed an object for good, or a review without a body of its own.
-pub fn success_status(details: Value) -> Value {
+pub(crate) fn success_status(details: &Value) -> Value {
     serde_json::json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
     })
 }
 
 /// A `Warning` header's value: RFC 7234 code 299, quoted; control characters are dropped.
-pub fn warning_header(text: &str) -> Option<HeaderValue> {
+pub(crate) fn warning_header(text: &str) -> Option<HeaderValue> {
     let mut quoted = String::with_capacity(text.len() + 8);
     for c in text.chars().filter(|c| !c.is_control()) {
         if c == '"' || c == '\\' {

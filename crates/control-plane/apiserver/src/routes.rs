@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use podium_api::status::ApiError;
@@ -21,7 +22,7 @@ use crate::response::{self, Reply};
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers a request for a path that is no resource.
-pub(crate) fn serve(
+pub(crate) async fn serve(
     core: &Arc<Core>,
     info: &RequestInfo,
     method: &Method,
@@ -56,9 +57,7 @@ pub(crate) fn serve(
         }
         ["healthz" | "livez" | "readyz", check @ ..] => health(core, segments[0], &check.join("/"), query),
         ["metrics"] => Ok(metrics(core)),
-        ["openapi", "v2"] => Ok(openapi_v2(headers)),
-        ["openapi", "v3"] => Ok(response::object(StatusCode::OK, &openapi::v3_index(), Output::JSON)),
-        ["openapi", "v3", rest @ ..] => openapi_v3(&rest.join("/"), headers, query),
+        ["openapi", rest @ ..] => documents(core, &rest.join("/"), headers, query).await,
         [".well-known", "openid-configuration"] => openid_configuration(core),
         ["openid", "v1", "jwks"] => jwks(core),
         _ => Err(response::unknown_path()),
@@ -91,7 +90,7 @@ fn root(
         && let Some(document) = discovery::aggregated(path)
     {
         let bytes = serde_json::to_vec(&document).map_err(|error| ApiError::internal(error.to_string()))?;
-        let mut reply = with_etag(headers, AGGREGATED, bytes);
+        let mut reply = with_etag(headers, AGGREGATED, Bytes::from(bytes));
         reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
         return Ok(reply);
     }
@@ -126,7 +125,7 @@ fn wants_aggregated(accept: &str) -> bool {
 }
 
 /// An answer that a client may keep: 304 if it has it already.
-fn with_etag(headers: &HeaderMap, content_type: &'static str, bytes: Vec<u8>) -> Reply {
+fn with_etag(headers: &HeaderMap, content_type: &'static str, bytes: Bytes) -> Reply {
     let tag = format!("\"{:X}\"", Sha256::digest(&bytes));
     let same = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
     let mut reply = if same {
@@ -142,18 +141,35 @@ fn with_etag(headers: &HeaderMap, content_type: &'static str, bytes: Vec<u8>) ->
     reply
 }
 
-fn openapi_v2(headers: &HeaderMap) -> Reply {
+/// OpenAPI documents, each made once, when it is first asked for, and away from the threads that serve requests.
+async fn documents(
+    core: &Arc<Core>,
+    path: &str,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Reply, ApiError> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.contains("proto-openapi.spec.v2") {
-        let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-        return with_etag(headers, media, openapi::v2_protobuf().to_vec());
-    }
-    with_etag(headers, "application/json", openapi::v2().to_vec())
-}
-
-fn openapi_v3(path: &str, headers: &HeaderMap, query: &Query) -> Result<Reply, ApiError> {
-    let document = openapi::v3(path).ok_or_else(response::unknown_path)?;
-    let mut reply = with_etag(headers, "application/json", document.to_vec());
+    let protobuf = path == "v2" && accept.contains("proto-openapi.spec.v2");
+    let name = if protobuf { "v2.protobuf".to_owned() } else { path.to_owned() };
+    let known = core.documents.lock().get(&name).cloned();
+    let document = match known {
+        Some(document) => document,
+        None => {
+            let made = tokio::task::spawn_blocking({
+                let name = name.clone();
+                move || make_document(&name)
+            });
+            let made = made.await.map_err(|error| ApiError::internal(error.to_string()))?;
+            let document = made.ok_or_else(response::unknown_path)?;
+            core.documents.lock().insert(name, document.clone());
+            document
+        }
+    };
+    let media = match (protobuf, path) {
+        (true, _) => openapi::V2_PROTOBUF_TYPE,
+        _ => "application/json",
+    };
+    let mut reply = with_etag(headers, media, document);
     if query.has("hash") {
         // The hash in the address names the content, so it never changes.
         let forever = HeaderValue::from_static("public, immutable");
@@ -162,12 +178,22 @@ fn openapi_v3(path: &str, headers: &HeaderMap, query: &Query) -> Result<Reply, A
     Ok(reply)
 }
 
+fn make_document(name: &str) -> Option<Bytes> {
+    let bytes = |document: Arc<[u8]>| Bytes::from_owner(document);
+    match name {
+        "v2" => Some(bytes(openapi::v2())),
+        "v2.protobuf" => Some(bytes(openapi::v2_protobuf())),
+        "v3" => serde_json::to_vec(&openapi::v3_index()).ok().map(Bytes::from),
+        path => openapi::v3(path.strip_prefix("v3/")?).map(bytes),
+    }
+}
+
 /// `/version`. Source: `k8s.io/apimachinery/pkg/version.Info`.
 fn version() -> Value {
     json!({
         "major": "1",
         "minor": "36",
-        "gitVersion": "v1.36.2+podium",
+        "gitVersion": podium_api::VERSION,
         "gitCommit": option_env!("PODIUM_COMMIT").unwrap_or(""),
         "gitTreeState": "clean",
         "buildDate": option_env!("PODIUM_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),

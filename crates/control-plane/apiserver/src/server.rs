@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use podium_client::ClientSource;
 use podium_pki::tls::{AnyClientCertificate, server_config};
 use podium_store::Store;
 use rustls::DistinguishedName;
@@ -134,6 +135,12 @@ impl ApiServer {
         podium_client::in_process(self.service(User::service_account(namespace, name, "")), "default")
     }
 
+    /// Clients for the parts of this process, each with the identity upstream gives it: the scheduler and the like are
+    /// users of their own, controllers are service accounts in `kube-system`.
+    pub fn client_source(&self) -> Arc<dyn ClientSource> {
+        Arc::new(Identities(self.clone()))
+    }
+
     /// The service behind [`ApiServer::client`], for callers that speak HTTP themselves.
     pub fn service(&self, user: User) -> InProcess {
         InProcess::new(Arc::clone(&self.core), user)
@@ -164,6 +171,20 @@ impl ApiServer {
         self.core.tracker.close();
         if tokio::time::timeout(DRAIN, self.core.tracker.wait()).await.is_err() {
             tracing::warn!("some background work did not finish in time");
+        }
+    }
+}
+
+/// Hands out clients by the name of the part that asks.
+struct Identities(ApiServer);
+
+impl ClientSource for Identities {
+    fn client(&self, component: &str) -> kube::Client {
+        match component {
+            "kube-scheduler" | "kube-controller-manager" | "kube-proxy" => {
+                self.0.client(&format!("system:{component}"), &[])
+            }
+            controller => self.0.service_account_client("kube-system", controller),
         }
     }
 }

@@ -24,7 +24,7 @@ fn segment_is_safe(segment: &str) -> bool {
 /// The key of one object. Built only here, only from checked segments.
 ///
 /// Errors: 400 when a segment could address something else, or the scope is wrong.
-pub fn key(served: &Served, namespace: &str, name: &str) -> Result<Key, ApiError> {
+pub(crate) fn key(served: &Served, namespace: &str, name: &str) -> Result<Key, ApiError> {
     if !segment_is_safe(name) {
         return Err(ApiError::bad_request(format!("invalid resource name {name:?}")));
     }
@@ -40,7 +40,7 @@ pub fn key(served: &Served, namespace: &str, name: &str) -> Result<Key, ApiError
 }
 
 /// The keys of a kind, of one namespace if one is given.
-pub fn range(served: &Served, namespace: &str) -> Result<KeyRange, ApiError> {
+pub(crate) fn range(served: &Served, namespace: &str) -> Result<KeyRange, ApiError> {
     if namespace.is_empty() || !served.namespaced {
         return Ok(KeyRange::prefix(&served.prefix));
     }
@@ -51,13 +51,13 @@ pub fn range(served: &Served, namespace: &str) -> Result<KeyRange, ApiError> {
 }
 
 /// The namespace (empty for cluster scope) and name in a key of this prefix.
-pub fn names_in<'k>(prefix: &str, key: &'k [u8]) -> Option<(&'k str, &'k str)> {
+pub(crate) fn names_in<'k>(prefix: &str, key: &'k [u8]) -> Option<(&'k str, &'k str)> {
     let rest = std::str::from_utf8(key.get(prefix.len()..)?).ok()?;
     Some(rest.split_once('/').unwrap_or(("", rest)))
 }
 
 /// Encodes an object for the store, with a place for its resourceVersion. Any resourceVersion in it is ignored.
-pub fn encode(object: &Value) -> StoredValue {
+pub(crate) fn encode(object: &Value) -> StoredValue {
     let mut out = Vec::with_capacity(1024);
     let mut revision_at = None;
     let empty = Map::new();
@@ -121,7 +121,7 @@ fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 /// The object in a record.
 ///
 /// Errors: 500 if the stored bytes are not an object, which only a damaged or foreign store has.
-pub fn parse(record: &Record) -> Result<Value, ApiError> {
+pub(crate) fn parse(record: &Record) -> Result<Value, ApiError> {
     serde_json::from_slice(&record.value).map_err(|error| {
         tracing::error!(key = %record.key, %error, "stored object cannot be decoded");
         ApiError::internal(format!("stored object {} cannot be decoded", record.key))
@@ -130,15 +130,15 @@ pub fn parse(record: &Record) -> Result<Value, ApiError> {
 
 /// What lists and watches select by, kept beside the record.
 #[derive(Debug)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// `metadata.namespace`.
-    pub namespace: Box<str>,
+    pub(crate) namespace: Box<str>,
     /// `metadata.name`.
-    pub name: Box<str>,
+    pub(crate) name: Box<str>,
     /// `metadata.labels`, sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    pub(crate) labels: Box<[(Box<str>, Box<str>)]>,
     /// The kind's own selectable fields.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    pub(crate) fields: Box<[(&'static str, Box<str>)]>,
 }
 
 #[derive(Deserialize)]
@@ -159,12 +159,12 @@ struct HeadMeta {
 
 impl Meta {
     /// The selectors' view of a record, made on first use.
-    pub fn of<'r>(served: &Served, record: &'r Record) -> &'r Meta {
+    pub(crate) fn of<'r>(served: &Served, record: &'r Record) -> &'r Meta {
         record.attachment(|record| Meta::read(served, record))
     }
 
     /// The same, where the object is at hand already.
-    pub fn remember(served: &Served, record: &Record, object: &Value) {
+    pub(crate) fn remember(served: &Served, record: &Record, object: &Value) {
         record.attachment(|_| {
             let metadata = &object["metadata"];
             let text = |name: &str| metadata[name].as_str().unwrap_or_default().into();
@@ -202,13 +202,13 @@ impl Meta {
     }
 
     /// A label's value.
-    pub fn label(&self, key: &str) -> Option<&str> {
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
         let index = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&self.labels[index].1)
     }
 
     /// A selectable field's value.
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         match name {
             "metadata.name" => Some(&self.name),
             "metadata.namespace" => Some(&self.namespace),
@@ -223,21 +223,21 @@ fn fields(served: &Served, object: &Value) -> Box<[(&'static str, Box<str>)]> {
 
 /// What a list or watch selects.
 #[derive(Clone, Debug, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// By labels.
-    pub labels: LabelSelector,
+    pub(crate) labels: LabelSelector,
     /// By fields.
-    pub fields: FieldSelector,
+    pub(crate) fields: FieldSelector,
 }
 
 impl Selection {
     /// Whether everything is selected.
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
     /// Whether a record is selected.
-    pub fn matches(&self, served: &Served, record: &Record) -> bool {
+    pub(crate) fn matches(&self, served: &Served, record: &Record) -> bool {
         if self.is_everything() {
             return true;
         }
@@ -249,13 +249,13 @@ impl Selection {
 /// `resourceVersion` of an object, 0 if it has none.
 ///
 /// Errors: the text, when it is not a number.
-pub fn revision_of(object: &Value) -> Result<u64, String> {
+pub(crate) fn revision_of(object: &Value) -> Result<u64, String> {
     let text = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| text.to_owned()) }
 }
 
 /// The record of a range read or commit, shared.
-pub type Shared = Arc<Record>;
+pub(crate) type Shared = Arc<Record>;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use crate::negotiate::MetaVersion;
 use crate::options::IncludeObject;
 
 /// `PartialObjectMetadata` of an object.
-pub fn partial(object: &Value, version: MetaVersion) -> Value {
+pub(crate) fn partial(object: &Value, version: MetaVersion) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": version.api_version(),
@@ -16,7 +16,7 @@ pub fn partial(object: &Value, version: MetaVersion) -> Value {
 }
 
 /// `PartialObjectMetadataList` of objects.
-pub fn partial_list(objects: &[Value], version: MetaVersion, metadata: Value) -> Value {
+pub(crate) fn partial_list(objects: &[Value], version: MetaVersion, metadata: &Value) -> Value {
     let items: Vec<Value> = objects.iter().map(|object| partial(object, version)).collect();
     json!({
         "kind": "PartialObjectMetadataList",
@@ -27,18 +27,18 @@ pub fn partial_list(objects: &[Value], version: MetaVersion, metadata: Value) ->
 }
 
 /// A table of one object, as get, update and watch send it.
-pub fn of_one(served: &Served, version: MetaVersion, include: IncludeObject, object: Value) -> Value {
+pub(crate) fn of_one(served: &Served, version: MetaVersion, include: IncludeObject, object: Value) -> Value {
     let revision = object["metadata"]["resourceVersion"].clone();
-    of_many(served, version, include, vec![object], json!({"resourceVersion": revision}))
+    of_many(served, version, include, vec![object], &json!({"resourceVersion": revision}))
 }
 
 /// A table of objects.
-pub fn of_many(
+pub(crate) fn of_many(
     served: &Served,
     version: MetaVersion,
     include: IncludeObject,
     objects: Vec<Value>,
-    metadata: Value,
+    metadata: &Value,
 ) -> Value {
     let now = jiff::Timestamp::now();
     let rows: Vec<Value> = objects

@@ -104,7 +104,10 @@ fn service(call: &Call, scheme: Scheme, name: &str, port: &str) -> Result<Target
     let chosen = match port {
         "" if ports.len() == 1 => ports.first(),
         "" => None,
-        text => ports.iter().find(|p| p["name"] == text || p["port"].to_string() == text),
+        text => {
+            let number = text.parse::<u64>().ok();
+            ports.iter().find(|p| p["name"] == text || (number.is_some() && p["port"].as_u64() == number))
+        }
     };
     let none = || response::unavailable(format!("no endpoints available for service {name:?}"));
     let port_name = match chosen {

@@ -1,7 +1,10 @@
 //! Streams whose client speaks WebSocket while kubelets speak SPDY: translated here, as upstream's server does since
 //! v1.30 (KEP-4006). Older WebSocket protocols are passed on, kubelets and runtimes know them.
 
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use podium_api::status::ApiError;
@@ -129,8 +132,14 @@ mod tests {
             }
             headers
         };
-        assert_eq!(Translation::of(&headers("websocket", &["v5.channel.k8s.io"])), Some(Translation::Channels));
-        assert_eq!(Translation::of(&headers("websocket", &["x, SPDY/3.1+portforward.k8s.io"])), Some(Translation::Tunnel));
+        assert_eq!(
+            Translation::of(&headers("websocket", &["v5.channel.k8s.io"])),
+            Some(Translation::Channels)
+        );
+        assert_eq!(
+            Translation::of(&headers("websocket", &["x, SPDY/3.1+portforward.k8s.io"])),
+            Some(Translation::Tunnel)
+        );
         assert_eq!(Translation::of(&headers("websocket", &["v4.channel.k8s.io"])), None);
         assert_eq!(Translation::of(&headers("SPDY/3.1", &["v5.channel.k8s.io"])), None);
     }

@@ -1,5 +1,7 @@
 //! `pods/binding`: gives an unscheduled pod its node, once.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -9,7 +11,7 @@ use podium_api::status::ApiError;
 
 use super::{Call, Change};
 use crate::admission::Operation;
-use crate::response::Reply;
+use crate::response::{self, Reply};
 use crate::{clock, options};
 
 impl Call {
@@ -44,6 +46,29 @@ impl Call {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
         });
         Ok(self.reply_other(StatusCode::CREATED, &status))
+    }
+
+    /// The old way to bind: a Binding posted to its own collection, naming the pod in its body.
+    pub(super) async fn bind_by_body(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        let write = options::write(&self.query, "CreateOptions")?;
+        let binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+        let pods = self.core.catalogue.stored("", "pods").ok_or_else(response::unknown_path)?;
+        let mut info = self.info.clone();
+        pods.plural.clone_into(&mut info.resource);
+        "binding".clone_into(&mut info.subresource);
+        name.clone_into(&mut info.name);
+        let call = Call {
+            core: Arc::clone(&self.core),
+            served: pods,
+            info,
+            query: self.query.clone(),
+            user: self.user.clone(),
+            output: self.output,
+            content_type: self.content_type.clone(),
+            warnings: parking_lot::Mutex::default(),
+        };
+        call.bind(body).await
     }
 
     fn check_target(&self, binding: &Value) -> Result<(), ApiError> {

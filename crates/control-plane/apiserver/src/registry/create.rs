@@ -46,16 +46,14 @@ impl Call {
         let metadata = &object["metadata"];
         let given = |name: &str| metadata[name].as_str().is_some_and(|text| !text.is_empty());
         let generates = !given("name") && given("generateName");
+        // What may have to be tried again: a name that is made up, an address that is chosen.
+        let retries = generates || self.served.plural == "services";
+        if !retries {
+            return self.try_create(object, write).await;
+        }
         for attempt in 1.. {
-            let result = self.try_create(object.clone(), write).await;
-            match result {
-                // An address was taken by another Service in the same moment: another one will do.
-                Err(error) if error.reason == RACED && attempt < names::ATTEMPTS => {}
-                Err(error) if error.reason == "AlreadyExists" && generates => {
-                    if attempt >= names::ATTEMPTS {
-                        return Err(error);
-                    }
-                }
+            match self.try_create(object.clone(), write).await {
+                Err(error) if attempt < names::ATTEMPTS && may_try_again(&error, generates) => {}
                 other => return other,
             }
         }
@@ -200,12 +198,17 @@ impl Call {
     }
 
     /// Events are forgotten after an hour.
-    async fn lease(&self) -> Result<Option<LeaseId>, ApiError> {
+    pub(super) async fn lease(&self) -> Result<Option<LeaseId>, ApiError> {
         if self.served.plural == "events" && self.served.storage_group.is_empty() {
             return self.core.event_leases.lease(&self.core.store).await.map(Some);
         }
         Ok(None)
     }
+}
+
+/// Whether another name, or another address, will do.
+fn may_try_again(error: &ApiError, generates: bool) -> bool {
+    error.reason == RACED || (generates && error.reason == "AlreadyExists")
 }
 
 /// What only the server says: uid, creation time; and what a new object cannot have.

@@ -81,7 +81,7 @@ impl Call {
                 if !self.served.group.is_empty() {
                     details["group"] = json!(self.served.group);
                 }
-                self.reply_other(StatusCode::OK, &response::success_status(details))
+                self.reply_other(StatusCode::OK, &response::success_status(&details))
             }
             Deleted::Waiting(object) => {
                 // The one case in which upstream says that the work goes on.
@@ -251,11 +251,11 @@ impl Call {
                 "metadata": {"resourceVersion": revision}, "items": items,
             }),
             Shape::Metadata(version) => {
-                table::partial_list(&items, version, json!({"resourceVersion": revision}))
+                table::partial_list(&items, version, &json!({"resourceVersion": revision}))
             }
             Shape::Table(version) => {
                 let include = self.include_object()?;
-                table::of_many(&self.served, version, include, items, json!({"resourceVersion": revision}))
+                table::of_many(&self.served, version, include, items, &json!({"resourceVersion": revision}))
             }
         };
         Ok(response::object(StatusCode::OK, &list, self.output))

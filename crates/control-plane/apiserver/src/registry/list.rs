@@ -176,10 +176,10 @@ impl Call {
                 "metadata": metadata,
                 "items": items,
             }),
-            Shape::Metadata(version) => table::partial_list(&items, version, metadata),
+            Shape::Metadata(version) => table::partial_list(&items, version, &metadata),
             Shape::Table(version) => {
                 let include = self.include_object()?;
-                table::of_many(&self.served, version, include, items, metadata)
+                table::of_many(&self.served, version, include, items, &metadata)
             }
         };
         Ok(response::object(StatusCode::OK, &list, self.output))

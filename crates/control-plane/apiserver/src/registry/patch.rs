@@ -36,7 +36,7 @@ impl Call {
             .change(&change, |old| {
                 let old = self.to_served(old.clone())?;
                 let patched = self.apply_patch(method, &old, body)?;
-                let new = self.check_patched(&old, patched, write.validation)?;
+                let new = self.check_patched(&old, &patched, write.validation)?;
                 self.to_stored(new)
             })
             .await?;
@@ -76,12 +76,11 @@ impl Call {
     fn check_patched(
         &self,
         old: &Value,
-        patched: Value,
+        patched: &Value,
         validation: FieldValidation,
     ) -> Result<Value, ApiError> {
         let served = &self.served;
-        let decoded =
-            codec::decode_value(&patched, &served.group, &served.version, &served.kind, validation)?;
+        let decoded = codec::decode_value(patched, &served.group, &served.version, &served.kind, validation)?;
         self.warn(decoded.warnings);
         let new = decoded.object;
         if new["metadata"]["name"] != old["metadata"]["name"] {

@@ -16,7 +16,7 @@ use crate::storage;
 
 impl Call {
     pub(super) async fn get_scale(&self) -> Result<Reply, ApiError> {
-        let object = storage::parse(&self.current()?.clone())?;
+        let object = storage::parse(&*self.current()?)?;
         Ok(self.reply_scale(&scale_of(&object)))
     }
 
@@ -51,7 +51,7 @@ impl Call {
         make: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
     ) -> Result<Reply, ApiError> {
         // Admission sees the Scale; it is the same for every attempt but for its revision.
-        let seen = make(&scale_of(&storage::parse(&self.current()?.clone())?))?;
+        let seen = make(&scale_of(&storage::parse(&*self.current()?)?))?;
         let change = Change { part: Part::Scale, write, body: Some(("Scale", seen)), internal: false };
         let outcome = self
             .change(&change, |old| {
@@ -76,7 +76,7 @@ impl Call {
             })
             .await?;
         let object = match outcome {
-            Outcome::Stored(record) | Outcome::Created(record) => storage::parse(&record)?,
+            Outcome::Stored(record) => storage::parse(&record)?,
             Outcome::DryRun(object) | Outcome::Deleted(object) => object,
         };
         Ok(self.reply_scale(&scale_of(&object)))

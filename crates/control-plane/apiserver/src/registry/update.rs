@@ -27,8 +27,6 @@ pub(crate) enum Outcome {
     Deleted(Value),
     /// It would have been stored.
     DryRun(Value),
-    /// The object did not exist and was created.
-    Created(Shared),
 }
 
 /// One change of an object.
@@ -72,9 +70,9 @@ impl Call {
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if name.is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ( based on URL) was undeterminable: name must be provided"
-            )));
+            return Err(ApiError::bad_request(
+                "the name of the object ( based on URL) was undeterminable: name must be provided",
+            ));
         }
         if name != self.info.name {
             return Err(ApiError::bad_request(format!(
@@ -96,7 +94,6 @@ impl Call {
     pub(super) fn reply_outcome(&self, outcome: Outcome) -> Result<Reply, ApiError> {
         match outcome {
             Outcome::Stored(record) => self.reply_record(StatusCode::OK, &record),
-            Outcome::Created(record) => self.reply_record(StatusCode::CREATED, &record),
             Outcome::Deleted(object) | Outcome::DryRun(object) => self.reply_object(StatusCode::OK, object),
         }
     }
@@ -149,7 +146,9 @@ impl Call {
         if new == old {
             return self.core.store.get(key).map(Outcome::Stored).ok_or(Failure::Raced(None));
         }
-        let store_change = StoreChange::Put { value: storage::encode(&new), lease: record.lease };
+        // An event that is told again is kept for as long as a new one.
+        let lease = self.lease().await?.or(record.lease);
+        let store_change = StoreChange::Put { value: storage::encode(&new), lease };
         let expect = Expect::ModRevision(record.mod_revision);
         let result = self.core.commit(&self.served, key.clone(), expect, store_change, operations).await;
         match result {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use podium_api::codec::{self, Encoding};
 use podium_api::status::ApiError;
 
-use super::{Call, is_plain, too_large};
+use super::{Call, is_plain};
 use crate::body::{Body, BoxError};
 use crate::core::Core;
 use crate::negotiate::{Output, Shape};
@@ -52,7 +52,7 @@ impl Kind {
 }
 
 impl Call {
-    pub(super) fn watch(&self) -> Result<Reply, ApiError> {
+    pub(super) async fn watch(&self) -> Result<Reply, ApiError> {
         let options = options::list(&self.query, &self.info, &self.served, true)?;
         let range = storage::range(&self.served, self.namespace())?;
         let include = self.include_object()?;
@@ -70,9 +70,7 @@ impl Call {
         let mut pending = BytesMut::new();
         let start = match begins {
             Begins::AfterState { marked, at_least } => {
-                if at_least > store.revision() {
-                    return Err(too_large(at_least, store.revision()));
-                }
+                self.wait_for(at_least).await?;
                 let state = store
                     .range(&range, RangeOptions::default())
                     .map_err(|error| ApiError::internal(error.to_string()))?;

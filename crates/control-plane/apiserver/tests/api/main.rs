@@ -3,6 +3,7 @@
 mod bad_input;
 mod crud;
 mod kubectl;
+mod kubelets;
 mod lists;
 mod network;
 mod special;

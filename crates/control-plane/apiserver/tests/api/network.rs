@@ -8,8 +8,11 @@ use tokio::net::TcpStream;
 
 use crate::support::Server;
 
-/// A request over TLS with an optional client certificate; the status line and the rest of the answer.
-async fn over_tls(server: &Server, pair: Option<&podium_pki::KeyPair>, head: &str) -> (u16, String) {
+/// A TLS connection, with a client certificate or without.
+pub(crate) async fn connect(
+    server: &Server,
+    pair: Option<&podium_pki::KeyPair>,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     use rustls::RootCertStore;
     let mut roots = RootCertStore::empty();
     for certificate in podium_pki::certificate::from_pem(server.pki.authority().certificate()).unwrap() {
@@ -25,8 +28,12 @@ async fn over_tls(server: &Server, pair: Option<&podium_pki::KeyPair>, head: &st
     };
     let stream = TcpStream::connect(server.server.address()).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let mut stream =
-        tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap();
+    tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// A request over TLS; the status and the whole answer.
+async fn over_tls(server: &Server, pair: Option<&podium_pki::KeyPair>, head: &str) -> (u16, String) {
+    let mut stream = connect(server, pair).await;
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut text = Vec::new();
     // The peer closes without a TLS goodbye in some refusals; what was read counts.

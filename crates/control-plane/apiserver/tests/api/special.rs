@@ -11,7 +11,7 @@ use crate::support::{Server, call, get_as, raw};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-fn service(name: &str, spec: Value) -> Value {
+fn service(name: &str, spec: &Value) -> Value {
     let mut full = json!({"ports": [{"port": 80}], "selector": {"a": "b"}});
     for (key, value) in spec.as_object().unwrap() {
         full[key] = value.clone();
@@ -28,7 +28,7 @@ async fn addresses_are_unique_under_concurrency() {
         let services = services.clone();
         async move {
             let new: Service =
-                serde_json::from_value(service(&format!("s{n}"), json!({"type": "NodePort"}))).unwrap();
+                serde_json::from_value(service(&format!("s{n}"), &json!({"type": "NodePort"}))).unwrap();
             services.create(&PostParams::default(), &new).await
         }
     });
@@ -39,11 +39,11 @@ async fn addresses_are_unique_under_concurrency() {
         assert!(addresses.insert(spec.cluster_ip.unwrap()), "an address twice");
         assert!(ports.insert(spec.ports.unwrap()[0].node_port.unwrap()), "a port twice");
     }
-    let full = call(&server, "POST", SERVICES, service("more", json!({}))).await.json();
+    let full = call(&server, "POST", SERVICES, service("more", &json!({}))).await.json();
     assert_eq!(full["code"], 422, "{full}");
     assert!(full["message"].as_str().unwrap().contains("range is full"), "{full}");
     call(&server, "DELETE", &format!("{SERVICES}/s3"), Value::Null).await;
-    assert_eq!(call(&server, "POST", SERVICES, service("more", json!({}))).await.status, 201);
+    assert_eq!(call(&server, "POST", SERVICES, service("more", &json!({}))).await.status, 201);
     let known = call(&server, "GET", "/apis/networking.k8s.io/v1/ipaddresses", Value::Null).await.json();
     assert_eq!(known["items"].as_array().unwrap().len(), 30);
     server.stop().await;
@@ -54,7 +54,7 @@ async fn chosen_addresses_and_ports() {
     let server = Server::start().await;
     let chosen = service(
         "a",
-        json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [
+        &json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [
         {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 30053}]}),
     );
@@ -73,20 +73,20 @@ async fn chosen_addresses_and_ports() {
                 .to_owned()
         }
     };
-    let text = refused(service("b", json!({"clusterIP": "10.96.0.10"}))).await;
+    let text = refused(service("b", &json!({"clusterIP": "10.96.0.10"}))).await;
     assert!(text.contains("provided IP is already allocated"), "{text}");
-    let text = refused(service("b", json!({"clusterIP": "10.1.0.10"}))).await;
+    let text = refused(service("b", &json!({"clusterIP": "10.1.0.10"}))).await;
     assert!(text.contains("is not in the valid range"), "{text}");
     let text =
-        refused(service("b", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}))).await;
+        refused(service("b", &json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}))).await;
     assert!(
         text.contains("spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"),
         "{text}"
     );
     let text =
-        refused(service("b", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}))).await;
+        refused(service("b", &json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}))).await;
     assert!(text.contains("The range of valid ports is 30000-32767"), "{text}");
-    let headless = call(&server, "POST", SERVICES, service("h", json!({"clusterIP": "None"}))).await.json();
+    let headless = call(&server, "POST", SERVICES, service("h", &json!({"clusterIP": "None"}))).await.json();
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     // Back to ClusterIP: the port is free again, the address stays.
     let patch = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 53, "protocol": "UDP"}]}});
@@ -94,7 +94,7 @@ async fn chosen_addresses_and_ports() {
     assert_eq!(changed.status, 200, "{}", changed.text());
     assert_eq!(changed.json()["spec"]["clusterIP"], "10.96.0.10");
     assert!(changed.json()["spec"]["ports"][0]["nodePort"].is_null());
-    let again = service("c", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}));
+    let again = service("c", &json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}));
     assert_eq!(call(&server, "POST", SERVICES, again).await.status, 201);
     server.stop().await;
 }
