@@ -14,7 +14,9 @@ const STEPS: [Step; 9] = [
     ("packages", packages::tests),
     ("fmt", || must(&mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
-    ("clippy", || must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))),
+    ("clippy", || {
+        must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+    }),
     ("test", test),
     ("doc", doc),
     ("codegen", || crate::run(&["codegen".to_owned(), "--check".to_owned()])),
@@ -59,6 +61,17 @@ pub(crate) fn e2e(filter: &[String]) -> Result<()> {
     must(&mut command)
 }
 
+/// The figures: a whole node, then the store beside a bare log.
+pub(crate) fn bench() -> Result<()> {
+    packages::tests()?;
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium"]))?;
+    let binary = target_directory()?.join("release/podium");
+    println!("{:<48} {:>9} {:>14} {:>10}", "", "podium", "upstream", "at most");
+    let mut node = cargo(&["run", "--quiet", "--package", "podium-testkit", "--", "bench"]);
+    must(node.env("PODIUM_BIN", binary))?;
+    must(&mut cargo(&["run", "--release", "--quiet", "--package", "podium-store", "--example", "store_bench"]))
+}
+
 /// Cargo, the same one that runs us.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -78,7 +91,9 @@ pub(crate) fn must(command: &mut Command) -> Result<()> {
 
 /// Where cargo builds.
 pub(crate) fn target_directory() -> Result<PathBuf> {
-    Ok(PathBuf::from(metadata()?["target_directory"].as_str().context("cargo metadata names no target directory")?))
+    Ok(PathBuf::from(
+        metadata()?["target_directory"].as_str().context("cargo metadata names no target directory")?,
+    ))
 }
 
 /// What cargo knows of the workspace.

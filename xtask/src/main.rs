@@ -18,6 +18,7 @@ const HELP: &str = "cargo xtask TASK
   up [ARGS]          install what is missing, build, and start a cluster: the arguments are those of `podium up`
   ci [STEP...]       every check: packages fmt tidy codegen clippy test doc build e2e
   e2e [FILTER]       only the end-to-end tests
+  bench              measures a node and the store, beside upstream's figures
   codegen [--check]  write the generated files again, or compare them
   tidy               layering, headers, lints";
 
@@ -38,6 +39,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "up" => up::run(rest),
         "ci" => ci::run(rest),
         "e2e" => ci::e2e(rest),
+        "bench" => ci::bench(),
         "tidy" => tidy::run(),
         "codegen" => codegen_task(rest),
         "" | "help" | "--help" | "-h" => {
@@ -58,7 +60,8 @@ fn codegen_task(arguments: &[String]) -> Result<()> {
 /// Builds ourselves again, with the generators.
 #[cfg(not(feature = "codegen"))]
 fn codegen_task(arguments: &[String]) -> Result<()> {
-    let mut command = ci::cargo(&["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
+    let mut command =
+        ci::cargo(&["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
     command.args(arguments);
     ci::must(&mut command)
 }

@@ -111,7 +111,9 @@ fn check_file(root: &Path, path: &Path, faults: &mut Vec<String>) -> Result<()> 
         faults.push(format!("{place}: {lines} lines; is there a second thing inside?"));
     }
     // Written in two halves, so that this file passes its own check.
-    for promise in [concat!("todo", "!("), concat!("unimple", "mented!("), concat!("#[ig", "nore"), concat!("FIX", "ME")] {
+    for promise in
+        [concat!("todo", "!("), concat!("unimple", "mented!("), concat!("#[ig", "nore"), concat!("FIX", "ME")]
+    {
         if text.contains(promise) {
             faults.push(format!("{place}: {promise} is left"));
         }

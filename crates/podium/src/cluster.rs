@@ -200,7 +200,7 @@ async fn start(
             containerd.endpoint()
         }
     };
-    let kubelet = parts::kubelet(layout, settings, &pki, &api, &informers, node_ip, endpoint)?;
+    let kubelet = parts::kubelet(layout, settings, &pki, &api, &informers, node_ip, &endpoint)?;
     parts.spawn("kubelet", podium_kubelet::run(kubelet, end.clone()));
     let (network_up, mut network) = watch::channel(None);
     let config = parts::network(layout, settings, &informers)?;

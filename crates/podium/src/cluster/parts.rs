@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 use podium_apiserver::ApiServer;
 use podium_client::{Client, ClientSource, ObjectKey, SharedInformers, Shutdown};
 use podium_pki::{NodeNames, Pki};
+use rustls::RootCertStore;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -112,26 +113,28 @@ pub(super) fn kubelet(
     api: &ApiServer,
     informers: &SharedInformers,
     node_ip: IpAddr,
-    endpoint: String,
+    endpoint: &str,
 ) -> Result<podium_kubelet::Config> {
     let names = NodeNames { name: settings.node_name.clone(), addresses: vec![node_ip] };
     let certificates = pki.node(&names, Timestamp::now())?;
+    let mut client_ca = RootCertStore::empty();
+    for certificate in podium_pki::certificate::from_pem(pki.authority().certificate())? {
+        client_ca.add(certificate).context("the cluster's authority")?;
+    }
     let client = api.client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
-    let mut config = podium_kubelet::Config::new(
-        &settings.node_name,
-        node_ip,
-        &layout.kubelet(),
-        &endpoint,
-        client,
-        informers.clone(),
-        certificates.serving,
-        pki.authority().certificate(),
-    );
+    let root = layout.kubelet();
+    let mut config =
+        podium_kubelet::Config::new(&settings.node_name, node_ip, root, endpoint, client, informers.clone());
+    config.serving = Some(podium_kubelet::ServingCertificate {
+        resolver: podium_pki::tls::ServingCertificate::new(&certificates.serving)?,
+        client_ca: Arc::new(client_ca),
+    });
     config.pod_logs_dir = layout.pod_logs();
     config.port = settings.kubelet_port;
     config.cluster_dns = vec![settings.dns_ip()?.into()];
     config.cluster_domain.clone_from(&settings.cluster_domain);
     config.cgroup_root = layout.cgroup_root();
+    config.version = podium_api::VERSION.to_owned();
     Ok(config)
 }
 

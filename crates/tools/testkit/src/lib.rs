@@ -3,6 +3,7 @@
 //! Nothing here sleeps for a fixed time in place of a condition: [`wait`] looks again until a limit and reports the last
 //! thing it saw.
 
+pub mod bench;
 pub mod cluster;
 pub mod http;
 pub mod images;

@@ -1,21 +1,23 @@
-//! `podium-testkit images DIR`: builds the images of the examples and tests as archives.
+//! `podium-testkit images DIR` builds the images of the examples and tests as archives; `podium-testkit bench` measures a
+//! whole node.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use podium_testkit::images;
+use podium_testkit::{bench, images};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [task, directory] = arguments.as_slice() else {
-        eprintln!("usage: podium-testkit images DIR");
-        return ExitCode::FAILURE;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["images", directory] => build(Path::new(directory)),
+        ["bench"] => bench::run(),
+        _ => {
+            eprintln!("usage: podium-testkit images DIR | bench");
+            return ExitCode::FAILURE;
+        }
     };
-    if task != "images" {
-        eprintln!("unknown task {task:?}; usage: podium-testkit images DIR");
-        return ExitCode::FAILURE;
-    }
-    match build(Path::new(directory)) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("podium-testkit: {error:#}");
