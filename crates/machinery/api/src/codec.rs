@@ -6,7 +6,7 @@
 
 mod convert;
 pub(crate) mod json;
-mod protobuf;
+pub(crate) mod protobuf;
 mod scalar;
 #[cfg(test)]
 mod tests;

@@ -153,7 +153,7 @@ pub fn strategic_merge_patch(target: &Value, patch: &[u8], ty: TypeId) -> Result
         .map_err(ApiError::from)
 }
 
-fn malformed(why: String) -> ApiError {
+fn malformed(why: impl std::fmt::Display) -> ApiError {
     ApiError::bad_request(format!("error decoding patch: {why}"))
 }
 

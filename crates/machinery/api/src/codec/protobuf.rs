@@ -3,7 +3,7 @@
 //! An object travels in an envelope: four magic bytes and a `runtime.Unknown` that names its kind.
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use serde_json::Value;
@@ -23,7 +23,7 @@ const JSON_TYPE: &str = "application/json";
 
 /// A body that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("unexpected EOF")]
     End,
     #[error("proto: illegal wireType {0}")]

@@ -149,3 +149,40 @@ fn patch_operations_have_field_validation() {
     let reference = "#/components/schemas/io.k8s.api.core.v1.Container";
     assert_eq!(schema["items"], json!({"allOf": [{"$ref": reference}], "default": {}}));
 }
+
+/// The protobuf form, read by its tags: every definition is there, with properties and extensions.
+#[test]
+fn protobuf_document_has_every_definition() {
+    use crate::codec::protobuf::wire::Reader;
+    fn fields(bytes: &[u8], wanted: u32) -> Vec<&[u8]> {
+        let mut reader = Reader::new(bytes);
+        let mut found = vec![];
+        while let Some((tag, wire)) = reader.key().unwrap() {
+            if tag == wanted {
+                found.push(reader.bytes(wire).unwrap());
+            } else {
+                reader.skip(wire).unwrap();
+            }
+        }
+        found
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let document = v2_protobuf();
+    assert_eq!(fields(&document, 1), [b"2.0"]);
+    let definitions = fields(&document, 9);
+    let definitions = fields(definitions[0], 1);
+    assert_eq!(definitions.len(), crate::schema::all().count());
+    let spec = definitions.iter().find(|d| fields(d, 1) == [b"io.k8s.api.core.v1.PodSpec"]).unwrap();
+    let properties = fields(fields(fields(spec, 2)[0], 25)[0], 1);
+    let containers = properties.iter().find(|p| fields(p, 1) == [b"containers"]).unwrap();
+    let extensions = fields(fields(containers, 2)[0], 31);
+    let found: Vec<_> = extensions
+        .iter()
+        .map(|e| format!("{}={}", text(fields(e, 1)[0]), text(fields(fields(e, 2)[0], 2)[0])))
+        .collect();
+    assert!(found.contains(&"x-kubernetes-patch-merge-key=\"name\"\n".to_owned()), "{found:?}");
+    let paths = fields(fields(&document, 8)[0], 2);
+    assert!(
+        paths.iter().any(|p| fields(p, 1) == [b"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"])
+    );
+}

@@ -6,14 +6,14 @@ type Result<T> = std::result::Result<T, Malformed>;
 
 /// Reads fields from a message.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 /// How a field is laid out on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Varint,
     Fixed64,
     Length,
@@ -21,16 +21,16 @@ pub(super) enum Wire {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Reader { bytes, at: 0 }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.at >= self.bytes.len()
     }
 
     /// The next field's tag, or `None` at the end.
-    pub(super) fn key(&mut self) -> Result<Option<(u32, Wire)>> {
+    pub(crate) fn key(&mut self) -> Result<Option<(u32, Wire)>> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
         Ok(Some((tag, wire)))
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64> {
+    pub(crate) fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = *self.bytes.get(self.at).ok_or(Malformed::End)?;
@@ -61,14 +61,14 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint as the two's complement integer it stands for.
-    pub(super) fn int(&mut self, wire: Wire) -> Result<i64> {
+    pub(crate) fn int(&mut self, wire: Wire) -> Result<i64> {
         match wire {
             Wire::Varint => Ok(self.varint()?.cast_signed()),
             _ => Err(wrong(wire)),
         }
     }
 
-    pub(super) fn double(&mut self, wire: Wire) -> Result<f64> {
+    pub(crate) fn double(&mut self, wire: Wire) -> Result<f64> {
         if wire != Wire::Fixed64 {
             return Err(wrong(wire));
         }
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    pub(super) fn bytes(&mut self, wire: Wire) -> Result<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, wire: Wire) -> Result<&'a [u8]> {
         if wire != Wire::Length {
             return Err(wrong(wire));
         }
@@ -93,11 +93,11 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
-    pub(super) fn text(&mut self, wire: Wire) -> Result<&'a str> {
+    pub(crate) fn text(&mut self, wire: Wire) -> Result<&'a str> {
         std::str::from_utf8(self.bytes(wire)?).map_err(|e| Malformed::Value(e.to_string()))
     }
 
-    pub(super) fn skip(&mut self, wire: Wire) -> Result<()> {
+    pub(crate) fn skip(&mut self, wire: Wire) -> Result<()> {
         match wire {
             Wire::Varint => self.varint().map(drop),
             Wire::Fixed64 => self.take(8).map(drop),
@@ -118,28 +118,28 @@ fn wrong(wire: Wire) -> Malformed {
 
 /// Writes fields of a message.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
 }
 
 /// Where a nested message began: after its one reserved length byte.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Start(usize);
+pub(crate) struct Start(usize);
 
 impl Writer {
-    pub(super) fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Writer { bytes: Vec::with_capacity(capacity) }
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(super) fn varint(&mut self, mut value: u64) {
+    pub(crate) fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.bytes.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
@@ -151,35 +151,35 @@ impl Writer {
         self.varint(u64::from(tag) << 3 | wire);
     }
 
-    pub(super) fn int(&mut self, tag: u32, value: i64) {
+    pub(crate) fn int(&mut self, tag: u32, value: i64) {
         self.key(tag, 0);
         self.varint(value.cast_unsigned());
     }
 
-    pub(super) fn double(&mut self, tag: u32, value: f64) {
+    pub(crate) fn double(&mut self, tag: u32, value: f64) {
         self.key(tag, 1);
         self.raw(&value.to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, tag: u32, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, tag: u32, value: &[u8]) {
         self.key(tag, 2);
         self.varint(value.len() as u64);
         self.raw(value);
     }
 
-    pub(super) fn text(&mut self, tag: u32, value: &str) {
+    pub(crate) fn text(&mut self, tag: u32, value: &str) {
         self.bytes(tag, value.as_bytes());
     }
 
     /// Opens a nested message; [`Writer::end`] closes it.
-    pub(super) fn begin(&mut self, tag: u32) -> Start {
+    pub(crate) fn begin(&mut self, tag: u32) -> Start {
         self.key(tag, 2);
         self.bytes.push(0);
         Start(self.bytes.len())
     }
 
     /// Closes a nested message: its length goes before it, which moves long ones by a byte or two.
-    pub(super) fn end(&mut self, start: Start) {
+    pub(crate) fn end(&mut self, start: Start) {
         let length = self.bytes.len() - start.0;
         if length < 0x80 {
             self.bytes[start.0 - 1] = length.to_le_bytes()[0];
