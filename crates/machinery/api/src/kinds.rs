@@ -53,7 +53,7 @@ pub trait Rules: Send + Sync {
     fn prepare_create(&self, _object: &mut Value, _ctx: &Context<'_>) {}
 
     /// Before validation of an update: carries over what this part may not change (main: status; status: all but status).
-    /// The caller afterwards raises `metadata.generation` if [`Rules::generation_fields`] changed.
+    /// The caller afterwards raises `metadata.generation` if [`Rules::spec_changed`] says so.
     fn prepare_update(&self, _new: &mut Value, _old: &Value, _ctx: &Context<'_>) {}
 
     /// Whether `metadata.generation` is kept for this kind and what raises it: by default a change of `spec`.
@@ -129,9 +129,11 @@ impl Rules for Plain {}
 
 mod admission;
 mod batch;
+pub mod certificates;
 mod config_map;
 mod daemon_set;
 mod deployment;
+mod devices;
 mod endpoints;
 mod event;
 mod kind;
@@ -209,18 +211,18 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
             "admissionregistration.k8s.io",
             "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
         ) => &admission::POLICY_BINDING,
-        ("certificates.k8s.io", "CertificateSigningRequest") => &admission::SIGNING_REQUEST,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
         ("apiregistration.k8s.io", "APIService") => &admission::API_SERVICE,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &admission::CUSTOM_RESOURCE_DEFINITION,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &admission::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &admission::PRIORITY_LEVEL,
-        ("resource.k8s.io", "DeviceClass") => &admission::DEVICE_CLASS,
-        ("resource.k8s.io", "ResourceClaim") => &admission::RESOURCE_CLAIM,
-        ("resource.k8s.io", "ResourceClaimTemplate") => &admission::RESOURCE_CLAIM_TEMPLATE,
-        ("resource.k8s.io", "ResourceSlice") => &admission::RESOURCE_SLICE,
-        ("resource.k8s.io", "DeviceTaintRule") => &admission::DEVICE_TAINT,
-        ("certificates.k8s.io", "ClusterTrustBundle") => &admission::TRUST_BUNDLE,
-        ("certificates.k8s.io", "PodCertificateRequest") => &admission::POD_CERTIFICATE,
+        ("resource.k8s.io", "DeviceClass") => &devices::DEVICE_CLASS,
+        ("resource.k8s.io", "ResourceClaim") => &devices::RESOURCE_CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &devices::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "ResourceSlice") => &devices::RESOURCE_SLICE,
+        ("resource.k8s.io", "DeviceTaintRule") => &devices::DEVICE_TAINT,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &certificates::TRUST_BUNDLE,
+        ("certificates.k8s.io", "PodCertificateRequest") => &certificates::POD_CERTIFICATE,
         ("coordination.k8s.io", "LeaseCandidate") => &scheduling::LEASE_CANDIDATE,
         ("storagemigration.k8s.io", "StorageVersionMigration") => &admission::MIGRATION,
         _ => &Plain,

@@ -59,7 +59,13 @@ impl ApiError {
 
     /// 422: the object is not valid; one cause per field error.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &Errors) -> Self {
-        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        // The same fault may be found twice, by the kind and by what is common to all; the message says it once.
+        let mut texts: Vec<String> = Vec::with_capacity(errors.0.len());
+        for text in errors.0.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let joined = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

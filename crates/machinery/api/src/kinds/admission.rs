@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kind::{Kind, empty_status};
-use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, human_duration, integer, name, or, string};
+use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, integer, name, or, string};
 use super::tree::{
     child, default, default_int, ensure_map, flag, has, items_mut, list, opt_int, same, text, value,
 };
-use super::validate::{self, label_selector, path_segment};
+use super::validate::{self, label_selector};
 use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
 
@@ -165,70 +165,6 @@ pub(super) static POLICY_BINDING: Kind = Kind {
     },
     generation: true,
     unconditional_update: false,
-    ..Kind::BASE
-};
-
-pub(super) static SIGNING_REQUEST: Kind = Kind {
-    status: Some(empty_status),
-    prepare_update: |new, old| {
-        // What is to be signed never changes.
-        super::tree::carry(new, old, "spec");
-    },
-    validate: |object, errors| {
-        let path = Path::new("spec");
-        let spec = value(object, "spec");
-        let signer = text(spec, "signerName");
-        if signer.is_empty() {
-            errors.required(&path.child("signerName"), "");
-        }
-        if list(spec, "usages").is_empty() {
-            errors.required(&path.child("usages"), "");
-        }
-        if text(spec, "request").is_empty() {
-            errors.invalid(&path.child("request"), "", "PEM block type must be CERTIFICATE REQUEST");
-        }
-        if let Some(seconds) = opt_int(spec, "expirationSeconds").filter(|s| *s < 600) {
-            errors.invalid(
-                &path.child("expirationSeconds"),
-                seconds,
-                "may not specify a duration less than 600 seconds (10 minutes)",
-            );
-        }
-    },
-    name: path_segment,
-    fields: |object| vec![("spec.signerName", text(value(object, "spec"), "signerName").to_owned())],
-    columns: &[
-        NAME,
-        AGE,
-        string("SignerName"),
-        string("Requestor"),
-        string("RequestedDuration"),
-        string("Condition"),
-    ],
-    row: |object, now| {
-        let (spec, status) = (value(object, "spec"), value(object, "status"));
-        let has_condition = |kind: &str| list(status, "conditions").iter().any(|c| text(c, "type") == kind);
-        let mut condition = match (has_condition("Denied"), has_condition("Approved")) {
-            (true, _) => "Denied",
-            (false, true) => "Approved",
-            _ => "Pending",
-        }
-        .to_owned();
-        if has_condition("Failed") {
-            condition.push_str(",Failed");
-        }
-        if !text(status, "certificate").is_empty() {
-            condition.push_str(",Issued");
-        }
-        vec![
-            name(object),
-            age(object, now),
-            or(text(spec, "signerName"), "<none>").into(),
-            text(spec, "username").into(),
-            opt_int(spec, "expirationSeconds").map_or("<none>".to_owned(), human_duration).into(),
-            condition.into(),
-        ]
-    },
     ..Kind::BASE
 };
 
@@ -405,83 +341,6 @@ pub(super) static PRIORITY_LEVEL: Kind = Kind {
     ..Kind::BASE
 };
 
-/// DeviceClasses of dynamic resource allocation.
-pub(super) static DEVICE_CLASS: Kind = Kind { generation: true, ..Kind::BASE };
-
-pub(super) static RESOURCE_CLAIM: Kind = Kind {
-    default: |object| claim_requests(child(object, "spec")),
-    status: Some(empty_status),
-    validate_update: |new, old, errors| {
-        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
-    },
-    columns: &[NAME, string("State"), AGE],
-    row: |object, now| {
-        let status = value(object, "status");
-        let deleted = has(value(object, "metadata"), "deletionTimestamp");
-        let mut states = Vec::new();
-        if deleted {
-            states.push("deleted");
-        }
-        if has(status, "allocation") {
-            states.push("allocated");
-            if !list(status, "reservedFor").is_empty() {
-                states.push("reserved");
-            }
-        } else if !deleted {
-            states.push("pending");
-        }
-        vec![name(object), states.join(",").into(), age(object, now)]
-    },
-    ..Kind::BASE
-};
-
-pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
-    default: |object| claim_requests(child(object, "spec").and_then(|s| child(s, "spec"))),
-    validate_update: |new, old, errors| {
-        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
-    },
-    ..Kind::BASE
-};
-
-fn claim_requests(spec: Option<&mut Value>) {
-    let Some(devices) = spec.and_then(|s| child(s, "devices")) else { return };
-    let fill = |request: &mut Value| {
-        super::tree::default_text(request, "allocationMode", "ExactCount");
-        if text(request, "allocationMode") == "ExactCount" {
-            default_int(request, "count", 1);
-        }
-    };
-    for request in items_mut(devices, "requests") {
-        if let Some(exactly) = child(request, "exactly") {
-            fill(exactly);
-        }
-        items_mut(request, "firstAvailable").for_each(fill);
-    }
-}
-
-pub(super) static RESOURCE_SLICE: Kind = Kind {
-    columns: &[NAME, string("Node"), string("Driver"), string("Pool"), AGE],
-    fields: |object| {
-        let spec = value(object, "spec");
-        vec![
-            ("spec.nodeName", text(spec, "nodeName").to_owned()),
-            ("spec.driver", text(spec, "driver").to_owned()),
-        ]
-    },
-    row: |object, now| {
-        let spec = value(object, "spec");
-        vec![
-            name(object),
-            text(spec, "nodeName").into(),
-            text(spec, "driver").into(),
-            text(value(spec, "pool"), "name").into(),
-            age(object, now),
-        ]
-    },
-    generation: true,
-    ..Kind::BASE
-};
-
 /// ComponentStatuses, which are made up when read.
 pub(super) static COMPONENT_STATUS: Kind = Kind {
     columns: &[NAME, string("Status"), string("Message"), string("Error")],
@@ -495,75 +354,6 @@ pub(super) static COMPONENT_STATUS: Kind = Kind {
         let of = |field: &str| -> Value { healthy.map_or("", |c| text(c, field)).into() };
         vec![name(object), state.into(), of("message"), of("error")]
     },
-    ..Kind::BASE
-};
-
-/// ClusterTrustBundles.
-pub(super) static TRUST_BUNDLE: Kind = Kind {
-    fields: |object| vec![("spec.signerName", text(value(object, "spec"), "signerName").to_owned())],
-    columns: &[NAME, string("SignerName")],
-    row: |object, _| vec![name(object), or(text(value(object, "spec"), "signerName"), "<none>").into()],
-    unconditional_update: false,
-    ..Kind::BASE
-};
-
-/// PodCertificateRequests.
-pub(super) static POD_CERTIFICATE: Kind = Kind {
-    status: Some(empty_status),
-    fields: |object| {
-        let spec = value(object, "spec");
-        vec![
-            ("spec.signerName", text(spec, "signerName").to_owned()),
-            ("spec.podName", text(spec, "podName").to_owned()),
-            ("spec.nodeName", text(spec, "nodeName").to_owned()),
-        ]
-    },
-    columns: &[
-        NAME,
-        string("PodName"),
-        string("ServiceAccountName"),
-        string("NodeName"),
-        string("SignerName"),
-        string("State"),
-        string("UnverifiedUserAnnotations"),
-    ],
-    row: |object, _| {
-        let spec = value(object, "spec");
-        let ended = list(value(object, "status"), "conditions")
-            .iter()
-            .rfind(|c| matches!(text(c, "type"), "Issued" | "Denied" | "Failed"));
-        vec![
-            name(object),
-            text(spec, "podName").into(),
-            text(spec, "serviceAccountName").into(),
-            text(spec, "nodeName").into(),
-            text(spec, "signerName").into(),
-            ended.map_or("Pending", |c| text(c, "type")).into(),
-            super::print::labels(spec, "unverifiedUserAnnotations").into(),
-        ]
-    },
-    unconditional_update: false,
-    ..Kind::BASE
-};
-
-/// DeviceTaintRules.
-pub(super) static DEVICE_TAINT: Kind = Kind {
-    status: Some(empty_status),
-    columns: &[NAME, string("Key"), string("Value"), string("Effect"), string("TimeAdded"), AGE],
-    row: |object, now| {
-        let taint = value(value(object, "spec"), "taint");
-        let added = value(taint, "timeAdded");
-        let added = if added.is_null() { String::new() } else { super::print::since(added, now) };
-        vec![
-            name(object),
-            text(taint, "key").into(),
-            text(taint, "value").into(),
-            text(taint, "effect").into(),
-            added.into(),
-            age(object, now),
-        ]
-    },
-    generation: true,
     ..Kind::BASE
 };
 

@@ -186,6 +186,32 @@ fn slice_endpoint(endpoint: &Value, kind: &str, path: &Path<'_>, errors: &mut Er
             errors.invalid(&path.child("hostname"), text(endpoint, "hostname"), &fault);
         }
     }
+    hints(endpoint, path, errors);
+}
+
+/// Hints for zones and nodes: at most eight of each, every name once.
+fn hints(endpoint: &Value, path: &Path<'_>, errors: &mut Errors) {
+    for field in ["forZones", "forNodes"] {
+        let all = list(value(endpoint, "hints"), field);
+        let at = path.child("hints");
+        let at = at.child(field);
+        if all.len() > 8 {
+            errors.too_many(&at, all.len(), 8);
+            return;
+        }
+        for (index, hint) in all.iter().enumerate() {
+            let at = at.index(index);
+            let name = text(hint, "name");
+            if all[..index].iter().any(|before| text(before, "name") == name) {
+                errors.duplicate(&at.child("name"), name);
+            }
+            let faults =
+                if field == "forZones" { validate::label_value(name) } else { validate::subdomain(name) };
+            for fault in faults {
+                errors.invalid(&at.child("name"), name, &fault);
+            }
+        }
+    }
 }
 
 /// `10.0.0.1:80,10.0.0.2:80 + 3 more...`: for each port all addresses.

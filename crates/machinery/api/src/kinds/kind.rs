@@ -22,12 +22,18 @@ pub(crate) struct Kind {
     pub(crate) status_keeps_metadata: bool,
     /// Other changes to a main update before it is validated.
     pub(crate) prepare_update: fn(&mut Value, &Value),
+    /// Other changes to a status update before it is validated.
+    pub(crate) prepare_status: fn(&mut Value, &Value),
+    /// Changes to the update of another part, by its name, before it is validated.
+    pub(crate) prepare_part: fn(&mut Value, &Value, &str),
     /// Faults of the object.
     pub(crate) validate: fn(&Value, &mut Errors),
     /// Faults of a main update, in addition to those of the object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
     /// Faults of a status update.
     pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
+    /// Faults of an update of another part, by its name.
+    pub(crate) validate_part: fn(&Value, &Value, &str, &mut Errors),
     /// Faults of a name.
     pub(crate) name: fn(&str, bool) -> Vec<String>,
     /// Selectable fields.
@@ -56,9 +62,12 @@ impl Kind {
         status: None,
         status_keeps_metadata: false,
         prepare_update: |_, _| {},
+        prepare_status: |_, _| {},
+        prepare_part: |_, _, _| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _, _| {},
+        validate_part: |_, _, _, _| {},
         name: dns_subdomain,
         fields: |_| Vec::new(),
         columns: print::NAME_AGE,
@@ -101,8 +110,9 @@ impl Rules for Kind {
                 new.clone_from(old);
                 set(new, "metadata", meta);
                 set(new, "status", status);
+                (self.prepare_status)(new, old);
             }
-            Part::Other(_) => {}
+            Part::Other(part) => (self.prepare_part)(new, old, part),
             Part::Main | Part::Scale => {
                 if self.status.is_some() {
                     carry(new, old, "status");
@@ -127,7 +137,8 @@ impl Rules for Kind {
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>, errors: &mut Errors) {
         match ctx.part {
             Part::Status => (self.validate_status)(new, old, errors),
-            _ => {
+            Part::Other(part) => (self.validate_part)(new, old, part, errors),
+            Part::Main | Part::Scale => {
                 (self.validate_update)(new, old, errors);
                 (self.validate)(new, errors);
             }

@@ -1,6 +1,6 @@
 //! Pods: defaults, validation, what an update may change, status, binding, table.
 //!
-//! [`spec`] holds what pod templates share: `PodSpec` defaults and validation.
+//! `spec` holds what pod templates share: `PodSpec` defaults and validation.
 //! Source: `pkg/registry/core/pod/strategy.go`, `pkg/apis/core/v1/defaults.go`, `pkg/apis/core/validation`.
 
 use jiff::Timestamp;
@@ -59,7 +59,9 @@ impl Rules for Pod {
             Part::Status => status::prepare(new, old),
             Part::Other("ephemeralcontainers") => update::keep_only_ephemeral(new, old),
             Part::Other("resize") => update::keep_only_resize(new, old),
-            _ => carry(new, old, "status"),
+            Part::Main | Part::Scale => carry(new, old, "status"),
+            // Made by the server itself: binding, eviction.
+            Part::Other(_) => {}
         }
     }
 

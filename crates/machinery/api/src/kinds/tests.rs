@@ -900,3 +900,82 @@ fn volumes() {
         "x (default) | a/b | Delete | Immediate | false | 5m",
     );
 }
+
+#[test]
+fn signing_requests() {
+    const GROUP: &str = "certificates.k8s.io";
+    // "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"
+    const PEM: &str =
+        "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+    let request = json!({"metadata": {"name": "r"}, "spec": {
+        "request": PEM, "usages": ["client auth"], "signerName": "kubernetes.io/kube-apiserver-client", "username": "admin",
+        "groups": ["system:masters"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+    let mut stored = created(GROUP, "CertificateSigningRequest", request);
+    assert_eq!(stored["status"], json!({}), "nobody approves their own");
+    assert!(
+        stored["spec"].get("username").is_none() && stored["spec"].get("groups").is_none(),
+        "nor says who they are"
+    );
+    certificates::set_requester(
+        &mut stored,
+        "eve",
+        "",
+        &["devs".to_owned()],
+        &std::collections::BTreeMap::new(),
+    );
+    assert_eq!(stored["spec"]["username"], "eve");
+    assert_eq!(faults_of(GROUP, "CertificateSigningRequest", &stored), Vec::<String>::new());
+    let rules = rules(GROUP, "CertificateSigningRequest");
+    let change = |part: Part, old: &Value, conditions: Value, certificate: &str| {
+        let mut new = old.clone();
+        new["spec"]["username"] = json!("admin");
+        new["status"] = json!({"conditions": conditions});
+        if !certificate.is_empty() {
+            new["status"]["certificate"] = json!(certificate);
+        }
+        rules.prepare_update(&mut new, old, &context(part));
+        let mut errors = Errors::new();
+        rules.validate_update(&new, old, &context(part), &mut errors);
+        assert_eq!(new["spec"], old["spec"], "the request itself stays");
+        (new, errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let yes = json!([{"type": "Approved", "status": "True"}]);
+    let (_, faults) = change(Part::Status, &stored, yes.clone(), "");
+    assert_eq!(
+        faults,
+        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
+    );
+    let (approved, faults) = change(Part::Other("approval"), &stored, yes.clone(), "abc");
+    assert!(faults.is_empty() && approved["status"].get("certificate").is_none(), "{faults:?}");
+    let (issued, faults) = change(Part::Status, &approved, json!([]), "abc");
+    assert!(faults.is_empty(), "{faults:?}");
+    assert_eq!(issued["status"], json!({"conditions": yes, "certificate": "abc"}), "the decision is kept");
+    let (_, faults) = change(
+        Part::Other("approval"),
+        &approved,
+        json!([{"type": "Approved", "status": "True"}, {"type": "Denied", "status": "True"}]),
+        "",
+    );
+    assert_eq!(
+        faults,
+        [
+            "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive"
+        ]
+    );
+    check_row(
+        GROUP,
+        "CertificateSigningRequest",
+        issued,
+        "x | 5m | kubernetes.io/kube-apiserver-client | eve | <none> | Approved,Issued",
+    );
+}
+
+#[test]
+fn a_binding_made_by_the_server_keeps_its_status() {
+    let old = created("", "Pod", json!({"metadata": {"name": "p"}, "spec": {"containers": []}}));
+    let mut new = old.clone();
+    new["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
+    let expected = new.clone();
+    rules("", "Pod").prepare_update(&mut new, &old, &context(Part::Other("binding")));
+    assert_eq!(new, expected);
+}

@@ -166,6 +166,10 @@ pub(crate) fn row(object: &Value, now: Timestamp, cells: impl IntoIterator<Item 
 /// Warnings about the name, which becomes part of pods' names, and about the template.
 pub(crate) fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
+    // Upstream repeats itself only when the object means something new.
+    if old.is_some_and(|old| value(old, "spec") == value(object, "spec")) {
+        return warnings;
+    }
     if old.is_none() {
         let faults = validate::label(text(value(object, "metadata"), "name"));
         if !faults.is_empty() {
