@@ -1,11 +1,11 @@
 //! Backups: snapshots taken for keeping, and stores made from them. Whatever the engine.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, parent_of};
 use crate::error::{SnapshotError, StorageFault};
 use crate::local::random_number;
 use crate::log::FileName;
@@ -68,10 +68,7 @@ fn put_in_place(
 ) -> Result<(), SnapshotError> {
     let fault =
         |step, path: &Path, error| StorageFault { step, path: path.to_path_buf(), source: Arc::new(error) };
-    let dir = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
+    let dir = parent_of(path);
     let Some(name) = path.file_name() else {
         let error = io::Error::from(io::ErrorKind::InvalidFilename);
         return Err(fault("write", path, error).into());
@@ -89,6 +86,6 @@ fn put_in_place(
         drop(disk.remove(&unfinished));
         return Err(error.into());
     }
-    disk.sync_dir(&dir).map_err(|error| fault("sync", &dir, error))?;
+    disk.sync_dir(dir).map_err(|error| fault("sync", dir, error))?;
     Ok(())
 }

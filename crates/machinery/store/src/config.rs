@@ -16,8 +16,8 @@ pub struct History {
     pub age: Duration,
     /// The most revisions kept.
     pub revisions: u64,
-    /// The most bytes of superseded values kept. Beyond `small_bytes` the history is also kept below half the size of the live data, so that
-    /// many overwrites of little data stay small in memory and on disk.
+    /// The most bytes of superseded values kept. Beyond `small_bytes` the history is also kept below half the size of
+    /// the live data, so that many overwrites of little data stay small in memory and on disk.
     pub bytes: u64,
     /// Below this many bytes the history is never compacted because of its size.
     pub small_bytes: u64,

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 /// A file system. Nothing it does is certain to survive a crash until it has been synced: a file's bytes with the file,
 /// its name (also after a rename or removal) with the directory.
 pub(crate) trait Disk: Debug + Send + Sync + 'static {
-    /// Makes the directory, private to the owner, if it is not there.
+    /// Makes the directory, private to the owner and durable, if it is not there.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Holds the directory against other processes until the guard is dropped; `None` if another holds it.
     fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
@@ -49,7 +49,13 @@ pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let new: Vec<&Path> =
+            dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        // What is durable in a directory is lost with it, if its own name is not durable too.
+        for made in new {
+            self.sync_dir(parent_of(made))?;
+        }
         // It may have been there with other rights. What is in it must not be readable by others.
         let rights = fs::metadata(dir)?.permissions().mode();
         if rights & 0o077 != 0 {
@@ -103,6 +109,11 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
+}
+
+/// The directory that a file's name is in.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[derive(Debug)]

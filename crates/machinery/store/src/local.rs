@@ -232,7 +232,8 @@ impl Shared {
         self.state.publish(published);
         self.sequence(|sequencer| {
             sequencer.landed(&landed);
-            sequencer.urgent |= retention::is_urgent(&self.history, self.kept());
+            // While a revision is pinned nothing can be freed, so there is no hurry.
+            sequencer.urgent |= retention::is_urgent(&self.history, self.kept()) && !self.state.is_pinned();
         });
         for item in batch {
             item.answer();

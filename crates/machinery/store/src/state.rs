@@ -187,7 +187,7 @@ impl State {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         // A compaction may overtake a read of the newest revision between two pieces. It is then begun again, and the
         // third time done in one piece.
-        for pieces in [READ_KEYS, READ_KEYS, usize::MAX] {
+        for pieces in [READ_KEYS, READ_KEYS] {
             match self.range_in_pieces(range, asked, limit, pieces) {
                 Err(ReadError::Compacted { .. }) if asked.is_none() => {}
                 answer => return answer,
@@ -240,6 +240,11 @@ impl State {
         }
         *pins.held.entry(revision).or_default() += 1;
         Some(Pin { state: Arc::clone(self), revision })
+    }
+
+    /// Whether somebody holds a pin.
+    pub(crate) fn is_pinned(&self) -> bool {
+        !self.pins.lock().held.is_empty()
     }
 
     /// Hands all records as of the pinned revision to `each`, in key order, a piece at a time and with no lock held
