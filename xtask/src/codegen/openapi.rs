@@ -177,9 +177,8 @@ impl Node {
 
 /// The tokens of the first brace group in `json_schema!({ ... })`.
 fn macro_body(tokens: TokenStream) -> Option<Vec<TokenTree>> {
-    let mut tokens = tokens.into_iter().peekable();
     let mut last = String::new();
-    while let Some(token) = tokens.next() {
+    for token in tokens {
         match token {
             TokenTree::Ident(ident) => last = ident.to_string(),
             TokenTree::Group(group)

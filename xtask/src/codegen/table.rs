@@ -106,10 +106,10 @@ fn type_lines(
     let mut embeds: BTreeMap<String, &str> = BTreeMap::new();
     let mut lines = vec![Line { table: String::new(), description: definition.description.clone() }];
     for (json, property) in &definition.properties {
-        let is_type_meta = definition.gvk.is_some() && (json == "apiVersion" || json == "kind")
-            || is_meta_kind(name) && (json == "apiVersion" || json == "kind");
+        let is_type_meta =
+            (definition.gvk.is_some() || is_meta_kind(name)) && (json == "apiVersion" || json == "kind");
         let found =
-            if is_type_meta { None } else { locate(message_key(name), json, definition, messages, 0) };
+            if is_type_meta { None } else { locate(&message_key(name), json, definition, messages, 0) };
         if found.is_none() && !is_type_meta && message.is_some_and(|m| !m.fields.is_empty()) {
             bail!("{json}: no protobuf field");
         }
@@ -152,13 +152,13 @@ struct Located<'a> {
 
 /// Finds a JSON field in a message, or in a message embedded in it: one whose own name is not a JSON field.
 fn locate<'a>(
-    key: String,
+    key: &str,
     json: &str,
     definition: &Definition,
     messages: &'a Messages,
     depth: usize,
 ) -> Option<Located<'a>> {
-    let message = messages.get(&key)?;
+    let message = messages.get(key)?;
     let wanted = normal(json);
     if let Some(field) = message.fields.iter().find(|f| f.name == wanted) {
         return Some(Located { tags: vec![field.tag], embeds: Vec::new(), field });
@@ -172,14 +172,14 @@ fn locate<'a>(
         if definition.properties.keys().any(|p| normal(p) == outer.name) {
             return None;
         }
-        let mut found = locate(inner, json, definition, messages, depth + 1)?;
+        let mut found = locate(&inner, json, definition, messages, depth + 1)?;
         found.tags.insert(0, outer.tag);
         found.embeds.insert(0, ident);
         Some(found)
     })
 }
 
-fn type_text(name: &str, ty: &Type, message: Option<&str>) -> Result<String> {
+fn type_text(name: &str, ty: &Type) -> Result<String> {
     Ok(match ty {
         Type::Plain(ty, format) => match (ty.as_str(), format.as_str()) {
             ("string", "byte") => "y",
@@ -192,11 +192,11 @@ fn type_text(name: &str, ty: &Type, message: Option<&str>) -> Result<String> {
             other => bail!("unknown type {other:?}"),
         }
         .to_owned(),
-        Type::List(item) => format!("[]{}", type_text(name, item, message)?),
+        Type::List(item) => format!("[]{}", type_text(name, item)?),
         // A map of string lists: each value is a message of its own in protobuf.
         Type::Map(item) => match &**item {
             Type::List(_) => "{}E".to_owned(),
-            item => format!("{{}}{}", type_text(name, item, message)?),
+            item => format!("{{}}{}", type_text(name, item)?),
         },
         Type::Ref(target) => match special(target) {
             Some(code) => code.to_owned(),
@@ -257,8 +257,7 @@ fn field_line(
         Some(located) => located.tags.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
         None => "0".to_owned(),
     };
-    let message = located.and_then(|l| l.field.message.as_deref());
-    let mut line = format!(" {json} {tags} {}", type_text(name, &property.ty, message)?);
+    let mut line = format!(" {json} {tags} {}", type_text(name, &property.ty)?);
     let go = go(name, json, property, required, overlay);
     let mut flags = String::new();
     for (set, flag) in [(required, '!'), (go.pointer, 'p'), (go.omit_empty, 'o'), (go.omit_zero, 'z')] {
@@ -317,7 +316,7 @@ fn list_lines(name: &str, group: &str, version: &str, kind: &str) -> Vec<Line> {
             " apiVersion 0 s o".to_owned(),
             "APIVersion defines the versioned schema of this representation of an object.",
         ),
-        line(format!(" items 2 []{} !", format!(".{item}")), "The objects of the list."),
+        line(format!(" items 2 [].{item} !"), "The objects of the list."),
         line(
             " kind 0 s o".to_owned(),
             "Kind is a string value representing the REST resource this object represents.",
