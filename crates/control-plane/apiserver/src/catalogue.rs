@@ -147,48 +147,48 @@ pub fn prefix(group: &str, resource: &str) -> String {
     format!("/registry/{group}/{resource}/")
 }
 
-type ByAddress = HashMap<(String, String, String), Arc<Served>, ahash::RandomState>;
+/// Served kinds by plural name; few share one, so a look-up is one hash and a short walk, and allocates nothing.
+type ByPlural = HashMap<String, Vec<Arc<Served>>, ahash::RandomState>;
 
 /// All kinds served now. Reads take a snapshot; a change replaces it.
 #[derive(Debug)]
 pub struct Catalogue {
-    current: RwLock<Arc<ByAddress>>,
+    current: RwLock<Arc<ByPlural>>,
 }
 
 impl Catalogue {
     /// The built-in kinds.
     pub fn built_in() -> Catalogue {
-        let map: ByAddress = resources::all()
-            .iter()
-            .map(|resource| {
-                let served = Served::built_in(resource);
-                let key = (served.group.clone(), served.version.clone(), served.plural.clone());
-                (key, Arc::new(served))
-            })
-            .collect();
+        let mut map = ByPlural::default();
+        for resource in resources::all() {
+            add(&mut map, Served::built_in(resource));
+        }
         Catalogue { current: RwLock::new(Arc::new(map)) }
     }
 
     /// The kind at an address.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Served>> {
-        let current = self.current.read().clone();
-        current.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+        let current = self.current.read();
+        let same = current.get(plural)?;
+        same.iter().find(|served| served.group == group && served.version == version).cloned()
     }
 
     /// The kind whose objects are stored under this group and resource, in its storage version.
     pub fn stored(&self, group: &str, plural: &str) -> Option<Arc<Served>> {
-        let current = self.current.read().clone();
-        let found = current.values().find(|served| {
-            served.stored && served.plural == plural && served.group == group && served.as_stored()
-        });
-        found.cloned()
+        let current = self.current.read();
+        let same = current.get(plural)?;
+        same.iter().find(|served| served.stored && served.group == group && served.as_stored()).cloned()
     }
 
     /// Every kind in its storage version, for counting what is stored.
     pub fn all_stored(&self) -> Vec<Arc<Served>> {
-        let current = self.current.read().clone();
-        let mut all: Vec<Arc<Served>> =
-            current.values().filter(|served| served.stored && served.as_stored()).cloned().collect();
+        let current = Arc::clone(&self.current.read());
+        let mut all: Vec<Arc<Served>> = current
+            .values()
+            .flatten()
+            .filter(|served| served.stored && served.as_stored())
+            .cloned()
+            .collect();
         all.sort_by(|a, b| a.prefix.cmp(&b.prefix));
         all
     }
@@ -197,7 +197,32 @@ impl Catalogue {
     pub fn serve(&self, served: Served) {
         let mut current = self.current.write();
         let mut map = (**current).clone();
-        map.insert((served.group.clone(), served.version.clone(), served.plural.clone()), Arc::new(served));
+        add(&mut map, served);
         *current = Arc::new(map);
+    }
+}
+
+fn add(map: &mut ByPlural, served: Served) {
+    let same = map.entry(served.plural.clone()).or_default();
+    same.retain(|other| other.group != served.group || other.version != served.version);
+    same.push(Arc::new(served));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_and_may_arrive_later() {
+        let catalogue = Catalogue::built_in();
+        assert_eq!(catalogue.find("", "v1", "pods").unwrap().kind, "Pod");
+        assert_eq!(catalogue.stored("", "events").unwrap().version, "v1");
+        assert!(!catalogue.find("events.k8s.io", "v1", "events").unwrap().as_stored());
+        assert!(catalogue.find("example.com", "v1", "widgets").is_none());
+        let mut widget = (*catalogue.find("", "v1", "configmaps").unwrap()).clone();
+        widget.group = "example.com".to_owned();
+        widget.plural = "widgets".to_owned();
+        catalogue.serve(widget);
+        assert!(catalogue.find("example.com", "v1", "widgets").is_some());
     }
 }

@@ -20,7 +20,7 @@ use crate::authorization::Attributes;
 use crate::body::{self, Body, RequestBody};
 use crate::catalogue::Served;
 use crate::core::Core;
-use crate::metrics::Labels;
+use crate::metrics::{Labels, Resource};
 use crate::negotiate::{self, Output};
 use crate::registry::{self, Call};
 use crate::request::{self, Query, RequestInfo};
@@ -58,7 +58,7 @@ async fn serve_any(core: Arc<Core>, request: Request<RequestBody>, caller: Calle
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let served = core.catalogue.find(&info.group, &info.version, &info.resource);
     let long = is_long_running(&info, &query);
-    let labels = labels(&info, served.as_deref(), long, &query);
+    let labels = labels(&info, served.as_ref(), long, &query);
     let counted = long.then(|| LongRunning::begin(Arc::clone(&core), labels.clone()));
 
     let context = Context { core: Arc::clone(&core), info, query, caller, long };
@@ -75,7 +75,7 @@ async fn serve_any(core: Arc<Core>, request: Request<RequestBody>, caller: Calle
         Ok(Ok(Err(error))) => response::error(&error, encoding),
         Ok(Err(panic)) => {
             core.metrics.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(path = %labels.resource, panic = panic_text(panic.as_ref()), "a handler panicked");
+            tracing::error!(verb = labels.verb, resource = ?labels.resource.as_ref().map(|resource| &resource.0.plural), panic = panic_text(panic.as_ref()), "a handler panicked");
             let text = "This request caused apiserver to panic. Look in the logs for details.";
             response::error(&ApiError::internal(text), encoding)
         }
@@ -306,7 +306,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// Only what is served becomes a label, so clients cannot make new ones.
-fn labels(info: &RequestInfo, served: Option<&Served>, long: bool, query: &Query) -> Labels {
+fn labels(info: &RequestInfo, served: Option<&Arc<Served>>, long: bool, query: &Query) -> Labels {
     let verb = match info.verb {
         _ if connect::handles(info) && info.subresource != "log" => "CONNECT",
         "get" => "GET",
@@ -320,15 +320,7 @@ fn labels(info: &RequestInfo, served: Option<&Served>, long: bool, query: &Query
         _ => "other",
     };
     let Some(served) = served else {
-        return Labels {
-            verb,
-            group: String::new(),
-            version: String::new(),
-            resource: String::new(),
-            subresource: String::new(),
-            scope: "",
-            dry_run: "",
-        };
+        return Labels { verb, resource: None, subresource: String::new(), scope: "", dry_run: "" };
     };
     let known = served.subresource(&info.subresource).is_some();
     let scope = if !info.name.is_empty() || verb == "POST" {
@@ -340,9 +332,7 @@ fn labels(info: &RequestInfo, served: Option<&Served>, long: bool, query: &Query
     };
     Labels {
         verb,
-        group: served.group.clone(),
-        version: served.version.clone(),
-        resource: served.plural.clone(),
+        resource: Some(Resource(Arc::clone(served))),
         subresource: if known { info.subresource.clone() } else { String::new() },
         scope,
         dry_run: if !long && query.has("dryRun") { "All" } else { "" },

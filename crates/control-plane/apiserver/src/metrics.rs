@@ -4,10 +4,14 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use crate::catalogue::Served;
 
 /// Upper bounds in seconds. Source: upstream `apiserver_request_duration_seconds`.
 const BUCKETS: &[f64] = &[
@@ -20,18 +24,46 @@ const BUCKETS: &[f64] = &[
 pub(crate) struct Labels {
     /// Upper-case verb.
     pub(crate) verb: &'static str,
-    /// Group of the resource, empty for others.
-    pub(crate) group: String,
-    /// Version of the resource.
-    pub(crate) version: String,
-    /// Resource, empty for non-resource requests.
-    pub(crate) resource: String,
+    /// The resource; `None` for paths that are none.
+    pub(crate) resource: Option<Resource>,
     /// Subresource.
     pub(crate) subresource: String,
     /// `cluster`, `namespace`, `resource` or empty.
     pub(crate) scope: &'static str,
     /// `All` for a dry run.
     pub(crate) dry_run: &'static str,
+}
+
+/// A served resource as a label: compared by what it is called, kept without copying the names.
+#[derive(Clone, Debug)]
+pub(crate) struct Resource(pub(crate) Arc<Served>);
+
+impl Resource {
+    fn names(&self) -> (&str, &str, &str) {
+        (&self.0.plural, &self.0.group, &self.0.version)
+    }
+}
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Resource) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Resource {}
+
+impl Hash for Resource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+/// What is counted under one set of labels.
+#[derive(Debug, Default)]
+struct Answered {
+    /// Answers by status code; few codes, so a list.
+    codes: Vec<(u16, u64)>,
+    durations: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +87,7 @@ impl Histogram {
 /// All counters of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    requests: Mutex<HashMap<(Labels, u16), u64, ahash::RandomState>>,
-    durations: Mutex<HashMap<Labels, Histogram, ahash::RandomState>>,
+    answered: Mutex<HashMap<Labels, Answered, ahash::RandomState>>,
     long_running: Mutex<HashMap<Labels, i64, ahash::RandomState>>,
     watch_events: Mutex<HashMap<(String, String, String), u64, ahash::RandomState>>,
     /// Mutating requests being handled.
@@ -76,9 +107,17 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Counts an answered request. `elapsed` is left out for long-running ones.
     pub(crate) fn answered(&self, labels: &Labels, code: u16, elapsed: Option<Duration>) {
-        *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
+        let mut all = self.answered.lock();
+        if !all.contains_key(labels) {
+            all.insert(labels.clone(), Answered::default());
+        }
+        let Some(answered) = all.get_mut(labels) else { return };
+        match answered.codes.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => answered.codes.push((code, 1)),
+        }
         if let Some(elapsed) = elapsed {
-            self.durations.lock().entry(labels.clone()).or_default().observe(elapsed.as_secs_f64());
+            answered.durations.observe(elapsed.as_secs_f64());
         }
     }
 
@@ -97,13 +136,18 @@ impl Metrics {
     pub(crate) fn render(&self, storage_objects: &[(String, u64)]) -> String {
         let mut out = String::with_capacity(64 * 1024);
         head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
-        for ((labels, code), count) in sorted(&self.requests.lock()) {
-            let _ = writeln!(
-                out,
-                "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"{}\",{}}} {count}",
-                labels.dry_run,
-                resource_labels(labels)
-            );
+        let all = self.answered.lock();
+        let mut rows: Vec<(&Labels, &Answered)> = all.iter().collect();
+        rows.sort_by_key(|(labels, _)| resource_labels(labels));
+        for (labels, answered) in &rows {
+            for (code, count) in &answered.codes {
+                let _ = writeln!(
+                    out,
+                    "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"{}\",{}}} {count}",
+                    labels.dry_run,
+                    resource_labels(labels)
+                );
+            }
         }
         head(
             &mut out,
@@ -111,11 +155,8 @@ impl Metrics {
             "histogram",
             "Response latency distribution in seconds for each verb and resource.",
         );
-        let durations = self.durations.lock();
-        let mut keys: Vec<&Labels> = durations.keys().collect();
-        keys.sort_by_key(|labels| format!("{labels:?}"));
-        for labels in keys {
-            let histogram = &durations[labels];
+        for (labels, answered) in rows.iter().filter(|(_, answered)| answered.durations.count > 0) {
+            let histogram = &answered.durations;
             let text =
                 format!("component=\"apiserver\",dry_run=\"{}\",{}", labels.dry_run, resource_labels(labels));
             let mut total = 0;
@@ -131,7 +172,8 @@ impl Metrics {
             let _ = writeln!(out, "{name}_sum{{{text}}} {}", histogram.sum);
             let _ = writeln!(out, "{name}_count{{{text}}} {}", histogram.count);
         }
-        drop(durations);
+        drop(rows);
+        drop(all);
         head(
             &mut out,
             "apiserver_longrunning_requests",
@@ -192,9 +234,10 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn resource_labels(labels: &Labels) -> String {
+    let (resource, group, version) = labels.resource.as_ref().map_or(("", "", ""), Resource::names);
     format!(
-        "group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
-        labels.group, labels.resource, labels.scope, labels.subresource, labels.verb, labels.version
+        "group=\"{group}\",resource=\"{resource}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{version}\"",
+        labels.scope, labels.subresource, labels.verb
     )
 }
 
@@ -214,9 +257,7 @@ mod tests {
         let metrics = Metrics::default();
         let labels = Labels {
             verb: "GET",
-            group: String::new(),
-            version: "v1".into(),
-            resource: "pods".into(),
+            resource: crate::catalogue::Catalogue::built_in().find("", "v1", "pods").map(Resource),
             subresource: String::new(),
             scope: "resource",
             dry_run: "",

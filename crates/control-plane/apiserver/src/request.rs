@@ -3,6 +3,8 @@
 //! Authorisation, routing, metrics and audit all read this one answer, so they can never disagree about a request.
 //! Scope (cluster or namespace) is decided here from the shape of the path, never from a body.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 /// The parsed address of a request.
@@ -44,7 +46,7 @@ const NAMESPACE_SUBRESOURCES: &[&str] = &["status", "finalize"];
 pub fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
     let mut info = RequestInfo { path: path.to_owned(), verb: method_verb(method), ..RequestInfo::default() };
     let Some(segments) = segments(path) else { return info };
-    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let parts: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let tail = match parts.as_slice() {
         ["api", version, tail @ ..] if !tail.is_empty() => {
             info.version = (*version).to_owned();
@@ -91,16 +93,16 @@ pub fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
 
 /// Splits a path in percent-decoded segments; `None` when it has an empty, `.` or `..` segment inside or an encoded
 /// slash, none of which a resource path has.
-fn segments(path: &str) -> Option<Vec<String>> {
+fn segments(path: &str) -> Option<Vec<Cow<'_, str>>> {
     let trimmed = path.strip_prefix('/').unwrap_or(path);
     let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
     if trimmed.is_empty() {
         return None;
     }
     let mut open_ended = false;
-    let mut out: Vec<String> = Vec::new();
+    let mut out: Vec<Cow<'_, str>> = Vec::with_capacity(8);
     for raw in trimmed.split('/') {
-        let decoded = percent_decode(raw)?;
+        let decoded = if raw.contains('%') { Cow::Owned(percent_decode(raw)?) } else { Cow::Borrowed(raw) };
         if !open_ended
             && (decoded.is_empty() || decoded == "." || decoded == ".." || decoded.contains(['/', '\0']))
         {

@@ -19,7 +19,7 @@ use crate::catalogue::Served;
 use crate::core::Core;
 use crate::options::WriteOptions;
 use crate::registry::{Call, Change};
-use crate::storage;
+use crate::{clock, storage};
 
 /// Objects written at once at start: they share the store's syncs.
 const CONCURRENT: usize = 64;
@@ -49,6 +49,7 @@ async fn boot(core: &Arc<Core>) -> Result<(), ApiError> {
     objects.push(service_cidr(core));
     objects.push(extension_authentication(core));
     ensure_all(core, objects).await?;
+    service_cidr_ready(core).await?;
     ensure_service(core).await
 }
 
@@ -133,6 +134,25 @@ fn service_cidr(core: &Core) -> Value {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [core.services.cidr().to_string()]},
     })
+}
+
+/// The block is in use from the start: nothing else has to make it ready.
+async fn service_cidr_ready(core: &Arc<Core>) -> Result<(), ApiError> {
+    let Some((call, _)) = call_for(core, &service_cidr(core))? else { return Ok(()) };
+    let write = internal();
+    let change = Change { part: Part::Status, write: &write, body: None, internal: true };
+    let now = clock::now();
+    let change = call.change(&change, |old| {
+        let mut new = old.clone();
+        if new["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+            new["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+                "message": "Kubernetes Service CIDR is ready",
+            }]);
+        }
+        Ok(new)
+    });
+    change.await.map(|_| ())
 }
 
 /// What extension servers need to know to trust requests that came through this one.

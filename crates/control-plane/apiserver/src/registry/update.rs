@@ -132,6 +132,7 @@ impl Call {
         let mut operations = Vec::new();
         if change.internal {
             keep_system_metadata(&mut new, &old);
+            self.served.rules.default(&mut new);
         } else {
             operations = self.check_change(change, &mut new, &old).await?;
         }
