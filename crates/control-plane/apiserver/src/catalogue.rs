@@ -87,7 +87,8 @@ pub struct Served {
 
 impl Served {
     fn built_in(resource: &'static Resource) -> Served {
-        let rules = kinds::rules(resource.group, resource.kind);
+        // Rules read objects as they are stored, whatever version a client speaks.
+        let rules = kinds::rules(resource.storage_group, resource.kind);
         let nothing = serde_json::json!({});
         Served {
             group: resource.group.to_owned(),

@@ -237,14 +237,10 @@ impl Call {
 
     /// Answers with an object in the stored version.
     pub(crate) fn reply_object(&self, code: StatusCode, object: Value) -> Result<Reply, ApiError> {
-        let object = self.to_served(object)?;
         let object = match self.output.shape {
-            Shape::Native => object,
+            Shape::Native => self.to_served(object)?,
             Shape::Metadata(version) => table::partial(&object, version),
-            Shape::Table(version) => {
-                let include = options::include_object(&self.query)?;
-                table::of_one(&self.served, version, include, object)
-            }
+            Shape::Table(version) => table::of_one(&self.served, version, self.include_object()?, object),
         };
         Ok(response::object(code, &object, self.output))
     }

@@ -1,5 +1,6 @@
 //! Tables and partial metadata: the shapes kubectl and metadata informers ask for.
 
+use podium_api::codec;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Served;
@@ -32,7 +33,7 @@ pub(crate) fn of_one(served: &Served, version: MetaVersion, include: IncludeObje
     of_many(served, version, include, vec![object], &json!({"resourceVersion": revision}))
 }
 
-/// A table of objects.
+/// A table of objects as they are stored; those that rows carry are in the served version.
 pub(crate) fn of_many(
     served: &Served,
     version: MetaVersion,
@@ -50,7 +51,8 @@ pub(crate) fn of_many(
             let carried = match include {
                 IncludeObject::None => None,
                 IncludeObject::Metadata => Some(partial(&object, version)),
-                IncludeObject::Object => Some(object),
+                IncludeObject::Object if served.as_stored() => Some(object),
+                IncludeObject::Object => codec::convert(object, &served.group, &served.version).ok(),
             };
             row.insert("object".to_owned(), carried.unwrap_or(Value::Null));
             Value::Object(row)

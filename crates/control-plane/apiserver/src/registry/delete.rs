@@ -238,10 +238,11 @@ impl Call {
             .collect();
         let results: Vec<Result<Option<Value>, ApiError>> =
             futures::stream::iter(deletions).buffered(CONCURRENT).collect().await;
+        let native = self.output.shape == Shape::Native;
         let mut items = Vec::new();
         for result in results {
             if let Some(object) = result? {
-                items.push(self.to_served(object)?);
+                items.push(if native { self.to_served(object)? } else { object });
             }
         }
         let revision = self.core.store.revision().to_string();

@@ -161,11 +161,13 @@ impl Call {
         if is_plain(self.output) && self.served.as_stored() {
             return Ok(self.gather(page, &metadata));
         }
+        let native = self.output.shape == Shape::Native;
         let mut items = Vec::with_capacity(page.records.len());
         for record in &page.records {
-            // One damaged object must not hide the others.
-            match storage::parse(record).and_then(|object| self.to_served(object)) {
+            let parsed = storage::parse(record);
+            match if native { parsed.and_then(|object| self.to_served(object)) } else { parsed } {
                 Ok(object) => items.push(object),
+                // One damaged object must not hide the others.
                 Err(error) => tracing::error!(key = %record.key, %error, "left out of a list"),
             }
         }

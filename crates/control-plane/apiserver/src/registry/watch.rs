@@ -279,33 +279,22 @@ impl Frames {
     }
 
     fn push_object(&mut self, out: &mut BytesMut, kind: Kind, object: Value) {
-        let served = Arc::clone(&self.served);
-        let converted = if served.as_stored() {
-            Ok(object)
-        } else {
-            codec::convert(object, &served.group, &served.version)
-        };
-        match converted {
-            Ok(object) => {
-                let shaped = self.shape(object);
-                self.frame(out, kind.name(), &shaped);
-            }
-            Err(error) => self.error(out, &error.to_status()),
-        }
-    }
-
-    fn shape(&mut self, object: Value) -> Value {
-        match self.output.shape {
-            Shape::Native => object,
-            Shape::Metadata(version) => table::partial(&object, version),
+        let shaped = match self.output.shape {
+            Shape::Native if self.served.as_stored() => Ok(object),
+            Shape::Native => codec::convert(object, &self.served.group, &self.served.version),
+            Shape::Metadata(version) => Ok(table::partial(&object, version)),
             Shape::Table(version) => {
                 let mut table = table::of_one(&self.served, version, self.include, object);
                 // Columns are said once; later frames leave them out.
                 if std::mem::replace(&mut self.columns_sent, true) {
                     table["columnDefinitions"] = Value::Null;
                 }
-                table
+                Ok(table)
             }
+        };
+        match shaped {
+            Ok(shaped) => self.frame(out, kind.name(), &shaped),
+            Err(error) => self.error(out, &error.to_status()),
         }
     }
 

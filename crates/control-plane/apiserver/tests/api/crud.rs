@@ -305,3 +305,29 @@ async fn versions_of_one_kind_share_their_objects() {
     assert_eq!((&read["note"], &read["regarding"]["name"]), (&json!("m"), &json!("p")), "{read}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn events_are_forgotten_and_other_objects_are_not() {
+    let server = Server::start().await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reason": "R", "message": "m", "type": "Normal", "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z", "source": {"component": "t"}});
+    let made = call(&server, "POST", "/api/v1/namespaces/default/events", event).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    call(&server, "POST", MAPS, config_map("a", "1")).await;
+    let lease = |key: &str| server.store.get(key.as_bytes()).unwrap().lease;
+    let first = lease("/registry/core/events/default/e");
+    assert!(first.is_some());
+    assert!(lease("/registry/core/configmaps/default/a").is_none());
+    call(&server, "PATCH", "/api/v1/namespaces/default/events/e", json!({"count": 2})).await;
+    assert!(lease("/registry/core/events/default/e").is_some());
+    let table = crate::support::get_as(
+        &server,
+        "/apis/events.k8s.io/v1/namespaces/default/events",
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+    )
+    .await
+    .json();
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert!(cells.contains(&json!("m")) && cells.contains(&json!("R")), "{table}");
+    server.stop().await;
+}

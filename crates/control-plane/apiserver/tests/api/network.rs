@@ -122,3 +122,57 @@ async fn an_upgrade_without_a_reason_is_refused() {
     assert_eq!(code, 404, "{text}");
     server.stop().await;
 }
+
+/// A create whose body never comes.
+async fn stalled(server: &Server, name: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut stream = connect(server, Some(&server.pki.admin(Timestamp::now()).unwrap())).await;
+    let head = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(format!("{head}{{\"metadata\":{{\"name\":\"{name}\"").as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_told_to_come_back() {
+    let server = Server::start_with(0, |config| {
+        config.limits.mutating = 1;
+        config.limits.queue = Duration::from_millis(20);
+        config.limits.request = Duration::from_secs(20);
+    })
+    .await;
+    let held = stalled(&server, "a").await;
+    let admin = server.pki.admin(Timestamp::now()).unwrap();
+    let body = r#"{"metadata":{"name":"b"}}"#;
+    let head = format!(
+        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // The stalled request takes its turn when its head has been read; until then there is room.
+    let refused = async {
+        loop {
+            let (code, text) = over_tls(&server, Some(&admin), &head).await;
+            if code == 429 {
+                return text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("a refusal");
+    assert!(text.to_ascii_lowercase().contains("retry-after: 1"), "{text}");
+    assert!(text.contains("TooManyRequests"), "{text}");
+    // Reads have turns of their own.
+    let (code, _) = over_tls(&server, Some(&admin), &format!("{GET_PODS}\r\n")).await;
+    assert_eq!(code, 200);
+    drop(held);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_ended() {
+    let server = Server::start_with(0, |config| config.limits.request = Duration::from_millis(100)).await;
+    let mut stream = stalled(&server, "a").await;
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text).await;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.starts_with("HTTP/1.1 504") && text.contains("request did not complete"), "{text}");
+    server.stop().await;
+}
