@@ -41,5 +41,10 @@ mod tokens;
 mod volumes;
 mod worker;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests_real;
+
 pub use config::{Config, ServingCertificate};
 pub use run::{Error, run};

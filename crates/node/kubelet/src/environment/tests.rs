@@ -176,7 +176,7 @@ fn services() {
     ] {
         assert_eq!(linked.get(name).map(String::as_str), Some(value), "{name}");
     }
-    assert_eq!(linked.len(), 14);
+    assert_eq!(linked.len(), 16);
     let alone = service_variables(&all, "production", false);
     assert!(alone.contains_key("KUBERNETES_PORT") && !alone.contains_key("WEB_APP_PORT"));
 }

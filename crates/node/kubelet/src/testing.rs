@@ -1,0 +1,24 @@
+//! What tests run a whole kubelet against: an API server in memory, a runtime that pretends, and a real
+//! containerd where there is one.
+
+pub(crate) mod api;
+pub(crate) mod containerd;
+pub(crate) mod runtime;
+
+use std::{future::Future, time::Duration};
+
+/// Waits until `check` gives something, at most `limit`; the panic shows what was seen last.
+pub(crate) async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut check: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, String>>,
+{
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        match check().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(tokio::time::Instant::now() < deadline, "{what}: last seen {seen}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
