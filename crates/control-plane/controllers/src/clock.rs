@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Where "now" comes from.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -46,11 +46,6 @@ impl Clock for RuntimeClock {
 /// The moment as a `Time` field: whole seconds, as the API keeps them.
 pub(crate) fn time(now: Timestamp) -> Time {
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
-}
-
-/// The moment as a `MicroTime` field.
-pub(crate) fn micro_time(now: Timestamp) -> MicroTime {
-    MicroTime(now)
 }
 
 /// The moment `seconds` after `from`.

@@ -403,7 +403,7 @@ fn collisions_and_failed_creations_are_told() {
     assert_eq!(after_collision(&current).collision_count, Some(1));
     let own = new_set(&current, None, 1);
     assert!(is_same_set(&current, &own));
-    let mut other = own.clone();
+    let mut other = own;
     other.metadata.owner_references = None;
     assert!(!is_same_set(&current, &other));
     let (new, message) = after_failed_create(&current, "web-x", "no room", at(1));

@@ -155,15 +155,11 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             format!("Error updating Endpoint Slices for Service {key}: {error}: {}", context::words(source));
         controller.context.warning(service.as_ref(), "FailedToUpdateEndpointSlices", message);
     }
-    outcome?;
-    if homeless.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Unusable {
-            object: key.to_string(),
-            why: format!("the nodes of these pods are not known: {homeless}"),
-        })
+    if !homeless.is_empty() {
+        // The node's arrival is an event and brings us back here.
+        tracing::debug!(service = %key, pods = homeless, "nodes of these pods are not known yet");
     }
+    outcome
 }
 
 /// One reconcile's calls.

@@ -97,7 +97,7 @@ fn taints_follow_conditions() {
         node
     };
     let own = Taint { key: "dedicated".to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
-    let fresh = [taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute"), own.clone()];
+    let fresh = [taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute"), own];
     for (case, node, expected) in [
         ("ready", node("True"), vec![]),
         ("recovered", tainted(node("True"), &fresh), vec!["dedicated:NoExecute"]),
@@ -182,7 +182,7 @@ async fn a_node_that_stops_renewing_is_lost_and_found_again() {
     let renew_both = |seconds: i64| {
         let renewed = serde_json::to_value(MicroTime(at(seconds))).unwrap();
         api.edit("coordination.k8s.io/leases", "kube-node-lease", "n1", |lease| {
-            lease["spec"]["renewTime"] = renewed
+            lease["spec"]["renewTime"] = renewed;
         });
         keep_other(&api, seconds);
     };

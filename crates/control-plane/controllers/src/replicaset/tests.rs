@@ -323,7 +323,7 @@ async fn a_stale_cache_never_leads_to_more_pods() {
     // Whatever wakes the controller, it knows that its cache lags.
     for label in 0..5 {
         api.edit("apps/replicasets", "ns", "web", |set| {
-            set["metadata"]["labels"] = serde_json::json!({"n": label.to_string()})
+            set["metadata"]["labels"] = serde_json::json!({"n": label.to_string()});
         });
         api.settle().await;
     }

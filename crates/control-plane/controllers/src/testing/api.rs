@@ -81,7 +81,6 @@ pub(crate) struct FakeApi {
 
 /// Controllers running against a [`FakeApi`].
 pub(crate) struct Running {
-    pub(crate) api: FakeApi,
     stop: Shutdown,
     task: JoinHandle<()>,
 }
@@ -104,7 +103,7 @@ impl Running {
             run(config, shutdown).await.expect("controllers run");
             informers.stopped().await;
         });
-        Self { api: api.clone(), stop, task }
+        Self { stop, task }
     }
 
     /// Stops and waits for the end.
@@ -311,7 +310,7 @@ impl FakeApi {
             return state.watch(&target, from, name_selector(&query));
         }
         let outcome = match (method.as_str(), target.name.is_empty()) {
-            ("GET", true) => Ok(state.list(&target, name_selector(&query))),
+            ("GET", true) => Ok(state.list(&target, name_selector(&query).as_deref())),
             ("GET", false) => state.get(&target.key()),
             ("POST", _) => state.create(&target.resource, &target.namespace, body),
             ("PUT", _) => state.replace(&target, body),
@@ -466,13 +465,13 @@ impl State {
         self.objects.get(key).cloned().ok_or_else(missing)
     }
 
-    fn list(&self, target: &Target, name: Option<String>) -> Value {
+    fn list(&self, target: &Target, name: Option<&str>) -> Value {
         let items: Vec<&Value> = self
             .objects
             .iter()
             .filter(|(key, _)| key.0 == target.resource)
             .filter(|(key, _)| target.namespace.is_empty() || key.1 == target.namespace)
-            .filter(|(key, _)| name.as_ref().is_none_or(|name| *name == key.2))
+            .filter(|(key, _)| name.is_none_or(|name| name == key.2))
             .map(|(_, object)| object)
             .collect();
         json!({"kind": format!("{}List", target.kind), "apiVersion": kind_of(&target.resource).0,
