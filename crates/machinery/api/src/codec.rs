@@ -138,7 +138,7 @@ pub fn decode(
     };
     match encoding {
         Encoding::Json => {
-            let text = String::from_utf8_lossy(body);
+            let text = text_of(body);
             decode_text(&text, body, ty, expected, validation, Vec::new())
         }
         Encoding::Yaml => {
@@ -147,6 +147,12 @@ pub fn decode(
         }
         Encoding::Protobuf => decode_protobuf(body, ty, expected),
     }
+}
+
+/// A body as text. Bytes that are not UTF-8 become U+FFFD, as in Go.
+fn text_of(body: &[u8]) -> Cow<'_, str> {
+    // The check alone is much faster than the conversion.
+    std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed)
 }
 
 fn yaml_to_json_text(body: &[u8]) -> Result<(String, Vec<String>), String> {
@@ -268,7 +274,7 @@ fn decode_protobuf(body: &[u8], ty: TypeId, expected: Expected<'_>) -> Result<De
 /// As [`decode`]; also 400 for kinds that are not known.
 pub fn decode_any(body: &[u8], encoding: Encoding, validation: FieldValidation) -> Result<Decoded, ApiError> {
     let text: Cow<'_, str> = match encoding {
-        Encoding::Json => String::from_utf8_lossy(body),
+        Encoding::Json => text_of(body),
         Encoding::Yaml => Cow::Owned(yaml_to_json_text(body).map_err(ApiError::bad_request)?.0),
         Encoding::Protobuf => {
             let object = protobuf_to_json(body)?;

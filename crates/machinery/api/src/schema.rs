@@ -27,6 +27,8 @@ struct Schema {
     /// Sorted by name.
     types: Vec<Type>,
     fields: Vec<Field>,
+    /// The first eight bytes of each field's name: most look-ups compare nothing else.
+    prefixes: Vec<u64>,
     /// The first is empty and shared by all fields that have nothing special.
     extras: Vec<Extra>,
     /// Sorted; kinds with their types.
@@ -53,6 +55,8 @@ pub(crate) struct Type {
     fields: Range<u32>,
     /// Indexes into the type's fields, in the order of their protobuf tags; fields without a tag are left out.
     by_tag: Box<[u8]>,
+    /// Indexes of the fields that hold structs which Go always writes.
+    pub(crate) always_written: Box<[u8]>,
     /// Whether the object as a whole is one unit for apply and strategic merge (`x-kubernetes-map-type: atomic`).
     pub(crate) atomic: bool,
     /// The Go names of embedded structs, by their tags: JSON has their fields inline, protobuf nests them.
@@ -225,7 +229,12 @@ impl TypeId {
     }
 
     pub(crate) fn field_index(self, name: &str) -> Option<usize> {
-        self.fields().binary_search_by(|f| f.name.cmp(name)).ok()
+        let range = &self.get().fields;
+        let prefixes = &SCHEMA.prefixes[range.start as usize..range.end as usize];
+        let fields = self.fields();
+        let wanted = prefix(name);
+        let first = prefixes.partition_point(|p| *p < wanted);
+        (first..prefixes.len()).take_while(|i| prefixes[*i] == wanted).find(|i| fields[*i].name == name)
     }
 
     /// The fields in the order of their protobuf tags.
@@ -379,6 +388,14 @@ fn qualified(name: &str) -> String {
         (true, _) => name.to_owned(),
         (false, _) => format!("{prefix}v1.{base}"),
     }
+}
+
+/// The first eight bytes of a name as a number that orders as the names do.
+fn prefix(name: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let length = name.len().min(8);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    u64::from_be_bytes(bytes)
 }
 
 /// A line of the descriptions, whose order is that of the table: each type, then its fields.

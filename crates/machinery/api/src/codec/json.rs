@@ -523,12 +523,9 @@ pub(super) fn is_written(field: &Field, value: &Value) -> bool {
 
 /// Adds the structs that Go always writes and that were not seen. `seen` has one bit per field index.
 pub(super) fn fill(ty: TypeId, seen: u128, object: &mut Map<String, Value>) {
-    for (index, field) in ty.fields().iter().enumerate() {
-        if let (Kind::Object(inner), Shape::One) = (field.kind, field.shape)
-            && !field.is_pointer()
-            && !field.omits_zero()
-            && seen & (1 << index) == 0
-        {
+    for index in &ty.get().always_written {
+        let field = &ty.fields()[usize::from(*index)];
+        if let (Kind::Object(inner), 0) = (field.kind, seen & (1 << index)) {
             let mut empty = Map::new();
             fill(inner, 0, &mut empty);
             object.insert(field.name.to_owned(), Value::Object(empty));

@@ -29,6 +29,7 @@ pub(super) fn schema(text: &'static str) -> Schema {
     let mut schema = Schema {
         types: Vec::with_capacity(ids.len()),
         fields: Vec::new(),
+        prefixes: Vec::new(),
         extras: vec![Extra::default()],
         kinds: Vec::new(),
     };
@@ -45,6 +46,7 @@ pub(super) fn schema(text: &'static str) -> Schema {
     }
     finish(&mut schema);
     schema.fields.shrink_to_fit();
+    schema.prefixes = schema.fields.iter().map(|f| super::prefix(f.name)).collect();
     schema.extras.shrink_to_fit();
     schema.kinds = schema
         .types
@@ -65,6 +67,11 @@ fn finish(schema: &mut Schema) {
     order.retain(|i| fields[usize::from(*i)].tags[0] != 0);
     order.sort_by_key(|i| fields[usize::from(*i)].tags);
     last.by_tag = order.into_boxed_slice();
+    let always = |f: &Field| {
+        matches!((f.kind, f.shape), (Kind::Object(_), Shape::One)) && f.flags & (POINTER | OMIT_ZERO) == 0
+    };
+    let always = fields.iter().enumerate().filter(|(_, f)| always(f));
+    last.always_written = always.map(|(i, _)| u8::try_from(i).expect(WELL_FORMED)).collect();
 }
 
 fn head(line: &'static str, start: u32) -> Type {
@@ -75,6 +82,7 @@ fn head(line: &'static str, start: u32) -> Type {
         gvk: None,
         fields: start..start,
         by_tag: Box::default(),
+        always_written: Box::default(),
         atomic: false,
         embeds: Box::default(),
     };
