@@ -17,8 +17,9 @@ use sha2::Digest as _;
 
 use crate::resources;
 
-/// The content type of [`v2_protobuf`].
-pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The content type that [`v2_protobuf`] is answered with. Clients ask for it with an `@` (or a dot) before `v1.0`, but
+/// Go cannot parse a media type with an `@` in it, so upstream answers with the dot.
+pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Which version of OpenAPI a document is in; they differ in where things are and how references are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
