@@ -3,21 +3,16 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 use podium_client::{Client, SharedInformers};
-use rustls::{RootCertStore, server::ResolvesServerCert};
+use podium_pki::tls::ServingCertificate;
+use rustls::pki_types::CertificateDer;
 
-/// The certificate the kubelet's server shows, and the authority whose clients it believes.
-#[derive(Clone)]
-pub struct ServingCertificate {
-    /// Gives the certificate at each handshake, so that it can be renewed while the server runs.
-    pub resolver: Arc<dyn ResolvesServerCert>,
+/// TLS of the kubelet's server: the certificate it shows, and the authorities whose clients it believes.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// Can be renewed while the server runs.
+    pub serving: Arc<ServingCertificate>,
     /// Authorities of client certificates: the cluster's CA.
-    pub client_ca: Arc<RootCertStore>,
-}
-
-impl fmt::Debug for ServingCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServingCertificate")
-    }
+    pub client_ca: Vec<CertificateDer<'static>>,
 }
 
 /// All settings. Nothing is read from the environment.
@@ -44,7 +39,7 @@ pub struct Config {
     /// Shared informers, for Services.
     pub informers: SharedInformers,
     /// TLS of the kubelet's server; None means no server (tests of the pod life cycle).
-    pub serving: Option<ServingCertificate>,
+    pub serving: Option<ServerTls>,
     /// Where the server listens.
     pub address: IpAddr,
     /// The server's port, upstream's is 10250; zero takes a free one.

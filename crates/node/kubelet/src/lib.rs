@@ -35,6 +35,7 @@ mod run;
 // (SERVER) right now; leave them, go on with the pod life cycle, tests, everything else.
 mod sandbox;
 mod security;
+mod server;
 mod status;
 mod status_writer;
 mod tokens;
@@ -46,5 +47,6 @@ mod testing;
 #[cfg(test)]
 mod tests_real;
 
-pub use config::{Config, ServingCertificate};
+pub use config::{Config, ServerTls};
 pub use run::{Error, run};
+pub use server::ServerError;

@@ -1,4 +1,7 @@
-//! Container logs in CRI's format.
+//! Container logs in CRI's format: reading one line, reading for clients, rotation.
+
+pub(crate) mod read;
+pub(crate) mod rotate;
 
 use std::{
     fs::File,

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
@@ -19,10 +20,12 @@ use crate::{
     cgroups::Cgroups,
     context::Context,
     images::Images,
+    logs,
     manager::Pods,
     network_files,
     node::{NodeKeeper, machine::Machine},
     references::References,
+    server::{Server, ServerError},
     tokens::Tokens,
     worker::{CRASH_INITIAL, CRASH_LIMIT},
 };
@@ -45,9 +48,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The server cannot listen.
+    #[error("kubelet server")]
+    Server(#[from] ServerError),
     /// Cgroups are not as they must be.
     #[error("cgroups: {0}")]
     Cgroups(String),
+    /// The kubelet's own server.
+    #[error("kubelet server")]
+    Server(#[from] ServerError),
 }
 
 /// Runs a kubelet until shutdown. Waits for the runtime as long as it takes; containers are left running
@@ -67,6 +76,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
             .map_err(|source| Error::Directory { path, source })?;
     }
     let cri = Cri::connect(&config.cri_endpoint)?;
+    let server = match &config.serving {
+        Some(tls) => Some(Server::bind(SocketAddr::new(config.address, config.port), tls).await?),
+        None => None,
+    };
     let machine = Machine::read(&config.root_dir);
     let cgroups = Cgroups::new(&config.cgroup_root).map_err(|error| Error::Cgroups(error.to_string()))?;
     cgroups.make_roots(machine.cpus * 1000).map_err(|error| Error::Cgroups(error.to_string()))?;
@@ -110,11 +123,23 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         resolver,
         config,
     });
-    let keeper = NodeKeeper::new(shared.clone(), shared.config.port);
+    let port = server.as_ref().map_or(shared.config.port, Server::port);
+    let keeper = NodeKeeper::new(shared.clone(), port);
     let pods = Pods::new(shared.clone(), keeper.known.clone());
     *pods_slot.lock() = Arc::downgrade(&pods);
     pods.follow(&pod_informer);
-    tokio::join!(keeper.run(), pods.run(&pod_informer));
+    let serve = async {
+        if let Some(server) = server {
+            server.run(shared.clone(), pods.clone()).await;
+        }
+    };
+    let rotate = async {
+        tokio::select! {
+            () = logs::rotate::run(&shared) => {}
+            () = shutdown.cancelled() => {}
+        }
+    };
+    tokio::join!(keeper.run(), pods.run(&pod_informer), serve, rotate);
     sink.await.ok();
     Ok(())
 }

@@ -30,7 +30,6 @@ async fn output(path: &Path, options: Options, still_runs: StillRuns) -> Output 
 }
 
 /// Reads until `want` has come, and fails if anything else does.
-#[track_caller]
 async fn expect(output: &mut Output, want: &str) {
     let mut text = String::new();
     while text.len() < want.len() {
@@ -41,7 +40,6 @@ async fn expect(output: &mut Output, want: &str) {
     assert_eq!(text, want);
 }
 
-#[track_caller]
 async fn expect_end(output: &mut Output) {
     let next = tokio::time::timeout(Duration::from_secs(20), output.next()).await.expect("it ends");
     assert!(next.is_none(), "{next:?}");

@@ -1,0 +1,202 @@
+//! What the server needs of the kubelet and of the runtime, as traits so that tests can play them.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use podium_client::Shutdown;
+use podium_cri::{Cri, Error, v1};
+use serde_json::{Value, json};
+
+use crate::{context::Shared, manager::Pods, record::label};
+
+/// The kubelet around the server.
+pub(crate) trait Host: Send + Sync {
+    fn node_name(&self) -> &str;
+    /// Every pod of the node, in order.
+    fn pods(&self) -> Vec<Arc<Pod>>;
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
+    fn runtime(&self) -> Arc<dyn Runtime>;
+    /// The runtime's name, the scheme of container ids.
+    fn runtime_name(&self) -> &str;
+    fn configz(&self) -> Value;
+    fn shutdown(&self) -> Shutdown;
+    /// When the kubelet started.
+    fn started(&self) -> Timestamp;
+    fn version(&self) -> &str;
+    fn cpus(&self) -> i64;
+    fn memory_bytes(&self) -> i64;
+    /// A file of the pod's own cgroup, see [`crate::cgroups::Cgroups::read`].
+    fn pod_cgroup(&self, pod: &Pod, controller: &str, file: &str) -> Option<String>;
+    /// The cgroup layout in use is version 2.
+    fn cgroup_v2(&self) -> bool;
+    /// The directory whose file system holds the kubelet's files.
+    fn root_dir(&self) -> &std::path::Path;
+}
+
+/// The runtime's calls that the server makes.
+pub(crate) trait Runtime: Send + Sync {
+    /// Containers; of one pod if `uid` is given, only running ones if so asked.
+    fn containers(&self, uid: Option<String>, running: bool) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>>;
+    /// Sandboxes that are ready; of one pod if `uid` is given.
+    fn sandboxes(&self, uid: Option<String>) -> BoxFuture<'_, Result<Vec<v1::PodSandbox>, Error>>;
+    fn status(&self, id: String) -> BoxFuture<'_, Result<v1::ContainerStatus, Error>>;
+    /// These three answer with the address to connect to.
+    fn exec(&self, request: v1::ExecRequest) -> BoxFuture<'_, Result<String, Error>>;
+    fn attach(&self, request: v1::AttachRequest) -> BoxFuture<'_, Result<String, Error>>;
+    fn port_forward(&self, request: v1::PortForwardRequest) -> BoxFuture<'_, Result<String, Error>>;
+    fn exec_sync(&self, id: String, command: Vec<String>) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>>;
+    fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>>;
+    fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>>;
+}
+
+fn of_pod(uid: Option<String>) -> HashMap<String, String> {
+    uid.map(|uid| HashMap::from([(label::POD_UID.to_owned(), uid)])).unwrap_or_default()
+}
+
+impl Runtime for Cri {
+    fn containers(&self, uid: Option<String>, running: bool) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>> {
+        Box::pin(async move {
+            let state = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
+            let filter = v1::ContainerFilter {
+                label_selector: of_pod(uid),
+                state: running.then_some(state),
+                ..Default::default()
+            };
+            Ok(self.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await?.containers)
+        })
+    }
+
+    fn sandboxes(&self, uid: Option<String>) -> BoxFuture<'_, Result<Vec<v1::PodSandbox>, Error>> {
+        Box::pin(async move {
+            let state = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady.into() };
+            let filter =
+                v1::PodSandboxFilter { label_selector: of_pod(uid), state: Some(state), ..Default::default() };
+            Ok(self.list_pod_sandbox(v1::ListPodSandboxRequest { filter: Some(filter) }).await?.items)
+        })
+    }
+
+    fn status(&self, id: String) -> BoxFuture<'_, Result<v1::ContainerStatus, Error>> {
+        Box::pin(async move {
+            let answer = self.container_status(v1::ContainerStatusRequest { container_id: id, verbose: false }).await?;
+            answer.status.ok_or(Error::Incomplete { call: "ContainerStatus", field: "status" })
+        })
+    }
+
+    fn exec(&self, request: v1::ExecRequest) -> BoxFuture<'_, Result<String, Error>> {
+        Box::pin(async move { Ok(Cri::exec(self, request).await?.url) })
+    }
+
+    fn attach(&self, request: v1::AttachRequest) -> BoxFuture<'_, Result<String, Error>> {
+        Box::pin(async move { Ok(Cri::attach(self, request).await?.url) })
+    }
+
+    fn port_forward(&self, request: v1::PortForwardRequest) -> BoxFuture<'_, Result<String, Error>> {
+        Box::pin(async move { Ok(Cri::port_forward(self, request).await?.url) })
+    }
+
+    fn exec_sync(&self, id: String, command: Vec<String>) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>> {
+        Box::pin(async move { Cri::exec_sync(self, &id, command, Duration::ZERO).await })
+    }
+
+    fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>> {
+        Box::pin(async move { Ok(self.list_container_stats(v1::ListContainerStatsRequest::default()).await?.stats) })
+    }
+
+    fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>> {
+        Box::pin(async move { Ok(self.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?.stats) })
+    }
+}
+
+/// The kubelet itself.
+pub(crate) struct KubeletHost {
+    shared: Shared,
+    pods: Arc<Pods>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl KubeletHost {
+    pub(crate) fn new(shared: Shared, pods: Arc<Pods>) -> Self {
+        Self { runtime: Arc::new(shared.cri.clone()), shared, pods }
+    }
+}
+
+impl Host for KubeletHost {
+    fn node_name(&self) -> &str {
+        &self.shared.config.node_name
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.find(namespace, name, None)
+    }
+
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        self.runtime.clone()
+    }
+
+    fn runtime_name(&self) -> &str {
+        &self.shared.runtime_name
+    }
+
+    fn configz(&self) -> Value {
+        let config = &self.shared.config;
+        let dns: Vec<String> = config.cluster_dns.iter().map(ToString::to_string).collect();
+        json!({"kubeletconfig": {
+            "address": config.address.to_string(),
+            "port": config.port,
+            "clusterDNS": dns,
+            "clusterDomain": config.cluster_domain,
+            "maxPods": config.max_pods,
+            "cgroupRoot": config.cgroup_root,
+            "cgroupDriver": "cgroupfs",
+            "podLogsDir": config.pod_logs_dir,
+            "containerRuntimeEndpoint": config.cri_endpoint,
+            "resolvConf": config.resolv_conf,
+            "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": "2m0s"},
+                "anonymous": {"enabled": false}},
+            "authorization": {"mode": "Webhook",
+                "webhook": {"cacheAuthorizedTTL": "5m0s", "cacheUnauthorizedTTL": "30s"}},
+            "containerLogMaxSize": "10Mi",
+            "containerLogMaxFiles": 5,
+            "containerLogMonitorInterval": "10s",
+            "enableServer": true,
+        }})
+    }
+
+    fn shutdown(&self) -> Shutdown {
+        self.shared.shutdown.clone()
+    }
+
+    fn started(&self) -> Timestamp {
+        self.shared.started
+    }
+
+    fn version(&self) -> &str {
+        &self.shared.config.version
+    }
+
+    fn cpus(&self) -> i64 {
+        self.shared.machine.cpus
+    }
+
+    fn memory_bytes(&self) -> i64 {
+        self.shared.machine.memory_bytes
+    }
+
+    fn pod_cgroup(&self, pod: &Pod, controller: &str, file: &str) -> Option<String> {
+        self.shared.cgroups.read(&self.shared.cgroups.pod_path(pod), controller, file)
+    }
+
+    fn cgroup_v2(&self) -> bool {
+        self.shared.cgroups.is_v2()
+    }
+
+    fn root_dir(&self) -> &std::path::Path {
+        &self.shared.config.root_dir
+    }
+}

@@ -1,0 +1,377 @@
+//! Metrics in Prometheus' text format, by upstream's names.
+
+use std::{collections::BTreeMap, fmt::Write, fs, sync::Arc};
+
+use http::Method;
+use nix::unistd::{SysconfVar, sysconf};
+use parking_lot::Mutex;
+use podium_cri::v1;
+
+use super::{
+    host::Host,
+    reply::{self, Reply},
+    stats::{self, PodUsage, Usage},
+};
+
+/// Text that grows by families of metrics.
+#[derive(Debug, Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.timed(name, labels, value, 0);
+    }
+
+    /// With the time of measurement, in nanoseconds; zero leaves it out.
+    fn timed(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display, nanoseconds: i64) {
+        self.0.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if at == 0 { '{' } else { ',' });
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = write!(self.0, " {value}");
+        if nanoseconds > 0 {
+            let _ = write!(self.0, " {}", nanoseconds / 1_000_000);
+        }
+        self.0.push('\n');
+    }
+}
+
+/// Nanoseconds as seconds, without loss.
+fn seconds(nanoseconds: u64) -> String {
+    format!("{}.{:09}", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
+}
+
+/// The labels of a request, from small sets: clients cannot make new ones.
+type Labels = (&'static str, &'static str, bool);
+
+/// Counts requests.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requests(Arc<Mutex<BTreeMap<Labels, (u64, u64)>>>);
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    requests: Requests,
+    labels: Labels,
+}
+
+impl Requests {
+    /// Counts a request that begins, until what is given back is dropped.
+    pub(crate) fn begin(&self, path: &str, method: &Method) -> Counted {
+        const METHODS: [&str; 8] = ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"];
+        const PATHS: [&str; 11] = [
+            "attach", "configz", "containerLogs", "exec", "healthz", "metrics", "pods", "portForward", "run",
+            "runningpods", "stats",
+        ];
+        const LONG: [&str; 6] = ["exec", "attach", "portForward", "run", "containerLogs", "debug"];
+        let known = |list: &[&'static str], text: &str| list.iter().copied().find(|one| *one == text).unwrap_or("other");
+        let trimmed = path.trim_matches('/');
+        let root = known(&PATHS, trimmed.split('/').next().unwrap_or_default());
+        let root = match trimmed {
+            "metrics/cadvisor" => "metrics/cadvisor",
+            "metrics/probes" => "metrics/probes",
+            "metrics/resource" => "metrics/resource",
+            _ => root,
+        };
+        let labels = (known(&METHODS, method.as_str()), root, LONG.contains(&root));
+        let mut counts = self.0.lock();
+        let (total, current) = counts.entry(labels).or_default();
+        *total += 1;
+        *current += 1;
+        Counted { requests: self.clone(), labels }
+    }
+
+    fn write(&self, text: &mut Text) {
+        let counts = self.0.lock().clone();
+        let name = "kubelet_http_requests_total";
+        text.family(name, "counter", "Number of the http requests received since the server started");
+        let labelled = |(method, path, long): Labels| {
+            [("long_running", if long { "true" } else { "false" }), ("method", method), ("path", path), ("server_type", "readwrite")]
+        };
+        for (labels, (total, _)) in &counts {
+            text.sample(name, &labelled(*labels), total);
+        }
+        let name = "kubelet_http_inflight_requests";
+        text.family(name, "gauge", "Number of the inflight http requests");
+        for (labels, (_, current)) in &counts {
+            text.sample(name, &labelled(*labels), current);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((_, current)) = self.requests.0.lock().get_mut(&self.labels) {
+            *current -= 1;
+        }
+    }
+}
+
+/// `/metrics`: the kubelet's own.
+pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
+    let mut text = Text::default();
+    text.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
+    text.sample("kubelet_node_name", &[("node", host.node_name())], 1);
+    text.family("kubernetes_build_info", "gauge", "A metric with a constant value 1, labeled by version.");
+    let version = host.version();
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    text.sample(
+        "kubernetes_build_info",
+        &[("git_version", version), ("major", major), ("minor", minor), ("platform", "linux")],
+        1,
+    );
+    text.family("kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run.");
+    text.sample("kubelet_desired_pods", &[("static", "false")], host.pods().len());
+    let runtime = host.runtime();
+    match tokio::try_join!(runtime.sandboxes(None), runtime.containers(None, false)) {
+        Ok((sandboxes, containers)) => {
+            text.family("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
+            text.sample("kubelet_running_pods", &[], sandboxes.len());
+            text.family("kubelet_running_containers", "gauge", "Number of containers currently running");
+            for (state, name) in [
+                (v1::ContainerState::ContainerCreated, "created"),
+                (v1::ContainerState::ContainerExited, "exited"),
+                (v1::ContainerState::ContainerRunning, "running"),
+                (v1::ContainerState::ContainerUnknown, "unknown"),
+            ] {
+                let count = containers.iter().filter(|one| one.state() == state).count();
+                text.sample("kubelet_running_containers", &[("container_state", name)], count);
+            }
+        }
+        Err(error) => tracing::debug!(%error, "metrics without the runtime's"),
+    }
+    requests.write(&mut text);
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    process(&mut text, &stat, host.started().as_second());
+    reply::metrics(text.0)
+}
+
+/// The metrics that every process has, from the text of `/proc/self/stat`.
+fn process(text: &mut Text, stat: &str, started: i64) {
+    // The name, in parentheses, may hold anything; fields are counted after it.
+    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+    let constant = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
+    if let (Some(user), Some(system), Some(ticks)) = (number(11), number(12), constant(SysconfVar::CLK_TCK)) {
+        let name = "process_cpu_seconds_total";
+        text.family(name, "counter", "Total user and system CPU time spent in seconds.");
+        text.sample(name, &[], seconds((user + system) * (1_000_000_000 / ticks.max(1))));
+    }
+    if let (Some(pages), Some(size)) = (number(21), constant(SysconfVar::PAGE_SIZE)) {
+        text.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
+        text.sample("process_resident_memory_bytes", &[], pages * size);
+    }
+    text.family("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.");
+    text.sample("process_start_time_seconds", &[], started);
+}
+
+/// `/metrics/resource`: what metrics-server reads.
+pub(crate) async fn resource(host: &dyn Host) -> Reply {
+    let pods = stats::pods(host).await;
+    let failed = pods.is_err();
+    if let Err(error) = &pods {
+        tracing::warn!(%error, "statistics of the runtime");
+    }
+    reply::metrics(resource_text(&stats::node().await, &pods.unwrap_or_default(), failed))
+}
+
+fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
+    let mut text = Text::default();
+    let containers = || pods.iter().flat_map(|pod| pod.containers.iter().map(move |one| (pod, one)));
+    let name = "container_cpu_usage_seconds_total";
+    text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the container in core-seconds");
+    for (pod, one) in containers() {
+        if let Some(cpu) = one.usage.cpu_nanoseconds {
+            text.timed(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], seconds(cpu), one.usage.time);
+        }
+    }
+    let name = "container_memory_working_set_bytes";
+    text.family(name, "gauge", "[STABLE] Current working set of the container in bytes");
+    for (pod, one) in containers() {
+        if let Some(bytes) = one.usage.working_set_bytes {
+            text.timed(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], bytes, one.usage.time);
+        }
+    }
+    let name = "container_start_time_seconds";
+    text.family(name, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
+    for (pod, one) in containers() {
+        let started = seconds(u64::try_from(one.started_at).unwrap_or(0));
+        text.sample(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], started);
+    }
+    let name = "node_cpu_usage_seconds_total";
+    text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
+    if let Some(cpu) = node.cpu_nanoseconds {
+        text.timed(name, &[], seconds(cpu), node.time);
+    }
+    let name = "node_memory_working_set_bytes";
+    text.family(name, "gauge", "[STABLE] Current working set of the node in bytes");
+    if let Some(bytes) = node.working_set_bytes {
+        text.timed(name, &[], bytes, node.time);
+    }
+    let name = "pod_cpu_usage_seconds_total";
+    text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds");
+    for pod in pods {
+        if let Some(cpu) = pod.usage.cpu_nanoseconds {
+            text.timed(name, &[("namespace", &pod.namespace), ("pod", &pod.name)], seconds(cpu), pod.usage.time);
+        }
+    }
+    let name = "pod_memory_working_set_bytes";
+    text.family(name, "gauge", "[STABLE] Current working set of the pod in bytes");
+    for pod in pods {
+        if let Some(bytes) = pod.usage.working_set_bytes {
+            text.timed(name, &[("namespace", &pod.namespace), ("pod", &pod.name)], bytes, pod.usage.time);
+        }
+    }
+    let name = "resource_scrape_error";
+    text.family(name, "gauge", "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise");
+    text.sample(name, &[], u8::from(failed));
+    text.0
+}
+
+/// `/metrics/cadvisor`: the part of cAdvisor's metrics that the runtime gives.
+pub(crate) async fn cadvisor(host: &dyn Host) -> Reply {
+    let mut text = Text::default();
+    text.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
+    text.sample("machine_cpu_cores", &[], host.cpus());
+    text.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
+    text.sample("machine_memory_bytes", &[], host.memory_bytes());
+    match stats::pods(host).await {
+        Ok(pods) => cadvisor_containers(&mut text, &pods),
+        Err(error) => tracing::warn!(%error, "statistics of the runtime"),
+    }
+    reply::metrics(text.0)
+}
+
+fn cadvisor_containers(text: &mut Text, pods: &[PodUsage]) {
+    type Number = fn(&Usage) -> Option<String>;
+    let families: [(&str, &str, &str, Number); 5] = [
+        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| {
+            usage.cpu_nanoseconds.map(seconds)
+        }),
+        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |usage| {
+            usage.usage_bytes.map(|bytes| bytes.to_string())
+        }),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
+            usage.working_set_bytes.map(|bytes| bytes.to_string())
+        }),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.rss_bytes.map(|bytes| bytes.to_string())),
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |usage| {
+            (usage.time > 0).then(|| (usage.time / 1_000_000_000).to_string())
+        }),
+    ];
+    for (name, kind, help, number) in families {
+        text.family(name, kind, help);
+        for pod in pods {
+            let (namespace, pod_name) = (pod.namespace.as_str(), pod.name.as_str());
+            if let Some(value) = number(&pod.usage) {
+                let id = format!("/kubepods/pod{}", pod.uid);
+                let labels =
+                    [("container", ""), ("id", &id), ("image", ""), ("name", ""), ("namespace", namespace), ("pod", pod_name)];
+                text.timed(name, &labels, value, pod.usage.time);
+            }
+            for one in &pod.containers {
+                let Some(value) = number(&one.usage) else { continue };
+                let id = format!("/kubepods/pod{}/{}", pod.uid, one.id);
+                let labels = [
+                    ("container", one.name.as_str()),
+                    ("id", &id),
+                    ("image", &one.image),
+                    ("name", &one.id),
+                    ("namespace", namespace),
+                    ("pod", pod_name),
+                ];
+                text.timed(name, &labels, value, one.usage.time);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::stats::ContainerUsage;
+
+    #[test]
+    fn resource_metrics() {
+        let usage = |cpu| Usage {
+            time: 1_767_225_600_123_000_000,
+            cpu_nanoseconds: Some(cpu),
+            working_set_bytes: Some(7),
+            ..Default::default()
+        };
+        let pod = PodUsage {
+            namespace: "n".to_owned(),
+            name: "p".to_owned(),
+            usage: usage(2),
+            containers: vec![ContainerUsage {
+                name: "c".to_owned(),
+                started_at: 1_500_000_000,
+                usage: usage(1_000_000_001),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let text = resource_text(&usage(3_500_000_000), &[pod], false);
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",namespace=\"n\",pod=\"p\"} 1.000000001 1767225600123",
+            "container_memory_working_set_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 7 1767225600123",
+            "container_start_time_seconds{container=\"c\",namespace=\"n\",pod=\"p\"} 1.500000000",
+            "node_cpu_usage_seconds_total 3.500000000 1767225600123",
+            "node_memory_working_set_bytes 7 1767225600123",
+            "pod_cpu_usage_seconds_total{namespace=\"n\",pod=\"p\"} 0.000000002 1767225600123",
+            "resource_scrape_error 0",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_with_bounded_labels() {
+        let requests = Requests::default();
+        let under_way = requests.begin("/exec/n/p/c", &Method::POST);
+        drop(requests.begin("/some/thing", &Method::from_bytes(b"BREW").unwrap()));
+        let mut text = Text::default();
+        requests.write(&mut text);
+        let exec = "{long_running=\"true\",method=\"POST\",path=\"exec\",server_type=\"readwrite\"}";
+        let other = "{long_running=\"false\",method=\"other\",path=\"other\",server_type=\"readwrite\"}";
+        for line in [
+            format!("kubelet_http_requests_total{exec} 1"),
+            format!("kubelet_http_inflight_requests{exec} 1"),
+            format!("kubelet_http_requests_total{other} 1"),
+            format!("kubelet_http_inflight_requests{other} 0"),
+        ] {
+            assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
+        }
+        drop(under_way);
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut text = Text::default();
+        text.sample("a", &[("b", "x\"\\\ny")], 1);
+        assert_eq!(text.0, "a{b=\"x\\\"\\\\\\ny\"} 1\n");
+    }
+
+    #[test]
+    fn a_process_is_read() {
+        let mut fields = vec!["0"; 50];
+        fields[11] = "150";
+        fields[12] = "50";
+        fields[21] = "2";
+        let mut text = Text::default();
+        process(&mut text, &format!("1 (a) b) {}", fields.join(" ")), 5);
+        assert!(text.0.contains("process_start_time_seconds 5\n"), "{}", text.0);
+        assert!(text.0.contains("process_cpu_seconds_total "), "{}", text.0);
+        assert!(text.0.contains("process_resident_memory_bytes "), "{}", text.0);
+    }
+}
