@@ -7,6 +7,7 @@
 //!
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
+mod children;
 mod clock;
 mod context;
 mod deployment;
@@ -16,6 +17,7 @@ mod endpointslice;
 mod expect;
 mod garbagecollector;
 mod hash;
+mod job;
 mod labels;
 mod manager;
 mod names;

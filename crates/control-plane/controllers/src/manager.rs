@@ -16,7 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    deployment, endpoints, endpointslice, garbagecollector, namespace, nodeipam, nodelifecycle, podgc,
+    deployment, endpoints, endpointslice, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc,
     replicaset, rootca, serviceaccount, tainteviction,
 };
 
@@ -208,6 +208,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         // One: parts of a range are handed out one after the other.
         workers: 1,
         start: |context| nodeipam::run(context).boxed(),
+    },
+    Entry {
+        name: "job-controller",
+        account: "job-controller",
+        component: "job-controller",
+        workers: 5,
+        start: |context| job::run(context).boxed(),
     },
     Entry {
         name: "replicationcontroller-controller",

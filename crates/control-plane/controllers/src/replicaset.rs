@@ -9,13 +9,14 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use crate::children::Owner;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use podium_client::{Api, Client, Object};
 
+pub(crate) use decide::dispensable_first;
 pub(crate) use shell::run;
 
 /// What both kinds have in common, borrowed from the cached object.
@@ -32,13 +33,11 @@ pub(crate) struct View<'a> {
 }
 
 /// A kind that keeps a number of pods.
-pub(crate) trait Replicated: Object {
+pub(crate) trait Replicated: Owner {
     /// The parts that matter.
     fn view(&self) -> View<'_>;
     /// A copy with another status, for the status subresource.
     fn with_status(&self, status: ReplicaSetStatus) -> Self;
-    /// The kind's calls in one namespace.
-    fn api(client: Client, namespace: &str) -> Api<Self>;
 }
 
 impl Replicated for ReplicaSet {
@@ -57,10 +56,6 @@ impl Replicated for ReplicaSet {
 
     fn with_status(&self, status: ReplicaSetStatus) -> Self {
         Self { metadata: self.metadata.clone(), spec: self.spec.clone(), status: Some(status) }
-    }
-
-    fn api(client: Client, namespace: &str) -> Api<Self> {
-        Api::namespaced(client, namespace)
     }
 }
 
@@ -87,10 +82,6 @@ impl Replicated for ReplicationController {
             spec: self.spec.clone(),
             status: Some(to_controller_status(status)),
         }
-    }
-
-    fn api(client: Client, namespace: &str) -> Api<Self> {
-        Api::namespaced(client, namespace)
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use podium_client::ObjectKey;
 
 use super::View;
+use crate::children::Target;
 use crate::labels::{self, Selector};
 use crate::names::{self, NameSource};
 use crate::owner::{self, Claim};
@@ -34,19 +34,6 @@ pub(crate) struct Observed<'a> {
     pub(crate) deleted: &'a HashSet<String>,
     /// Whether the cache shows everything this controller has written for the set.
     pub(crate) caught_up: bool,
-}
-
-/// A pod to be acted upon; the uid is the action's precondition.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Target {
-    pub(crate) key: ObjectKey,
-    pub(crate) uid: String,
-}
-
-impl Target {
-    fn of(pod: &Pod) -> Self {
-        Self { key: ObjectKey::of(pod), uid: owner::uid(&pod.metadata).to_owned() }
-    }
 }
 
 impl Decision {
@@ -131,12 +118,23 @@ fn scale(seen: &Observed<'_>, active: &[Arc<Pod>], now: Timestamp, names: &dyn N
         }
         Ordering::Greater => {
             let count = (active.len() - wanted).min(BURST);
-            let mut ranked: Vec<_> = active.iter().collect();
-            let crowds = crowds(seen.related);
-            ranked.sort_by_cached_key(|pod| dispensability(pod, seen.view.min_ready_seconds, &crowds, now));
-            Scale::Delete(ranked.into_iter().take(count).map(|pod| Target::of(pod)).collect())
+            let ranked = dispensable_first(active, seen.view.min_ready_seconds, seen.related, now);
+            Scale::Delete(ranked.iter().take(count).map(|pod| Target::of(pod)).collect())
         }
     }
+}
+
+/// The pods in the order in which they can best be done without.
+pub(crate) fn dispensable_first(
+    pods: &[Arc<Pod>],
+    min_ready_seconds: i32,
+    related: &[Arc<Pod>],
+    now: Timestamp,
+) -> Vec<Arc<Pod>> {
+    let crowds = crowds(related);
+    let mut ranked = pods.to_vec();
+    ranked.sort_by_cached_key(|pod| dispensability(pod, min_ready_seconds, &crowds, now));
+    ranked
 }
 
 /// How many related pods that count there are on each node.

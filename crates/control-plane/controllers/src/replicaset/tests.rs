@@ -128,7 +128,7 @@ fn ownership_follows_the_selector() {
         ],
         true,
     );
-    let names = |targets: &[super::decide::Target]| {
+    let names = |targets: &[crate::children::Target]| {
         targets.iter().map(|target| target.key.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(&decision.adopt), ["orphan"]);

@@ -568,6 +568,14 @@ impl State {
             }
             patch["metadata"]["ownerReferences"] = json!(owners);
         }
+        if strategic
+            && let Some(metadata) = patch["metadata"].as_object_mut()
+            && let Some(gone) = metadata.remove("$deleteFromPrimitiveList/finalizers")
+        {
+            let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            finalizers.retain(|it| !gone.as_array().unwrap().contains(it));
+            patch["metadata"]["finalizers"] = json!(finalizers);
+        }
         merge(&mut object, &patch);
         self.replace(&Target { subresource: target.subresource.clone(), ..Target::of(target) }, object)
     }

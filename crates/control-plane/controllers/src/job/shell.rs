@@ -1,0 +1,259 @@
+//! Watches Jobs and pods, decides, and carries it out.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodTemplateSpec};
+use kube::api::{Api, PostParams};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
+use serde_json::json;
+
+use super::decide::{Decision, NewPod, Observed, decide, is_held};
+use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
+use crate::children::{Children, Target, concerned, owner_of};
+use crate::clock;
+use crate::context::{Context, Error, LAG_CHECK};
+use crate::expect::Expectations;
+use crate::labels::Selector;
+use crate::names;
+use crate::owner::{self, Claim};
+use crate::pods;
+
+/// Index of pods that carry the finalizer by the key of the Job that they name.
+const HELD: &str = "controllers/jobHeld";
+
+/// Runs the controller until shutdown.
+pub(crate) async fn run(context: Context) {
+    let pods = context.informers.of::<Pod>();
+    pods::index_by_controller(&pods);
+    pods.add_index(HELD, |pod| {
+        let key = owner_of::<Job>(&pod.metadata).filter(|_| is_held(pod));
+        key.map(|key| key.to_string()).into_iter().collect()
+    });
+    let controller = Arc::new(Controller {
+        jobs: context.informers.of::<Job>(),
+        pods,
+        queue: WorkQueue::new("job"),
+        expectations: Expectations::default(),
+        own_writes: Expectations::default(),
+        context: context.clone(),
+    });
+    controller.watch();
+    context.ready([controller.jobs.synced().boxed(), controller.pods.synced().boxed()]).await;
+    let queue = controller.queue.clone();
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+#[derive(Debug)]
+struct Controller {
+    context: Context,
+    jobs: Informer<Job>,
+    pods: Informer<Pod>,
+    queue: WorkQueue<ObjectKey>,
+    /// Writes to pods.
+    expectations: Expectations,
+    /// Writes to the Job itself: what is counted there must not be counted again.
+    own_writes: Expectations,
+}
+
+impl Controller {
+    fn watch(&self) {
+        let queue = self.queue.clone();
+        self.jobs.on_event(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
+        let (queue, jobs) = (self.queue.clone(), self.jobs.clone());
+        self.pods.on_event(move |change| {
+            let selector =
+                |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
+            for key in concerned(change, &jobs, selector) {
+                queue.add(key);
+            }
+            // Pods that outlive their Job must not be held by it.
+            if let Change::Added(pod) = change
+                && is_held(pod)
+            {
+                owner_of::<Job>(&pod.metadata).into_iter().for_each(|key| queue.add(key));
+            }
+        });
+    }
+
+    async fn free_orphans(&self, key: &ObjectKey, living: Option<&str>) -> Result<(), Error> {
+        for pod in self.pods.by_index(HELD, &key.to_string()) {
+            let owner = owner::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
+            if owner.is_none() || owner == living {
+                continue;
+            }
+            release(&Api::namespaced(self.context.client.clone(), &key.namespace), &Target::of(&pod)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the finalizer off a pod, if it is still the same one.
+async fn release(api: &Api<Pod>, target: &Target) -> Result<Option<Pod>, Error> {
+    let patch = finalizer_patch(&target.uid);
+    let params = kube::api::PatchParams::default();
+    match api.patch(&target.key.name, &params, &kube::api::Patch::Strategic(patch)).await {
+        Ok(pod) => Ok(Some(pod)),
+        Err(error) if is_not_found(&error) || podium_client::is_conflict(&error) => Ok(None),
+        Err(error) => Err(Error::call("release pod", target.key.to_string())(error)),
+    }
+}
+
+fn finalizer_patch(uid: &str) -> serde_json::Value {
+    json!({"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}})
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(job) = controller.jobs.get(&key) else {
+        controller.expectations.forget(&key);
+        controller.own_writes.forget(&key);
+        return controller.free_orphans(&key, None).await;
+    };
+    controller.free_orphans(&key, job.metadata.uid.as_deref()).await?;
+    let now = controller.context.now();
+    let pods_shown = controller.expectations.satisfied(&key, &controller.pods, now);
+    let job_shown = controller.own_writes.satisfied(&key, &controller.jobs, now);
+    if !pods_shown || !job_shown {
+        controller.queue.add_after(key, LAG_CHECK);
+        return Ok(());
+    }
+    let children = Children {
+        context: &controller.context,
+        owner: job.as_ref(),
+        key: &key,
+        expectations: &controller.expectations,
+    };
+    let Some(pods) = claim(&controller, &children).await? else {
+        // What was taken over is looked at when the cache shows it.
+        return Ok(());
+    };
+    let decision = decide(&Observed { job: &job, pods: &pods }, now);
+    if let Some(moment) = decision.next_check {
+        controller.queue.add_after(key.clone(), clock::until(moment, now));
+    }
+    apply(&controller, &children, decision).await
+}
+
+/// The Job's pods, or `None` when some had to be taken over first.
+async fn claim(
+    controller: &Controller,
+    children: &Children<'_, Job>,
+) -> Result<Option<Vec<Arc<Pod>>>, Error> {
+    let job = children.owner;
+    let selector = job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
+    let selector = Selector::new(&selector)
+        .map_err(|error| Error::Unusable { object: children.key.to_string(), why: error.to_string() })?;
+    let mut candidates = controller.pods.by_index(pods::BY_CONTROLLER, owner::uid(&job.metadata));
+    candidates
+        .extend(controller.pods.by_index(pods::BY_CONTROLLER, &pods::orphans_of(&children.key.namespace)));
+    let (mut owned, mut adopt, mut let_go) = (Vec::new(), Vec::new(), Vec::new());
+    for pod in candidates {
+        match owner::claim(&job.metadata, &selector, &pod.metadata) {
+            Claim::Keep => owned.push(pod),
+            Claim::Adopt if !selector.is_empty() => adopt.push(Target::of(&pod)),
+            Claim::Release => let_go.push(Target::of(&pod)),
+            Claim::Adopt | Claim::Ignore => {}
+        }
+    }
+    children.claim(&adopt, &let_go).await?;
+    for target in &let_go {
+        release(&children.pods(), target).await?;
+    }
+    Ok((adopt.is_empty() && let_go.is_empty()).then_some(owned))
+}
+
+async fn apply(
+    controller: &Controller,
+    children: &Children<'_, Job>,
+    decision: Decision,
+) -> Result<(), Error> {
+    let call = |action| Error::call(action, children.key.to_string());
+    for target in &decision.uncounted {
+        children.patch(target, &finalizer_patch(&target.uid)).await?;
+    }
+    children.delete_all(&decision.uncounted).await.map_err(call("delete pods of"))?;
+    children.delete_all(&decision.delete).await.map_err(call("delete pods of"))?;
+    let made = create(children, &decision.create).await;
+    if let Some(status) = decision.status {
+        let updated = Job { status: Some(status), ..children.owner.clone() };
+        let api: Api<Job> = Api::namespaced(children.context.client.clone(), &children.key.namespace);
+        match api.replace_status(&children.key.name, &PostParams::default(), &updated).await {
+            Ok(job) => controller.own_writes.wrote(children.key, &job, children.context.now()),
+            Err(error) if is_not_found(&error) => return Ok(()),
+            Err(error) => return Err(call("update status of job")(error)),
+        }
+    }
+    for target in &decision.release {
+        if let Some(pod) = release(&children.pods(), target).await? {
+            controller.expectations.wrote(children.key, &pod, children.context.now());
+        }
+    }
+    for (type_, reason, message) in decision.events {
+        children.context.event_about(&reference_of(children.owner), type_, &reason, message);
+    }
+    made.map_err(call("create pods of"))
+}
+
+async fn create(children: &Children<'_, Job>, new: &[NewPod]) -> Result<(), kube::Error> {
+    let Some(spec) = &children.owner.spec else { return Ok(()) };
+    let indexed = spec.completion_mode.as_deref() == Some("Indexed");
+    let mut template = spec.template.clone();
+    let finalizers = template.metadata.get_or_insert_default().finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    if indexed {
+        tell_index(&mut template);
+    }
+    let reference = owner::controller_reference(children.owner);
+    let pod = |new: &NewPod| {
+        let prefix = match new.index {
+            Some(index) => names::prefix(&format!("{}-{index}", children.key.name)),
+            None => names::prefix(&children.key.name),
+        };
+        let name = names::generate(&prefix, children.context.names.as_ref());
+        let namespace = &children.key.namespace;
+        let mut pod = pods::from_template(&template, namespace, Some(prefix), name, reference.clone());
+        if let Some(index) = new.index {
+            mark(&mut pod, &children.key.name, index, new.failures);
+        }
+        pod
+    };
+    children.create_all(new.iter().map(pod)).await
+}
+
+/// Has every container told the index of its pod.
+fn tell_index(template: &mut PodTemplateSpec) {
+    const NAME: &str = "JOB_COMPLETION_INDEX";
+    let Some(spec) = &mut template.spec else { return };
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+        let env = container.env.get_or_insert_default();
+        if env.iter().any(|variable| variable.name == NAME) {
+            continue;
+        }
+        let field =
+            ObjectFieldSelector { field_path: format!("metadata.labels['{INDEX}']"), api_version: None };
+        env.push(EnvVar {
+            name: NAME.to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+        });
+    }
+}
+
+fn mark(pod: &mut Pod, job: &str, index: i32, failures: Option<(i32, i32)>) {
+    let meta = &mut pod.metadata;
+    meta.labels.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.insert(INDEX.to_owned(), index.to_string());
+    if let Some((counted, ignored)) = failures {
+        annotations.insert(INDEX_FAILURES.to_owned(), counted.to_string());
+        if ignored > 0 {
+            annotations.insert(INDEX_IGNORED_FAILURES.to_owned(), ignored.to_string());
+        }
+    }
+    if let Some(spec) = &mut pod.spec {
+        spec.hostname = Some(format!("{job}-{index}"));
+    }
+}
