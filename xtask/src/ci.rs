@@ -69,7 +69,15 @@ pub(crate) fn bench() -> Result<()> {
     println!("{:<48} {:>9} {:>14} {:>10}", "", "podium", "upstream", "at most");
     let mut node = cargo(&["run", "--quiet", "--package", "podium-testkit", "--", "bench"]);
     must(node.env("PODIUM_BIN", binary))?;
-    must(&mut cargo(&["run", "--release", "--quiet", "--package", "podium-store", "--example", "store_bench"]))
+    must(&mut cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "podium-store",
+        "--example",
+        "store_bench",
+    ]))
 }
 
 /// Cargo, the same one that runs us.

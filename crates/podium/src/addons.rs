@@ -7,7 +7,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams, PostParams};
-use podium_client::{Api, Client, is_already_exists};
+use podium_client::{Api, Client, is_not_found};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -58,13 +58,12 @@ where
         + Debug,
 {
     let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
-    let typed: K = serde_json::from_value(object.clone())?;
-    match api.create(&PostParams::default(), &typed).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_already_exists(&error) => {
-            api.patch(name, &PatchParams::default(), &Patch::Merge(&object)).await?;
+    // Changing comes first: creating a Service that is there is refused for its address, not for its name.
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(&object)).await {
+        Err(error) if is_not_found(&error) => {
+            api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
             Ok(())
         }
-        Err(error) => Err(error.into()),
+        other => other.map(|_| ()).map_err(anyhow::Error::from),
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::addons;
 use crate::cli::Up;
-use crate::commands::end_of_start;
+use crate::commands::{become_daemon, end_of_start};
 use crate::containerd::{Containerd, ensure_pause};
 use crate::layout::Layout;
 use crate::settings::Settings;
@@ -45,7 +45,7 @@ pub(crate) fn run(layout: Layout, settings: Settings, up: &Up) -> Result<ExitCod
         podium_pki::files::private_directory(directory)?;
     }
     open_log(&layout, &up.log)?;
-    podium_pki::files::write(&layout.pid_file(), std::process::id().to_string().as_bytes())?;
+    let _lock = become_daemon(&layout)?;
     settings.save(&layout)?;
     steps.done("preflight", &layout.data.display().to_string());
     let runtime =
@@ -53,7 +53,6 @@ pub(crate) fn run(layout: Layout, settings: Settings, up: &Up) -> Result<ExitCod
     let outcome = runtime.block_on(serve(&layout, &settings, steps));
     // Blocking work that ignores its end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
-    let _ = std::fs::remove_file(layout.pid_file());
     if let Err(error) = &outcome {
         tracing::error!(error = %format!("{error:#}"), "daemon ended");
     }
@@ -237,7 +236,7 @@ async fn start(
     parts.unless_ended(dns.wait_for(|up| *up)).await??;
     steps.done("DNS", &settings.dns_ip()?.to_string());
 
-    parts.unless_ended(parts::node_ready(&informers, &settings.node_name)).await?;
+    parts.unless_ended(parts::node_ready(&informers, &settings.node_name, now)).await?;
     steps.done("node", &format!("{} Ready", settings.node_name));
     let renewal = renew(layout.clone(), settings.clone(), serving, end);
     parts.spawn("certificate renewal", renewal);
@@ -318,7 +317,9 @@ fn server_config(
 pub(crate) async fn summary(layout: &Layout) -> Result<Vec<String>> {
     let client = podium_client::from_kubeconfig(&layout.kubeconfig()).await?;
     let (nodes, all) = (Api::<Node>::all(client.clone()), kube::api::ListParams::default());
-    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes.list(&all)).await.context("no answer within 5 s")??;
+    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes.list(&all))
+        .await
+        .context("no answer within 5 s")??;
     let pods = Api::<Pod>::all(client).list(&all).await?;
     let mut lines = Vec::new();
     for node in &nodes.items {

@@ -8,6 +8,7 @@ use std::process::{Command as Process, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -33,13 +34,36 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// The daemon's process, if it runs.
+/// The daemon's process, if it runs: it holds a lock on the file with its number, which ends with it however it ends.
 pub(crate) fn daemon(layout: &Layout) -> Option<Pid> {
-    let number: i32 = std::fs::read_to_string(layout.pid_file()).ok()?.trim().parse().ok()?;
-    let name = std::fs::read_to_string(format!("/proc/{number}/comm")).ok()?;
-    // A zombie's command line is empty: it has ended, whoever should have waited for it.
-    let alive = std::fs::read(format!("/proc/{number}/cmdline")).is_ok_and(|line| !line.is_empty());
-    (name.trim() == "podium" && alive).then(|| Pid::from_raw(number))
+    let file = std::fs::File::open(layout.pid_file()).ok()?;
+    let text = std::io::read_to_string(&file).ok()?;
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => None,
+        Err(_) => {
+            let pid = text.trim().parse().ok().map(Pid::from_raw)?;
+            // A process without a command line is on its way out: its lock goes a moment later.
+            let ending = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
+            if ending && wait_for_end(pid, Duration::from_secs(5)).is_ok() { None } else { Some(pid) }
+        }
+    }
+}
+
+/// Takes the lock that says that this process is the cluster's daemon; the lock lives as long as what is returned.
+pub(crate) fn become_daemon(layout: &Layout) -> Result<Flock<std::fs::File>> {
+    let path = layout.pid_file();
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        bail!("another podium is starting with {}", layout.data.display());
+    };
+    file.set_len(0)?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
 }
 
 fn start(up: &Up) -> Result<ExitCode> {

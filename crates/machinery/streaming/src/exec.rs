@@ -135,7 +135,9 @@ async fn forward<W: AsyncWrite + Unpin>(
     channels: &mut [Channel],
     to_runtime: &mut spdy::Writer<W>,
 ) -> Result<(), Error> {
-    let stream_of = |number: u8| channels.iter().find(|c| c.number == number && matches!(number, 0 | 4)).map(|c| c.stream);
+    let stream_of = |number: u8| {
+        channels.iter().find(|c| c.number == number && matches!(number, 0 | 4)).map(|c| c.stream)
+    };
     match data {
         [CLOSE, number] => {
             if let Some(stream) = stream_of(*number) {

@@ -198,7 +198,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Ok(Status::Ok | Status::BufError) if plain.len() <= HEADER_BYTES => {}
                 Ok(_) => return Err(broken("a header block is too long")),
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.inflate.set_dictionary(&dictionary()).map_err(|_| broken("an unknown dictionary"))?;
+                    self.inflate
+                        .set_dictionary(&dictionary())
+                        .map_err(|_| broken("an unknown dictionary"))?;
                 }
                 Err(_) => return Err(broken("a header block cannot be unpacked")),
             }
@@ -393,7 +395,10 @@ mod tests {
             let value = "x".repeat(usize::try_from(round).unwrap() * 40);
             let stream = writer.open(&[("streamtype", "stdin"), ("value", &value)]).await.unwrap();
             assert_eq!(stream, round * 2 + 1);
-            let Some(Frame::Open { stream: seen, headers, last: false }) = reader.next().await.unwrap() else { panic!() };
+            let Some(Frame::Open { stream: seen, headers, last: false }) = reader.next().await.unwrap()
+            else {
+                panic!()
+            };
             assert_eq!(seen, stream);
             assert_eq!(headers, [("streamtype".to_owned(), "stdin".to_owned()), ("value".to_owned(), value)]);
         }
@@ -405,7 +410,10 @@ mod tests {
         let Some(Frame::Data { bytes, last: true, .. }) = reader.next().await.unwrap() else { panic!() };
         assert_eq!(bytes.len(), 40_000 - (32 << 10));
         writer.data(1, &[], true).await.unwrap();
-        assert_eq!(reader.next().await.unwrap(), Some(Frame::Data { stream: 1, bytes: Bytes::new(), last: true }));
+        assert_eq!(
+            reader.next().await.unwrap(),
+            Some(Frame::Data { stream: 1, bytes: Bytes::new(), last: true })
+        );
         writer.pong(7).await.unwrap();
         assert_eq!(reader.next().await.unwrap(), Some(Frame::Ping(7)));
         drop(writer);

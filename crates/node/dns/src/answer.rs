@@ -71,7 +71,13 @@ impl Domain {
 }
 
 /// Answers one question. `server` is the address clients reach this server by, for NS questions.
-pub fn answer(zone: &Zone, domain: &Domain, question: &Name, kind: RecordType, server: Option<IpAddr>) -> Answer {
+pub fn answer(
+    zone: &Zone,
+    domain: &Domain,
+    question: &Name,
+    kind: RecordType,
+    server: Option<IpAddr>,
+) -> Answer {
     let labels: Vec<String> =
         question.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
@@ -111,10 +117,12 @@ pub fn answer(zone: &Zone, domain: &Domain, question: &Name, kind: RecordType, s
             Some(Entry::Headless { endpoints }) if endpoints.iter().any(|e| e.label == *label) => {
                 let matching: Vec<_> = endpoints.iter().filter(|e| e.label == *label).collect();
                 if kind == RecordType::SRV {
-                    let ports = matching.iter().flat_map(|e| e.ports.iter().map(|p| (p, Some(e.label.as_str()))));
+                    let ports =
+                        matching.iter().flat_map(|e| e.ports.iter().map(|p| (p, Some(e.label.as_str()))));
                     let mut answer = reply.services(ports, namespace, service);
                     if let Answer::Reply { additionals, .. } = &mut answer {
-                        additionals.extend(matching.iter().map(|e| address_record(question.clone(), e.address)));
+                        additionals
+                            .extend(matching.iter().map(|e| address_record(question.clone(), e.address)));
                     }
                     answer
                 } else {
@@ -183,7 +191,8 @@ impl Builder<'_> {
                 answer
             }
             (Entry::Headless { endpoints }, RecordType::SRV) => {
-                let ports = endpoints.iter().flat_map(|e| e.ports.iter().map(|p| (p, Some(e.label.as_str()))));
+                let ports =
+                    endpoints.iter().flat_map(|e| e.ports.iter().map(|p| (p, Some(e.label.as_str()))));
                 let mut answer = self.services(ports, namespace, service);
                 if let Answer::Reply { additionals, .. } = &mut answer {
                     additionals.extend(endpoints.iter().filter_map(|e| {
@@ -201,12 +210,23 @@ impl Builder<'_> {
                 let Ok(mut target) = Name::from_ascii(name) else { return self.no_data() };
                 target.set_fqdn(true);
                 let record = Box::new(self.record(RData::CNAME(CNAME(target.clone()))));
-                if self.kind == RecordType::CNAME { self.found(vec![*record]) } else { Answer::Alias { record, target } }
+                if self.kind == RecordType::CNAME {
+                    self.found(vec![*record])
+                } else {
+                    Answer::Alias { record, target }
+                }
             }
         }
     }
 
-    fn named_port(&self, entry: &Entry, namespace: &str, service: &str, name: &str, protocol: &str) -> Answer {
+    fn named_port(
+        &self,
+        entry: &Entry,
+        namespace: &str,
+        service: &str,
+        name: &str,
+        protocol: &str,
+    ) -> Answer {
         let wanted = |port: &&Port| port.name.eq_ignore_ascii_case(name) && port.protocol == protocol;
         let (found, addresses): (Vec<(&Port, Option<&str>)>, Vec<(Option<&str>, IpAddr)>) = match entry {
             Entry::Cluster { ports, addresses } => (

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn reads_resolv_conf_and_drops_itself() {
-        let text = "# c\nsearch x\nnameserver 192.0.2.1\nnameserver 10.244.0.1\noptions ndots:2\nnameserver ::1\n";
+        let text =
+            "# c\nsearch x\nnameserver 192.0.2.1\nnameserver 10.244.0.1\noptions ndots:2\nnameserver ::1\n";
         let upstreams = Upstreams::from_resolv_conf(text, &["10.244.0.1:53".parse().unwrap()]);
         let expected: Vec<SocketAddr> = vec!["192.0.2.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
         assert_eq!(upstreams.servers, expected);

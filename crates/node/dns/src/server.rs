@@ -84,7 +84,8 @@ impl Responder {
             Answer::Alias { record, target } => {
                 reply.metadata.authoritative = true;
                 reply.answers.push(*record);
-                if let Answer::Reply { answers, .. } = answer(&zone, &self.domain, &target, kind, self.server) {
+                if let Answer::Reply { answers, .. } = answer(&zone, &self.domain, &target, kind, self.server)
+                {
                     reply.answers.extend(answers);
                     return Verdict::Send(Box::new(reply));
                 }
@@ -154,7 +155,8 @@ impl Responder {
         if request.metadata.message_type != MessageType::Query {
             return Some(None);
         }
-        let limit = request.edns.as_ref().map_or(PLAIN_LIMIT, |e| e.max_payload().clamp(PLAIN_LIMIT, EDNS_LIMIT));
+        let limit =
+            request.edns.as_ref().map_or(PLAIN_LIMIT, |e| e.max_payload().clamp(PLAIN_LIMIT, EDNS_LIMIT));
         match self.judge(&request) {
             Verdict::Send(reply) => Some(encode(&reply, limit)),
             Verdict::Forward | Verdict::Resolve(..) => None,

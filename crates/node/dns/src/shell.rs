@@ -64,8 +64,12 @@ pub async fn run(config: Config, on_ready: impl FnOnce() + Send, shutdown: Shutd
             Upstreams::default()
         }
     };
-    let responder =
-        Arc::new(Responder { zone: RwLock::new(Zone::default()), domain, upstreams, server: Some(address.ip()) });
+    let responder = Arc::new(Responder {
+        zone: RwLock::new(Zone::default()),
+        domain,
+        upstreams,
+        server: Some(address.ip()),
+    });
     let services = config.informers.of::<Service>();
     let slices = config.informers.of::<EndpointSlice>();
     slices.add_index("service", |slice| owner(slice).map(|key| key.to_string()).into_iter().collect());
@@ -110,7 +114,7 @@ fn refresh(
         let found = slices.by_index("service", &key.to_string());
         let found: Vec<&EndpointSlice> = found.iter().map(AsRef::as_ref).collect();
         let new = services.get(&key).and_then(|service| entry(&service, &found));
-        responder.zone.write().set(&key, new);
+        responder.zone.write().set(&key, new.as_ref());
     }
 }
 

@@ -61,9 +61,9 @@ pub struct Zone {
 
 impl Zone {
     /// Sets what a Service stands for; `None` removes it.
-    pub fn set(&mut self, key: &ObjectKey, entry: Option<Entry>) {
+    pub fn set(&mut self, key: &ObjectKey, entry: Option<&Entry>) {
         let namespace = self.entries.entry(key.namespace.clone()).or_default();
-        let old = match &entry {
+        let old = match entry {
             Some(new) => namespace.insert(key.name.clone(), new.clone()),
             None => namespace.remove(&key.name),
         };
@@ -78,7 +78,7 @@ impl Zone {
                 }
             }
         }
-        for (address, label) in entry.iter().flat_map(reverse) {
+        for (address, label) in entry.into_iter().flat_map(reverse) {
             let names = self.names.entry(address).or_default();
             names.insert((key.namespace.clone(), key.name.clone(), label));
         }
@@ -103,7 +103,9 @@ impl Zone {
 fn reverse(entry: &Entry) -> Vec<(IpAddr, Option<String>)> {
     match entry {
         Entry::Cluster { addresses, .. } => addresses.iter().map(|a| (*a, None)).collect(),
-        Entry::Headless { endpoints } => endpoints.iter().map(|e| (e.address, Some(e.label.clone()))).collect(),
+        Entry::Headless { endpoints } => {
+            endpoints.iter().map(|e| (e.address, Some(e.label.clone()))).collect()
+        }
         Entry::External { .. } => Vec::new(),
     }
 }
@@ -160,7 +162,11 @@ fn endpoints(slices: &[&EndpointSlice], publish_all: bool) -> Vec<EndpointName> 
             }
             for address in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
                 let label = endpoint.hostname.clone().unwrap_or_else(|| dashed(address));
-                found.insert(EndpointName { label: label.to_ascii_lowercase(), address, ports: ports.clone() });
+                found.insert(EndpointName {
+                    label: label.to_ascii_lowercase(),
+                    address,
+                    ports: ports.clone(),
+                });
             }
         }
     }

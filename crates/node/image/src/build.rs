@@ -87,7 +87,8 @@ impl Image {
         let configuration_name = format!("{}.json", hex(&configuration));
         let layer_name = format!("{}/layer.tar", hex(&layer));
         let manifest =
-            json!([{"Config": configuration_name, "RepoTags": self.names, "Layers": [layer_name]}]).to_string();
+            json!([{"Config": configuration_name, "RepoTags": self.names, "Layers": [layer_name]}])
+                .to_string();
         let mut archive = tar::Builder::new(output);
         for (name, bytes) in [
             (configuration_name.as_str(), configuration.as_slice()),
@@ -106,7 +107,9 @@ impl Image {
             other => other,
         };
         let mut config = json!({});
-        for (key, list) in [("Entrypoint", &self.entrypoint), ("Cmd", &self.command), ("Env", &self.environment)] {
+        for (key, list) in
+            [("Entrypoint", &self.entrypoint), ("Cmd", &self.command), ("Env", &self.environment)]
+        {
             if !list.is_empty() {
                 config[key] = json!(list);
             }
@@ -199,7 +202,8 @@ mod tests {
         }
         let manifest: Value = serde_json::from_slice(&contents["manifest.json"]).unwrap();
         assert_eq!(manifest[0]["RepoTags"], json!(["example.com/web:v1"]));
-        let config: Value = serde_json::from_slice(&contents[manifest[0]["Config"].as_str().unwrap()]).unwrap();
+        let config: Value =
+            serde_json::from_slice(&contents[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["config"]["Entrypoint"], json!(["/usr/bin/web"]));
         let layer = &contents[manifest[0]["Layers"][0].as_str().unwrap()];
         assert_eq!(config["rootfs"]["diff_ids"][0], json!(format!("sha256:{}", hex(layer))));

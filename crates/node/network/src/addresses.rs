@@ -74,8 +74,9 @@ impl Addresses {
     pub fn allocate(&self, wanted: &Allocation) -> Result<Ipv4Addr, AddressError> {
         let _lock = self.lock()?;
         let held = self.list()?;
-        if let Some((address, _)) =
-            held.iter().find(|(_, a)| a.container_id == wanted.container_id && a.interface == wanted.interface)
+        if let Some((address, _)) = held
+            .iter()
+            .find(|(_, a)| a.container_id == wanted.container_id && a.interface == wanted.interface)
         {
             return Ok(*address);
         }
@@ -90,7 +91,11 @@ impl Addresses {
     }
 
     /// Returns all addresses of a container's interface and says what was held. An unknown container holds none.
-    pub fn release(&self, container_id: &str, interface: &str) -> Result<Vec<(Ipv4Addr, Allocation)>, AddressError> {
+    pub fn release(
+        &self,
+        container_id: &str,
+        interface: &str,
+    ) -> Result<Vec<(Ipv4Addr, Allocation)>, AddressError> {
         let _lock = self.lock()?;
         let mut released = self.list()?;
         released.retain(|(_, a)| a.container_id == container_id && a.interface == interface);
@@ -107,7 +112,9 @@ impl Addresses {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(io)? {
             let entry = entry.map_err(io)?;
-            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             let allocation = fs::read(entry.path())
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok())

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::Node;
 use podium_client::{ObjectKey, SharedInformers, Shutdown};
@@ -90,7 +90,11 @@ pub enum Error {
 
 /// Waits for the Node's pod CIDR, prepares the network, tells `state`, and prepares again should the CIDR change.
 /// Everything stays in place after it ends: containers outlive the daemon.
-pub async fn run(config: Config, state: watch::Sender<Option<NetworkState>>, shutdown: Shutdown) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    state: watch::Sender<Option<NetworkState>>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     let nodes = config.informers.of::<Node>();
     let (changed, mut wake) = watch::channel(());
     let name = config.node_name.clone();

@@ -103,7 +103,10 @@ pub fn cni_main(environment: &BTreeMap<String, String>, input: &mut dyn Read, ou
     }
 }
 
-fn serve(environment: &BTreeMap<String, String>, input: &mut dyn Read) -> (String, Result<Option<Value>, Failure>) {
+fn serve(
+    environment: &BTreeMap<String, String>,
+    input: &mut dyn Read,
+) -> (String, Result<Option<Value>, Failure>) {
     let command = environment.get("CNI_COMMAND").map_or("", String::as_str);
     if command == "VERSION" {
         let document = json!({"cniVersion": "1.0.0", "supportedVersions": VERSIONS});
@@ -137,7 +140,8 @@ impl Call {
     fn parse(environment: &BTreeMap<String, String>) -> Result<Self, Failure> {
         let take = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
         Ok(Call {
-            container_id: take("CNI_CONTAINERID").ok_or_else(|| Failure::new(4, "CNI_CONTAINERID is not set"))?,
+            container_id: take("CNI_CONTAINERID")
+                .ok_or_else(|| Failure::new(4, "CNI_CONTAINERID is not set"))?,
             interface: take("CNI_IFNAME").ok_or_else(|| Failure::new(4, "CNI_IFNAME is not set"))?,
             namespace: take("CNI_NETNS").map(PathBuf::from),
         })
@@ -188,8 +192,8 @@ impl Call {
 
     fn attach(&self, config: &PluginConfig, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<String, Failure> {
         let ports = &config.runtime_config.port_mappings;
-        let script =
-            hostports::script("add", &config.table, address, ports).map_err(|e| Failure::from_error(104, &e))?;
+        let script = hostports::script("add", &config.table, address, ports)
+            .map_err(|e| Failure::from_error(104, &e))?;
         let attachment = sandbox::Attachment {
             bridge: &config.bridge,
             host_interface: &host_interface(&self.container_id),
@@ -216,7 +220,9 @@ impl Call {
         for (address, allocation) in released {
             // Each port on its own: an element that is gone must not keep the others.
             for port in &allocation.host_ports {
-                if let Ok(script) = hostports::script("delete", &config.table, address, std::slice::from_ref(port)) {
+                if let Ok(script) =
+                    hostports::script("delete", &config.table, address, std::slice::from_ref(port))
+                {
                     for line in script.lines() {
                         let _ = nft::apply(line);
                     }
@@ -232,7 +238,8 @@ impl Call {
 
     fn result(&self, config: &PluginConfig, address: Ipv4Addr, gateway: Ipv4Addr, mac: &str) -> Value {
         let namespace = self.namespace.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned();
-        let mut ip = json!({"address": format!("{address}/32"), "gateway": gateway.to_string(), "interface": 1});
+        let mut ip =
+            json!({"address": format!("{address}/32"), "gateway": gateway.to_string(), "interface": 1});
         if config.cni_version.starts_with("0.") {
             ip["version"] = json!("4");
         }

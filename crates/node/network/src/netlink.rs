@@ -10,8 +10,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -70,7 +70,7 @@ impl Netlink {
             LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
-        self.create(format!("add bridge {name}"), RouteNetlinkMessage::NewLink(link))
+        self.create(&format!("add bridge {name}"), RouteNetlinkMessage::NewLink(link))
     }
 
     /// Makes a veth pair in one message: `host` is enslaved to `bridge` and up, `peer` appears inside the namespace.
@@ -100,7 +100,7 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
             ]),
         ];
-        self.create(format!("add veth {host} with {peer}"), RouteNetlinkMessage::NewLink(link))
+        self.create(&format!("add veth {host} with {peer}"), RouteNetlinkMessage::NewLink(link))
     }
 
     /// Cuts a bridge port off from its fellow ports: all frames go by the host's IP layer.
@@ -111,7 +111,7 @@ impl Netlink {
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
         ])];
-        self.acknowledge(format!("isolate port {index}"), RouteNetlinkMessage::NewLink(link), 0)
+        self.acknowledge(&format!("isolate port {index}"), RouteNetlinkMessage::NewLink(link), 0)
     }
 
     /// The index of the link, `None` when there is none of that name.
@@ -142,7 +142,7 @@ impl Netlink {
     fn link(&mut self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        match self.request(format!("get link {name}"), RouteNetlinkMessage::GetLink(link), 0) {
+        match self.request(&format!("get link {name}"), RouteNetlinkMessage::GetLink(link), 0) {
             Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
             Ok(_) => Ok(None),
             Err(error) if error.missing() => Ok(None),
@@ -156,14 +156,14 @@ impl Netlink {
         link.header.index = index;
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
-        self.acknowledge(format!("set link {index} up"), RouteNetlinkMessage::SetLink(link), 0)
+        self.acknowledge(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Removes the link, and its peer with it.
     pub fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        self.acknowledge(format!("delete link {index}"), RouteNetlinkMessage::DelLink(link), 0)
+        self.acknowledge(&format!("delete link {index}"), RouteNetlinkMessage::DelLink(link), 0)
     }
 
     /// Gives the link an address; one that is there already is kept.
@@ -175,7 +175,7 @@ impl Netlink {
         message.attributes =
             vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
         self.acknowledge(
-            format!("add address {address}/{bits} to link {index}"),
+            &format!("add address {address}/{bits} to link {index}"),
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
@@ -207,29 +207,33 @@ impl Netlink {
             route.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
         }
         self.acknowledge(
-            format!("add route {destination:?} via {gateway:?}"),
+            &format!("add route {destination:?} via {gateway:?}"),
             RouteNetlinkMessage::NewRoute(route),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
     }
 
-    fn create(&mut self, step: String, message: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+    fn create(&mut self, step: &str, message: RouteNetlinkMessage) -> Result<(), NetlinkError> {
         self.acknowledge(step, message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    fn acknowledge(&mut self, step: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    fn acknowledge(
+        &mut self,
+        step: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
         self.exchange(step, message, flags | NLM_F_ACK).map(|_| ())
     }
 
     fn request(
         &mut self,
-        step: String,
+        step: &str,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<RouteNetlinkMessage, NetlinkError> {
-        let missing = step.clone();
         self.exchange(step, message, flags)?.ok_or_else(|| NetlinkError {
-            step: missing,
+            step: step.to_owned(),
             source: io::Error::from_raw_os_error(nix::libc::ENODEV),
         })
     }
@@ -237,7 +241,7 @@ impl Netlink {
     /// Sends one message and reads up to its own answer: the object asked for, or `None` for a bare acknowledgement.
     fn exchange(
         &mut self,
-        step: String,
+        step: &str,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
@@ -248,7 +252,7 @@ impl Netlink {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        let fail = |source| NetlinkError { step: step.clone(), source };
+        let fail = |source| NetlinkError { step: step.to_owned(), source };
         self.socket.send(&bytes, 0).map_err(fail)?;
         // An answer is one datagram; a link with all its attributes stays well below this.
         let mut buffer = vec![0u8; 64 * 1024];

@@ -148,7 +148,8 @@ fn configure_pod(want: &Attachment<'_>) -> Result<String, SandboxError> {
     set(&format!("net/ipv4/conf/{}/accept_redirects", want.interface), "0")?;
     set(&format!("net/ipv6/conf/{}/accept_ra", want.interface), "0")?;
     let mut pod = Netlink::open()?;
-    let index = pod.index_of(want.interface)?.ok_or_else(|| SandboxError::Vanished(want.interface.to_owned()))?;
+    let index =
+        pod.index_of(want.interface)?.ok_or_else(|| SandboxError::Vanished(want.interface.to_owned()))?;
     pod.set_up(index)?;
     pod.add_address(index, want.address, 32)?;
     pod.add_route(Some((want.gateway, 32)), None, index, None)?;

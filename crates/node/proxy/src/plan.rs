@@ -66,7 +66,8 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<Por
         return Vec::new();
     }
     let Some(spec) = &service.spec else { return Vec::new() };
-    if spec.type_.as_deref() == Some("ExternalName") || spec.cluster_ip.as_deref().is_none_or(|ip| ip == "None" || ip.is_empty())
+    if spec.type_.as_deref() == Some("ExternalName")
+        || spec.cluster_ip.as_deref().is_none_or(|ip| ip == "None" || ip.is_empty())
     {
         return Vec::new();
     }
@@ -79,14 +80,16 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<Por
         .collect();
     let mut external_ips: BTreeSet<Ipv4Addr> =
         spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
-    let ingress = service.status.iter().flat_map(|s| &s.load_balancer).flat_map(|b| b.ingress.iter().flatten());
+    let ingress =
+        service.status.iter().flat_map(|s| &s.load_balancer).flat_map(|b| b.ingress.iter().flatten());
     external_ips.extend(
         ingress
             .filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"))
             .filter_map(|entry| entry.ip.as_deref()?.parse::<Ipv4Addr>().ok()),
     );
     let affinity_seconds = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let configured = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        let configured =
+            spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         configured.and_then(|s| u32::try_from(s).ok()).unwrap_or(10_800)
     });
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
@@ -133,7 +136,11 @@ fn backends(slices: &[&EndpointSlice], port: &ServicePort, only_on: Option<&str>
             // All addresses of an endpoint are the same thing; upstream uses the first.
             if let Some(address) = endpoint.addresses.first().and_then(|a| a.parse::<Ipv4Addr>().ok()) {
                 // Addresses that would reach the node itself are refused (CVE-2021-25737).
-                if !address.is_loopback() && !address.is_link_local() && !address.is_multicast() && !address.is_unspecified() {
+                if !address.is_loopback()
+                    && !address.is_link_local()
+                    && !address.is_multicast()
+                    && !address.is_unspecified()
+                {
                     into.insert(Backend { address, port: target });
                 }
             }
@@ -170,7 +177,9 @@ fn target_port(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
         .ports
         .iter()
         .flatten()
-        .find(|p| p.name.as_deref().unwrap_or("") == wanted && p.protocol.as_deref().unwrap_or("TCP") == protocol)
+        .find(|p| {
+            p.name.as_deref().unwrap_or("") == wanted && p.protocol.as_deref().unwrap_or("TCP") == protocol
+        })
         .and_then(|p| u16::try_from(p.port?).ok())
 }
 

@@ -76,7 +76,11 @@ impl Pick {
         let name = self.name();
         let offset = if masquerade { MASQUERADE } else { 0 };
         // A modulus of one is refused by nft, and needs no draw.
-        let draw = if count == 1 { format!("{offset}") } else { format!("numgen random mod {count} offset {offset}") };
+        let draw = if count == 1 {
+            format!("{offset}")
+        } else {
+            format!("numgen random mod {count} offset {offset}")
+        };
         format!(
             "add chain ip {table} {name}\nadd rule ip {table} {name} meta mark set {draw}\nadd rule ip {table} {name} dnat ip to {lookup}\n"
         )
@@ -159,7 +163,14 @@ pub fn service(id: &str, ports: &[PortPlan]) -> ServiceRules {
             for address in addresses {
                 let key = format!("{address} . {} . {}", port.protocol.as_str(), port.port);
                 let pick = Pick::Address { count: way.backends.len(), masquerade: way.masquerade };
-                add_entrance(&mut rules, &key, ["services", "endpoints", "refused"], way, pick, own.as_deref());
+                add_entrance(
+                    &mut rules,
+                    &key,
+                    ["services", "endpoints", "refused"],
+                    way,
+                    pick,
+                    own.as_deref(),
+                );
             }
         }
         if let Some(node_port) = port.node_port {

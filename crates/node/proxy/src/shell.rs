@@ -137,7 +137,10 @@ fn parse_key(text: &str) -> Option<ObjectKey> {
 }
 
 async fn apply(script: String) -> Result<(), Error> {
-    tokio::task::spawn_blocking(move || nft::apply(&script)).await.map_err(|_| Error::Panicked)?.map_err(Error::from)
+    tokio::task::spawn_blocking(move || nft::apply(&script))
+        .await
+        .map_err(|_| Error::Panicked)?
+        .map_err(Error::from)
 }
 
 /// Services to look at again. Setting is cheap and never blocks, as an informer's handler must be.

@@ -157,14 +157,25 @@ pub(super) fn network(
     })
 }
 
-/// Waits until the Node is Ready.
-pub(super) async fn node_ready(informers: &SharedInformers, name: &str) {
+/// Waits until the Node is Ready by the word of a kubelet that spoke since `started`: what the last one said is kept by
+/// the API and proves nothing.
+pub(super) async fn node_ready(informers: &SharedInformers, name: &str, started: Timestamp) {
     let nodes = informers.of::<Node>();
     let wake = Arc::new(Notify::new());
     let changed = Arc::clone(&wake);
     nodes.on_event(move |_| changed.notify_one());
     let key = ObjectKey { namespace: String::new(), name: name.to_owned() };
-    while !nodes.get(&key).is_some_and(|node| is_ready(&node)) {
+    // Times of the API have whole seconds.
+    let since = started.as_second();
+    let fresh = |node: &Node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True").any(
+            |condition| {
+                condition.last_heartbeat_time.as_ref().is_some_and(|time| time.0.as_second() >= since)
+            },
+        )
+    };
+    while !nodes.get(&key).is_some_and(|node| fresh(&node)) {
         wake.notified().await;
     }
 }

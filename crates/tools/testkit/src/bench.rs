@@ -46,7 +46,14 @@ pub fn run() -> Result<()> {
 
     let started = Instant::now();
     kubectl
-        .args(&["create", "deployment", "many", "--replicas=30", "--image", &format!("{}:v2.0.0", images::WEB)])
+        .args(&[
+            "create",
+            "deployment",
+            "many",
+            "--replicas=30",
+            "--image",
+            &format!("{}:v2.0.0", images::WEB),
+        ])
         .ok();
     wait("30 replicas", LIMIT, || match kubectl.get("deployment many", "{.status.readyReplicas}").as_str() {
         "30" => Ok(()),
@@ -89,6 +96,7 @@ fn cpu(pid: i32) -> Result<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').context("stat without a name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u64 = fields.get(11..13).context("short stat")?.iter().filter_map(|f| f.parse::<u64>().ok()).sum();
+    let ticks: u64 =
+        fields.get(11..13).context("short stat")?.iter().filter_map(|f| f.parse::<u64>().ok()).sum();
     Ok(Duration::from_millis(ticks * 10))
 }

@@ -3,10 +3,12 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::kubectl::{Kubectl, Outcome};
+use crate::wait::wait_for;
 
 /// The variable that names the binary under test.
 pub const BINARY: &str = "PODIUM_BIN";
@@ -115,6 +117,13 @@ impl Cluster {
     pub fn kill(&self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.pid()?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+        // A zombie has no command line: it has ended, and its locks with it.
+        wait_for(
+            "the killed daemon to end",
+            Duration::from_secs(10),
+            || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
+            Vec::is_empty,
+        );
         Ok(())
     }
 

@@ -99,7 +99,8 @@ impl Kubectl {
     /// `kubectl apply -f -` of a manifest; must succeed.
     #[track_caller]
     pub fn apply(&self, manifest: &str) -> String {
-        self.input("apply -f -", manifest).ok()
+        // Flow style begins with a brace, which kubectl would take for JSON.
+        self.input("apply -f -", &format!("---\n{manifest}")).ok()
     }
 
     /// One value by JSONPath; empty when there is none.

@@ -53,6 +53,7 @@ fn kill_9_under_load_loses_no_acknowledged_write_and_no_container() {
             }
             acknowledged
         });
+        let end = Ends(&stop);
         for round in 0..KILLS {
             // A different moment of the daemon's work each time.
             std::thread::park_timeout(Duration::from_millis(u64::try_from(round * 37 % 400).unwrap()));
@@ -62,7 +63,7 @@ fn kill_9_under_load_loses_no_acknowledged_write_and_no_container() {
             cluster.up().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
             slowest = slowest.max(started.elapsed());
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(end);
         writer.join().expect("the writer")
     });
     println!(
@@ -76,4 +77,13 @@ fn kill_9_under_load_loses_no_acknowledged_write_and_no_container() {
     becomes(&kubectl, "-n production deployment web-app", "{.status.readyReplicas}", "3");
     assert_eq!(kubectl.get("-n production pods -l app=web-app", ids), before, "containers are the same");
     wait("the Service", LIMIT, || http::get(address, "/"));
+}
+
+/// Sets a flag when it goes, also when an assertion fails: the scope would wait for its threads for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -83,11 +83,12 @@ fn it_scales_and_rolls_forward_and_back() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load: Vec<_> = (0..4).map(|_| scope.spawn(|| constant_load(address, &stop))).collect();
-        kubectl.run("-n production set image deployment/web-app web-app=podium.test/web:v2.1.0").ok();
+        let image = kubectl.run("-n production set image deployment/web-app web-app=podium.test/web:v2.1.0");
         let rolled = kubectl.run("-n production rollout status deployment/web-app --timeout=120s");
         stop.store(true, Ordering::SeqCst);
         let results: Vec<Load> =
             load.into_iter().map(|thread| thread.join().expect("a load thread")).collect();
+        image.ok();
         rolled.ok();
         let failures: Vec<&String> = results.iter().flat_map(|load| &load.failures).collect();
         let sent: usize = results.iter().map(|load| load.sent).sum();

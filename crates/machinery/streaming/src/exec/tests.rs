@@ -38,8 +38,14 @@ async fn input_goes_in_output_comes_out_and_the_outcome_ends_it() {
     client.write_all(&masked(b"\x00hello")).await.unwrap();
     client.write_all(&masked(&[255, 0])).await.unwrap();
     let stdin = of("stdin");
-    assert_eq!(reader.next().await.unwrap(), Some(Frame::Data { stream: stdin, bytes: "hello".into(), last: false }));
-    assert_eq!(reader.next().await.unwrap(), Some(Frame::Data { stream: stdin, bytes: "".into(), last: true }));
+    assert_eq!(
+        reader.next().await.unwrap(),
+        Some(Frame::Data { stream: stdin, bytes: "hello".into(), last: false })
+    );
+    assert_eq!(
+        reader.next().await.unwrap(),
+        Some(Frame::Data { stream: stdin, bytes: "".into(), last: true })
+    );
     writer.data(of("stdout"), b"out", true).await.unwrap();
     writer.data(of("stderr"), b"err", true).await.unwrap();
     writer.data(of("error"), br#"{"status":"Success"}"#, true).await.unwrap();

@@ -9,11 +9,14 @@ use crate::zone;
 fn sample() -> Zone {
     let mut zone = Zone::default();
     let mut put = |namespace: &str, name: &str, spec: serde_json::Value, slices: serde_json::Value| {
-        let service = serde_json::from_value(json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})).unwrap();
-        let slices: Vec<k8s_openapi::api::discovery::v1::EndpointSlice> = serde_json::from_value(slices).unwrap();
+        let service =
+            serde_json::from_value(json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec}))
+                .unwrap();
+        let slices: Vec<k8s_openapi::api::discovery::v1::EndpointSlice> =
+            serde_json::from_value(slices).unwrap();
         let slices: Vec<_> = slices.iter().collect();
         let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
-        zone.set(&key, zone::entry(&service, &slices));
+        zone.set(&key, zone::entry(&service, &slices).as_ref());
     };
     put(
         "production",
@@ -55,7 +58,11 @@ fn cluster_ip_services() {
     check("WEB.Production.SVC.cluster.LOCAL", RecordType::A, &["10.96.0.7"]);
     check("web.production.svc.cluster.local", RecordType::AAAA, &["fd00::7"]);
     check("web.production.svc.cluster.local", RecordType::TXT, &[]);
-    check("_http._tcp.web.production.svc.cluster.local", RecordType::SRV, &["0 100 80 web.production.svc.cluster.local."]);
+    check(
+        "_http._tcp.web.production.svc.cluster.local",
+        RecordType::SRV,
+        &["0 100 80 web.production.svc.cluster.local."],
+    );
     check("_http._udp.web.production.svc.cluster.local", RecordType::SRV, &["no such name"]);
     check("_http._tcp.web.production.svc.cluster.local", RecordType::A, &[]);
     check("x.web.production.svc.cluster.local", RecordType::A, &["no such name"]);
@@ -70,7 +77,10 @@ fn headless_services() {
     check(
         "_sql._tcp.db.production.svc.cluster.local",
         RecordType::SRV,
-        &["0 50 5432 10-244-0-6.db.production.svc.cluster.local.", "0 50 5432 db-0.db.production.svc.cluster.local."],
+        &[
+            "0 50 5432 10-244-0-6.db.production.svc.cluster.local.",
+            "0 50 5432 db-0.db.production.svc.cluster.local.",
+        ],
     );
     check("none.production.svc.cluster.local", RecordType::A, &["no such name"]);
 }

@@ -23,12 +23,17 @@ async fn start(endpoints: u8) -> Harness {
     tasks.spawn(async move {
         let mut buffer = [0; 512];
         loop {
-            let received = tokio::select! { () = stop.cancelled() => return, r = upstream.recv_from(&mut buffer) => r };
+            let received =
+                tokio::select! { () = stop.cancelled() => return, r = upstream.recv_from(&mut buffer) => r };
             let (size, client) = received.unwrap();
             let request = Message::from_vec(&buffer[..size]).unwrap();
             let mut reply = Message::response(request.metadata.id, OpCode::Query);
             reply.add_query(request.queries[0].clone());
-            reply.add_answer(Record::from_rdata(request.queries[0].name().clone(), 5, RData::A(A::new(198, 51, 100, 9))));
+            reply.add_answer(Record::from_rdata(
+                request.queries[0].name().clone(),
+                5,
+                RData::A(A::new(198, 51, 100, 9)),
+            ));
             upstream.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
         }
     });
@@ -37,8 +42,8 @@ async fn start(endpoints: u8) -> Harness {
     let endpoints = (0..endpoints)
         .map(|n| EndpointName { label: format!("e{n}"), address: [10, 0, 0, n].into(), ports: Vec::new() })
         .collect();
-    zone.set(&key("many"), Some(Entry::Headless { endpoints }));
-    zone.set(&key("out"), Some(Entry::External { name: "example.com".to_owned() }));
+    zone.set(&key("many"), Some(&Entry::Headless { endpoints }));
+    zone.set(&key("out"), Some(&Entry::External { name: "example.com".to_owned() }));
     let responder = Responder {
         zone: RwLock::new(zone),
         domain: Domain::parse("cluster.local").unwrap(),

@@ -24,8 +24,13 @@ fn faults_are_documents_with_a_code() {
         (&id[..], json!({"cniVersion": "9.9.9", "name": "n", "type": PLUGIN}), 1, "incompatible"),
         (&id[..], json!({"name": 3}), 6, "invalid type"),
         (&id[1..], config.clone(), 4, "CNI_CONTAINERID"),
-        (&id[..2], config.clone(), 4, "unknown CNI_COMMAND"),
-        (&id[..], json!({"cniVersion": "1.0.0", "name": "n", "type": PLUGIN, "subnet": "x"}), 7, "IPv4 range"),
+        (&id[..2], config, 4, "unknown CNI_COMMAND"),
+        (
+            &id[..],
+            json!({"cniVersion": "1.0.0", "name": "n", "type": PLUGIN, "subnet": "x"}),
+            7,
+            "IPv4 range",
+        ),
     ] {
         let (answer, exit) = call(environment, &input);
         assert_eq!((exit, answer["code"].as_u64()), (1, Some(code)), "{answer}");
@@ -136,7 +141,10 @@ fn pods_get_addresses_and_reach_each_other() {
                         [("CNI_CONTAINERID", a.as_str()), ("CNI_IFNAME", "eth0"), ("CNI_COMMAND", "DEL")];
                     assert_eq!(call(&environment, config).1, 0);
                 }
-                assert_eq!(crate::netlink::Netlink::open().unwrap().index_of(&host_interface(a)).unwrap(), None);
+                assert_eq!(
+                    crate::netlink::Netlink::open().unwrap().index_of(&host_interface(a)).unwrap(),
+                    None
+                );
             })
             .join()
             .unwrap();

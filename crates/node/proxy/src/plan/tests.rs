@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn service(spec: Value) -> Service {
+fn service(spec: &Value) -> Service {
     serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n"}, "spec": spec})).unwrap()
 }
 
-fn slice(endpoints: Value) -> EndpointSlice {
+fn slice(endpoints: &Value) -> EndpointSlice {
     serde_json::from_value(json!({
         "metadata": {"name": "web-1"}, "addressType": "IPv4",
         "ports": [{"name": "http", "port": 3000, "protocol": "TCP"}], "endpoints": endpoints,
@@ -22,9 +22,10 @@ fn web() -> Value {
 
 #[track_caller]
 fn check(spec: Value, endpoints: Value, internal: &[&str], external: &[&str]) {
-    let slice = slice(endpoints);
-    let plans = plan(&service(spec), &[&slice], "node-a");
-    let text = |list: &[Backend]| list.iter().map(|b| format!("{}:{}", b.address, b.port)).collect::<Vec<_>>();
+    let slice = slice(&endpoints);
+    let plans = plan(&service(&spec), &[&slice], "node-a");
+    let text =
+        |list: &[Backend]| list.iter().map(|b| format!("{}:{}", b.address, b.port)).collect::<Vec<_>>();
     assert_eq!(plans.len(), 1);
     assert_eq!(text(&plans[0].internal), internal);
     assert_eq!(text(&plans[0].external), external);
@@ -48,7 +49,12 @@ fn ready_endpoints_only_and_no_condition_means_ready() {
 fn draining_endpoints_serve_only_while_none_is_ready() {
     let draining = json!({"addresses": ["10.244.0.4"], "conditions": {"ready": false, "serving": true, "terminating": true}});
     check(web(), json!([draining]), &["10.244.0.4:3000"], &["10.244.0.4:3000"]);
-    check(web(), json!([draining, {"addresses": ["10.244.0.5"]}]), &["10.244.0.5:3000"], &["10.244.0.5:3000"]);
+    check(
+        web(),
+        json!([draining, {"addresses": ["10.244.0.5"]}]),
+        &["10.244.0.5:3000"],
+        &["10.244.0.5:3000"],
+    );
 }
 
 #[test]
@@ -71,11 +77,15 @@ fn data_plane_trust_refuses_addresses_of_the_node_itself() {
 
 #[test]
 fn headless_external_name_and_foreign_proxies_are_left_alone() {
-    for spec in [json!({"clusterIP": "None", "ports": [{"port": 80}]}), json!({"type": "ExternalName", "externalName": "x.y"})] {
-        assert!(plan(&service(spec), &[], "node-a").is_empty());
+    for spec in [
+        json!({"clusterIP": "None", "ports": [{"port": 80}]}),
+        json!({"type": "ExternalName", "externalName": "x.y"}),
+    ] {
+        assert!(plan(&service(&spec), &[], "node-a").is_empty());
     }
-    let mut foreign = service(web());
-    foreign.metadata.labels = Some([("service.kubernetes.io/service-proxy-name".to_owned(), "x".to_owned())].into());
+    let mut foreign = service(&web());
+    foreign.metadata.labels =
+        Some([("service.kubernetes.io/service-proxy-name".to_owned(), "x".to_owned())].into());
     assert!(plan(&foreign, &[], "node-a").is_empty());
 }
 
@@ -84,8 +94,11 @@ fn affinity_and_load_balancer_addresses_are_carried() {
     let mut spec = web();
     spec["sessionAffinity"] = json!("ClientIP");
     spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
-    let mut service = service(spec);
-    service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}, {"ip": "192.0.2.11", "ipMode": "Proxy"}]}})).unwrap();
+    let mut service = service(&spec);
+    service.status = serde_json::from_value(
+        json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}, {"ip": "192.0.2.11", "ipMode": "Proxy"}]}}),
+    )
+    .unwrap();
     let plans = plan(&service, &[], "node-a");
     assert_eq!(plans[0].affinity_seconds, Some(60));
     assert_eq!(plans[0].external_ips, [Ipv4Addr::new(192, 0, 2, 10)]);

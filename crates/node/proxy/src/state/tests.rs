@@ -35,7 +35,10 @@ fn a_change_of_endpoints_rewrites_only_that_service() {
          add element ip t hairpin { 10.244.0.2 . 10.244.0.2 }\n\
          add element ip t services { 10.96.0.7 . tcp . 80 : goto pick-1 }\n"
     );
-    state.update("n/other", rules::service("other", &[PortPlan { cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 8)], ..port(&[2]) }]));
+    state.update(
+        "n/other",
+        rules::service("other", &[PortPlan { cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 8)], ..port(&[2]) }]),
+    );
     let _ = state.take();
     state.update("n/web", rules::service("web", &[port(&[2])]));
     assert_eq!(state.take(), "", "nothing changed");
@@ -92,7 +95,8 @@ fn the_kernel_accepts_every_transaction() {
                 for (number, step) in steps.iter().enumerate() {
                     state.update("n/web", rules::service("web", std::slice::from_ref(step)));
                     let script = state.take();
-                    podium_network::nft::apply(&script).unwrap_or_else(|e| panic!("step {number}: {e}\n{script}"));
+                    podium_network::nft::apply(&script)
+                        .unwrap_or_else(|e| panic!("step {number}: {e}\n{script}"));
                 }
                 state.update("n/web", rules::service("web", &[]));
                 podium_network::nft::apply(&state.take()).unwrap();
