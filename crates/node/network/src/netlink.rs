@@ -219,7 +219,7 @@ impl Netlink {
 
     fn acknowledge(
         &mut self,
-        step: String,
+        step: &str,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {

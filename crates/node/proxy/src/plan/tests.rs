@@ -21,6 +21,7 @@ fn web() -> Value {
 }
 
 #[track_caller]
+#[allow(clippy::needless_pass_by_value)] // a case reads better without ampersands
 fn check(spec: Value, endpoints: Value, internal: &[&str], external: &[&str]) {
     let slice = slice(&endpoints);
     let plans = plan(&service(&spec), &[&slice], "node-a");
