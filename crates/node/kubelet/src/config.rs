@@ -3,16 +3,21 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 use podium_client::{Client, SharedInformers};
-use podium_pki::tls::ServingCertificate;
-use rustls::pki_types::CertificateDer;
+use rustls::{RootCertStore, server::ResolvesServerCert};
 
-/// TLS of the kubelet's server: the certificate it shows, and the authorities whose clients it believes.
-#[derive(Clone, Debug)]
-pub struct ServerTls {
-    /// Can be renewed while the server runs.
-    pub serving: Arc<ServingCertificate>,
+/// The certificate the kubelet's server shows, and the authority whose clients it believes.
+#[derive(Clone)]
+pub struct ServingCertificate {
+    /// Gives the certificate at each handshake, so that it can be renewed while the server runs.
+    pub resolver: Arc<dyn ResolvesServerCert>,
     /// Authorities of client certificates: the cluster's CA.
-    pub client_ca: Vec<CertificateDer<'static>>,
+    pub client_ca: Arc<RootCertStore>,
+}
+
+impl fmt::Debug for ServingCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServingCertificate")
+    }
 }
 
 /// All settings. Nothing is read from the environment.
@@ -39,7 +44,7 @@ pub struct Config {
     /// Shared informers, for Services.
     pub informers: SharedInformers,
     /// TLS of the kubelet's server; None means no server (tests of the pod life cycle).
-    pub serving: Option<ServerTls>,
+    pub serving: Option<ServingCertificate>,
     /// Where the server listens.
     pub address: IpAddr,
     /// The server's port, upstream's is 10250; zero takes a free one.

@@ -54,9 +54,6 @@ pub enum Error {
     /// Cgroups are not as they must be.
     #[error("cgroups: {0}")]
     Cgroups(String),
-    /// The kubelet's own server.
-    #[error("kubelet server")]
-    Server(#[from] ServerError),
 }
 
 /// Runs a kubelet until shutdown. Waits for the runtime as long as it takes; containers are left running
@@ -77,7 +74,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     }
     let cri = Cri::connect(&config.cri_endpoint)?;
     let server = match &config.serving {
-        Some(tls) => Some(Server::bind(SocketAddr::new(config.address, config.port), tls).await?),
+        Some(tls) => {
+            let address = SocketAddr::new(config.address, config.port);
+            Some(Server::bind(address, tls.resolver.clone(), tls.client_ca.clone()).await?)
+        }
         None => None,
     };
     let machine = Machine::read(&config.root_dir);

@@ -1,194 +1,248 @@
-//! Rotates container logs: at 10 MiB a log is renamed and the runtime told to open a new one; four old
-//! ones are kept, the older of them compressed.
+//! Rotates container logs: when the file that the runtime writes has grown too large it is renamed, the
+//! runtime opens a new one, and older ones are compressed and in the end removed. Names and numbers are
+//! upstream's (`containerLogMaxSize`, `containerLogMaxFiles`, `containerLogMonitorInterval`).
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
-use podium_cri::v1;
+use podium_cri::{Cri, v1};
 
-use crate::{context::Shared, record::label};
+use crate::context::Shared;
 
-/// Upstream's `containerLogMaxSize`, `containerLogMaxFiles` and monitor interval.
+/// The size from which on a log is rotated.
 const MAX_BYTES: u64 = 10 << 20;
+/// The most files of one container, the current one included.
 const MAX_FILES: usize = 5;
+/// How often sizes are looked at.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks at all logs again and again; ends with the kubelet.
+const COMPRESSED: &str = ".gz";
+const UNFINISHED: &str = ".tmp";
+
+/// Rotates logs until shutdown.
 pub(crate) async fn run(shared: &Shared) {
+    let mut paths = HashMap::new();
     loop {
-        tokio::time::sleep(EVERY).await;
-        let root = shared.config.pod_logs_dir.clone();
-        let large = tokio::task::spawn_blocking(move || large_logs(&root)).await.unwrap_or_default();
-        if large.is_empty() {
-            continue;
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = shared.shutdown.cancelled() => return,
         }
-        let running = match running(shared).await {
-            Ok(running) => running,
-            Err(error) => {
-                tracing::warn!(%error, "listing containers for log rotation failed");
-                continue;
-            }
-        };
-        for log in large {
-            let Some(id) = running.get(&(log.uid.clone(), log.container.clone(), log.attempt)) else { continue };
-            if let Err(error) = rotate(shared, &log.path, id).await {
-                tracing::warn!(path = %log.path.display(), %error, "rotating a log failed");
-            }
+        if let Err(error) = look(&shared.cri, &mut paths).await {
+            tracing::debug!(%error, "looking for logs to rotate failed");
         }
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Log {
-    path: PathBuf,
-    uid: String,
-    container: String,
-    attempt: u32,
-}
-
-/// Logs over the limit: `namespace_name_uid/container/attempt.log` below the root.
-fn large_logs(root: &Path) -> Vec<Log> {
-    let children = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    let mut found = Vec::new();
-    for pod in children(root) {
-        let Some(uid) = pod.file_name().to_str().and_then(|name| name.rsplit('_').next()).map(str::to_owned) else {
-            continue;
-        };
-        for container in children(&pod.path()) {
-            for log in children(&container.path()) {
-                let attempt = log.file_name().to_str().and_then(|name| name.strip_suffix(".log")?.parse().ok());
-                let large = log.metadata().is_ok_and(|metadata| metadata.len() >= MAX_BYTES);
-                if let (Some(attempt), true) = (attempt, large) {
-                    let container = container.file_name().to_string_lossy().into_owned();
-                    found.push(Log { path: log.path(), uid: uid.clone(), container, attempt });
-                }
-            }
-        }
-    }
-    found
-}
-
-async fn running(shared: &Shared) -> Result<HashMap<(String, String, u32), String>, podium_cri::Error> {
+/// Looks at the logs of all running containers. `paths` remembers where they are: a container's log never
+/// moves.
+async fn look(cri: &Cri, paths: &mut HashMap<String, PathBuf>) -> Result<(), podium_cri::Error> {
     let state = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
     let filter = v1::ContainerFilter { state: Some(state), ..Default::default() };
-    let answer = shared.cri.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await?;
-    let of = |container: &v1::Container, key: &str| container.labels.get(key).cloned().unwrap_or_default();
-    Ok(answer
-        .containers
-        .iter()
-        .map(|one| {
-            let attempt = one.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-            ((of(one, label::POD_UID), of(one, label::CONTAINER_NAME), attempt), one.id.clone())
-        })
-        .collect())
-}
-
-async fn rotate(shared: &Shared, path: &Path, id: &str) -> io::Result<()> {
-    let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-    let (from, to) = (path.to_owned(), suffixed(path, &stamp));
-    let aside = to.clone();
-    tokio::task::spawn_blocking(move || {
-        prepare(&from)?;
-        fs::rename(&from, &aside)
-    })
-    .await
-    .map_err(io::Error::other)??;
-    let request = v1::ReopenContainerLogRequest { container_id: id.to_owned() };
-    if let Err(error) = shared.cri.reopen_container_log(request).await {
-        // The container still writes to the old file: it gets its name back.
-        fs::rename(&to, path)?;
-        return Err(io::Error::other(error));
+    let running = cri.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await?.containers;
+    paths.retain(|id, _| running.iter().any(|one| one.id == *id));
+    for one in &running {
+        let path = match paths.get(&one.id) {
+            Some(path) => path.clone(),
+            None => {
+                let request = v1::ContainerStatusRequest { container_id: one.id.clone(), verbose: false };
+                let status = match cri.container_status(request).await {
+                    Ok(answer) => answer.status.unwrap_or_default(),
+                    Err(error) if error.is_not_found() => continue,
+                    Err(error) => return Err(error),
+                };
+                let path = PathBuf::from(status.log_path);
+                paths.insert(one.id.clone(), path.clone());
+                path
+            }
+        };
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        if let Err(error) = check(cri, &one.id, &path).await {
+            tracing::warn!(container = one.id, path = %path.display(), %error, "rotating a log failed");
+        }
     }
     Ok(())
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{suffix}"));
+/// Why a log was not rotated.
+#[derive(Debug, thiserror::Error)]
+enum RotateError {
+    #[error(transparent)]
+    File(#[from] io::Error),
+    #[error("reopening the log: {0}")]
+    Reopen(#[from] podium_cri::Error),
+}
+
+async fn check(cri: &Cri, id: &str, path: &Path) -> Result<(), RotateError> {
+    let reopen = || cri.reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.to_owned() });
+    match fs::metadata(path) {
+        Ok(found) if found.size() < MAX_BYTES => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            reopen().await?;
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let log = path.to_owned();
+    tokio::task::spawn_blocking(move || make_room(&log, MAX_FILES)).await.map_err(io::Error::other)??;
+    let rotated = rotated_name(path, Timestamp::now());
+    fs::rename(path, &rotated)?;
+    if let Err(error) = reopen().await {
+        // Put back, to be tried again: else nobody would find what has been written.
+        fs::rename(&rotated, path)?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// `0.log` becomes `0.log.20060102-150405`.
+fn rotated_name(log: &Path, now: Timestamp) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(now.strftime(".%Y%m%d-%H%M%S").to_string());
     PathBuf::from(name)
 }
 
-/// Rotated files of a log, oldest first: their names sort by time.
-fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
-    let prefix = format!("{name}.");
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
+/// What to do with the files of a container besides the current one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    remove: Vec<String>,
+    compress: Vec<String>,
 }
 
-/// Makes room for one more rotated file and compresses those that are there.
-fn prepare(path: &Path) -> io::Result<()> {
-    let mut old = rotated(path)?;
-    for half_done in old.iter().filter(|old| old.extension().is_some_and(|extension| extension == "tmp")) {
-        fs::remove_file(half_done)?;
+/// Decides it. `names` are the files' names; with the one to be made there are at most `most`.
+fn plan(mut names: Vec<String>, most: usize) -> Plan {
+    names.sort();
+    let all = names.clone();
+    // Left by a rotation that did not finish.
+    let (mut used, mut remove): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| in_use(name, &all));
+    let excess = used.len().saturating_sub(most.saturating_sub(2));
+    remove.extend(used.drain(..excess));
+    Plan { remove, compress: used.into_iter().filter(|name| !name.ends_with(COMPRESSED)).collect() }
+}
+
+fn in_use(name: &str, all: &[String]) -> bool {
+    !name.ends_with(UNFINISHED)
+        && (name.ends_with(COMPRESSED) || !all.iter().any(|other| other.strip_suffix(COMPRESSED) == Some(name)))
+}
+
+/// The names of a log's rotated files, in no order. Blocking.
+fn rotated(log: &Path) -> io::Result<Vec<String>> {
+    let (Some(directory), Some(base)) = (log.parent(), log.file_name().and_then(OsStr::to_str)) else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if let Some(name) = name.to_str()
+            && name.strip_prefix(base).is_some_and(|rest| rest.starts_with('.'))
+        {
+            names.push(name.to_owned());
+        }
     }
-    old.retain(|old| old.extension().is_none_or(|extension| extension != "tmp"));
-    // One place for the current log, one for the file about to be rotated.
-    let excess = old.len().saturating_sub(MAX_FILES - 2);
-    for oldest in old.drain(..excess) {
-        fs::remove_file(oldest)?;
+    Ok(names)
+}
+
+/// The newest file before the current one, if it is not compressed. Blocking.
+pub(crate) fn newest_plain(log: &Path) -> io::Result<Option<PathBuf>> {
+    let names = rotated(log)?;
+    let newest = names.iter().filter(|name| in_use(name, &names)).max();
+    Ok(newest.filter(|name| !name.ends_with(COMPRESSED)).map(|name| log.with_file_name(name)))
+}
+
+/// Removes and compresses what the plan says. Blocking.
+fn make_room(log: &Path, most: usize) -> io::Result<()> {
+    let plan = plan(rotated(log)?, most);
+    for name in &plan.remove {
+        fs::remove_file(log.with_file_name(name))?;
     }
-    for plain in old.iter().filter(|old| old.extension().is_none_or(|extension| extension != "gz")) {
-        compress(plain)?;
+    for name in &plan.compress {
+        compress(&log.with_file_name(name))?;
     }
     Ok(())
 }
 
 fn compress(path: &Path) -> io::Result<()> {
-    let temporary = suffixed(path, "tmp");
-    let mut out = flate2::write::GzEncoder::new(File::create(&temporary)?, flate2::Compression::fast());
-    io::copy(&mut File::open(path)?, &mut out)?;
-    out.finish()?;
-    fs::rename(&temporary, suffixed(path, "gz"))?;
+    let with = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut from = File::open(path)?;
+    let unfinished = with(UNFINISHED);
+    let mode = from.metadata()?.mode() & 0o777;
+    let to = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
+    let mut encoder = GzEncoder::new(to, Compression::default());
+    io::copy(&mut from, &mut encoder)?;
+    encoder.finish()?;
+    fs::rename(&unfinished, with(COMPRESSED))?;
     fs::remove_file(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
-    #[test]
-    fn large_logs_are_found_by_their_place() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join("ns_pod_uid-1/c");
-        fs::create_dir_all(&directory).unwrap();
-        for (name, bytes) in [("0.log", MAX_BYTES), ("1.log", 10), ("0.log.20260101-000000", MAX_BYTES)] {
-            File::create(directory.join(name)).unwrap().set_len(bytes).unwrap();
-        }
-        let expected =
-            Log { path: directory.join("0.log"), uid: "uid-1".into(), container: "c".into(), attempt: 0 };
-        assert_eq!(large_logs(root.path()), [expected]);
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|name| (*name).to_owned()).collect()
     }
 
     #[test]
-    fn old_files_are_compressed_and_dropped() {
-        let root = tempfile::tempdir().unwrap();
-        let log = root.path().join("0.log");
-        for suffix in ["20260101-000001.gz", "20260101-000002.gz", "20260101-000003.gz", "20260101-000004", "x.tmp"] {
-            fs::write(suffixed(&log, suffix), suffix).unwrap();
+    fn plans() {
+        for (have, remove, compress) in [
+            (&[][..], &[][..], &[][..]),
+            (&["0.log.1"], &[], &["0.log.1"]),
+            (&["0.log.2", "0.log.1.gz"], &[], &["0.log.2"]),
+            (&["0.log.4", "0.log.3.gz", "0.log.2.gz", "0.log.1.gz"], &["0.log.1.gz"], &["0.log.4"]),
+            // What an interrupted rotation has left.
+            (&["0.log.2.tmp", "0.log.2", "0.log.1.gz", "0.log.1"], &["0.log.1", "0.log.2.tmp"], &["0.log.2"]),
+        ] {
+            assert_eq!(plan(names(have), 5), Plan { remove: names(remove), compress: names(compress) }, "{have:?}");
         }
-        prepare(&log).unwrap();
-        let names: Vec<String> = rotated(&log)
-            .unwrap()
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
+    }
+
+    #[test]
+    fn names_are_upstreams() {
+        let now = "2006-01-02T15:04:05Z".parse().unwrap();
+        assert_eq!(rotated_name(Path::new("/l/0.log"), now), Path::new("/l/0.log.20060102-150405"));
+    }
+
+    #[test]
+    fn room_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("0.log");
+        for name in ["0.log", "0.log.20260101-000000.gz", "0.log.20260102-000000.gz", "0.log.20260103-000000.gz", "1.log"] {
+            fs::write(directory.path().join(name), name).unwrap();
+        }
+        let newest = directory.path().join("0.log.20260104-000000");
+        fs::write(&newest, "text").unwrap();
+        assert_eq!(newest_plain(&log).unwrap().as_deref(), Some(newest.as_path()));
+        make_room(&log, MAX_FILES).unwrap();
+        let mut left = names(&[]);
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            left.push(entry.unwrap().file_name().into_string().unwrap());
+        }
+        left.sort();
         assert_eq!(
-            names,
-            ["0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004.gz"]
+            left,
+            ["0.log", "0.log.20260102-000000.gz", "0.log.20260103-000000.gz", "0.log.20260104-000000.gz", "1.log"]
         );
+        let mut text = String::new();
+        let file = File::open(directory.path().join("0.log.20260104-000000.gz")).unwrap();
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        assert_eq!(newest_plain(&log).unwrap(), None);
     }
 }

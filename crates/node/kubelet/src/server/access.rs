@@ -189,7 +189,8 @@ mod tests {
             assert_eq!(second.body["spec"]["resourceAttributes"]["subresource"], "proxy");
             answer(second, true);
         };
-        let (outcome, ()) = tokio::join!(access.check(&user("u"), &Method::GET, "/pods"), play);
+        let who = user("u");
+        let (outcome, ()) = tokio::join!(access.check(&who, &Method::GET, "/pods"), play);
         assert_eq!(outcome, Ok(()));
     }
 
@@ -198,7 +199,8 @@ mod tests {
         let (mut server, client) = HandPlayedServer::new();
         let access = Access::new(client, "node-1".to_owned());
         let play = async { server.call().await.fail(403, "Forbidden", "no") };
-        let (outcome, ()) = tokio::join!(access.check(&user("u"), &Method::GET, "/metrics"), play);
+        let who = user("u");
+        let (outcome, ()) = tokio::join!(access.check(&who, &Method::GET, "/metrics"), play);
         let refusal = outcome.unwrap_err();
         assert_eq!(refusal.status(), 500);
         assert_eq!(refusal.text(), "Authorization error (user=u, verb=get, resource=nodes, subresource=metrics)");

@@ -49,14 +49,6 @@ pub(crate) struct Credentials<'a> {
 #[error("unauthorized")]
 pub(crate) struct Unauthorized;
 
-impl Unauthorized {
-    /// The HTTP status.
-    #[allow(clippy::unused_self)]
-    pub(crate) fn status(self) -> u16 {
-        401
-    }
-}
-
 /// Tells who clients are.
 pub(crate) struct Identities {
     client: Client,
@@ -98,7 +90,7 @@ impl Identities {
     /// Asks the API server. None if the token is not good; an error if there was no answer.
     async fn review(&self, token: &str) -> Result<Option<User>, Unauthorized> {
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None },
+            spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..Default::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());

@@ -195,15 +195,19 @@ pub(crate) async fn node() -> Usage {
 /// What pods use, ordered by namespace and name.
 pub(crate) async fn pods(host: &dyn Host) -> Result<Vec<PodUsage>, podium_cri::Error> {
     let runtime = host.runtime();
-    let or_nothing = |error: podium_cri::Error| if error.is_unimplemented() { Ok(None) } else { Err(error) };
     let containers = runtime.containers(None, true).await?;
-    let stats = runtime.container_stats().await.map(Some).or_else(or_nothing)?.unwrap_or_default();
-    let sandboxes = runtime.sandbox_stats().await.map(Some).or_else(or_nothing)?.unwrap_or_default();
+    let stats = or_nothing(runtime.container_stats().await)?;
+    let sandboxes = or_nothing(runtime.sandbox_stats().await)?;
     let now = nanoseconds_now();
     let of_cgroup = |pod: &Pod| {
         Usage::of_cgroup(host.cgroup_v2(), now, |controller, file| host.pod_cgroup(pod, controller, file))
     };
     Ok(assemble(&host.pods(), &containers, &stats, &sandboxes, of_cgroup))
+}
+
+/// Not every runtime measures everything.
+fn or_nothing<T>(answer: Result<Vec<T>, podium_cri::Error>) -> Result<Vec<T>, podium_cri::Error> {
+    answer.or_else(|error| if error.is_unimplemented() { Ok(Vec::new()) } else { Err(error) })
 }
 
 fn assemble(

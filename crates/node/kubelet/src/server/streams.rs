@@ -1,254 +1,199 @@
-//! exec, attach and port-forward: the runtime says where its streaming server is, and the client's
-//! connection is joined to it once both sides have agreed to the upgrade.
-//!
-//! Nothing is copied before a verified 101 with the protocol asked for, no redirect is followed, and the
-//! place must be on this machine (CVE-2018-1002105, CVE-2020-8559).
+//! Exec, attach, port-forward: the runtime says where its streaming server waits for this one stream, and the
+//! client is connected to it.
 
-use std::net::IpAddr;
-
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http::Request;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use podium_cri::v1;
-use tokio::net::TcpStream;
+use podium_cri::{Error, v1};
+use podium_streaming::exec::Streams;
 
-use super::{Body, Handlers, query_pairs, text};
-use crate::{
-    observe::Observer,
-    pod,
-    record::{PodRecord, RunState},
+use super::{
+    Handler, containers,
+    host::Host,
+    query::Query,
+    reply::{self, Reply, text},
+    route::Target,
+    upgrade,
 };
+use crate::pod;
 
-/// Protocols a connection may be upgraded to.
-const UPGRADES: [&str; 2] = ["spdy/3.1", "websocket"];
-/// How much of a refusal is passed on.
-const MAX_REFUSAL_BYTES: usize = 64 << 10;
+const NO_STREAMS: &str = "you must specify at least 1 of stdin, stdout, stderr";
 
-/// What of a terminal or command is to be connected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Streams {
-    pub(crate) stdin: bool,
-    pub(crate) stdout: bool,
-    pub(crate) stderr: bool,
-    pub(crate) tty: bool,
+/// The streams a client asks for; none is an error. A terminal has no error stream of its own.
+fn streams(query: &Query) -> Option<Streams> {
+    let tty = query.is_one("tty");
+    let streams = Streams {
+        stdin: query.is_one("input"),
+        stdout: query.is_one("output"),
+        stderr: query.is_one("error") && !tty,
+        tty,
+    };
+    (streams.stdin || streams.stdout || streams.stderr).then_some(streams)
 }
 
-impl Streams {
-    /// Reads upstream's query parameters; both the kubelet's names and the API's are taken.
-    pub(crate) fn from_query(query: &[(String, String)]) -> Result<Self, &'static str> {
-        let set = |names: [&str; 2]| {
-            query.iter().any(|(key, value)| names.contains(&key.as_str()) && matches!(value.as_str(), "1" | "true"))
-        };
-        let streams = Self {
-            stdin: set(["input", "stdin"]),
-            stdout: set(["output", "stdout"]),
-            stderr: set(["error", "stderr"]),
-            tty: set(["tty", "tty"]),
-        };
-        // With a terminal both outputs are one.
-        let streams = if streams.tty { Self { stderr: false, ..streams } } else { streams };
-        if !streams.stdin && !streams.stdout && !streams.stderr {
-            return Err("you must specify at least 1 of stdin, stdout, stderr");
-        }
-        Ok(streams)
+/// The runtime's refusal, with the status that upstream gives it.
+fn refused(error: &Error) -> Reply {
+    text(if error.is_not_found() { 404 } else { 500 }, error.grpc_text())
+}
+
+/// The running container that is meant.
+async fn find(host: &dyn Host, pod: &Pod, target: &Target<'_>) -> Result<Option<String>, Error> {
+    if target.uid.is_some_and(|uid| uid != pod::uid(pod)) {
+        return Ok(None);
+    }
+    containers::running(&*host.runtime(), pod, target.container).await
+}
+
+/// Runs a command and streams.
+pub(crate) async fn exec(handler: &Handler, target: &Target<'_>, request: Request<Incoming>) -> Reply {
+    let (host, query) = (&*handler.host, Query::of(request.uri()));
+    let Some(streams) = streams(&query) else { return text(400, NO_STREAMS) };
+    let Some(pod) = host.pod(target.namespace, target.pod) else { return text(404, "pod does not exist") };
+    let Some(asked) = upgrade::Asked::of(&request) else { return text(400, upgrade::REQUIRED) };
+    let id = match find(host, &pod, target).await {
+        Ok(Some(id)) => id,
+        Ok(None) => return text(500, format!("container not found ({:?})", target.container)),
+        Err(error) => return refused(&error),
+    };
+    let wanted = v1::ExecRequest {
+        container_id: id,
+        cmd: query.all("command").map(str::to_owned).collect(),
+        tty: streams.tty,
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+    };
+    match host.runtime().exec(wanted).await {
+        Ok(url) => upgrade::connect(handler, request, asked, &url, Some(streams)).await,
+        Err(error) => refused(&error),
     }
 }
 
-impl Handlers {
-    pub(super) async fn exec_or_attach(
-        self,
-        request: Request<Incoming>,
-        exec: bool,
-        namespace: &str,
-        name: &str,
-        uid: Option<&str>,
-        container: &str,
-    ) -> Response<Body> {
-        let query = query_pairs(request.uri().query().unwrap_or_default());
-        let streams = match Streams::from_query(&query) {
-            Ok(streams) => streams,
-            Err(message) => return text(StatusCode::BAD_REQUEST, message),
-        };
-        let Some(pod) = self.pods.find(namespace, name, uid) else {
-            return text(StatusCode::NOT_FOUND, "pod does not exist");
-        };
-        let id = match self.running_container(&pod, container).await {
-            Ok(id) => id,
-            Err(refusal) => return refusal,
-        };
-        let url = if exec {
-            let cmd = query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
-            let request = v1::ExecRequest {
-                container_id: id,
-                cmd,
-                tty: streams.tty,
-                stdin: streams.stdin,
-                stdout: streams.stdout,
-                stderr: streams.stderr,
-            };
-            self.shared.cri.exec(request).await.map(|answer| answer.url)
-        } else {
-            let tty = pod::find_container(&pod, container).and_then(|(_, spec)| spec.tty) == Some(true);
-            let request = v1::AttachRequest {
-                container_id: id,
-                stdin: streams.stdin,
-                tty,
-                stdout: streams.stdout,
-                stderr: streams.stderr && !tty,
-            };
-            self.shared.cri.attach(request).await.map(|answer| answer.url)
-        };
-        match url {
-            Ok(url) => join(request, &url).await,
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+/// Streams to and from what a container runs already.
+pub(crate) async fn attach(handler: &Handler, target: &Target<'_>, request: Request<Incoming>) -> Reply {
+    let (host, query) = (&*handler.host, Query::of(request.uri()));
+    let Some(streams) = streams(&query) else { return text(400, NO_STREAMS) };
+    let Some(pod) = host.pod(target.namespace, target.pod) else { return text(404, "pod does not exist") };
+    let Some(asked) = upgrade::Asked::of(&request) else { return text(400, upgrade::REQUIRED) };
+    let missing = || {
+        let full_name = format!("{}_{}", pod::name(&pod), pod::namespace(&pod));
+        text(500, format!("container {} not found in pod {full_name}", target.container))
+    };
+    let id = match find(host, &pod, target).await {
+        Ok(Some(id)) => id,
+        Ok(None) => return missing(),
+        Err(error) => return refused(&error),
+    };
+    // Whether there is a terminal was settled when the container was made.
+    let Some((_, container)) = pod::find_container(&pod, target.container) else { return missing() };
+    let tty = container.tty.unwrap_or(false);
+    let streams = Streams { tty, stderr: streams.stderr && !tty, ..streams };
+    let wanted = v1::AttachRequest {
+        container_id: id,
+        stdin: streams.stdin,
+        tty: streams.tty,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+    };
+    match host.runtime().attach(wanted).await {
+        Ok(url) => upgrade::connect(handler, request, asked, &url, Some(streams)).await,
+        Err(error) => refused(&error),
     }
+}
 
-    pub(super) async fn port_forward(
-        self,
-        request: Request<Incoming>,
-        namespace: &str,
-        name: &str,
-        uid: Option<&str>,
-    ) -> Response<Body> {
-        let Some(pod) = self.pods.find(namespace, name, uid) else {
-            return text(StatusCode::NOT_FOUND, "pod does not exist");
-        };
-        let record = match self.look(&pod).await {
-            Ok(record) => record,
-            Err(refusal) => return refusal,
-        };
-        let Some(sandbox) = record.sandbox().filter(|sandbox| sandbox.ready) else {
-            let message = format!("pod not found ({:?})", format!("{name}_{namespace}"));
-            return text(StatusCode::INTERNAL_SERVER_ERROR, &message);
-        };
-        let ports = query_pairs(request.uri().query().unwrap_or_default())
-            .iter()
-            .filter(|(key, _)| key == "port" || key == "ports")
-            .filter_map(|(_, value)| value.parse().ok())
-            .collect();
-        let wanted = v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: ports };
-        match self.shared.cri.port_forward(wanted).await {
-            Ok(answer) => join(request, &answer.url).await,
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+/// Connects to ports within a pod.
+pub(crate) async fn port_forward(
+    handler: &Handler,
+    namespace: &str,
+    name: &str,
+    uid: Option<&str>,
+    request: Request<Incoming>,
+) -> Reply {
+    let host = &*handler.host;
+    let Some(asked) = upgrade::Asked::of(&request) else { return text(400, upgrade::REQUIRED) };
+    let ports = match ports(&Query::of(request.uri()), asked.needs_ports()) {
+        Ok(ports) => ports,
+        Err(reason) => return text(400, reason),
+    };
+    let Some(pod) = host.pod(namespace, name) else { return text(404, "pod does not exist") };
+    if uid.is_some_and(|uid| uid != pod::uid(&pod)) {
+        return text(404, "pod not found");
     }
-
-    pub(super) async fn look(&self, pod: &Pod) -> Result<PodRecord, Response<Body>> {
-        Observer::default()
-            .look(&self.shared.cri, pod::uid(pod))
-            .await
-            .map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
+    let sandbox = match host.runtime().sandboxes(Some(pod::uid(&pod).to_owned())).await {
+        Ok(sandboxes) => sandboxes.into_iter().max_by_key(|one| one.created_at).map(|one| one.id),
+        Err(error) => return refused(&error),
+    };
+    let Some(sandbox) = sandbox else {
+        return text(500, format!("pod not found ({:?})", format!("{name}_{namespace}")));
+    };
+    match host.runtime().port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox, port: ports }).await {
+        Ok(url) => upgrade::connect(handler, request, asked, &url, None).await,
+        Err(error) => refused(&error),
     }
+}
 
-    /// The id of a container that runs.
-    pub(super) async fn running_container(&self, pod: &Pod, container: &str) -> Result<String, Response<Body>> {
-        let record = self.look(pod).await?;
-        match record.latest(container) {
-            Some(found) if found.state == RunState::Running => Ok(found.id.clone()),
-            _ => {
-                let message = format!("container not found ({container:?})");
-                Err(text(StatusCode::INTERNAL_SERVER_ERROR, &message))
+/// The ports in a query, which old WebSocket clients must name there; with SPDY they come with each stream.
+fn ports(query: &Query, needed: bool) -> Result<Vec<i32>, String> {
+    if !needed {
+        return Ok(Vec::new());
+    }
+    let texts: Vec<&str> = query.all("port").flat_map(|list| list.split(',')).collect();
+    if texts.is_empty() {
+        return Err("query parameter \"port\" is required".to_owned());
+    }
+    let port = |text: &str| {
+        let port: u16 = text.parse().map_err(|_| format!("unable to parse {text:?} as a port"))?;
+        if port == 0 { Err(format!("port {text:?} must be > 0")) } else { Ok(i32::from(port)) }
+    };
+    texts.into_iter().map(port).collect()
+}
+
+/// Runs a command to its end and answers with what it wrote.
+pub(crate) async fn run(host: &dyn Host, target: &Target<'_>, query: &Query) -> Reply {
+    let Some(pod) = host.pod(target.namespace, target.pod) else { return text(404, "pod does not exist") };
+    let id = match find(host, &pod, target).await {
+        Ok(Some(id)) => id,
+        Ok(None) => return text(500, format!("container not found ({:?})", target.container)),
+        Err(error) => return text(500, error.grpc_text()),
+    };
+    let command = query.first("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
+    match host.runtime().exec_sync(id, command).await {
+        Ok(output) => {
+            let mut out = output.stdout;
+            out.extend_from_slice(&output.stderr);
+            if output.exit_code == 0 {
+                return reply::raw_json(out);
             }
+            let said = String::from_utf8_lossy(&out);
+            text(500, format!("command terminated with exit code {}: {said}", output.exit_code))
         }
+        Err(error) => text(500, error.grpc_text()),
     }
 }
 
-/// The protocol a request wants to be upgraded to, if it is one we pass on.
-pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<String> {
-    let has = |name: header::HeaderName, wanted: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|part| part.trim().eq_ignore_ascii_case(wanted))
-        })
-    };
-    if !has(header::CONNECTION, "upgrade") {
-        return None;
-    }
-    let wanted = headers.get(header::UPGRADE)?.to_str().ok()?.trim().to_ascii_lowercase();
-    UPGRADES.contains(&wanted.as_str()).then_some(wanted)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Joins the client's connection to the runtime's streaming server.
-async fn join(request: Request<Incoming>, url: &str) -> Response<Body> {
-    let Some(protocol) = upgrade_of(request.headers()) else {
-        return text(StatusCode::BAD_REQUEST, "Upgrade request required");
-    };
-    let Some((address, path)) = local_target(url) else {
-        tracing::warn!(url, "the runtime's streaming server is not on this machine");
-        return text(StatusCode::INTERNAL_SERVER_ERROR, "the runtime's streaming address is not local");
-    };
-    match forward(request, &address, &path, &protocol).await {
-        Ok(response) => response,
-        Err(message) => text(StatusCode::BAD_GATEWAY, &format!("error dialing backend: {message}")),
+    #[test]
+    fn stream_choices() {
+        let of = |text: &str| streams(&Query::parse(text));
+        assert_eq!(of("command=sh"), None);
+        assert_eq!(of("tty=1"), None);
+        assert_eq!(of("input=true"), None);
+        let all = Streams { stdin: true, stdout: true, stderr: true, tty: false };
+        assert_eq!(of("input=1&output=1&error=1"), Some(all));
+        let terminal = Streams { stdin: false, stdout: true, stderr: false, tty: true };
+        assert_eq!(of("output=1&error=1&tty=1"), Some(terminal));
     }
-}
 
-/// Host and path of the runtime's URL, if it is on this machine.
-pub(crate) fn local_target(url: &str) -> Option<(String, String)> {
-    let uri: Uri = url.parse().ok()?;
-    let host = uri.host()?.trim_matches(['[', ']']);
-    let local = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) || host == "localhost";
-    if !local || uri.scheme_str() != Some("http") {
-        return None;
-    }
-    let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    Some((uri.authority()?.to_string(), path))
-}
-
-async fn forward(
-    mut request: Request<Incoming>,
-    address: &str,
-    path: &str,
-    protocol: &str,
-) -> Result<Response<Body>, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let mut onward = Request::builder().method(request.method().clone()).uri(path);
-    if let Some(headers) = onward.headers_mut() {
-        *headers = request.headers().clone();
-        // Neither who asked nor how they proved it concerns the runtime.
-        headers.remove(header::AUTHORIZATION);
-        headers.remove(header::COOKIE);
-        headers.insert(header::HOST, address.parse().map_err(|_| "invalid address".to_owned())?);
-    }
-    let onward = onward.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    // The connection lives on in the upgraded streams; its task ends with them.
-    let driver = tokio::spawn(connection.with_upgrades());
-    let mut answer = sender.send_request(onward).await.map_err(|error| error.to_string())?;
-    let agreed = answer
-        .headers()
-        .get(header::UPGRADE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case(protocol));
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS || !agreed {
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_REFUSAL_BYTES).collect().await;
-        driver.abort();
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        // Only an error may be passed on: a redirect or an odd success leads nowhere.
-        let status = if status.is_client_error() || status.is_server_error() { status } else { StatusCode::BAD_GATEWAY };
-        let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
-        *response.status_mut() = status;
-        return Ok(response);
-    }
-    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = answer.headers().clone();
-    let theirs = hyper::upgrade::on(&mut answer);
-    let ours = hyper::upgrade::on(&mut request);
-    // Ends when either side closes, at the latest with the process: a detached pump is the one way to
-    // outlive the response, and both its ends are sockets that close with their owners.
-    drop(tokio::spawn(async move {
-        if let Ok((ours, theirs)) = tokio::try_join!(ours, theirs) {
-            let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-            tokio::io::copy_bidirectional(&mut ours, &mut theirs).await.ok();
+    #[test]
+    fn port_lists() {
+        let of = |text: &str| ports(&Query::parse(text), true);
+        assert_eq!(of("port=80&port=81,82"), Ok(vec![80, 81, 82]));
+        for text in ["", "port=x", "port=0", "port=65536"] {
+            assert!(of(text).is_err(), "{text}");
         }
-        driver.await.ok();
-    }));
-    Ok(response)
+        assert_eq!(ports(&Query::parse("port=x"), false), Ok(vec![]));
+    }
 }
