@@ -14,3 +14,4 @@ mod strategy;
 mod tests;
 
 pub(crate) use shell::run;
+pub(crate) use strategy::scaled;

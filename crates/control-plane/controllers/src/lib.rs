@@ -7,9 +7,11 @@
 //!
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
+mod canonical;
 mod children;
 mod clock;
 mod context;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -17,11 +19,13 @@ mod endpointslice;
 mod expect;
 mod garbagecollector;
 mod hash;
+mod history;
 mod job;
 mod labels;
 mod manager;
 mod names;
 mod namespace;
+mod node_affinity;
 mod nodeipam;
 mod nodelifecycle;
 mod nodes;

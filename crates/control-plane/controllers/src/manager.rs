@@ -16,8 +16,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    deployment, endpoints, endpointslice, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc,
-    replicaset, rootca, serviceaccount, tainteviction,
+    daemonset, deployment, endpoints, endpointslice, garbagecollector, job, namespace, nodeipam,
+    nodelifecycle, podgc, replicaset, rootca, serviceaccount, tainteviction,
 };
 
 /// Why the controllers could not run.
@@ -208,6 +208,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         // One: parts of a range are handed out one after the other.
         workers: 1,
         start: |context| nodeipam::run(context).boxed(),
+    },
+    Entry {
+        name: "daemonset-controller",
+        account: "daemon-set-controller",
+        component: "daemonset-controller",
+        workers: 2,
+        start: |context| daemonset::run(context).boxed(),
     },
     Entry {
         name: "job-controller",

@@ -8,4 +8,5 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use decide::tolerates;
 pub(crate) use shell::run;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_json::Value;
 
+use crate::canonical::canonical;
 use crate::labels;
 
 /// The label that keeps the pods of a Deployment's ReplicaSets apart.
@@ -54,32 +54,6 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
         labels.remove(HASH_LABEL);
     }
     template
-}
-
-/// The template with absent and empty lists and maps made the same, as upstream's semantic equality has it.
-fn canonical(template: &PodTemplateSpec) -> Value {
-    let mut value = serde_json::to_value(template).expect("API types always serialise");
-    prune(&mut value);
-    value
-}
-
-/// Maps of strings, for which empty means absent. Other empty objects, such as `emptyDir: {}`, mean something.
-const MAPS: [&str; 6] = ["labels", "annotations", "nodeSelector", "matchLabels", "limits", "requests"];
-
-fn prune(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.values_mut().for_each(prune);
-            fields.retain(|name, value| match value {
-                Value::Null => false,
-                Value::Array(items) => !items.is_empty(),
-                Value::Object(inner) => !(inner.is_empty() && MAPS.contains(&name.as_str())),
-                _ => true,
-            });
-        }
-        Value::Array(items) => items.iter_mut().for_each(prune),
-        _ => {}
-    }
 }
 
 /// Brings the annotations of the ReplicaSet of the current template up to date. Returns whether anything changed.

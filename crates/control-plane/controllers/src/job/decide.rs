@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
     fn count(&mut self) {
         let held: HashSet<&str> =
             self.pods.iter().filter(|pod| is_held(pod)).map(|pod| owner::uid(&pod.metadata)).collect();
-        let mut settle = |uids: &mut Vec<String>| {
+        let settle = |uids: &mut Vec<String>| {
             let before = uids.len();
             uids.retain(|uid| held.contains(uid.as_str()));
             i32::try_from(before - uids.len()).unwrap_or(i32::MAX)
