@@ -130,7 +130,12 @@ pub(crate) fn sandbox_state(pod: &Pod, record: &PodRecord) -> SandboxState {
 }
 
 /// Whether a container that is not running is to be started, as upstream's `ShouldContainerBeRestarted`.
-pub(crate) fn should_start(pod: &Pod, kind: ContainerKind, container: &Container, record: &PodRecord) -> bool {
+pub(crate) fn should_start(
+    pod: &Pod,
+    kind: ContainerKind,
+    container: &Container,
+    record: &PodRecord,
+) -> bool {
     if pod::is_deleting(pod) {
         return false;
     }
@@ -257,7 +262,8 @@ impl Plan<'_> {
         }
         if kept == 0 && coming == 0 {
             // Sidecars do not keep a pod alive.
-            self.actions = PodActions { sandbox: self.actions.sandbox.clone(), kill_pod: true, ..PodActions::nothing() };
+            self.actions =
+                PodActions { sandbox: self.actions.sandbox.clone(), kill_pod: true, ..PodActions::nothing() };
         }
     }
 
@@ -296,8 +302,11 @@ impl Plan<'_> {
             InitStep::Done => true,
             InitStep::Waiting => return false,
             InitStep::Failed => {
-                self.actions =
-                    PodActions { sandbox: self.actions.sandbox.clone(), kill_pod: true, ..PodActions::nothing() };
+                self.actions = PodActions {
+                    sandbox: self.actions.sandbox.clone(),
+                    kill_pod: true,
+                    ..PodActions::nothing()
+                };
                 return false;
             }
         };
@@ -391,7 +400,8 @@ impl Plan<'_> {
     }
 
     fn kill_unknown(&mut self, latest: &ContainerRecord, word: &str) {
-        let message = format!("{word} is in {:?} state, try killing it before restart", latest.state.as_str());
+        let message =
+            format!("{word} is in {:?} state, try killing it before restart", latest.state.as_str());
         self.kill(latest, message, KillReason::Other);
     }
 
@@ -409,7 +419,8 @@ impl Plan<'_> {
             .iter()
             .find(|one| one.name == container.name && one.state == RunState::Exited)
             .and_then(|ended| Timestamp::from_nanosecond(i128::from(ended.finished_at)).ok());
-        if let Some((remaining, delay)) = last_exit.and_then(|since| backoff.waiting_since(&key, since, now)) {
+        if let Some((remaining, delay)) = last_exit.and_then(|since| backoff.waiting_since(&key, since, now))
+        {
             self.actions.held.push(Held { kind, name: container.name, remaining, delay });
         } else if !self.actions.start.iter().any(|start| start.kind == kind && start.index == index) {
             self.actions.start.push(Start { kind, index, backoff_key: key, last_exit });

@@ -50,7 +50,11 @@ pub(crate) fn admit(
     ports(wanted, others)
 }
 
-fn fits(wanted: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, WireQuantity>) -> Result<(), Refused> {
+fn fits(
+    wanted: &Pod,
+    others: &[Arc<Pod>],
+    allocatable: &BTreeMap<String, WireQuantity>,
+) -> Result<(), Refused> {
     let short = |name: &str, requested: i64, used: i64, capacity: i64| Refused {
         reason: format!("OutOf{name}"),
         message: format!(
@@ -81,7 +85,8 @@ fn fits(wanted: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, WireQu
 type HostPort = (String, i32, String);
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let all = pod::containers(pod).iter().chain(pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c)));
+    let all =
+        pod::containers(pod).iter().chain(pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c)));
     all.flat_map(|container| container.ports.iter().flatten())
         .filter_map(|port| {
             let number = port.host_port.filter(|port| *port > 0)?;
@@ -96,7 +101,9 @@ fn ports(wanted: &Pod, others: &[Arc<Pod>]) -> Result<(), Refused> {
     let taken: Vec<HostPort> = others.iter().flat_map(|other| host_ports(other)).collect();
     let clash = host_ports(wanted).into_iter().any(|(protocol, port, ip)| {
         taken.iter().any(|(other_protocol, other_port, other_ip)| {
-            protocol == *other_protocol && port == *other_port && (ip == *other_ip || any(&ip) || any(other_ip))
+            protocol == *other_protocol
+                && port == *other_port
+                && (ip == *other_ip || any(&ip) || any(other_ip))
         })
     });
     if clash {

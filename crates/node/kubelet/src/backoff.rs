@@ -27,7 +27,12 @@ impl Backoff {
 
     /// How much longer to wait after something that happened at `since`, and the whole delay; None if
     /// the next try may be now.
-    pub(crate) fn waiting_since(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<(Duration, Duration)> {
+    pub(crate) fn waiting_since(
+        &self,
+        key: &str,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Option<(Duration, Duration)> {
         let entry = self.entries.get(key)?;
         if self.expired(entry, since) {
             return None;
@@ -79,7 +84,8 @@ pub(crate) fn go_duration(duration: Duration) -> String {
     if millis < 1000 {
         return format!("{millis}ms");
     }
-    let fraction = if rest == 0 { String::new() } else { format!(".{rest:03}").trim_end_matches('0').to_owned() };
+    let fraction =
+        if rest == 0 { String::new() } else { format!(".{rest:03}").trim_end_matches('0').to_owned() };
     match (hours, minutes) {
         (0, 0) => format!("{seconds}{fraction}s"),
         (0, _) => format!("{minutes}m{seconds}{fraction}s"),
@@ -106,12 +112,20 @@ mod tests {
             let (left, delay) = backoff.waiting_since("a", at(now), at(now)).unwrap();
             assert_eq!(left, delay);
             seen.push(delay.as_secs());
-            assert!(backoff.waiting_since("a", at(now), at(now + i64::try_from(delay.as_secs()).unwrap())).is_none());
+            assert!(
+                backoff
+                    .waiting_since("a", at(now), at(now + i64::try_from(delay.as_secs()).unwrap()))
+                    .is_none()
+            );
             now += i64::try_from(delay.as_secs()).unwrap();
         }
         assert_eq!(seen, [10, 20, 40, 80, 160, 300, 300]);
         backoff.next("a", at(now + 700), at(now + 700));
-        assert_eq!(backoff.waiting("a", at(now + 700)).unwrap().1.as_secs(), 10, "ten quiet minutes reset it");
+        assert_eq!(
+            backoff.waiting("a", at(now + 700)).unwrap().1.as_secs(),
+            10,
+            "ten quiet minutes reset it"
+        );
     }
 
     #[test]
@@ -126,9 +140,15 @@ mod tests {
 
     #[test]
     fn durations_read_as_go_prints_them() {
-        for (millis, text) in
-            [(0, "0s"), (15, "15ms"), (10_000, "10s"), (160_000, "2m40s"), (300_000, "5m0s"), (1_234, "1.234s"), (3_600_000, "1h0m0s")]
-        {
+        for (millis, text) in [
+            (0, "0s"),
+            (15, "15ms"),
+            (10_000, "10s"),
+            (160_000, "2m40s"),
+            (300_000, "5m0s"),
+            (1_234, "1.234s"),
+            (3_600_000, "1h0m0s"),
+        ] {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
         }
     }

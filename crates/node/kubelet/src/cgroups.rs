@@ -163,7 +163,8 @@ impl Cgroups {
         Ok(())
     }
 
-    /// A file of a group: `(controller, file)` in version 1's names or version 2's.
+    /// A file of a group: `(controller, file)` in version 1's names or version 2's. The server's statistics
+    /// read it.
     pub(crate) fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {
         fs::read_to_string(join(self.mount_of(controller)?, path).join(file)).ok()
     }
@@ -303,7 +304,9 @@ mod tests {
             31 30 0:2 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
             32 30 0:3 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
             33 30 0:4 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let mount = |controller: &str| (vec![controller.to_owned()], PathBuf::from(format!("/sys/fs/cgroup/{controller}")));
+        let mount = |controller: &str| {
+            (vec![controller.to_owned()], PathBuf::from(format!("/sys/fs/cgroup/{controller}")))
+        };
         assert_eq!(parse_layout(v1), Some(Layout::V1 { mounts: vec![mount("cpu"), mount("memory")] }));
         let joint = "31 30 0:2 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
         assert_eq!(

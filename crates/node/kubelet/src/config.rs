@@ -72,7 +72,14 @@ impl fmt::Debug for Config {
 impl Config {
     /// Settings with upstream's defaults for everything that has one.
     #[must_use]
-    pub fn new(node_name: &str, node_ip: IpAddr, root_dir: PathBuf, cri_endpoint: &str, client: Client, informers: SharedInformers) -> Self {
+    pub fn new(
+        node_name: &str,
+        node_ip: IpAddr,
+        root_dir: PathBuf,
+        cri_endpoint: &str,
+        client: Client,
+        informers: SharedInformers,
+    ) -> Self {
         Self {
             node_name: node_name.to_owned(),
             node_ip,

@@ -34,7 +34,9 @@ pub(crate) enum ConfigError {
     BlockVolume,
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
-    #[error("container {container:?} asks for a recursively read-only mount, which the runtime does not offer")]
+    #[error(
+        "container {container:?} asks for a recursively read-only mount, which the runtime does not offer"
+    )]
     RecursiveReadOnly { container: String },
 }
 
@@ -59,14 +61,11 @@ pub(crate) struct Ingredients<'a> {
 /// The container's configuration.
 pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, ConfigError> {
     let Ingredients { pod, container, .. } = from;
-    let lookup = |name: &str| {
-        from.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-    };
+    let lookup = |name: &str| from.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, lookup)).collect()
     };
-    let mut security =
-        security::container_context(pod, container, from.image_user, from.seccomp_root)?;
+    let mut security = security::container_context(pod, container, from.image_user, from.seccomp_root)?;
     if let (Some(target), Some(options)) = (from.target, security.namespace_options.as_mut()) {
         options.pid = v1::NamespaceMode::Target.into();
         options.target_id = target.to_owned();
@@ -194,10 +193,14 @@ fn volume_mount(
     wanted: &VolumeMount,
     env: &[(String, String)],
 ) -> Result<v1::Mount, ConfigError> {
-    let volume = volumes::find(pod, &wanted.name)
-        .ok_or_else(|| ConfigError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
-    let mut host = volumes::host_path_of(directory, volume)
-        .ok_or_else(|| ConfigError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
+    let volume = volumes::find(pod, &wanted.name).ok_or_else(|| ConfigError::NoVolume {
+        volume: wanted.name.clone(),
+        container: container.name.clone(),
+    })?;
+    let mut host = volumes::host_path_of(directory, volume).ok_or_else(|| ConfigError::NoVolume {
+        volume: wanted.name.clone(),
+        container: container.name.clone(),
+    })?;
     if wanted.recursive_read_only.as_deref() == Some("Enabled") {
         return Err(ConfigError::RecursiveReadOnly { container: container.name.clone() });
     }
@@ -215,7 +218,9 @@ fn volume_mount(
     };
     if let Some(part) = part {
         if part.starts_with('/') || part.split('/').any(|step| step == "..") {
-            return Err(failed(io::Error::other(format!("subPath {part:?} must be relative and without .."))));
+            return Err(failed(io::Error::other(format!(
+                "subPath {part:?} must be relative and without .."
+            ))));
         }
         let target = directory.sub_path(&wanted.name, &container.name, index);
         sub_path::bind(&host, &part, &target).map_err(failed)?;

@@ -10,8 +10,8 @@ use podium_client::{EventRecorder, Informer, Shutdown, reference_of};
 use podium_cri::Cri;
 
 use crate::{
-    Config, backoff::Backoff, cgroups::Cgroups, images::Images, network_files::HostResolver, node::machine::Machine,
-    references::References, tokens::Tokens, volumes::PodDir,
+    Config, backoff::Backoff, cgroups::Cgroups, images::Images, network_files::HostResolver,
+    node::machine::Machine, references::References, tokens::Tokens, volumes::PodDir,
 };
 
 /// Shared by all workers; cheap to pass as an `Arc`.
@@ -69,7 +69,12 @@ impl Context {
     }
 
     /// What events about a container are recorded on.
-    pub(crate) fn container_reference(&self, pod: &Pod, kind: crate::pod::ContainerKind, name: &str) -> ObjectReference {
+    pub(crate) fn container_reference(
+        &self,
+        pod: &Pod,
+        kind: crate::pod::ContainerKind,
+        name: &str,
+    ) -> ObjectReference {
         let list = match kind {
             crate::pod::ContainerKind::Init => "initContainers",
             crate::pod::ContainerKind::Regular => "containers",

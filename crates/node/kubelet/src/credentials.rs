@@ -42,7 +42,8 @@ pub(crate) fn for_image(image: &str, secrets: &[Secret]) -> Vec<AuthConfig> {
 }
 
 fn entries(secret: &Secret) -> Vec<(String, Entry)> {
-    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
+    let data =
+        |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
     let parsed = match secret.type_.as_deref() {
         Some("kubernetes.io/dockerconfigjson") => data(".dockerconfigjson")
             .and_then(|text| serde_json::from_slice::<DockerConfig>(text).ok())
@@ -57,7 +58,8 @@ fn entries(secret: &Secret) -> Vec<(String, Entry)> {
 
 /// An entry's key without scheme, version path and trailing slash.
 fn location(registry: &str) -> String {
-    let bare = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
+    let bare =
+        registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
     let bare = bare.trim_end_matches('/');
     let bare = bare.strip_suffix("/v1").or_else(|| bare.strip_suffix("/v2")).unwrap_or(bare);
     match bare.strip_prefix("index.docker.io") {
@@ -83,9 +85,9 @@ fn matches(registry: &str, image: &str) -> bool {
 fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((before, after)) => text
-            .strip_prefix(before)
-            .is_some_and(|rest| (0..=rest.len()).any(|at| rest.is_char_boundary(at) && glob(after, &rest[at..]))),
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.is_char_boundary(at) && glob(after, &rest[at..]))
+        }),
     }
 }
 
@@ -123,8 +125,12 @@ mod tests {
     #[test]
     fn the_most_specific_credentials_come_first() {
         let secrets = [
-            secret(r#"{"auths":{"https://index.docker.io/v1/":{"auth":"am9lOnB3"},"*.example.io":{"username":"wild"}}}"#),
-            secret(r#"{"auths":{"q.example.io/team":{"username":"team"},"q.example.io:5000":{"username":"port"}}}"#),
+            secret(
+                r#"{"auths":{"https://index.docker.io/v1/":{"auth":"am9lOnB3"},"*.example.io":{"username":"wild"}}}"#,
+            ),
+            secret(
+                r#"{"auths":{"q.example.io/team":{"username":"team"},"q.example.io:5000":{"username":"port"}}}"#,
+            ),
             secret("not json"),
         ];
         let users = |image: &str| -> Vec<String> {

@@ -77,16 +77,20 @@ pub(crate) fn references(container: &Container) -> Vec<DataRef> {
 }
 
 /// The variables in the order upstream gives them: `envFrom`, `env`, then Services not shadowed.
-pub(crate) fn build(pod: &Pod, container: &Container, sources: &Sources) -> Result<Vec<(String, String)>, EnvError> {
+pub(crate) fn build(
+    pod: &Pod,
+    container: &Container,
+    sources: &Sources,
+) -> Result<Vec<(String, String)>, EnvError> {
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let services = service_variables(&sources.services, pod::namespace(pod), links);
     let mut set = Ordered::default();
     from_sources(container, sources, &mut set)?;
     for env in container.env.iter().flatten() {
         let value = match (&env.value, &env.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, |name| {
-                set.get(name).or_else(|| services.get(name)).cloned()
-            })),
+            (Some(value), _) if !value.is_empty() => {
+                Some(expand(value, |name| set.get(name).or_else(|| services.get(name)).cloned()))
+            }
             (_, Some(_)) => from_reference(pod, container, env, sources)?,
             _ => Some(String::new()),
         };
@@ -190,7 +194,16 @@ fn from_reference(
     if let Some(key) = &from.config_map_key_ref {
         let data = sources.config_maps.get(&key.name);
         let found = data.and_then(|data| data.get(&key.key)).map(|v| String::from_utf8_lossy(v).into_owned());
-        return pick("configmap", "ConfigMap", namespace, &key.name, &key.key, key.optional, data.is_some(), found);
+        return pick(
+            "configmap",
+            "ConfigMap",
+            namespace,
+            &key.name,
+            &key.key,
+            key.optional,
+            data.is_some(),
+            found,
+        );
     }
     if let Some(key) = &from.secret_key_ref {
         let data = sources.secrets.get(&key.name);

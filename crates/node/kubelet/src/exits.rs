@@ -38,7 +38,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_is_noticed() {
-        let mut child = tokio::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            tokio::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         let watch = tokio::spawn(ended(pid));
         drop(child.stdin.take());

@@ -53,7 +53,8 @@ pub(crate) async fn run(
     }
     if let Some(action) = &handler.http_get {
         let path = action.path.clone().unwrap_or_default();
-        let failed = |text: String| HookError(format!("HTTP lifecycle hook ({path}) {whose} failed - error: {text}"));
+        let failed =
+            |text: String| HookError(format!("HTTP lifecycle hook ({path}) {whose} failed - error: {text}"));
         let target = HttpTarget::new(action, container, address).map_err(&failed)?;
         return run::get(&target, HOOK_AGENT, HTTP_LIMIT).await.map(drop).map_err(&failed);
     }

@@ -99,9 +99,14 @@ impl Images {
         let wanted = container.image.as_deref().unwrap_or_default();
         let later = Duration::from_secs(10);
         if let Err(invalid) = podium_cri::normalize_image_name(wanted) {
-            let message = format!("Failed to apply default image tag {wanted:?}: couldn't parse image name {wanted:?}: {invalid}");
+            let message = format!(
+                "Failed to apply default image tag {wanted:?}: couldn't parse image name {wanted:?}: {invalid}"
+            );
             self.recorder.event(about, EventType::Warning, "InspectFailed", message.clone());
-            return Err(NoImage { error: error("InvalidImageName", message), retry_after: Duration::from_secs(300) });
+            return Err(NoImage {
+                error: error("InvalidImageName", message),
+                retry_after: Duration::from_secs(300),
+            });
         }
         let spec = v1::ImageSpec { image: tagged(wanted), ..Default::default() };
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
@@ -115,8 +120,9 @@ impl Images {
         };
         match (need(policy, local.is_some()), local) {
             (Need::UseLocal, Some(local)) => {
-                let message =
-                    format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
+                let message = format!(
+                    "Container image {wanted:?} already present on machine and can be accessed by the pod"
+                );
                 self.recorder.event(about, EventType::Normal, "Pulled", message);
                 Ok(image_of(&local, &spec.image))
             }
@@ -267,9 +273,12 @@ mod tests {
 
     #[test]
     fn names_get_a_tag() {
-        for (name, expected) in
-            [("app", "app:latest"), ("r:5000/app", "r:5000/app:latest"), ("app:v1", "app:v1"), ("app@sha256:1", "app@sha256:1")]
-        {
+        for (name, expected) in [
+            ("app", "app:latest"),
+            ("r:5000/app", "r:5000/app:latest"),
+            ("app:v1", "app:v1"),
+            ("app@sha256:1", "app@sha256:1"),
+        ] {
             assert_eq!(tagged(name), expected);
         }
     }

@@ -8,6 +8,9 @@
 //! several kubelets can run on one machine. Stopping the kubelet leaves containers running, and starting
 //! it again takes them over untouched.
 
+// Tests build objects from JSON literals, which read better by value.
+#![cfg_attr(test, allow(clippy::needless_pass_by_value, clippy::redundant_clone))]
+
 mod actions;
 mod admission;
 mod backoff;

@@ -8,13 +8,15 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
-use podium_client::{Change, Informer, ObjectKey};
+use podium_client::{Change, EventType, Informer, ObjectKey};
 use podium_cri::v1;
 use tokio::task::JoinHandle;
 
 use crate::{
     admission,
     context::Shared,
+    eviction::{self, Candidate},
+    node::pressure,
     observe::Observer,
     pod,
     record::label,
@@ -25,6 +27,9 @@ use crate::{
 const RELIST_EVERY: Duration = Duration::from_secs(5);
 /// How often what nobody knows is looked for.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How often memory and disk are looked at, and how long a relief is given to show.
+const PRESSURE_EVERY: Duration = Duration::from_secs(10);
+const AFTER_EVICTION: Duration = Duration::from_secs(20);
 /// Pause before the runtime's event stream is opened again.
 const EVENTS_RETRY: Duration = Duration::from_secs(2);
 
@@ -156,7 +161,14 @@ impl Pods {
             () = shutdown.cancelled() => return self.stopped().await,
         }
         let work = async {
-            tokio::join!(self.relist(), self.listen(), self.clean(), self.share_cpu(), self.reap());
+            tokio::join!(
+                self.relist(),
+                self.listen(),
+                self.clean(),
+                self.share_cpu(),
+                self.reap(),
+                self.relieve()
+            );
         };
         tokio::select! {
             () = work => {}
@@ -210,7 +222,8 @@ impl Pods {
         .ok()?;
         let uid = |labels: &HashMap<String, String>| labels.get(label::POD_UID).cloned().unwrap_or_default();
         let sandboxes = sandboxes.items.iter().map(|one| (one.id.clone(), (uid(&one.labels), one.state)));
-        let containers = containers.containers.iter().map(|one| (one.id.clone(), (uid(&one.labels), one.state)));
+        let containers =
+            containers.containers.iter().map(|one| (one.id.clone(), (uid(&one.labels), one.state)));
         Some(sandboxes.chain(containers).collect())
     }
 
@@ -256,6 +269,56 @@ impl Pods {
         }
     }
 
+    /// When memory or disk is short, one pod after the other has to go.
+    async fn relieve(&self) {
+        loop {
+            tokio::time::sleep(PRESSURE_EVERY).await;
+            let Some(short) = pressure::shortage(&self.shared.config.root_dir) else { continue };
+            let usage = self.usage(short.resource).await;
+            let candidates: Vec<Candidate> = {
+                let entries = self.entries.lock();
+                entries
+                    .iter()
+                    .filter(|(_, entry)| entry.mailbox.is_active() && !is_over(&entry.pod))
+                    .map(|(uid, entry)| Candidate {
+                        pod: entry.pod.clone(),
+                        used_bytes: usage.get(uid).copied().unwrap_or(0),
+                    })
+                    .collect()
+            };
+            let chosen = eviction::choose(&candidates, short.resource, short.threshold, &short.available);
+            let Some((pod, verdict)) = chosen else { continue };
+            let about = podium_client::reference_of(&*pod);
+            self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
+            if let Some(entry) = self.entries.lock().get(pod::uid(&pod)) {
+                entry.mailbox.evict(verdict);
+            }
+            // Time to let go of what it held, before another has to go.
+            tokio::time::sleep(AFTER_EVICTION).await;
+        }
+    }
+
+    /// What each pod uses of memory or disk, by uid.
+    async fn usage(&self, resource: &str) -> HashMap<String, i64> {
+        let request = v1::ListContainerStatsRequest { filter: None };
+        let stats = self
+            .shared
+            .cri
+            .list_container_stats(request)
+            .await
+            .map(|answer| answer.stats)
+            .unwrap_or_default();
+        let mut usage: HashMap<String, i64> = HashMap::new();
+        for one in stats {
+            let memory = one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
+            let disk = one.writable_layer.as_ref().and_then(|layer| layer.used_bytes.as_ref());
+            let bytes = if resource == "memory" { memory } else { disk }.map_or(0, |bytes| bytes.value);
+            let uid = one.attributes.and_then(|attributes| attributes.labels.get(label::POD_UID).cloned());
+            *usage.entry(uid.unwrap_or_default()).or_default() += i64::try_from(bytes).unwrap_or(i64::MAX);
+        }
+        usage
+    }
+
     async fn clean(&self) {
         loop {
             self.clean_once().await;
@@ -293,7 +356,8 @@ impl Pods {
         futures::future::try_join_all(stops).await?;
         for sandbox in &record.sandboxes {
             cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
-            cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
+            cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() })
+                .await?;
         }
         for one in &record.containers {
             cri.remove_container(v1::RemoveContainerRequest { container_id: one.id.clone() }).await?;

@@ -42,7 +42,10 @@ pub(crate) fn hostname(pod: &Pod, cluster_domain: &str) -> Result<(String, Strin
     if as_fqdn && !domain.is_empty() {
         let full = format!("{name}.{domain}");
         if full.len() > 64 {
-            return Err(format!("failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)", full.len()));
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)",
+                full.len()
+            ));
         }
         return Ok((full, domain));
     }
@@ -65,7 +68,10 @@ pub(crate) fn parse_resolv_conf(text: &str) -> HostResolver {
         match words.next() {
             Some("nameserver") => found.servers.extend(words.next().map(str::to_owned)),
             Some("search") => {
-                found.searches = words.map(|word| word.trim_end_matches('.').to_owned()).filter(|w| !w.is_empty()).collect();
+                found.searches = words
+                    .map(|word| word.trim_end_matches('.').to_owned())
+                    .filter(|w| !w.is_empty())
+                    .collect();
             }
             Some("options") => found.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -87,7 +93,11 @@ pub(crate) fn dns(pod: &Pod, cluster_dns: &[IpAddr], cluster_domain: &str, host:
         DnsConfig::default()
     } else if cluster && !cluster_dns.is_empty() {
         let namespace = pod::namespace(pod);
-        let own = [format!("{namespace}.svc.{cluster_domain}"), format!("svc.{cluster_domain}"), cluster_domain.to_owned()];
+        let own = [
+            format!("{namespace}.svc.{cluster_domain}"),
+            format!("svc.{cluster_domain}"),
+            cluster_domain.to_owned(),
+        ];
         DnsConfig {
             servers: cluster_dns.iter().map(ToString::to_string).collect(),
             searches: unique(own.into_iter().chain(host.searches.iter().cloned())),
@@ -112,9 +122,11 @@ pub(crate) fn dns(pod: &Pod, cluster_dns: &[IpAddr], cluster_domain: &str, host:
 }
 
 fn merge(config: &mut DnsConfig, extra: &PodDNSConfig) {
-    let all = std::mem::take(&mut config.servers).into_iter().chain(extra.nameservers.iter().flatten().cloned());
+    let all =
+        std::mem::take(&mut config.servers).into_iter().chain(extra.nameservers.iter().flatten().cloned());
     config.servers = unique(all);
-    let all = std::mem::take(&mut config.searches).into_iter().chain(extra.searches.iter().flatten().cloned());
+    let all =
+        std::mem::take(&mut config.searches).into_iter().chain(extra.searches.iter().flatten().cloned());
     config.searches = unique(all);
     for option in extra.options.iter().flatten() {
         let Some(name) = option.name.as_deref().filter(|name| !name.is_empty()) else { continue };
@@ -204,17 +216,19 @@ mod tests {
     #[track_caller]
     fn check(spec: PodSpec, servers: &[&str], searches: &[&str], options: &[&str]) {
         let found = dns(&pod(spec), &["10.96.0.10".parse().unwrap()], "cluster.local", &host());
-        assert_eq!((found.servers, found.searches, found.options), (
-            servers.iter().map(ToString::to_string).collect(),
-            searches.iter().map(ToString::to_string).collect(),
-            options.iter().map(ToString::to_string).collect(),
-        ));
+        assert_eq!(
+            (found.servers, found.searches, found.options),
+            (
+                servers.iter().map(ToString::to_string).collect(),
+                searches.iter().map(ToString::to_string).collect(),
+                options.iter().map(ToString::to_string).collect(),
+            )
+        );
     }
 
     #[test]
     fn policies() {
-        let cluster =
-            ["production.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"];
+        let cluster = ["production.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"];
         let policy = |policy: &str| PodSpec { dns_policy: Some(policy.into()), ..Default::default() };
         let on_host = |policy: &str| PodSpec {
             dns_policy: Some(policy.into()),
@@ -244,7 +258,13 @@ mod tests {
         check(
             PodSpec { dns_config: Some(own), ..policy("ClusterFirst") },
             &["10.96.0.10", "1.1.1.1"],
-            &["production.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example", "a.example"],
+            &[
+                "production.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+                "corp.example",
+                "a.example",
+            ],
             &["ndots:2", "edns0"],
         );
     }

@@ -2,7 +2,7 @@
 
 pub(crate) mod conditions;
 pub(crate) mod machine;
-mod pressure;
+pub(crate) mod pressure;
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,8 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus, ObjectReference,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus,
+            ObjectReference,
         },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
@@ -101,7 +102,11 @@ impl NodeKeeper {
                 Ok(true) => reported = Some(Instant::now()),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(node = self.name(), error = error_chain(&error), "writing the node's status failed");
+                    tracing::warn!(
+                        node = self.name(),
+                        error = error_chain(&error),
+                        "writing the node's status failed"
+                    );
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -127,7 +132,8 @@ impl NodeKeeper {
             return Ok(false);
         }
         let patch = json!({"status": with_replacements(value)});
-        let written = self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        let written =
+            self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
         *self.known.lock() = Some(Arc::new(written));
         *last = core;
         for transition in transitions {
@@ -230,7 +236,11 @@ impl NodeKeeper {
                 }
                 Err(error) => {
                     if !is_conflict(&error) {
-                        tracing::debug!(node = self.name(), error = error_chain(&error), "renewing the lease failed");
+                        tracing::debug!(
+                            node = self.name(),
+                            error = error_chain(&error),
+                            "renewing the lease failed"
+                        );
                     }
                     tokio::time::sleep(RETRY).await;
                 }

@@ -46,7 +46,8 @@ impl Observer {
         for listed in &containers.containers {
             record.containers.extend(self.container(cri, listed).await?);
         }
-        self.sandboxes = record.sandboxes.iter().map(|sandbox| (sandbox.id.clone(), sandbox.clone())).collect();
+        self.sandboxes =
+            record.sandboxes.iter().map(|sandbox| (sandbox.id.clone(), sandbox.clone())).collect();
         self.containers = record.containers.iter().map(|one| (one.id.clone(), one.clone())).collect();
         record.sort();
         Ok(record)

@@ -34,7 +34,8 @@ pub(crate) fn init_containers(pod: &Pod) -> &[Container] {
 
 /// The ephemeral containers in the form of ordinary ones: what differs is only whom they may look at.
 pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
-    let ephemeral = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let ephemeral =
+        pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
     ephemeral
         .iter()
         .map(|from| Container {
@@ -182,7 +183,10 @@ impl ProbeKind {
 }
 
 /// The status of one container in a list of them.
-pub(crate) fn status_of<'a>(statuses: Option<&'a Vec<ContainerStatus>>, name: &str) -> Option<&'a ContainerStatus> {
+pub(crate) fn status_of<'a>(
+    statuses: Option<&'a Vec<ContainerStatus>>,
+    name: &str,
+) -> Option<&'a ContainerStatus> {
     statuses?.iter().find(|status| status.name == name)
 }
 
@@ -192,7 +196,11 @@ pub(crate) fn all_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> 
     status
         .into_iter()
         .flat_map(|status| {
-            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+            [
+                &status.init_container_statuses,
+                &status.container_statuses,
+                &status.ephemeral_container_statuses,
+            ]
         })
         .flatten()
         .flatten()

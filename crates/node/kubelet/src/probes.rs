@@ -70,7 +70,8 @@ impl ProbeState {
             self.last = Some(success);
             self.run = 1;
         }
-        let needed = if success { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
+        let needed =
+            if success { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
         if self.run < needed.max(1) {
             return false;
         }

@@ -125,7 +125,10 @@ impl PodRecord {
     pub(crate) fn sort(&mut self) {
         self.sandboxes.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
         self.containers.sort_by(|a, b| {
-            b.created_at.cmp(&a.created_at).then(b.restart_count.cmp(&a.restart_count)).then_with(|| b.id.cmp(&a.id))
+            b.created_at
+                .cmp(&a.created_at)
+                .then(b.restart_count.cmp(&a.restart_count))
+                .then_with(|| b.id.cmp(&a.id))
         });
     }
 }
@@ -134,8 +137,11 @@ impl Sandbox {
     /// Reads a sandbox's status.
     pub(crate) fn from_cri(status: &v1::PodSandboxStatus) -> Self {
         let network = status.network.as_ref();
-        let options =
-            status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|ns| ns.options.as_ref());
+        let options = status
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.namespaces.as_ref())
+            .and_then(|ns| ns.options.as_ref());
         let host_network = options.is_some_and(|options| options.network() == v1::NamespaceMode::Node);
         let ips = network
             .map(|network| {

@@ -65,7 +65,11 @@ impl std::fmt::Debug for References {
 
 impl References {
     /// `changed` is called with the uid of each pod that refers to an object that changed.
-    pub(crate) fn new(client: &Client, shutdown: &Shutdown, changed: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        shutdown: &Shutdown,
+        changed: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Self {
         Self {
             config_maps: Arc::new(Cache::new(client, shutdown, "configmap", changed.clone())),
             secrets: Arc::new(Cache::new(client, shutdown, "secret", changed)),
@@ -86,7 +90,11 @@ impl References {
     }
 
     /// A ConfigMap as it is now; None if there is none.
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, NoAnswer> {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ConfigMap>>, NoAnswer> {
         self.config_maps.get(namespace, name).await
     }
 
@@ -167,7 +175,13 @@ where
                 () = self.shutdown.cancelled() => return,
             };
             if let Err(error) = ended {
-                tracing::debug!(kind = self.kind, namespace = key.0, name = key.1, error = error_chain(&error), "watch ended");
+                tracing::debug!(
+                    kind = self.kind,
+                    namespace = key.0,
+                    name = key.1,
+                    error = error_chain(&error),
+                    "watch ended"
+                );
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -200,9 +214,8 @@ where
     }
 
     fn put(&self, key: &(String, String), sender: &watch::Sender<Latest<K>>, object: Option<K>) {
-        let version = |object: Option<&K>| {
-            object.map(|o| (o.meta().uid.clone(), o.meta().resource_version.clone()))
-        };
+        let version =
+            |object: Option<&K>| object.map(|o| (o.meta().uid.clone(), o.meta().resource_version.clone()));
         let changed = sender.send_if_modified(|latest| {
             let before = latest.as_ref().map(|known| version(known.as_deref()));
             let changed = before.as_ref() != Some(&version(object.as_ref()));

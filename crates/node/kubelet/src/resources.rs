@@ -104,13 +104,17 @@ pub(crate) fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
     bounded.then(|| pod_total(pod, name, |resources| limit(resources, name)))
 }
 
-fn pod_total(pod: &Pod, name: &str, of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>) -> Quantity {
+fn pod_total(
+    pod: &Pod,
+    name: &str,
+    of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>,
+) -> Quantity {
     let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
     let mut sidecars = Quantity::ZERO;
     let mut peak = Quantity::ZERO;
     for container in pod::init_containers(pod) {
         if pod::is_sidecar(container) {
-            sidecars = sidecars + get(container);
+            sidecars += get(container);
             peak = peak.max(sidecars);
         } else {
             peak = peak.max(sidecars + get(container));
@@ -166,12 +170,10 @@ pub(crate) fn linux_resources(
 ) -> v1::LinuxContainerResources {
     let resources = container.resources.as_ref();
     let cpu_request = request(resources, "cpu").map_or(0, |cpu| cpu.milli_value());
-    let cpu_limit = limit(resources, "cpu").or_else(|| {
-        pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "cpu"))
-    });
-    let memory_limit = limit(resources, "memory").or_else(|| {
-        pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "memory"))
-    });
+    let cpu_limit = limit(resources, "cpu")
+        .or_else(|| pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "cpu")));
+    let memory_limit = limit(resources, "memory")
+        .or_else(|| pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "memory")));
     let mut unified = std::collections::HashMap::new();
     if cgroup_v2 {
         // Upstream kills the container's processes together, so that none is left half alive.

@@ -62,9 +62,11 @@ pub enum Error {
 /// # Errors
 /// If directories or cgroups cannot be made: the node cannot run anything then.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    for (path, mode) in
-        [(config.root_dir.clone(), 0o750), (config.root_dir.join("pods"), 0o750), (config.pod_logs_dir.clone(), 0o755)]
-    {
+    for (path, mode) in [
+        (config.root_dir.clone(), 0o750),
+        (config.root_dir.join("pods"), 0o750),
+        (config.pod_logs_dir.clone(), 0o755),
+    ] {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()
             .recursive(true)

@@ -46,7 +46,8 @@ pub(crate) fn log_directory(root: &Path, pod: &Pod) -> PathBuf {
 
 /// The labels by which a pod's sandboxes are found.
 pub(crate) fn labels(pod: &Pod) -> HashMap<String, String> {
-    let mut labels: HashMap<String, String> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
+    let mut labels: HashMap<String, String> =
+        pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.insert(label::POD_NAME.to_owned(), pod::name(pod).to_owned());
     labels.insert(label::POD_NAMESPACE.to_owned(), pod::namespace(pod).to_owned());
     labels.insert(label::POD_UID.to_owned(), pod::uid(pod).to_owned());
@@ -54,7 +55,11 @@ pub(crate) fn labels(pod: &Pod) -> HashMap<String, String> {
 }
 
 /// The sandbox of one attempt.
-pub(crate) fn config(pod: &Pod, attempt: u32, around: &Surroundings<'_>) -> Result<v1::PodSandboxConfig, SandboxError> {
+pub(crate) fn config(
+    pod: &Pod,
+    attempt: u32,
+    around: &Surroundings<'_>,
+) -> Result<v1::PodSandboxConfig, SandboxError> {
     let spec = pod.spec.as_ref();
     if spec.and_then(|spec| spec.host_users) == Some(false) {
         return Err(SandboxError::UserNamespace);

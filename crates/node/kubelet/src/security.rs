@@ -69,7 +69,11 @@ pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
 }
 
 /// Refuses a container that would run as root against its policy.
-pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Result<(), SecurityError> {
+pub(crate) fn verify_non_root(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageUser,
+) -> Result<(), SecurityError> {
     let (pod_sc, own) = (pod_context(pod), container.security_context.as_ref());
     let non_root = own.and_then(|sc| sc.run_as_non_root).or(pod_sc.and_then(|sc| sc.run_as_non_root));
     if non_root != Some(true) {
@@ -133,7 +137,9 @@ fn seccomp(
     directory: &str,
 ) -> Result<v1::SecurityProfile, SecurityError> {
     match own.or(pod_level) {
-        Some(wanted) => profile("seccomp", &wanted.type_, wanted.localhost_profile.as_deref(), Some(directory)),
+        Some(wanted) => {
+            profile("seccomp", &wanted.type_, wanted.localhost_profile.as_deref(), Some(directory))
+        }
         None => profile("seccomp", "Unconfined", None, None),
     }
 }
@@ -155,7 +161,11 @@ pub(crate) fn container_context(
     let seccomp = if privileged {
         profile("seccomp", "Unconfined", None, None)?
     } else {
-        seccomp(pod_sc.and_then(|sc| sc.seccomp_profile.as_ref()), own.seccomp_profile.as_ref(), seccomp_root)?
+        seccomp(
+            pod_sc.and_then(|sc| sc.seccomp_profile.as_ref()),
+            own.seccomp_profile.as_ref(),
+            seccomp_root,
+        )?
     };
     let apparmor = own.app_armor_profile.as_ref().or(pod_sc.and_then(|sc| sc.app_armor_profile.as_ref()));
     let apparmor = match apparmor {
@@ -291,8 +301,13 @@ mod tests {
             ..Default::default()
         };
         let build = |name| {
-            container_context(&Pod::default(), &container(seccomp(name)), &ImageUser::default(), "/root/seccomp")
-                .map(|context| context.seccomp.unwrap().localhost_ref)
+            container_context(
+                &Pod::default(),
+                &container(seccomp(name)),
+                &ImageUser::default(),
+                "/root/seccomp",
+            )
+            .map(|context| context.seccomp.unwrap().localhost_ref)
         };
         assert_eq!(build(Some("a/b.json")), Ok("/root/seccomp/a/b.json".into()));
         for bad in [None, Some(""), Some("../x"), Some("/etc/x"), Some("a/../../x")] {

@@ -149,7 +149,10 @@ impl Server {
 
 /// Client certificates are asked for and, where one is shown, verified in the handshake; a client without
 /// one must bring a token.
-fn tls(resolver: Arc<dyn ResolvesServerCert>, client_ca: Arc<RootCertStore>) -> Result<ServerConfig, ServerError> {
+fn tls(
+    resolver: Arc<dyn ResolvesServerCert>,
+    client_ca: Arc<RootCertStore>,
+) -> Result<ServerConfig, ServerError> {
     let failed = |error: &dyn std::fmt::Display| ServerError::Tls(error.to_string());
     let verifier = WebPkiClientVerifier::builder_with_provider(client_ca, provider())
         .allow_unauthenticated()

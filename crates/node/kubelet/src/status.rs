@@ -58,7 +58,10 @@ pub(crate) struct Seen<'a> {
 
 impl std::fmt::Debug for Seen<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seen").field("record", self.record).field("terminal", &self.terminal).finish_non_exhaustive()
+        f.debug_struct("Seen")
+            .field("record", self.record)
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,8 +77,14 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
     let mut inits = containers::convert(seen, pod::ContainerKind::Init);
     let mut regular = containers::convert(seen, pod::ContainerKind::Regular);
     let ephemeral = containers::convert(seen, pod::ContainerKind::Ephemeral);
+    containers::readiness(seen, &mut inits, pod::ContainerKind::Init);
+    containers::readiness(seen, &mut regular, pod::ContainerKind::Regular);
+    // A regular container has run in this sandbox: whatever sidecars do, the pod has begun.
+    let sandbox = record.sandbox().map_or("", |sandbox| sandbox.id.as_str());
     let active = pod::containers(pod).iter().any(|container| {
-        record.latest(&container.name).is_some_and(|latest| latest.state == RunState::Running)
+        record.containers.iter().any(|one| {
+            one.name == container.name && one.sandbox_id == sandbox && one.state != RunState::Created
+        })
     });
     let all: Vec<_> = regular.iter().chain(&inits).cloned().collect();
     let mut phase = phase::phase(pod, &all, seen.terminal, active);
@@ -92,8 +101,6 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
         status.reason.clone_from(&old.reason);
         status.message.clone_from(&old.message);
     }
-    containers::readiness(seen, &mut inits, pod::ContainerKind::Init);
-    containers::readiness(seen, &mut regular, pod::ContainerKind::Regular);
     let all: Vec<_> = inits.iter().chain(&regular).cloned().collect();
     status.phase = Some(phase.to_owned());
     status.conditions = Some(conditions::owned(seen, &all, phase));

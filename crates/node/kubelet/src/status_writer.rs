@@ -120,7 +120,12 @@ async fn write_all(
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(namespace = pod::namespace(&base), name, error = error_chain(&error), "writing pod status failed");
+                    tracing::warn!(
+                        namespace = pod::namespace(&base),
+                        name,
+                        error = error_chain(&error),
+                        "writing pod status failed"
+                    );
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(LAST_RETRY);
                 }
@@ -143,14 +148,16 @@ pub(crate) fn patch(base: &Pod, wanted: &PodStatus) -> Option<Value> {
         let new = match (field, want) {
             (_, None) => Value::Null,
             // These lists are merged by address; ours replaces.
-            ("hostIPs" | "podIPs", Some(Value::Array(items))) => {
-                Value::Array(std::iter::once(json!({"$patch": "replace"})).chain(items.iter().cloned()).collect())
-            }
+            ("hostIPs" | "podIPs", Some(Value::Array(items))) => Value::Array(
+                std::iter::once(json!({"$patch": "replace"})).chain(items.iter().cloned()).collect(),
+            ),
             (_, Some(want)) => want.clone(),
         };
         changes.insert(field.to_owned(), new);
     }
-    if want.get("observedGeneration").is_some() && have.get("observedGeneration") != want.get("observedGeneration") {
+    if want.get("observedGeneration").is_some()
+        && have.get("observedGeneration") != want.get("observedGeneration")
+    {
         changes.insert("observedGeneration".to_owned(), want["observedGeneration"].clone());
     }
     let changed = changed_conditions(&have, &want);
@@ -162,7 +169,8 @@ pub(crate) fn patch(base: &Pod, wanted: &PodStatus) -> Option<Value> {
 
 /// Our conditions that differ from the API's; conditions are merged by type there.
 fn changed_conditions(have: &Value, want: &Value) -> Vec<Value> {
-    let list = |status: &Value| status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let list =
+        |status: &Value| status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let (have, want) = (list(have), list(want));
     want.into_iter()
         .filter(|new| OWNED_CONDITIONS.iter().any(|owned| new["type"] == *owned))
@@ -179,9 +187,11 @@ fn changed_conditions(have: &Value, want: &Value) -> Vec<Value> {
                 }
             }
             let same = old.is_some_and(|old| {
-                ["status", "reason", "message", "observedGeneration", "lastTransitionTime"]
-                    .iter()
-                    .all(|field| old.get(*field).unwrap_or(&Value::Null) == new.get(*field).unwrap_or(&Value::Null))
+                ["status", "reason", "message", "observedGeneration", "lastTransitionTime"].iter().all(
+                    |field| {
+                        old.get(*field).unwrap_or(&Value::Null) == new.get(*field).unwrap_or(&Value::Null)
+                    },
+                )
             });
             (!same).then_some(new)
         })

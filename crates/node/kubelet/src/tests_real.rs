@@ -69,14 +69,20 @@ fn condition(pod: &Value, type_: &str) -> bool {
 
 fn events(api: &FakeApi, reason: &str) -> Vec<String> {
     let all = api.list("events");
-    all.iter().filter(|e| e["reason"] == reason).map(|e| e["message"].as_str().unwrap_or_default().to_owned()).collect()
+    all.iter()
+        .filter(|e| e["reason"] == reason)
+        .map(|e| e["message"].as_str().unwrap_or_default().to_owned())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_live_and_die() {
     let Some(containerd) = Containerd::start().await else { return };
     let api = FakeApi::new();
-    api.put("configmaps", json!({"metadata": {"name": "cfg", "namespace": "default"}, "data": {"mode": "fast"}}));
+    api.put(
+        "configmaps",
+        json!({"metadata": {"name": "cfg", "namespace": "default"}, "data": {"mode": "fast"}}),
+    );
     let root = containerd.path().join("kubelet");
     let node = start(&containerd, &api, root.clone());
     eventually("the node registers", LIMIT, || async {
@@ -87,11 +93,16 @@ async fn pods_live_and_die() {
 
     // Create to Ready, with a ConfigMap in a volume and in the environment.
     let begun = std::time::Instant::now();
-    let mut web = container("c", "echo $MODE; cat /cfg/mode; trap 'exit 0' TERM; while true; do sleep 0.1; done");
+    let mut web =
+        container("c", "echo $MODE; cat /cfg/mode; trap 'exit 0' TERM; while true; do sleep 0.1; done");
     web["env"] = json!([{"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "mode"}}}]);
     web["volumeMounts"] = json!([{"name": "cfg", "mountPath": "/cfg"}]);
-    web["readinessProbe"] = json!({"exec": {"command": ["test", "-f", "/cfg/mode"]}, "periodSeconds": 1, "timeoutSeconds": 5});
-    api.put("pods", pod("web", json!({"containers": [web], "volumes": [{"name": "cfg", "configMap": {"name": "cfg"}}]})));
+    web["readinessProbe"] =
+        json!({"exec": {"command": ["test", "-f", "/cfg/mode"]}, "periodSeconds": 1, "timeoutSeconds": 5});
+    api.put(
+        "pods",
+        pod("web", json!({"containers": [web], "volumes": [{"name": "cfg", "configMap": {"name": "cfg"}}]})),
+    );
     let running = node.wait("web", "is ready", |pod| condition(pod, "Ready")).await;
     println!("create to Ready: {:?}", begun.elapsed());
     assert_eq!(running["status"]["phase"], "Running");
@@ -100,7 +111,10 @@ async fn pods_live_and_die() {
     assert!(id.starts_with("containerd://"), "{id}");
 
     // A change of the ConfigMap reaches the volume.
-    api.put("configmaps", json!({"metadata": {"name": "cfg", "namespace": "default"}, "data": {"mode": "slow"}}));
+    api.put(
+        "configmaps",
+        json!({"metadata": {"name": "cfg", "namespace": "default"}, "data": {"mode": "slow"}}),
+    );
     let uid = running["metadata"]["uid"].as_str().unwrap();
     let file = root.join(format!("pods/{uid}/volumes/kubernetes.io~configmap/cfg/mode"));
     eventually("the volume is refreshed", LIMIT, || async {
@@ -121,7 +135,10 @@ async fn pods_live_and_die() {
 
     // A killed process is restarted in place, at once the first time, then held back.
     let begun = std::time::Instant::now();
-    api.put("pods", pod("crash", json!({"containers": [container("c", "echo bye > /dev/termination-log; exit 3")]})));
+    api.put(
+        "pods",
+        pod("crash", json!({"containers": [container("c", "echo bye > /dev/termination-log; exit 3")]})),
+    );
     let crashed = node
         .wait("crash", "crash loops", |pod| {
             pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
@@ -133,7 +150,10 @@ async fn pods_live_and_die() {
     assert_eq!(status["lastState"]["terminated"]["message"], "bye\n");
     assert_eq!(status["restartCount"], 1);
     let message = status["state"]["waiting"]["message"].as_str().unwrap();
-    assert!(message.starts_with("back-off 10s restarting failed container=c pod=crash_default("), "{message}");
+    assert!(
+        message.starts_with("back-off 10s restarting failed container=c pod=crash_default("),
+        "{message}"
+    );
 
     // Run to completion, out of memory, an image that is not there.
     api.put("pods", pod("done", json!({"restartPolicy": "Never", "containers": [container("c", "exit 0")]})));
@@ -175,7 +195,13 @@ async fn pods_live_and_die() {
     })
     .await;
     eventually("the runtime is empty", LIMIT, || async {
-        let left = containerd.cri().list_pod_sandbox(Default::default()).await.map_err(|e| e.to_string())?.items.len();
+        let left = containerd
+            .cri()
+            .list_pod_sandbox(Default::default())
+            .await
+            .map_err(|e| e.to_string())?
+            .items
+            .len();
         if left == 0 { Ok(()) } else { Err(format!("{left} sandboxes")) }
     })
     .await;

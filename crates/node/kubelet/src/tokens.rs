@@ -3,11 +3,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        core::v1::{Pod, ServiceAccount},
-    },
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Pod, ServiceAccount},
 };
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
@@ -50,7 +48,12 @@ impl Tokens {
     ///
     /// # Errors
     /// If the API refuses; a kept token that has not expired yet is given instead.
-    pub(crate) async fn get(&self, pod: &Pod, wanted: &TokenRef, now: Timestamp) -> Result<String, kube::Error> {
+    pub(crate) async fn get(
+        &self,
+        pod: &Pod,
+        wanted: &TokenRef,
+        now: Timestamp,
+    ) -> Result<String, kube::Error> {
         let key = (pod::uid(pod).to_owned(), wanted.clone());
         let kept = {
             let held = self.held.lock();
@@ -76,7 +79,10 @@ impl Tokens {
     /// The next moment one of the pod's tokens has to be renewed.
     pub(crate) fn next_renewal(&self, uid: &str) -> Option<Timestamp> {
         let held = self.held.lock();
-        held.iter().filter(|((of, _), _)| of == uid).map(|(_, held)| renew_at(held.issued, held.expires)).min()
+        held.iter()
+            .filter(|((of, _), _)| of == uid)
+            .map(|(_, held)| renew_at(held.issued, held.expires))
+            .min()
     }
 
     /// Forgets a pod's tokens.
@@ -85,7 +91,8 @@ impl Tokens {
     }
 
     async fn request(&self, pod: &Pod, wanted: &TokenRef) -> Result<(String, Timestamp), kube::Error> {
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+        let account =
+            pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: (!wanted.audience.is_empty()).then(|| vec![wanted.audience.clone()]),

@@ -29,7 +29,9 @@ pub(crate) enum VolumeError {
     HostPath { volume: String, source: host_path::HostPathError },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Io { volume: String, source: io::Error },
-    #[error("MountVolume.SetUp failed for volume {volume:?} : volume source {kind} is not supported by this kubelet")]
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : volume source {kind} is not supported by this kubelet"
+    )]
     Unsupported { volume: String, kind: &'static str },
 }
 
@@ -102,7 +104,10 @@ fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
         // Running git on the host for a pod's author is how CVE-2024-10220 happened.
         (volume.git_repo.is_some(), "gitRepo"),
         (volume.flex_volume.is_some(), "flexVolume"),
-        (volume.cephfs.is_some() || volume.rbd.is_some() || volume.glusterfs.is_some(), "of a removed in-tree plugin"),
+        (
+            volume.cephfs.is_some() || volume.rbd.is_some() || volume.glusterfs.is_some(),
+            "of a removed in-tree plugin",
+        ),
     ];
     if let Some((_, kind)) = unsupported.into_iter().find(|(there, _)| *there) {
         return Err(kind);
@@ -112,7 +117,12 @@ fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
 }
 
 /// Makes or refreshes one volume. Blocking.
-pub(crate) fn ensure(directory: &PodDir, pod: &Pod, volume: &Volume, lookup: &Lookup) -> Result<(), VolumeError> {
+pub(crate) fn ensure(
+    directory: &PodDir,
+    pod: &Pod,
+    volume: &Volume,
+    lookup: &Lookup,
+) -> Result<(), VolumeError> {
     let name = || volume.name.clone();
     plugin(volume).map_err(|kind| VolumeError::Unsupported { volume: name(), kind })?;
     let failed = |source| VolumeError::Io { volume: name(), source };
@@ -229,13 +239,12 @@ pub(crate) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
 /// The volumes that some container of the pod mounts; others need not be made.
 pub(crate) fn wanted(pod: &Pod) -> Vec<Volume> {
     let ephemeral = pod::ephemeral_containers(pod);
-    let mounted = |volume: &&Volume| {
-        pod::containers(pod)
-            .iter()
-            .chain(pod::init_containers(pod))
-            .chain(&ephemeral)
-            .any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name))
-    };
+    let mounted =
+        |volume: &&Volume| {
+            pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral).any(|container| {
+                container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name)
+            })
+        };
     pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(mounted).cloned().collect()
 }
 

@@ -30,7 +30,7 @@ use crate::{
     context::Shared,
     observe::{self, Observer},
     pod::{self, ContainerKind},
-    record::{PodRecord, RunState},
+    record::{ContainerRecord, PodRecord, RunState},
     status::{self, StartError, Verdict},
     status_writer::StatusWriter,
 };
@@ -191,9 +191,16 @@ impl Worker {
         if self.storage.stale && self.storage.ready {
             self.refresh_storage().await;
         }
+        self.remove_dead().await;
         let mut until = Instant::now() + RESYNC;
         let mut sooner = |at: Option<Instant>| until = at.map_or(until, |at| until.min(at));
-        sooner(plan.held.iter().map(|held| held.remaining.min(HELD_EVENT_EVERY)).min().map(|wait| Instant::now() + wait));
+        sooner(
+            plan.held
+                .iter()
+                .map(|held| held.remaining.min(HELD_EVENT_EVERY))
+                .min()
+                .map(|wait| Instant::now() + wait),
+        );
         sooner(self.deadline());
         sooner(self.token_renewal());
         if plan.is_idle() {
@@ -322,6 +329,34 @@ impl Worker {
         self.start_containers(id, &plan.start).await
     }
 
+    /// Removes runs of containers that nobody can ask for any more, with their logs: of each container
+    /// the newest two stay, for `logs --previous` and the last state. Sandboxes that were replaced go too.
+    async fn remove_dead(&mut self) {
+        let cri = &self.shared.cri;
+        for one in expendable(&self.record) {
+            let request = v1::RemoveContainerRequest { container_id: one.id.clone() };
+            match cri.remove_container(request).await {
+                Ok(_) => {
+                    let log = std::path::PathBuf::from(&one.log_path);
+                    let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(log)).await;
+                    if let Ok(Err(error)) = removed {
+                        tracing::debug!(container = one.name, %error, "removing an old log failed");
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(container = one.name, %error, "removing an old container failed");
+                }
+            }
+        }
+        let used = |id: &str| self.record.containers.iter().any(|one| one.sandbox_id == id);
+        for old in self.record.sandboxes.iter().skip(1).filter(|old| !old.ready && !used(&old.id)) {
+            let request = v1::RemovePodSandboxRequest { pod_sandbox_id: old.id.clone() };
+            if let Err(error) = cri.remove_pod_sandbox(request).await {
+                tracing::debug!(%error, "removing an old sandbox failed");
+            }
+        }
+    }
+
     /// Before a pod starts anew, its init containers' old runs are removed: they would count as done.
     async fn forget_inits(&mut self) {
         for container in pod::init_containers(&self.pod) {
@@ -371,7 +406,11 @@ impl Worker {
         if !self.removed {
             self.writer.flush().await;
             if let Err(error) = self.delete_object().await {
-                tracing::warn!(pod = pod::full_name(&self.pod), error = error_chain(&error), "deleting a pod failed");
+                tracing::warn!(
+                    pod = pod::full_name(&self.pod),
+                    error = error_chain(&error),
+                    "deleting a pod failed"
+                );
                 return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
             }
         }
@@ -426,7 +465,10 @@ impl Worker {
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), pod::namespace(&self.pod));
         let params = DeleteParams {
             grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(pod::uid(&self.pod).to_owned()), ..Default::default() }),
+            preconditions: Some(Preconditions {
+                uid: Some(pod::uid(&self.pod).to_owned()),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         match api.delete(pod::name(&self.pod), &params).await {
@@ -461,8 +503,11 @@ impl Worker {
         };
         let record = &self.record;
         self.exits.retain(|id, _| live(id, record));
-        let containers =
-            record.containers.iter().filter(|one| one.state == RunState::Running).map(|one| (one.id.clone(), false));
+        let containers = record
+            .containers
+            .iter()
+            .filter(|one| one.state == RunState::Running)
+            .map(|one| (one.id.clone(), false));
         let sandboxes = record.sandboxes.iter().filter(|one| one.ready).map(|one| (one.id.clone(), true));
         for (id, is_sandbox) in containers.chain(sandboxes) {
             if !self.exits.contains_key(&id) {
@@ -471,6 +516,20 @@ impl Worker {
             }
         }
     }
+}
+
+/// Ended runs of containers beyond the newest two of each name.
+fn expendable(record: &PodRecord) -> Vec<&ContainerRecord> {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    record
+        .containers
+        .iter()
+        .filter(|one| {
+            let count = seen.entry(one.name.as_str()).or_default();
+            *count += 1;
+            *count > 2 && one.state == RunState::Exited
+        })
+        .collect()
 }
 
 /// Waits for a process's end, then until the runtime has noticed it too, and wakes the worker.
@@ -519,7 +578,11 @@ async fn pid(shared: &Shared, id: &str, is_sandbox: bool) -> Option<i32> {
 }
 
 /// The containers of a kind, by value: ephemeral ones have to be converted.
-pub(crate) fn container_at(pod: &Pod, kind: ContainerKind, index: usize) -> Option<k8s_openapi::api::core::v1::Container> {
+pub(crate) fn container_at(
+    pod: &Pod,
+    kind: ContainerKind,
+    index: usize,
+) -> Option<k8s_openapi::api::core::v1::Container> {
     match kind {
         ContainerKind::Init => pod::init_containers(pod).get(index).cloned(),
         ContainerKind::Regular => pod::containers(pod).get(index).cloned(),

@@ -19,11 +19,14 @@ fn pod(policy: &str, names: &[&str]) -> Pod {
             _ => regular.push(json!({"name": name, "image": "i"})),
         }
     }
-    from(json!({"restartPolicy": policy, "initContainers": inits, "containers": regular, "ephemeralContainers": ephemeral}))
+    from(
+        json!({"restartPolicy": policy, "initContainers": inits, "containers": regular, "ephemeralContainers": ephemeral}),
+    )
 }
 
 fn from(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}))
+        .unwrap()
 }
 
 /// What runs: `name:state`, newest first, where state is `run`, `new`, `lost` or an exit code; all in
@@ -140,10 +143,14 @@ fn restart_policies() {
         check(&pod(policy, &["a"]), &record(&[state], false), expected);
     }
     check(&pod("OnFailure", &["a", "b"]), &record(&["a:0", "b:run"], false), "");
-    let own = from(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Always"}]}));
+    let own = from(
+        json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Always"}]}),
+    );
     check(&own, &record(&["a:1"], false), "start-a");
-    let rules = from(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Never",
-        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
+    let rules = from(
+        json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
+    );
     check(&rules, &record(&["a:42"], false), "start-a");
     check(&rules, &record(&["a:1"], false), "kill-pod");
 }
@@ -176,7 +183,12 @@ fn sidecars_stay_beside() {
         "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always", "startupProbe": {}}]}));
     let running = record(&["s:run"], false);
     for (result, expected) in [(None, ""), (Some(true), "start-a"), (Some(false), "kill-s start-s")] {
-        let actions = decide_with(&probed, &running, &|_, kind| (kind == ProbeKind::Startup).then_some(result)?, &fresh());
+        let actions = decide_with(
+            &probed,
+            &running,
+            &|_, kind| (kind == ProbeKind::Startup).then_some(result)?,
+            &fresh(),
+        );
         assert_eq!(show(&probed, &actions), expected, "{result:?}");
     }
 }

@@ -11,7 +11,12 @@ use podium_api::quantity::Quantity;
 use crate::{pod, resources};
 
 /// A field by its path, with upstream's error text.
-pub(crate) fn field_value(pod: &Pod, path: &str, pod_ips: &[String], host_ips: &[String]) -> Result<String, String> {
+pub(crate) fn field_value(
+    pod: &Pod,
+    path: &str,
+    pod_ips: &[String],
+    host_ips: &[String],
+) -> Result<String, String> {
     let spec = pod.spec.as_ref();
     let map = |map: Option<&BTreeMap<String, String>>, key: &str| {
         map.and_then(|map| map.get(key)).cloned().unwrap_or_default()
@@ -43,7 +48,8 @@ pub(crate) fn field_value(pod: &Pod, path: &str, pod_ips: &[String], host_ips: &
 
 /// A map as `key="value"` lines, keys in order, values quoted as Go quotes.
 fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> =
+        map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
     lines.join("\n")
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn variables(services: &[Arc<Service>], namespace: &str, links: bool)
 
 fn of_service(name: &str, service: &Service, set: &mut BTreeMap<String, String>) {
     let Some(spec) = &service.spec else { return };
-    let Some(address) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { return };
+    let Some(address) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+        return;
+    };
     let Some(ports) = spec.ports.as_deref().filter(|ports| !ports.is_empty()) else { return };
     let prefix = variable(name);
     let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };

@@ -69,7 +69,13 @@ fn expansion() {
 #[test]
 fn literals_see_what_came_before() {
     check(
-        vec![literal("A", "1"), literal("B", "$(A)2 $(C)"), literal("C", "3"), literal("A", "9"), literal("E", "")],
+        vec![
+            literal("A", "1"),
+            literal("B", "$(A)2 $(C)"),
+            literal("C", "3"),
+            literal("A", "9"),
+            literal("E", ""),
+        ],
         &[("A", "9"), ("B", "12 $(C)"), ("C", "3"), ("E", "")],
     );
 }
@@ -82,8 +88,11 @@ fn every_source() {
     };
     let key = ConfigMapKeySelector { name: "cfg".into(), key: "mode".into(), optional: None };
     let secret = SecretKeySelector { name: "db".into(), key: "password".into(), optional: None };
-    let cpu =
-        ResourceFieldSelector { resource: "limits.cpu".into(), divisor: Some(Quantity("1m".into())), container_name: None };
+    let cpu = ResourceFieldSelector {
+        resource: "limits.cpu".into(),
+        divisor: Some(Quantity("1m".into())),
+        container_name: None,
+    };
     check(
         vec![
             from("NAME", field("metadata.name")),

@@ -24,8 +24,8 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
 
-pub(crate) use decode::{Choice, Format};
 use decode::Decoder;
+pub(crate) use decode::{Choice, Format};
 use watch::DirectoryWatch;
 
 /// How much is read at a time.
@@ -240,11 +240,8 @@ impl Following {
         work: impl FnOnce(&mut Reader) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         // The reader goes to the blocking thread and comes back.
-        let empty = Reader {
-            path: PathBuf::new(),
-            parts: VecDeque::new(),
-            decoder: Decoder::new(Format::default()),
-        };
+        let empty =
+            Reader { path: PathBuf::new(), parts: VecDeque::new(), decoder: Decoder::new(Format::default()) };
         let mut reader = std::mem::replace(&mut self.reader, empty);
         let (reader, outcome) = blocking(move || {
             let outcome = work(&mut reader);

@@ -125,7 +125,8 @@ fn plan(mut names: Vec<String>, most: usize) -> Plan {
     names.sort();
     let all = names.clone();
     // Left by a rotation that did not finish.
-    let (mut used, mut remove): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| in_use(name, &all));
+    let (mut used, mut remove): (Vec<String>, Vec<String>) =
+        names.into_iter().partition(|name| in_use(name, &all));
     let excess = used.len().saturating_sub(most.saturating_sub(2));
     remove.extend(used.drain(..excess));
     Plan { remove, compress: used.into_iter().filter(|name| !name.ends_with(COMPRESSED)).collect() }
@@ -133,7 +134,8 @@ fn plan(mut names: Vec<String>, most: usize) -> Plan {
 
 fn in_use(name: &str, all: &[String]) -> bool {
     !name.ends_with(UNFINISHED)
-        && (name.ends_with(COMPRESSED) || !all.iter().any(|other| other.strip_suffix(COMPRESSED) == Some(name)))
+        && (name.ends_with(COMPRESSED)
+            || !all.iter().any(|other| other.strip_suffix(COMPRESSED) == Some(name)))
 }
 
 /// The names of a log's rotated files, in no order. Blocking.
@@ -209,7 +211,11 @@ mod tests {
             // What an interrupted rotation has left.
             (&["0.log.2.tmp", "0.log.2", "0.log.1.gz", "0.log.1"], &["0.log.1", "0.log.2.tmp"], &["0.log.2"]),
         ] {
-            assert_eq!(plan(names(have), 5), Plan { remove: names(remove), compress: names(compress) }, "{have:?}");
+            assert_eq!(
+                plan(names(have), 5),
+                Plan { remove: names(remove), compress: names(compress) },
+                "{have:?}"
+            );
         }
     }
 
@@ -223,7 +229,13 @@ mod tests {
     fn room_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("0.log");
-        for name in ["0.log", "0.log.20260101-000000.gz", "0.log.20260102-000000.gz", "0.log.20260103-000000.gz", "1.log"] {
+        for name in [
+            "0.log",
+            "0.log.20260101-000000.gz",
+            "0.log.20260102-000000.gz",
+            "0.log.20260103-000000.gz",
+            "1.log",
+        ] {
             fs::write(directory.path().join(name), name).unwrap();
         }
         let newest = directory.path().join("0.log.20260104-000000");
@@ -237,7 +249,13 @@ mod tests {
         left.sort();
         assert_eq!(
             left,
-            ["0.log", "0.log.20260102-000000.gz", "0.log.20260103-000000.gz", "0.log.20260104-000000.gz", "1.log"]
+            [
+                "0.log",
+                "0.log.20260102-000000.gz",
+                "0.log.20260103-000000.gz",
+                "0.log.20260104-000000.gz",
+                "1.log"
+            ]
         );
         let mut text = String::new();
         let file = File::open(directory.path().join("0.log.20260104-000000.gz")).unwrap();

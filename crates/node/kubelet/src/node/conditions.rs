@@ -38,7 +38,9 @@ pub(crate) fn conditions(
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             last_heartbeat_time: time(now),
-            last_transition_time: kept.and_then(|kept| kept.last_transition_time.clone()).or_else(|| time(now)),
+            last_transition_time: kept
+                .and_then(|kept| kept.last_transition_time.clone())
+                .or_else(|| time(now)),
         }
     };
     let memory = if health.memory_pressure {
@@ -59,7 +61,13 @@ pub(crate) fn conditions(
         )
     };
     let disk = if health.disk_pressure {
-        judge("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure", "NodeHasDiskPressure")
+        judge(
+            "DiskPressure",
+            true,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+            "NodeHasDiskPressure",
+        )
     } else {
         judge(
             "DiskPressure",
@@ -101,7 +109,10 @@ mod tests {
     fn transitions_are_reported_once() {
         let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
         let (first, events) = conditions(&Health::default(), &[], at(1));
-        assert_eq!(events, ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]);
+        assert_eq!(
+            events,
+            ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]
+        );
         let (second, events) = conditions(&Health::default(), &first, at(9));
         assert!(events.is_empty());
         assert_eq!(second[3].last_transition_time, first[3].last_transition_time);

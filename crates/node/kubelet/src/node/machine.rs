@@ -32,7 +32,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// Reads it all. `root` is the kubelet's directory.
     pub(crate) fn read(root: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let text =
+            |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let disk_bytes = statvfs(root)
             .ok()
             .and_then(|stats| i64::try_from(stats.blocks().saturating_mul(stats.fragment_size())).ok())
@@ -83,7 +84,9 @@ impl Machine {
             ("cpu".to_owned(), Quantity(self.cpus.to_string())),
             ("pods".to_owned(), Quantity(config.max_pods.to_string())),
         ]);
-        list.extend(self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), Quantity("0".to_owned()))));
+        list.extend(
+            self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), Quantity("0".to_owned()))),
+        );
         list
     }
 

@@ -29,6 +29,31 @@ pub(crate) async fn health(shared: &Shared) -> Health {
     health
 }
 
+/// What the node is short of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) resource: &'static str,
+    /// As upstream writes the threshold.
+    pub(crate) threshold: &'static str,
+    pub(crate) available: String,
+}
+
+/// What the node is short of now, memory first: it is what kills.
+pub(crate) fn shortage(root: &std::path::Path) -> Option<Shortage> {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if memory_low(&meminfo) {
+        let available = format!("{}Ki", memory(&meminfo, "MemAvailable") / 1024);
+        return Some(Shortage { resource: "memory", threshold: "100Mi", available });
+    }
+    if disk_low(root) {
+        let free =
+            statvfs(root).map_or(0, |stats| stats.blocks_available().saturating_mul(stats.fragment_size()));
+        let available = format!("{}Ki", free / 1024);
+        return Some(Shortage { resource: "ephemeral-storage", threshold: "10%", available });
+    }
+    None
+}
+
 fn memory_low(meminfo: &str) -> bool {
     let available = memory(meminfo, "MemAvailable");
     available > 0 && available < MEMORY_LOW_BYTES
@@ -36,7 +61,8 @@ fn memory_low(meminfo: &str) -> bool {
 
 fn disk_low(root: &std::path::Path) -> bool {
     let Ok(stats) = statvfs(root) else { return false };
-    let low = |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
+    let low =
+        |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
     low(stats.blocks_available(), stats.blocks(), DISK_LOW_PERCENT)
         || low(stats.files_available(), stats.files(), INODES_LOW_PERCENT)
 }
@@ -46,7 +72,8 @@ fn pids_low() -> bool {
     let running = fs::read_to_string("/proc/loadavg")
         .ok()
         .and_then(|text| text.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok());
-    let limit = number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min();
+    let limit =
+        number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min();
     matches!((limit, running), (Some(limit), Some(running)) if limit - running < PIDS_LOW)
 }
 
@@ -55,7 +82,10 @@ async fn runtime_trouble(shared: &Shared) -> Option<String> {
     let status = match shared.cri.status(v1::StatusRequest { verbose: false }).await {
         Ok(answer) => answer.status.unwrap_or_default(),
         Err(error) => {
-            return Some(format!("[container runtime is down, container runtime status check failed: {}]", error.grpc_text()));
+            return Some(format!(
+                "[container runtime is down, container runtime status check failed: {}]",
+                error.grpc_text()
+            ));
         }
     };
     judge(&status)
@@ -70,7 +100,9 @@ fn judge(status: &v1::RuntimeStatus) -> Option<String> {
     let mut troubles = Vec::new();
     match condition("NetworkReady") {
         None => troubles.push("container runtime network not ready: <nil>".to_owned()),
-        Some(one) if !one.status => troubles.push(format!("container runtime network not ready: {}", shown(one))),
+        Some(one) if !one.status => {
+            troubles.push(format!("container runtime network not ready: {}", shown(one)));
+        }
         Some(_) => {}
     }
     match condition("RuntimeReady") {

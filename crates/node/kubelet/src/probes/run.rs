@@ -42,7 +42,8 @@ pub(crate) struct Target<'a> {
 pub(crate) async fn run(probe: &Probe, target: &Target<'_>) -> Answer {
     let limit = timeout(probe);
     if let Some(exec) = &probe.exec {
-        let command = target.command.map_or_else(|| exec.command.clone().unwrap_or_default(), <[String]>::to_vec);
+        let command =
+            target.command.map_or_else(|| exec.command.clone().unwrap_or_default(), <[String]>::to_vec);
         return exec_probe(target.cri, target.container_id, command, limit).await;
     }
     if let Some(action) = &probe.http_get {
@@ -51,7 +52,7 @@ pub(crate) async fn run(probe: &Probe, target: &Target<'_>) -> Answer {
             Err(text) => return Answer::Error(text),
         };
         return match get(&wanted, PROBE_AGENT, limit).await {
-            Ok((status, body)) => judge(status, body),
+            Ok((status, body)) => judge(status, &body),
             Err(text) => Answer::Failure(text),
         };
     }
@@ -83,9 +84,10 @@ async fn exec_probe(cri: &Cri, id: &str, command: Vec<String>, limit: Duration) 
             text.truncate(MAX_OUTPUT_BYTES);
             Answer::Failure(String::from_utf8_lossy(&text).into_owned())
         }
-        Err(error) if error.code().is_some_and(|code| code as i32 == 4) => {
-            Answer::Failure(format!("command timed out: {command_text:?} timed out after {}", crate::backoff::go_duration(limit)))
-        }
+        Err(error) if error.code().is_some_and(|code| code as i32 == 4) => Answer::Failure(format!(
+            "command timed out: {command_text:?} timed out after {}",
+            crate::backoff::go_duration(limit)
+        )),
         Err(error) => Answer::Error(error.grpc_text()),
     }
 }
@@ -126,7 +128,7 @@ fn cause(error: &std::io::Error) -> String {
     }
 }
 
-fn judge(status: StatusCode, body: String) -> Answer {
+fn judge(status: StatusCode, body: &str) -> Answer {
     if status.is_success() {
         Answer::Success
     } else if status.is_redirection() {
@@ -148,8 +150,13 @@ pub(crate) struct HttpTarget {
 
 impl HttpTarget {
     /// Works out host, port and path of an action.
-    pub(crate) fn new(action: &HTTPGetAction, container: &Container, address: Option<IpAddr>) -> Result<Self, String> {
-        let port = port(&action.port, container).ok_or_else(|| format!("couldn't find port: {:?}", action.port))?;
+    pub(crate) fn new(
+        action: &HTTPGetAction,
+        container: &Container,
+        address: Option<IpAddr>,
+    ) -> Result<Self, String> {
+        let port =
+            port(&action.port, container).ok_or_else(|| format!("couldn't find port: {:?}", action.port))?;
         let host = match (action.host.as_deref().filter(|host| !host.is_empty()), address) {
             (Some(host), _) => host.to_owned(),
             (None, Some(address)) => address.to_string(),
@@ -182,7 +189,11 @@ impl HttpTarget {
 }
 
 /// Gets a page and follows redirects on the same host. The error is Go's text for it.
-pub(crate) async fn get(target: &HttpTarget, agent: &str, limit: Duration) -> Result<(StatusCode, String), String> {
+pub(crate) async fn get(
+    target: &HttpTarget,
+    agent: &str,
+    limit: Duration,
+) -> Result<(StatusCode, String), String> {
     let url = target.url();
     match tokio::time::timeout(limit, follow(target.clone(), agent)).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -228,7 +239,11 @@ async fn once(target: &HttpTarget, agent: &str) -> Result<(StatusCode, Option<St
     }
 }
 
-async fn exchange<S>(stream: S, target: &HttpTarget, agent: &str) -> Result<(StatusCode, Option<String>, String), String>
+async fn exchange<S>(
+    stream: S,
+    target: &HttpTarget,
+    agent: &str,
+) -> Result<(StatusCode, Option<String>, String), String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -374,11 +389,16 @@ mod tests {
     async fn ask(probe: &Probe) -> Answer {
         let cri = Cri::connect("/nonexistent").unwrap();
         let container = Container {
-            ports: Some(vec![ContainerPort { name: Some("web".into()), container_port: 1, ..Default::default() }]),
+            ports: Some(vec![ContainerPort {
+                name: Some("web".into()),
+                container_port: 1,
+                ..Default::default()
+            }]),
             ..Default::default()
         };
         let address = Some("127.0.0.1".parse().unwrap());
-        run(probe, &Target { cri: &cri, container: &container, container_id: "x", address, command: None }).await
+        run(probe, &Target { cri: &cri, container: &container, container_id: "x", address, command: None })
+            .await
     }
 
     #[tokio::test]
@@ -397,7 +417,9 @@ mod tests {
         assert!(matches!(ask(&probe).await, Answer::Warning(_)));
         assert_eq!(ask(&probe).await, Answer::Success);
         let requests = task.await.unwrap();
-        assert!(requests[0].starts_with("GET /health HTTP/1.1\r\n") && requests[0].contains("kube-probe/1.36"));
+        assert!(
+            requests[0].starts_with("GET /health HTTP/1.1\r\n") && requests[0].contains("kube-probe/1.36")
+        );
         assert!(requests[4].starts_with("GET /other "));
     }
 

@@ -51,7 +51,9 @@ impl Refusal {
                 subresources.join(" ")
             ),
             Self::Unknown { user, verb, subresource } => {
-                format!("Authorization error (user={user}, verb={verb}, resource=nodes, subresource={subresource})")
+                format!(
+                    "Authorization error (user={user}, verb={verb}, resource=nodes, subresource={subresource})"
+                )
             }
         }
     }
@@ -80,10 +82,16 @@ impl Access {
         Err(Refusal::Forbidden { user: user.name.clone(), verb, subresources })
     }
 
-    async fn allowed(&self, user: &User, verb: &'static str, subresource: &'static str) -> Result<bool, Refusal> {
+    async fn allowed(
+        &self,
+        user: &User,
+        verb: &'static str,
+        subresource: &'static str,
+    ) -> Result<bool, Refusal> {
         let question = (user.clone(), verb, subresource);
         let now = Instant::now();
-        let remembered = self.known.lock().get(&question).filter(|(until, _)| now < *until).map(|(_, yes)| *yes);
+        let remembered =
+            self.known.lock().get(&question).filter(|(until, _)| now < *until).map(|(_, yes)| *yes);
         if let Some(yes) = remembered {
             return Ok(yes);
         }
@@ -141,8 +149,10 @@ mod tests {
     use super::*;
 
     fn answer(call: Call, allowed: bool) {
-        call.json(&json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
-            "spec": {}, "status": {"allowed": allowed}}));
+        call.json(
+            &json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
+            "spec": {}, "status": {"allowed": allowed}}),
+        );
     }
 
     fn user(name: &str) -> User {
@@ -174,7 +184,10 @@ mod tests {
         let (outcome, ()) = tokio::join!(access.check(&who, &Method::POST, "/exec/n/p/c"), play);
         let refusal = outcome.unwrap_err();
         assert_eq!(refusal.status(), 403);
-        assert_eq!(refusal.text(), "Forbidden (user=u, verb=create, resource=nodes, subresource(s)=[proxy])\n");
+        assert_eq!(
+            refusal.text(),
+            "Forbidden (user=u, verb=create, resource=nodes, subresource(s)=[proxy])\n"
+        );
     }
 
     #[tokio::test]
@@ -203,6 +216,9 @@ mod tests {
         let (outcome, ()) = tokio::join!(access.check(&who, &Method::GET, "/metrics"), play);
         let refusal = outcome.unwrap_err();
         assert_eq!(refusal.status(), 500);
-        assert_eq!(refusal.text(), "Authorization error (user=u, verb=get, resource=nodes, subresource=metrics)");
+        assert_eq!(
+            refusal.text(),
+            "Authorization error (user=u, verb=get, resource=nodes, subresource=metrics)"
+        );
     }
 }

@@ -42,8 +42,10 @@ pub(crate) fn choose_log(
     let pod_name = pod::name(pod);
     let status = pod::all_statuses(pod).find(|status| status.name == name);
     // Newest first. One that has only been made has no log worth reading.
-    let mut begun: Vec<&v1::Container> =
-        held.iter().filter(|one| name_of(one) == name && one.state() != v1::ContainerState::ContainerCreated).collect();
+    let mut begun: Vec<&v1::Container> = held
+        .iter()
+        .filter(|one| name_of(one) == name && one.state() != v1::ContainerState::ContainerCreated)
+        .collect();
     begun.sort_by_key(|one| std::cmp::Reverse(one.created_at));
     if previous {
         let second = || begun.get(1).map(|one| one.id.clone());
@@ -51,7 +53,8 @@ pub(crate) fn choose_log(
             Some(newest) if newest.state() == v1::ContainerState::ContainerRunning => second(),
             _ => last_terminated(status).or_else(second),
         };
-        return before.ok_or_else(|| format!("previous terminated container {name:?} in pod {pod_name:?} not found"));
+        return before
+            .ok_or_else(|| format!("previous terminated container {name:?} in pod {pod_name:?} not found"));
     }
     if let Some(newest) = begun.first() {
         return Ok(newest.id.clone());
@@ -140,7 +143,8 @@ mod tests {
 
     fn pod(status: &Value) -> Pod {
         let statuses = if status.is_null() { json!([]) } else { json!([status]) };
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": statuses}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": statuses}}))
+            .unwrap()
     }
 
     #[allow(clippy::needless_pass_by_value)]
@@ -159,7 +163,12 @@ mod tests {
         let cases: &[(&str, Value, Vec<v1::Container>, Result<&str, &str>)] = &[
             ("the running one", json!(null), vec![held("1", 1, EXITED), held("2", 2, RUNNING)], Ok("2")),
             ("the ended one", json!(null), vec![held("1", 1, EXITED)], Ok("1")),
-            ("not one that has not begun", json!(null), vec![held("1", 1, EXITED), held("2", 2, CREATED)], Ok("1")),
+            (
+                "not one that has not begun",
+                json!(null),
+                vec![held("1", 1, EXITED), held("2", 2, CREATED)],
+                Ok("1"),
+            ),
             ("nothing known", json!(null), vec![], Err("container \"c\" in pod \"p\" is not available")),
             (
                 "waiting",
@@ -203,9 +212,19 @@ mod tests {
         let last = |id: &str| status(json!({}), json!({"terminated": {"exitCode": 1, "containerID": id}}));
         let none = Err("previous terminated container \"c\" in pod \"p\" not found");
         let cases: &[(&str, Value, Vec<v1::Container>, Result<&str, &str>)] = &[
-            ("before the running one", json!(null), vec![held("1", 1, EXITED), held("2", 2, RUNNING)], Ok("1")),
+            (
+                "before the running one",
+                json!(null),
+                vec![held("1", 1, EXITED), held("2", 2, RUNNING)],
+                Ok("1"),
+            ),
             ("nothing before", json!(null), vec![held("2", 2, RUNNING)], none),
-            ("the status is older", last("containerd://1"), vec![held("2", 2, EXITED), held("3", 3, RUNNING)], Ok("2")),
+            (
+                "the status is older",
+                last("containerd://1"),
+                vec![held("2", 2, EXITED), held("3", 3, RUNNING)],
+                Ok("2"),
+            ),
             ("waiting to restart", last("containerd://1"), vec![held("1", 1, EXITED)], Ok("1")),
             ("ended for good", json!(null), vec![held("1", 1, EXITED)], none),
             ("ended twice", json!(null), vec![held("1", 1, EXITED), held("2", 2, EXITED)], Ok("1")),

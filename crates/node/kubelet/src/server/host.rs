@@ -38,7 +38,11 @@ pub(crate) trait Host: Send + Sync {
 /// The runtime's calls that the server makes.
 pub(crate) trait Runtime: Send + Sync {
     /// Containers; of one pod if `uid` is given, only running ones if so asked.
-    fn containers(&self, uid: Option<String>, running: bool) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>>;
+    fn containers(
+        &self,
+        uid: Option<String>,
+        running: bool,
+    ) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>>;
     /// Sandboxes that are ready; of one pod if `uid` is given.
     fn sandboxes(&self, uid: Option<String>) -> BoxFuture<'_, Result<Vec<v1::PodSandbox>, Error>>;
     fn status(&self, id: String) -> BoxFuture<'_, Result<v1::ContainerStatus, Error>>;
@@ -46,7 +50,11 @@ pub(crate) trait Runtime: Send + Sync {
     fn exec(&self, request: v1::ExecRequest) -> BoxFuture<'_, Result<String, Error>>;
     fn attach(&self, request: v1::AttachRequest) -> BoxFuture<'_, Result<String, Error>>;
     fn port_forward(&self, request: v1::PortForwardRequest) -> BoxFuture<'_, Result<String, Error>>;
-    fn exec_sync(&self, id: String, command: Vec<String>) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>>;
+    fn exec_sync(
+        &self,
+        id: String,
+        command: Vec<String>,
+    ) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>>;
     fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>>;
     fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>>;
 }
@@ -56,7 +64,11 @@ fn of_pod(uid: Option<String>) -> HashMap<String, String> {
 }
 
 impl Runtime for Cri {
-    fn containers(&self, uid: Option<String>, running: bool) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>> {
+    fn containers(
+        &self,
+        uid: Option<String>,
+        running: bool,
+    ) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>> {
         Box::pin(async move {
             let state = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
             let filter = v1::ContainerFilter {
@@ -71,15 +83,20 @@ impl Runtime for Cri {
     fn sandboxes(&self, uid: Option<String>) -> BoxFuture<'_, Result<Vec<v1::PodSandbox>, Error>> {
         Box::pin(async move {
             let state = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady.into() };
-            let filter =
-                v1::PodSandboxFilter { label_selector: of_pod(uid), state: Some(state), ..Default::default() };
+            let filter = v1::PodSandboxFilter {
+                label_selector: of_pod(uid),
+                state: Some(state),
+                ..Default::default()
+            };
             Ok(self.list_pod_sandbox(v1::ListPodSandboxRequest { filter: Some(filter) }).await?.items)
         })
     }
 
     fn status(&self, id: String) -> BoxFuture<'_, Result<v1::ContainerStatus, Error>> {
         Box::pin(async move {
-            let answer = self.container_status(v1::ContainerStatusRequest { container_id: id, verbose: false }).await?;
+            let answer = self
+                .container_status(v1::ContainerStatusRequest { container_id: id, verbose: false })
+                .await?;
             answer.status.ok_or(Error::Incomplete { call: "ContainerStatus", field: "status" })
         })
     }
@@ -96,16 +113,24 @@ impl Runtime for Cri {
         Box::pin(async move { Ok(Cri::port_forward(self, request).await?.url) })
     }
 
-    fn exec_sync(&self, id: String, command: Vec<String>) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>> {
+    fn exec_sync(
+        &self,
+        id: String,
+        command: Vec<String>,
+    ) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>> {
         Box::pin(async move { Cri::exec_sync(self, &id, command, Duration::ZERO).await })
     }
 
     fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>> {
-        Box::pin(async move { Ok(self.list_container_stats(v1::ListContainerStatsRequest::default()).await?.stats) })
+        Box::pin(async move {
+            Ok(self.list_container_stats(v1::ListContainerStatsRequest::default()).await?.stats)
+        })
     }
 
     fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>> {
-        Box::pin(async move { Ok(self.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?.stats) })
+        Box::pin(async move {
+            Ok(self.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?.stats)
+        })
     }
 }
 

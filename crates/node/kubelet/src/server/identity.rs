@@ -64,13 +64,15 @@ impl Identities {
     /// Who sent this.
     pub(crate) async fn who(&self, credentials: &Credentials<'_>) -> Result<User, Unauthorized> {
         // Verified in the handshake; a connection may outlive the certificate.
-        if let Some(user) = credentials.certificate.and_then(|facts| of_certificate(facts, Timestamp::now())) {
+        if let Some(user) = credentials.certificate.and_then(|facts| of_certificate(facts, Timestamp::now()))
+        {
             return Ok(user);
         }
         let token = bearer(credentials.headers).ok_or(Unauthorized)?;
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = Instant::now();
-        let remembered = self.known.lock().get(&key).filter(|(until, _)| now < *until).map(|(_, user)| user.clone());
+        let remembered =
+            self.known.lock().get(&key).filter(|(until, _)| now < *until).map(|(_, user)| user.clone());
         if let Some(user) = remembered {
             return user.ok_or(Unauthorized);
         }
@@ -186,7 +188,10 @@ mod tests {
             issuer: Vec::new(),
         };
         let user = of_certificate(&facts, now).unwrap();
-        assert_eq!((user.name.as_str(), user.groups), ("admin", ["a", "b", AUTHENTICATED].map(str::to_owned).to_vec()));
+        assert_eq!(
+            (user.name.as_str(), user.groups),
+            ("admin", ["a", "b", AUTHENTICATED].map(str::to_owned).to_vec())
+        );
         assert_eq!(of_certificate(&facts, "2026-01-04T00:00:00Z".parse().unwrap()), None);
         assert_eq!(of_certificate(&Facts { common_name: String::new(), ..facts }, now), None);
     }
@@ -209,8 +214,10 @@ mod tests {
             let call = server.call().await;
             assert_eq!(call.uri.path(), "/apis/authentication.k8s.io/v1/tokenreviews");
             assert_eq!(call.body["spec"]["token"], "good");
-            call.json(&json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
-                "spec": {}, "status": {"authenticated": true, "user": {"username": "u", "groups": ["g"]}}}));
+            call.json(
+                &json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                "spec": {}, "status": {"authenticated": true, "user": {"username": "u", "groups": ["g"]}}}),
+            );
         };
         let (user, ()) = tokio::join!(identities.who(&credentials), play);
         let user = user.unwrap();
@@ -226,7 +233,10 @@ mod tests {
         let bad = with_token("Bearer bad");
         let credentials = Credentials { certificate: None, headers: &bad };
         let play = async {
-            server.call().await.json(&json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1",
+            server
+                .call()
+                .await
+                .json(&json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1",
                 "metadata": {}, "spec": {}, "status": {"authenticated": false, "user": {"username": "u"}}}));
         };
         let (outcome, ()) = tokio::join!(identities.who(&credentials), play);

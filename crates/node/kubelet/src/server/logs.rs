@@ -61,13 +61,23 @@ pub(crate) fn options(query: &Query, now: Timestamp) -> Result<(Options, bool), 
         }
         None => since_time,
     };
-    let format =
-        Format { since, timestamps: query.truthy("timestamps"), limit_bytes: at_least("limitBytes", 1)?, stream };
+    let format = Format {
+        since,
+        timestamps: query.truthy("timestamps"),
+        limit_bytes: at_least("limitBytes", 1)?,
+        stream,
+    };
     Ok((Options { format, tail_lines, follow: query.truthy("follow") }, query.truthy("previous")))
 }
 
 /// Answers with a container's log.
-pub(crate) async fn serve(host: &Arc<dyn Host>, namespace: &str, name: &str, container: &str, query: &Query) -> Reply {
+pub(crate) async fn serve(
+    host: &Arc<dyn Host>,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    query: &Query,
+) -> Reply {
     let (options, previous) = match options(query, Timestamp::now()) {
         Ok(read) => read,
         Err(BadQuery::Undecodable) => return text(400, "{\"message\": \"Unable to decode query.\"}"),
@@ -92,15 +102,25 @@ pub(crate) async fn serve(host: &Arc<dyn Host>, namespace: &str, name: &str, con
         Ok(status) => PathBuf::from(status.log_path),
         Err(error) => {
             tracing::debug!(container = id, %error, "the status of a container whose log is asked for");
-            return text(400, format!("unable to retrieve container logs for {}://{id}", host.runtime_name()));
+            return text(
+                400,
+                format!("unable to retrieve container logs for {}://{id}", host.runtime_name()),
+            );
         }
     };
     match read::open(path.clone(), options, still_runs(runtime, id)).await {
         Ok(pieces) => reply::stream(pieces.take_until(host.shutdown().cancelled_owned())),
         Err(error) => {
             tracing::debug!(path = %path.display(), %error, "a log cannot be opened");
-            let why = if error.kind() == std::io::ErrorKind::NotFound { "no such file or directory" } else { "cannot be read" };
-            text(400, format!("failed to try resolving symlinks in path {path:?}: lstat {}: {why}", path.display()))
+            let why = if error.kind() == std::io::ErrorKind::NotFound {
+                "no such file or directory"
+            } else {
+                "cannot be read"
+            };
+            text(
+                400,
+                format!("failed to try resolving symlinks in path {path:?}: lstat {}: {why}", path.display()),
+            )
         }
     }
 }
@@ -138,9 +158,14 @@ mod tests {
         check("follow=false&tailLines=5", Ok((Options { tail_lines: Some(5), ..plain() }, false)));
         check("tail=7&tailLines=5", Ok((Options { tail_lines: Some(7), ..plain() }, false)));
         check("tail=all&tailLines=5", Ok((plain(), false)));
-        check("timestamps=1&limitBytes=9", Ok((with(Format { timestamps: true, limit_bytes: Some(9), ..Format::default() }), false)));
+        check(
+            "timestamps=1&limitBytes=9",
+            Ok((with(Format { timestamps: true, limit_bytes: Some(9), ..Format::default() }), false)),
+        );
         check("stream=Stderr", Ok((with(Format { stream: Choice::Stderr, ..Format::default() }), false)));
-        for query in ["sinceSeconds=60", "sinceTime=2026-01-01T00:00:00Z", "sinceTime=2026-01-01T01:00:00%2B01:00"] {
+        for query in
+            ["sinceSeconds=60", "sinceTime=2026-01-01T00:00:00Z", "sinceTime=2026-01-01T01:00:00%2B01:00"]
+        {
             let since = "2026-01-01T00:00:00Z".parse().ok();
             check(query, Ok((with(Format { since, ..Format::default() }), false)));
         }

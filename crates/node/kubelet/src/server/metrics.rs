@@ -28,7 +28,13 @@ impl Text {
     }
 
     /// With the time of measurement, in nanoseconds; zero leaves it out.
-    fn timed(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display, nanoseconds: i64) {
+    fn timed(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        value: impl std::fmt::Display,
+        nanoseconds: i64,
+    ) {
         self.0.push_str(name);
         for (at, (label, text)) in labels.iter().enumerate() {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
@@ -69,11 +75,22 @@ impl Requests {
     pub(crate) fn begin(&self, path: &str, method: &Method) -> Counted {
         const METHODS: [&str; 8] = ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"];
         const PATHS: [&str; 11] = [
-            "attach", "configz", "containerLogs", "exec", "healthz", "metrics", "pods", "portForward", "run",
-            "runningpods", "stats",
+            "attach",
+            "configz",
+            "containerLogs",
+            "exec",
+            "healthz",
+            "metrics",
+            "pods",
+            "portForward",
+            "run",
+            "runningpods",
+            "stats",
         ];
         const LONG: [&str; 6] = ["exec", "attach", "portForward", "run", "containerLogs", "debug"];
-        let known = |list: &[&'static str], text: &str| list.iter().copied().find(|one| *one == text).unwrap_or("other");
+        let known = |list: &[&'static str], text: &str| {
+            list.iter().copied().find(|one| *one == text).unwrap_or("other")
+        };
         let trimmed = path.trim_matches('/');
         let root = known(&PATHS, trimmed.split('/').next().unwrap_or_default());
         let root = match trimmed {
@@ -95,7 +112,12 @@ impl Requests {
         let name = "kubelet_http_requests_total";
         text.family(name, "counter", "Number of the http requests received since the server started");
         let labelled = |(method, path, long): Labels| {
-            [("long_running", if long { "true" } else { "false" }), ("method", method), ("path", path), ("server_type", "readwrite")]
+            [
+                ("long_running", if long { "true" } else { "false" }),
+                ("method", method),
+                ("path", path),
+                ("server_type", "readwrite"),
+            ]
         };
         for (labels, (total, _)) in &counts {
             text.sample(name, &labelled(*labels), total);
@@ -130,7 +152,11 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
         &[("git_version", version), ("major", major), ("minor", minor), ("platform", "linux")],
         1,
     );
-    text.family("kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run.");
+    text.family(
+        "kubelet_desired_pods",
+        "gauge",
+        "The number of pods the kubelet is being instructed to run.",
+    );
     text.sample("kubelet_desired_pods", &[("static", "false")], host.pods().len());
     let runtime = host.runtime();
     match tokio::try_join!(runtime.sandboxes(None), runtime.containers(None, false)) {
@@ -159,7 +185,8 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
 /// The metrics that every process has, from the text of `/proc/self/stat`.
 fn process(text: &mut Text, stat: &str, started: i64) {
     // The name, in parentheses, may hold anything; fields are counted after it.
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
     let constant = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
     if let (Some(user), Some(system), Some(ticks)) = (number(11), number(12), constant(SysconfVar::CLK_TCK)) {
@@ -171,7 +198,11 @@ fn process(text: &mut Text, stat: &str, started: i64) {
         text.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
         text.sample("process_resident_memory_bytes", &[], pages * size);
     }
-    text.family("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.");
+    text.family(
+        "process_start_time_seconds",
+        "gauge",
+        "Start time of the process since unix epoch in seconds.",
+    );
     text.sample("process_start_time_seconds", &[], started);
 }
 
@@ -192,21 +223,35 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
     text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the container in core-seconds");
     for (pod, one) in containers() {
         if let Some(cpu) = one.usage.cpu_nanoseconds {
-            text.timed(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], seconds(cpu), one.usage.time);
+            text.timed(
+                name,
+                &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)],
+                seconds(cpu),
+                one.usage.time,
+            );
         }
     }
     let name = "container_memory_working_set_bytes";
     text.family(name, "gauge", "[STABLE] Current working set of the container in bytes");
     for (pod, one) in containers() {
         if let Some(bytes) = one.usage.working_set_bytes {
-            text.timed(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], bytes, one.usage.time);
+            text.timed(
+                name,
+                &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)],
+                bytes,
+                one.usage.time,
+            );
         }
     }
     let name = "container_start_time_seconds";
     text.family(name, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
     for (pod, one) in containers() {
         let started = seconds(u64::try_from(one.started_at).unwrap_or(0));
-        text.sample(name, &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)], started);
+        text.sample(
+            name,
+            &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)],
+            started,
+        );
     }
     let name = "node_cpu_usage_seconds_total";
     text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
@@ -222,7 +267,12 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
     text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds");
     for pod in pods {
         if let Some(cpu) = pod.usage.cpu_nanoseconds {
-            text.timed(name, &[("namespace", &pod.namespace), ("pod", &pod.name)], seconds(cpu), pod.usage.time);
+            text.timed(
+                name,
+                &[("namespace", &pod.namespace), ("pod", &pod.name)],
+                seconds(cpu),
+                pod.usage.time,
+            );
         }
     }
     let name = "pod_memory_working_set_bytes";
@@ -233,7 +283,11 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
         }
     }
     let name = "resource_scrape_error";
-    text.family(name, "gauge", "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise");
+    text.family(
+        name,
+        "gauge",
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+    );
     text.sample(name, &[], u8::from(failed));
     text.0
 }
@@ -255,16 +309,24 @@ pub(crate) async fn cadvisor(host: &dyn Host) -> Reply {
 fn cadvisor_containers(text: &mut Text, pods: &[PodUsage]) {
     type Number = fn(&Usage) -> Option<String>;
     let families: [(&str, &str, &str, Number); 5] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| {
-            usage.cpu_nanoseconds.map(seconds)
-        }),
-        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |usage| {
-            usage.usage_bytes.map(|bytes| bytes.to_string())
-        }),
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed in seconds.",
+            |usage| usage.cpu_nanoseconds.map(seconds),
+        ),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |usage| usage.usage_bytes.map(|bytes| bytes.to_string()),
+        ),
         ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
             usage.working_set_bytes.map(|bytes| bytes.to_string())
         }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.rss_bytes.map(|bytes| bytes.to_string())),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| {
+            usage.rss_bytes.map(|bytes| bytes.to_string())
+        }),
         ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |usage| {
             (usage.time > 0).then(|| (usage.time / 1_000_000_000).to_string())
         }),
@@ -275,8 +337,14 @@ fn cadvisor_containers(text: &mut Text, pods: &[PodUsage]) {
             let (namespace, pod_name) = (pod.namespace.as_str(), pod.name.as_str());
             if let Some(value) = number(&pod.usage) {
                 let id = format!("/kubepods/pod{}", pod.uid);
-                let labels =
-                    [("container", ""), ("id", &id), ("image", ""), ("name", ""), ("namespace", namespace), ("pod", pod_name)];
+                let labels = [
+                    ("container", ""),
+                    ("id", &id),
+                    ("image", ""),
+                    ("name", ""),
+                    ("namespace", namespace),
+                    ("pod", pod_name),
+                ];
                 text.timed(name, &labels, value, pod.usage.time);
             }
             for one in &pod.containers {

@@ -52,7 +52,10 @@ fn decode(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let escaped = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        match escaped.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).map(|hex| u8::from_str_radix(hex, 16)) {
+        match escaped
+            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            .map(|hex| u8::from_str_radix(hex, 16))
+        {
             Some(Ok(byte)) => {
                 out.push(byte);
                 at += 3;
@@ -72,7 +75,8 @@ mod tests {
 
     #[test]
     fn parameters() {
-        let query = Query::parse("input=1&command=sh&command=-c&command=a%20b%26+c%zz&follow&no=false&&x=%E2%82%AC");
+        let query =
+            Query::parse("input=1&command=sh&command=-c&command=a%20b%26+c%zz&follow&no=false&&x=%E2%82%AC");
         assert!(query.is_one("input") && !query.is_one("tty"));
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "a b& c%zz"]);
         assert!(query.truthy("follow") && !query.truthy("no") && !query.truthy("none"));

@@ -3,10 +3,10 @@
 use std::io;
 
 use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
-use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::json;

@@ -87,7 +87,8 @@ impl Usage {
         let number = |controller: &str, file: &str| read(controller, file)?.trim().parse::<u64>().ok();
         let line = |controller: &str, file: &str, key: &str| {
             let text = read(controller, file)?;
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
         };
         let (cpu_nanoseconds, usage_bytes, inactive, rss_bytes) = if v2 {
             (
@@ -106,20 +107,30 @@ impl Usage {
         };
         let working_set_bytes = usage_bytes.map(|usage| usage.saturating_sub(inactive.unwrap_or(0)));
         let known = cpu_nanoseconds.is_some() || usage_bytes.is_some();
-        Self { time: if known { now } else { 0 }, cpu_nanoseconds, usage_bytes, working_set_bytes, rss_bytes, ..Default::default() }
+        Self {
+            time: if known { now } else { 0 },
+            cpu_nanoseconds,
+            usage_bytes,
+            working_set_bytes,
+            rss_bytes,
+            ..Default::default()
+        }
     }
 
     /// The whole machine, from the texts of `/proc/stat`, `/proc/meminfo` and `/proc/vmstat`.
     fn of_node(stat: &str, meminfo: &str, vmstat: &str, ticks_per_second: u64, now: i64) -> Self {
         let bytes = |key: &str| u64::try_from(memory(meminfo, key)).unwrap_or(0);
         let counter = |key: &str| {
-            vmstat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
+            vmstat
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
         };
         let used = bytes("MemTotal").saturating_sub(bytes("MemFree"));
         let working_set = used.saturating_sub(bytes("Inactive(file)"));
         Self {
             time: now,
-            cpu_nanoseconds: busy_ticks(stat).map(|ticks| ticks.saturating_mul(1_000_000_000 / ticks_per_second.max(1))),
+            cpu_nanoseconds: busy_ticks(stat)
+                .map(|ticks| ticks.saturating_mul(1_000_000_000 / ticks_per_second.max(1))),
             nano_cores: None,
             working_set_bytes: Some(working_set),
             usage_bytes: Some(used),
@@ -218,10 +229,8 @@ fn assemble(
     of_cgroup: impl Fn(&Pod) -> Usage,
 ) -> Vec<PodUsage> {
     let label_of = |labels: &HashMap<String, String>, key: &str| labels.get(key).cloned().unwrap_or_default();
-    let by_id: HashMap<&str, &v1::ContainerStats> = stats
-        .iter()
-        .filter_map(|one| Some((one.attributes.as_ref()?.id.as_str(), one)))
-        .collect();
+    let by_id: HashMap<&str, &v1::ContainerStats> =
+        stats.iter().filter_map(|one| Some((one.attributes.as_ref()?.id.as_str(), one))).collect();
     let mut of_pod: HashMap<String, Vec<ContainerUsage>> = HashMap::new();
     for one in containers {
         let Some(stats) = by_id.get(one.id.as_str()) else { continue };
@@ -238,7 +247,10 @@ fn assemble(
     }
     let mut linux: HashMap<String, &v1::LinuxPodSandboxStats> = HashMap::new();
     for one in sandboxes {
-        let Some(uid) = one.attributes.as_ref().and_then(|a| a.metadata.as_ref()).map(|m| m.uid.clone()) else { continue };
+        let Some(uid) = one.attributes.as_ref().and_then(|a| a.metadata.as_ref()).map(|m| m.uid.clone())
+        else {
+            continue;
+        };
         if let Some(stats) = &one.linux {
             linux.insert(uid, stats);
         }
@@ -334,7 +346,8 @@ fn network_json(network: &v1::NetworkUsage) -> Value {
     if let Some(time) = time(network.timestamp) {
         json["time"] = time;
     }
-    let all: Vec<Value> = network.default_interface.iter().chain(&network.interfaces).map(interface).collect();
+    let all: Vec<Value> =
+        network.default_interface.iter().chain(&network.interfaces).map(interface).collect();
     json["interfaces"] = all.into();
     json
 }
@@ -402,7 +415,8 @@ mod tests {
 
     #[test]
     fn a_pods_use_is_put_together() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
         let labels = HashMap::from([
             (label::POD_UID.to_owned(), "u".to_owned()),
             (label::CONTAINER_NAME.to_owned(), "c".to_owned()),

@@ -1,1 +1,663 @@
-//! The server over real connections.
+//! The server over real connections: TLS, reviews, logs, streams, and what must never happen in an upgrade.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::client::Body as ClientBody;
+use parking_lot::Mutex;
+use podium_client::Shutdown;
+use podium_cri::{Error, v1};
+use podium_pki::{
+    authority::{Authority, LEAF_LIFE, Request as CertificateRequest, Usage},
+    certificate::{AltName, from_pem},
+    tls::ServingCertificate,
+};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{host::Runtime, *};
+use crate::record::label;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A pod with one running container `c`, whose log is a file.
+#[derive(Default)]
+struct FakeRuntime {
+    log: Mutex<PathBuf>,
+    /// Where streams wait, as the runtime says.
+    url: Mutex<String>,
+    asked: Mutex<Vec<String>>,
+    exited: std::sync::atomic::AtomicBool,
+}
+
+fn answer<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, Error>> {
+    Box::pin(std::future::ready(Ok(value)))
+}
+
+impl FakeRuntime {
+    fn state(&self) -> v1::ContainerState {
+        if self.exited.load(Ordering::Acquire) {
+            v1::ContainerState::ContainerExited
+        } else {
+            v1::ContainerState::ContainerRunning
+        }
+    }
+
+    fn opened(&self, what: String) -> BoxFuture<'static, Result<String, Error>> {
+        self.asked.lock().push(what);
+        answer(self.url.lock().clone())
+    }
+}
+
+impl Runtime for FakeRuntime {
+    fn containers(
+        &self,
+        _uid: Option<String>,
+        running: bool,
+    ) -> BoxFuture<'_, Result<Vec<v1::Container>, Error>> {
+        let state = self.state();
+        if running && state != v1::ContainerState::ContainerRunning {
+            return answer(Vec::new());
+        }
+        answer(vec![v1::Container {
+            id: "id-c".to_owned(),
+            labels: HashMap::from([(label::CONTAINER_NAME.to_owned(), "c".to_owned())]),
+            state: state.into(),
+            ..Default::default()
+        }])
+    }
+
+    fn sandboxes(&self, _uid: Option<String>) -> BoxFuture<'_, Result<Vec<v1::PodSandbox>, Error>> {
+        answer(vec![v1::PodSandbox { id: "id-s".to_owned(), ..Default::default() }])
+    }
+
+    fn status(&self, id: String) -> BoxFuture<'_, Result<v1::ContainerStatus, Error>> {
+        let log_path = self.log.lock().to_string_lossy().into_owned();
+        answer(v1::ContainerStatus { id, log_path, state: self.state().into(), ..Default::default() })
+    }
+
+    fn exec(&self, request: v1::ExecRequest) -> BoxFuture<'_, Result<String, Error>> {
+        self.opened(format!("exec {} {:?} tty={}", request.container_id, request.cmd, request.tty))
+    }
+
+    fn attach(&self, request: v1::AttachRequest) -> BoxFuture<'_, Result<String, Error>> {
+        self.opened(format!("attach {} tty={}", request.container_id, request.tty))
+    }
+
+    fn port_forward(&self, request: v1::PortForwardRequest) -> BoxFuture<'_, Result<String, Error>> {
+        self.opened(format!("forward {} {:?}", request.pod_sandbox_id, request.port))
+    }
+
+    fn exec_sync(
+        &self,
+        _id: String,
+        command: Vec<String>,
+    ) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>> {
+        answer(v1::ExecSyncResponse { stdout: command.join("|").into_bytes(), ..Default::default() })
+    }
+
+    fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>> {
+        answer(Vec::new())
+    }
+
+    fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>> {
+        answer(Vec::new())
+    }
+}
+
+struct FakeHost {
+    runtime: Arc<FakeRuntime>,
+    shutdown: Shutdown,
+    pod: Arc<Pod>,
+}
+
+impl Host for FakeHost {
+    fn node_name(&self) -> &str {
+        "node-1"
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        vec![self.pod.clone()]
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        (namespace == "n" && name == "p").then(|| self.pod.clone())
+    }
+
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        self.runtime.clone()
+    }
+
+    fn runtime_name(&self) -> &str {
+        "fake"
+    }
+
+    fn configz(&self) -> Value {
+        json!({"kubeletconfig": {}})
+    }
+
+    fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    fn started(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn version(&self) -> &str {
+        "v1.36.0"
+    }
+
+    fn cpus(&self) -> i64 {
+        2
+    }
+
+    fn memory_bytes(&self) -> i64 {
+        1 << 30
+    }
+
+    fn pod_cgroup(&self, _pod: &Pod, _controller: &str, _file: &str) -> Option<String> {
+        None
+    }
+
+    fn cgroup_v2(&self) -> bool {
+        true
+    }
+
+    fn root_dir(&self) -> &Path {
+        Path::new("/")
+    }
+}
+
+/// An API server that knows the token `good` as `robot`, and allows everything to all but `nobody`.
+fn api() -> kube::Client {
+    let service = tower::service_fn(|request: Request<ClientBody>| async move {
+        use http_body_util::BodyExt;
+        let path = request.uri().path().to_owned();
+        let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+        let mut review: Value = serde_json::from_slice(&body)?;
+        review["status"] = match path.as_str() {
+            "/apis/authentication.k8s.io/v1/tokenreviews" => {
+                json!({"authenticated": review["spec"]["token"] == "good", "user": {"username": "robot"}})
+            }
+            "/apis/authorization.k8s.io/v1/subjectaccessreviews" => {
+                assert_eq!(review["spec"]["resourceAttributes"]["name"], "node-1");
+                json!({"allowed": review["spec"]["user"] != "nobody"})
+            }
+            other => return Err(io::Error::other(format!("unexpected request for {other}"))),
+        };
+        Ok(http::Response::new(http_body_util::Full::new(bytes::Bytes::from(review.to_string()))))
+    });
+    podium_client::in_process(service, "default")
+}
+
+struct World {
+    runtime: Arc<FakeRuntime>,
+    shutdown: Shutdown,
+    authority: Authority,
+    port: u16,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let now = Timestamp::now();
+        let authority = Authority::generate("test", now).unwrap();
+        let names = BTreeSet::from([AltName::Ip([127, 0, 0, 1].into())]);
+        let pair = authority.issue(
+            &CertificateRequest {
+                common_name: "node",
+                organization: None,
+                names,
+                usage: Usage::Server,
+                life: LEAF_LIFE,
+            },
+            now,
+        );
+        let serving = ServingCertificate::new(&pair.unwrap()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server::bind(address, serving, Arc::new(roots(&authority))).await.unwrap();
+        let port = server.port();
+        let runtime = Arc::new(FakeRuntime::default());
+        let shutdown = Shutdown::new();
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [{"name": "c"}, {"name": "later"}]},
+            "status": {"containerStatuses": [{"name": "later", "image": "", "imageID": "", "ready": false,
+                "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}});
+        let host = FakeHost {
+            runtime: runtime.clone(),
+            shutdown: shutdown.clone(),
+            pod: Arc::new(serde_json::from_value(pod).unwrap()),
+        };
+        let serving = tokio::spawn(server.serve(Arc::new(host), api()));
+        Self { runtime, shutdown, authority, port, serving }
+    }
+
+    /// Connects, with a certificate of that name if one is given.
+    async fn connect_as(&self, user: Option<(&Authority, &str)>) -> io::Result<TlsStream<TcpStream>> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(&self.authority));
+        let config = match user {
+            None => builder.with_no_client_auth(),
+            Some((authority, name)) => {
+                let request = CertificateRequest {
+                    common_name: name,
+                    organization: Some("people"),
+                    names: BTreeSet::new(),
+                    usage: Usage::Client,
+                    life: LEAF_LIFE,
+                };
+                let pair = authority.issue(&request, Timestamp::now()).unwrap();
+                builder.with_client_auth_cert(pair.chain().unwrap(), pair.key_der().unwrap()).unwrap()
+            }
+        };
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        self.connect_as(Some((&self.authority, "admin"))).await.unwrap()
+    }
+
+    /// One request on a connection of its own, and the whole answer.
+    async fn ask(&self, request: &str) -> String {
+        exchange(self.connect().await, &format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+            .await
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        limited(self.serving).await.unwrap();
+    }
+}
+
+async fn limited<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.expect("it happens within the limit")
+}
+
+fn roots(authority: &Authority) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for certificate in from_pem(authority.certificate()).unwrap() {
+        roots.add(certificate).unwrap();
+    }
+    roots
+}
+
+async fn exchange(mut stream: TlsStream<TcpStream>, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    match limited(stream.read_to_end(&mut answer)).await {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => panic!("{error}"),
+        _ => String::from_utf8(answer).unwrap(),
+    }
+}
+
+/// Reads a head, up to its empty line.
+async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(limited(stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A runtime's streaming server that answers each connection with `answer`, then gives back what it gets.
+struct StreamingServer {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl StreamingServer {
+    async fn new(answer: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let (seen, count) = (heads.clone(), connections.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::AcqRel);
+                let request = head(&mut stream).await;
+                seen.lock().push(request);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if answer.starts_with("HTTP/1.1 101") {
+                    let (mut read, mut write) = stream.split();
+                    // The client may go at any time.
+                    tokio::io::copy(&mut read, &mut write).await.ok();
+                }
+            }
+        });
+        Self { address, heads, connections, task }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/stream/token", self.address)
+    }
+}
+
+impl Drop for StreamingServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const SPDY: &str = "connection: Upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: v4.channel.k8s.io\r\n\
+    x-stream-protocol-version: v3.channel.k8s.io\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+    X-Stream-Protocol-Version: v4.channel.k8s.io\r\nSet-Cookie: a=b\r\n\r\n";
+
+fn upgrade(path: &str, headers: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\n{headers}\r\n")
+}
+
+#[tokio::test]
+async fn everyone_is_known_and_asked_for() {
+    let world = World::new().await;
+    let get = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    // Neither certificate nor token.
+    let stream = world.connect_as(None).await.unwrap();
+    let answer = exchange(stream, &format!("{get}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("Unauthorized"), "{answer}");
+    for (token, status) in [("good", 200), ("bad", 401)] {
+        let stream = world.connect_as(None).await.unwrap();
+        let answer = exchange(stream, &format!("{get}authorization: Bearer {token}\r\n\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{token}: {answer}");
+    }
+    let answer = world.ask("GET /healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer}");
+    let stream = world.connect_as(Some((&world.authority, "nobody"))).await.unwrap();
+    let answer = exchange(stream, &format!("{get}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(
+        answer.contains("Forbidden (user=nobody, verb=get, resource=nodes, subresource(s)=[healthz proxy])"),
+        "{answer}"
+    );
+    // Another authority's certificate does not get through the handshake. With TLS 1.3 the client notices when it
+    // reads.
+    let other = Authority::generate("test", Timestamp::now()).unwrap();
+    let outcome = match world.connect_as(Some((&other, "admin"))).await {
+        Ok(mut stream) => {
+            let mut answer = Vec::new();
+            // Writing may fail already; what counts is that nothing is answered.
+            stream.write_all(format!("{get}\r\n").as_bytes()).await.ok();
+            limited(stream.read_to_end(&mut answer)).await.map(|_| answer)
+        }
+        Err(error) => Err(error),
+    };
+    assert!(outcome.is_err(), "{outcome:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn paths_and_methods() {
+    let world = World::new().await;
+    for (request, status) in [
+        ("GET /pods", 200),
+        ("GET /runningpods/", 200),
+        ("GET /configz", 200),
+        ("GET /metrics", 200),
+        ("GET /metrics/resource", 200),
+        ("GET /metrics/cadvisor", 200),
+        ("GET /stats/summary", 200),
+        ("POST /run/n/p/c?cmd=a+b", 200),
+        ("POST /run/n/p/gone?cmd=a", 500),
+        ("POST /run/n/gone/c?cmd=a", 404),
+        ("GET /debug/pprof/profile", 404),
+        ("GET /logs/", 404),
+        ("GET /run/n/p/c?cmd=a", 405),
+        ("POST /pods", 405),
+        ("PUT /exec/n/p/c", 405),
+        ("POST /exec/n/p/c?output=1", 400),
+        ("POST /exec/n/p/c", 400),
+        ("POST /exec/n/gone/c?output=1", 404),
+        ("POST /portForward/n/p", 400),
+    ] {
+        let answer = world.ask(request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+    }
+    let answer = world.ask("POST /run/n/p/c?cmd=a+b").await;
+    assert!(answer.ends_with("\r\n\r\na|b"), "{answer}");
+    let answer = world.ask("GET /pods").await;
+    assert!(answer.contains("\"kind\":\"PodList\""), "{answer}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn logs_are_streamed() {
+    let world = World::new().await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    *world.runtime.log.lock() = file.path().to_owned();
+    let mut append = |text: &str| writeln!(file, "2026-01-01T00:00:00.5Z stdout F {text}").unwrap();
+    append("one");
+    append("two");
+    let answer = world.ask("GET /containerLogs/n/p/c?tailLines=1&timestamps=true").await;
+    assert!(answer.contains("2026-01-01T00:00:00.500000000Z two\n") && !answer.contains("one"), "{answer}");
+    for (request, status, text) in [
+        ("/containerLogs/n/gone/c", 404, "pod \"gone\" does not exist"),
+        ("/containerLogs/n/p/gone", 404, "container \"gone\" not found in pod \"p\""),
+        (
+            "/containerLogs/n/p/later",
+            400,
+            "container \"later\" in pod \"p\" is waiting to start: ContainerCreating",
+        ),
+        (
+            "/containerLogs/n/p/c?previous=true",
+            400,
+            "previous terminated container \"c\" in pod \"p\" not found",
+        ),
+        ("/containerLogs/n/p/c?tailLines=x", 400, "Unable to decode query."),
+        ("/containerLogs/n/p/c?tailLines=-1", 422, "Invalid request."),
+    ] {
+        let answer = world.ask(&format!("GET {request}")).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text),
+            "{request}: {answer}"
+        );
+    }
+    // Followed until the container ends.
+    let mut stream = world.connect().await;
+    let request =
+        "GET /containerLogs/n/p/c?follow=true&tailLines=0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // The head comes before there is anything to show.
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    append("three");
+    let mut seen = String::new();
+    while !seen.contains("three\n") {
+        seen.push(char::from(limited(stream.read_u8()).await.unwrap()));
+    }
+    world.runtime.exited.store(true, Ordering::Release);
+    let mut rest = String::new();
+    limited(stream.read_to_string(&mut rest)).await.ok();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_followers() {
+    let world = World::new().await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    *world.runtime.log.lock() = file.path().to_owned();
+    writeln!(file, "2026-01-01T00:00:00.5Z stdout F one").unwrap();
+    let mut stream = world.connect().await;
+    let request = "GET /containerLogs/n/p/c?follow=true HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    head(&mut stream).await;
+    world.stop().await;
+    let mut rest = String::new();
+    limited(stream.read_to_string(&mut rest)).await.ok();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn exec_is_joined_to_the_runtimes_stream() {
+    let world = World::new().await;
+    let server = StreamingServer::new(SWITCHING.to_owned()).await;
+    *world.runtime.url.lock() = server.url();
+    let mut stream = world.connect().await;
+    let path = "/exec/n/p/u/c?input=1&output=1&command=sh&command=-c&command=echo%20a";
+    stream.write_all(upgrade(path, SPDY).as_bytes()).await.unwrap();
+    let answer = head(&mut stream).await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+    assert!(
+        answer.contains("upgrade: spdy/3.1\r\n")
+            && answer.contains("x-stream-protocol-version: v4.channel.k8s.io")
+    );
+    assert!(!answer.contains("cookie"), "{answer}");
+    // Bytes as they are, both ways, in order.
+    let sent: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut got = vec![0; sent.len()];
+    let (wrote, came) =
+        limited(async { tokio::join!(write.write_all(&sent), read.read_exact(&mut got)) }).await;
+    wrote.unwrap();
+    came.unwrap();
+    assert!(got == sent, "what came back is not what was sent");
+    assert_eq!(*world.runtime.asked.lock(), ["exec id-c [\"sh\", \"-c\", \"echo a\"] tty=false"]);
+    let request = server.heads.lock()[0].to_ascii_lowercase();
+    assert!(request.starts_with("post /stream/token http/1.1\r\n"), "{request}");
+    assert!(request.contains("v4.channel.k8s.io") && request.contains("v3.channel.k8s.io"), "{request}");
+    assert!(!request.contains("authorization") && !request.contains("good"), "{request}");
+    // The kubelet's end is the stream's end.
+    world.stop().await;
+    assert!(matches!(limited(read.read(&mut got)).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn attach_and_port_forward_are_joined_too() {
+    let world = World::new().await;
+    let server = StreamingServer::new(SWITCHING.to_owned()).await;
+    *world.runtime.url.lock() = server.url();
+    for path in ["/attach/n/p/c?output=1", "/portForward/n/p", "/portForward/n/p/u"] {
+        let mut stream = world.connect().await;
+        stream.write_all(upgrade(path, SPDY).as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.starts_with("HTTP/1.1 101 "), "{path}");
+        stream.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        limited(stream.read_exact(&mut got)).await.unwrap();
+        assert_eq!(&got, b"ping", "{path}");
+    }
+    assert_eq!(*world.runtime.asked.lock(), ["attach id-c tty=false", "forward id-s []", "forward id-s []"]);
+    let answer = exchange(world.connect().await, &upgrade("/portForward/n/p/other", SPDY)).await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("pod not found"), "{answer}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_does_not_run_has_no_streams() {
+    let world = World::new().await;
+    world.runtime.exited.store(true, Ordering::Release);
+    for (path, text) in [
+        ("/exec/n/p/c?output=1", "container not found (\"c\")"),
+        ("/exec/n/p/other-uid/c?output=1", "container not found (\"c\")"),
+        ("/attach/n/p/c?output=1", "container c not found in pod p_n"),
+    ] {
+        let request = upgrade(path, &format!("{SPDY}content-length: 0\r\n"));
+        let mut stream = world.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = head(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{path}: {answer}");
+        let mut body = vec![0; text.len()];
+        limited(stream.read_exact(&mut body)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&body), text, "{path}");
+    }
+    world.stop().await;
+}
+
+/// SECURITY.md, upgrade and proxy smuggling (CVE-2018-1002105): raw copy only after a verified 101.
+#[tokio::test]
+async fn upgrade_smuggling_raw_copy_only_after_a_verified_101() {
+    for (runtime_answers, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 500),
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", 403),
+        ("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", 500),
+        // Another protocol than was asked for, or none.
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 500),
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 500),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", 500),
+        ("nonsense\r\n\r\n", 500),
+    ] {
+        let world = World::new().await;
+        let server = StreamingServer::new(runtime_answers.to_owned()).await;
+        *world.runtime.url.lock() = server.url();
+        // What follows the refused upgrade must reach neither the runtime nor this server as a request.
+        let smuggled = "GET /stream/other HTTP/1.1\r\nhost: x\r\n\r\n";
+        let request = format!("{}{smuggled}", upgrade("/exec/n/p/c?output=1", SPDY));
+        let answer = exchange(world.connect().await, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{runtime_answers:?}: {answer}");
+        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{runtime_answers:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "one answer only: {answer}");
+        assert_eq!(server.connections.load(Ordering::Acquire), 1);
+        assert!(server.heads.lock().iter().all(|head| !head.contains("/stream/other")));
+        world.stop().await;
+    }
+}
+
+/// SECURITY.md, upgrade and proxy smuggling (CVE-2018-1002102): no redirect is followed.
+#[tokio::test]
+async fn upgrade_smuggling_no_redirect_followed() {
+    let world = World::new().await;
+    let elsewhere = StreamingServer::new(SWITCHING.to_owned()).await;
+    let answer = format!("HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", elsewhere.url());
+    let server = StreamingServer::new(answer).await;
+    *world.runtime.url.lock() = server.url();
+    let answer = exchange(world.connect().await, &upgrade("/exec/n/p/c?output=1", SPDY)).await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("the runtime redirected"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("location:"), "{answer}");
+    assert_eq!(elsewhere.connections.load(Ordering::Acquire), 0);
+    world.stop().await;
+}
+
+/// SECURITY.md, upgrade and proxy smuggling: a runtime's address that is not on loopback is not connected to.
+#[tokio::test]
+async fn upgrade_smuggling_runtime_url_not_on_loopback_refused() {
+    let world = World::new().await;
+    for url in
+        ["http://192.0.2.1:80/exec/x", "http://localhost:1/exec/x", "https://127.0.0.1:1/exec/x", "nonsense"]
+    {
+        url.clone_into(&mut world.runtime.url.lock());
+        let answer = exchange(world.connect().await, &upgrade("/exec/n/p/c?output=1", SPDY)).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 500 ") && answer.contains("is not a loopback HTTP address"),
+            "{url}: {answer}"
+        );
+    }
+    world.stop().await;
+}
+
+/// SECURITY.md, upgrade and proxy smuggling: only known upgrade protocols.
+#[tokio::test]
+async fn upgrade_smuggling_only_known_protocols() {
+    let world = World::new().await;
+    let server = StreamingServer::new(SWITCHING.to_owned()).await;
+    *world.runtime.url.lock() = server.url();
+    for headers in [
+        "connection: Upgrade\r\nupgrade: h2c\r\n",
+        "connection: Upgrade\r\nupgrade: SPDY/3.1, h2c\r\n",
+        "connection: Upgrade\r\nupgrade: websocket\r\n",
+        "upgrade: SPDY/3.1\r\nconnection: close\r\n",
+    ] {
+        let mut stream = world.connect().await;
+        stream.write_all(upgrade("/exec/n/p/c?output=1", headers).as_bytes()).await.unwrap();
+        let answer = head(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{headers:?}: {answer}");
+    }
+    assert_eq!(server.connections.load(Ordering::Acquire), 0);
+    assert!(world.runtime.asked.lock().is_empty());
+    world.stop().await;
+}

@@ -44,8 +44,13 @@ const REFUSAL_BYTES: usize = 4096;
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// What goes from the client to the runtime, and back.
-const TO_RUNTIME: [HeaderName; 5] =
-    [STREAM_PROTOCOL, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_EXTENSIONS];
+const TO_RUNTIME: [HeaderName; 5] = [
+    STREAM_PROTOCOL,
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_EXTENSIONS,
+];
 const TO_CLIENT: [HeaderName; 4] =
     [STREAM_PROTOCOL, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_EXTENSIONS];
 
@@ -69,7 +74,8 @@ impl Asked {
 
     fn of_headers(method: &Method, headers: &HeaderMap) -> Option<Self> {
         let tokens = |name: HeaderName| {
-            let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+            let values: Vec<&str> =
+                headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
             values.into_iter().flat_map(|value| value.split(',')).map(str::trim).collect::<Vec<_>>()
         };
         if !tokens(CONNECTION).iter().any(|token| token.eq_ignore_ascii_case("upgrade")) {
@@ -77,7 +83,9 @@ impl Asked {
         }
         let [protocol] = tokens(UPGRADE)[..] else { return None };
         // A body before the stream could be taken for the stream by one side and not by the other.
-        if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key("transfer-encoding") {
+        if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+            || headers.contains_key("transfer-encoding")
+        {
             return None;
         }
         if protocol.eq_ignore_ascii_case("spdy/3.1") {
@@ -138,7 +146,9 @@ impl Failure {
     fn reply(&self) -> Reply {
         let status = match self {
             Self::Mismatch(_) | Self::Handshake => 400,
-            Self::Refused(status, _) if status.is_client_error() || status.is_server_error() => status.as_u16(),
+            Self::Refused(status, _) if status.is_client_error() || status.is_server_error() => {
+                status.as_u16()
+            }
             _ => 500,
         };
         let mut reply = text(status, self.to_string());
@@ -164,7 +174,11 @@ impl Place {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let ip: IpAddr = host.parse().map_err(|_| wrong())?;
         let port = authority.port_u16().unwrap_or(80);
-        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || !ip.is_loopback() || port == 0 {
+        if uri.scheme_str() != Some("http")
+            || authority.as_str().contains('@')
+            || !ip.is_loopback()
+            || port == 0
+        {
             return Err(wrong());
         }
         let path = uri.path_and_query().ok_or_else(wrong)?.as_str().parse().map_err(|_| wrong())?;
@@ -228,7 +242,12 @@ pub(crate) async fn connect(
 }
 
 /// Copies until both sides have ended, or translates.
-async fn carry(client: OnUpgrade, runtime: OnUpgrade, asked: Asked, streams: Option<Streams>) -> io::Result<()> {
+async fn carry(
+    client: OnUpgrade,
+    runtime: OnUpgrade,
+    asked: Asked,
+    streams: Option<Streams>,
+) -> io::Result<()> {
     let mut runtime = TokioIo::new(runtime.await.map_err(io::Error::other)?);
     let mut client = TokioIo::new(client.await.map_err(io::Error::other)?);
     match asked {
@@ -313,7 +332,8 @@ async fn ask(
         return Err(Failure::Redirect);
     }
     let body = tokio::time::timeout(ANSWER, Limited::new(answer.into_body(), REFUSAL_BYTES).collect()).await;
-    let said = body.ok().and_then(Result::ok).map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
+    let said =
+        body.ok().and_then(Result::ok).map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
     Err(Failure::Refused(status, said.unwrap_or_else(|| format!("the runtime answered {status}"))))
 }
 
@@ -322,7 +342,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
@@ -330,7 +353,11 @@ mod tests {
         let up = ("connection", "Upgrade");
         for (method, pairs, want) in [
             (Method::POST, &[up, ("upgrade", "SPDY/3.1")][..], Some(Asked::Spdy)),
-            (Method::GET, &[("connection", "keep-alive, upgrade"), ("upgrade", "spdy/3.1")], Some(Asked::Spdy)),
+            (
+                Method::GET,
+                &[("connection", "keep-alive, upgrade"), ("upgrade", "spdy/3.1")],
+                Some(Asked::Spdy),
+            ),
             (Method::GET, &[up, ("upgrade", "websocket")], Some(Asked::WebSocket)),
             (
                 Method::GET,
@@ -368,7 +395,10 @@ mod tests {
             ("http://[::1]:10010/attach/a?b=c", "[::1]:10010", "/attach/a?b=c"),
         ] {
             let place = Place::of(url).unwrap();
-            assert_eq!((place.address.to_string().as_str(), place.path.to_string().as_str()), (address, path));
+            assert_eq!(
+                (place.address.to_string().as_str(), place.path.to_string().as_str()),
+                (address, path)
+            );
         }
         for url in [
             "http://10.0.0.1:10010/exec/abc",
@@ -400,12 +430,15 @@ mod tests {
         let onwards = passed(&sent, &TO_RUNTIME);
         let names: Vec<&str> = onwards.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 2, "{names:?}");
-        assert!(onwards.contains_key("x-stream-protocol-version") && onwards.contains_key("sec-websocket-key"));
+        assert!(
+            onwards.contains_key("x-stream-protocol-version") && onwards.contains_key("sec-websocket-key")
+        );
     }
 
     #[test]
     fn a_handshake_of_ours() {
-        let asked = headers(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]);
+        let asked =
+            headers(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]);
         let answer = accept(&asked, Asked::Channels).unwrap();
         assert_eq!(answer[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(answer[SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");

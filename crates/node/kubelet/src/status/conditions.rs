@@ -88,7 +88,8 @@ fn initialized(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) -> Ju
         match statuses.iter().find(|status| status.name == container.name) {
             None => unknown.push(container.name.as_str()),
             Some(status) => {
-                let done = if pod::is_sidecar(container) { status.started == Some(true) } else { status.ready };
+                let done =
+                    if pod::is_sidecar(container) { status.started == Some(true) } else { status.ready };
                 if !done {
                     incomplete.push(container.name.as_str());
                 }
@@ -140,16 +141,17 @@ fn ready(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) -> Judged {
     if !containers.met {
         return containers;
     }
-    let conditions = seen.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions =
+        seen.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let gates = seen.pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
     let closed: Vec<String> = gates
         .iter()
         .filter_map(|gate| {
             let wanted = &gate.condition_type;
             match conditions.iter().find(|condition| condition.type_ == *wanted) {
-                None => Some(format!(
-                    "corresponding condition of pod readiness gate {wanted:?} does not exist."
-                )),
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate {wanted:?} does not exist."))
+                }
                 Some(found) if found.status != "True" => Some(format!(
                     "the status of pod readiness gate {wanted:?} is not \"True\", but {}",
                     found.status
@@ -158,5 +160,9 @@ fn ready(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) -> Judged {
             }
         })
         .collect();
-    if closed.is_empty() { Judged::met() } else { Judged::not("ReadinessGatesNotReady", Some(closed.join(", "))) }
+    if closed.is_empty() {
+        Judged::met()
+    } else {
+        Judged::not("ReadinessGatesNotReady", Some(closed.join(", ")))
+    }
 }

@@ -71,7 +71,12 @@ fn one(
 }
 
 /// The reason a container that has to be started is not running yet.
-fn waiting_to_start(seen: &Seen<'_>, kind: ContainerKind, container: &Container, status: &mut ContainerStatus) {
+fn waiting_to_start(
+    seen: &Seen<'_>,
+    kind: ContainerKind,
+    container: &Container,
+    status: &mut ContainerStatus,
+) {
     let latest = seen.record.latest(&container.name);
     if kind == ContainerKind::Init {
         if latest.is_some_and(|latest| latest.state == RunState::Exited && latest.exit_code == 0)
@@ -218,7 +223,9 @@ fn state_of(seen: &Seen<'_>, record: &ContainerRecord, old: Option<&ContainerSta
             ContainerState {
                 terminated: Some(ContainerStateTerminated {
                     reason: Some("ContainerStatusUnknown".to_owned()),
-                    message: Some("The container could not be located when the pod was terminated".to_owned()),
+                    message: Some(
+                        "The container could not be located when the pod was terminated".to_owned(),
+                    ),
                     exit_code: EXIT_UNKNOWN,
                     ..Default::default()
                 }),

@@ -1,1 +1,254 @@
-//! Tests.
+//! Tables of statuses: phase, conditions, container states.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::record::{ContainerRecord, Sandbox};
+
+const NOW: i64 = 1_000_000;
+
+struct Case {
+    pod: Pod,
+    record: PodRecord,
+    old: PodStatus,
+    errors: BTreeMap<String, StartError>,
+    probe: Option<bool>,
+    terminal: bool,
+    verdict: Option<Verdict>,
+}
+
+fn case(policy: &str, names: &[&str], runs: &[&str]) -> Case {
+    let (mut inits, mut regular) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.split_at(1) {
+            ("~", name) => inits.push(json!({"name": name, "image": "i"})),
+            ("&", name) => inits.push(json!({"name": name, "image": "i", "restartPolicy": "Always"})),
+            ("?", name) => regular.push(json!({"name": name, "image": "i", "readinessProbe": {}})),
+            _ => regular.push(json!({"name": name, "image": "i"})),
+        }
+    }
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3},
+        "spec": {"restartPolicy": policy, "initContainers": inits, "containers": regular},
+    }))
+    .unwrap();
+    Case {
+        pod,
+        record: record(runs),
+        old: PodStatus::default(),
+        errors: BTreeMap::new(),
+        probe: None,
+        terminal: false,
+        verdict: None,
+    }
+}
+
+/// Runs as `name:state`, newest first: `run`, `new`, `lost` or an exit code.
+fn record(runs: &[&str]) -> PodRecord {
+    let containers = runs
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let (name, state) = text.split_once(':').unwrap();
+            let (state, exit_code) = match state {
+                "run" => (RunState::Running, 0),
+                "new" => (RunState::Created, 0),
+                "lost" => (RunState::Unknown, 0),
+                code => (RunState::Exited, code.parse().unwrap()),
+            };
+            ContainerRecord {
+                id: format!("{name}{index}"),
+                name: name.into(),
+                sandbox_id: "s".into(),
+                state,
+                exit_code,
+                reason: if exit_code == 0 { "Completed".into() } else { "Error".into() },
+                started_at: (NOW - 10) * 1_000_000_000,
+                finished_at: (NOW - 5) * 1_000_000_000,
+                ..Default::default()
+            }
+        })
+        .collect();
+    let sandbox = Sandbox { id: "s".into(), ready: true, ips: vec!["10.0.0.9".into()], ..Default::default() };
+    PodRecord { sandboxes: vec![sandbox], containers }
+}
+
+impl Case {
+    fn status(&self) -> Value {
+        let host_ips = ["192.0.2.1".to_owned()];
+        let status = generate(&Seen {
+            pod: &self.pod,
+            record: &self.record,
+            old: &self.old,
+            start_errors: &self.errors,
+            probe: &|_, _| self.probe,
+            terminal: self.terminal,
+            verdict: self.verdict.as_ref(),
+            host_ips: &host_ips,
+            runtime: "containerd",
+            now: Timestamp::from_second(NOW).unwrap(),
+        });
+        serde_json::to_value(status).unwrap()
+    }
+}
+
+fn condition(status: &Value, type_: &str) -> String {
+    let all = status["conditions"].as_array().unwrap();
+    let found = all.iter().find(|one| one["type"] == type_).unwrap();
+    format!("{} {} {}", found["status"], found["reason"], found["message"]).replace('"', "")
+}
+
+#[test]
+fn phases() {
+    for (policy, names, runs, expected) in [
+        ("Always", vec!["a"], vec![], "Pending"),
+        ("Always", vec!["a"], vec!["a:new"], "Pending"),
+        ("Always", vec!["a"], vec!["a:run"], "Running"),
+        ("Always", vec!["a", "b"], vec!["a:run"], "Pending"),
+        ("Always", vec!["a"], vec!["a:0"], "Running"),
+        ("Always", vec!["a"], vec!["a:1"], "Running"),
+        ("OnFailure", vec!["a"], vec!["a:0"], "Succeeded"),
+        ("OnFailure", vec!["a"], vec!["a:1"], "Running"),
+        ("Never", vec!["a"], vec!["a:0"], "Succeeded"),
+        ("Never", vec!["a"], vec!["a:1"], "Failed"),
+        ("Never", vec!["a", "b"], vec!["a:1", "b:run"], "Running"),
+        ("Never", vec!["a", "b"], vec!["a:1", "b:0"], "Failed"),
+        ("Never", vec!["~i", "a"], vec!["i:run"], "Pending"),
+        ("Never", vec!["~i", "a"], vec!["i:0"], "Pending"),
+        ("Never", vec!["~i", "a"], vec!["i:1"], "Failed"),
+        ("Always", vec!["~i", "a"], vec!["i:1"], "Pending"),
+        ("Always", vec!["~i", "a"], vec!["a:run", "i:0"], "Running"),
+        ("Always", vec!["~i", "a"], vec!["a:run"], "Running"),
+        ("Never", vec!["&s", "a"], vec!["a:0", "s:run"], "Running"),
+        ("Never", vec!["&s", "a"], vec!["a:0", "s:0"], "Succeeded"),
+        ("Always", vec!["&s", "a"], vec!["a:run", "s:new"], "Running"),
+    ] {
+        let status = case(policy, &names, &runs).status();
+        assert_eq!(status["phase"], expected, "{policy} {names:?} {runs:?}");
+    }
+}
+
+#[test]
+fn a_terminated_pod_is_over_whatever_its_policy() {
+    let mut ended = case("Always", &["a"], &["a:1"]);
+    ended.terminal = true;
+    assert_eq!(ended.status()["phase"], "Failed");
+    ended.record = record(&["a:0"]);
+    assert_eq!(ended.status()["phase"], "Succeeded");
+    ended.record = PodRecord::default();
+    ended.terminal = false;
+    ended.old.phase = Some("Failed".into());
+    ended.old.reason = Some("Evicted".into());
+    let status = ended.status();
+    assert_eq!((status["phase"].as_str(), status["reason"].as_str()), (Some("Failed"), Some("Evicted")));
+}
+
+#[test]
+fn a_verdict_fails_the_pod() {
+    let mut refused = case("Always", &["a"], &["a:run"]);
+    refused.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into() });
+    let status = refused.status();
+    assert_eq!((status["phase"].as_str(), status["reason"].as_str()), (Some("Failed"), Some("OutOfcpu")));
+    assert_eq!(condition(&status, "Ready"), "False PodFailed null");
+}
+
+#[test]
+fn conditions_say_why() {
+    let status = case("Always", &["~i", "a", "b"], &["i:run"]).status();
+    assert_eq!(
+        condition(&status, "Initialized"),
+        "False ContainersNotInitialized containers with incomplete status: [i]"
+    );
+    let unready = "False ContainersNotReady containers with unready status: [a b]";
+    assert_eq!(condition(&status, "Ready"), unready);
+    assert_eq!(condition(&status, "ContainersReady"), unready);
+    assert_eq!(condition(&status, "PodReadyToStartContainers"), "True null null");
+    let status = case("Always", &["~i", "a"], &["a:run", "i:0"]).status();
+    for type_ in ["Initialized", "Ready", "ContainersReady", "PodScheduled"] {
+        assert_eq!(condition(&status, type_), "True null null", "{type_}");
+    }
+    let status = case("Never", &["a"], &["a:0"]).status();
+    assert_eq!(condition(&status, "Ready"), "False PodCompleted null");
+    assert_eq!(condition(&status, "Initialized"), "True PodCompleted null");
+    let mut gated = case("Always", &["a"], &["a:run"]);
+    gated.pod.spec.as_mut().unwrap().readiness_gates =
+        serde_json::from_value(json!([{"conditionType": "example.com/x"}])).unwrap();
+    assert_eq!(
+        condition(&gated.status(), "Ready"),
+        "False ReadinessGatesNotReady corresponding condition of pod readiness gate \\example.com/x\\ does not exist."
+    );
+}
+
+#[test]
+fn readiness_follows_the_probe() {
+    for (result, ready) in [(None, false), (Some(false), false), (Some(true), true)] {
+        let mut probed = case("Always", &["?a"], &["a:run"]);
+        probed.probe = result;
+        let status = probed.status();
+        assert_eq!(status["containerStatuses"][0]["ready"], ready);
+        assert_eq!(status["containerStatuses"][0]["started"], true);
+    }
+}
+
+#[test]
+fn waiting_reasons() {
+    let waiting = |case: &Case, list: &str| case.status()[list][0]["state"]["waiting"].clone();
+    assert_eq!(
+        waiting(&case("Always", &["a"], &[]), "containerStatuses"),
+        json!({"reason": "ContainerCreating"})
+    );
+    assert_eq!(
+        waiting(&case("Always", &["~i", "a"], &[]), "containerStatuses"),
+        json!({"reason": "PodInitializing"})
+    );
+    let mut held = case("Always", &["a"], &["a:3"]);
+    held.errors
+        .insert("a".into(), StartError { reason: "CrashLoopBackOff".into(), message: "back-off 10s".into() });
+    let status = held.status();
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"],
+        json!({"reason": "CrashLoopBackOff", "message": "back-off 10s"})
+    );
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(status["phase"], "Running");
+    held.record = record(&["a:run"]);
+    assert!(
+        held.status()["containerStatuses"][0]["state"]["running"].is_object(),
+        "an old error does not hide it"
+    );
+}
+
+#[test]
+fn what_the_runtime_forgot() {
+    let running = json!([{"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 2,
+        "containerID": "containerd://a0", "state": {"running": {}}, "lastState": {}}]);
+    let mut lost = case("Always", &["a"], &[]);
+    lost.old.container_statuses = serde_json::from_value(running).unwrap();
+    let status = lost.status()["containerStatuses"][0].clone();
+    assert_eq!(status["restartCount"], 3);
+    assert_eq!(status["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 137);
+    let done = json!([{"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 7}}, "lastState": {}}]);
+    lost.old.container_statuses = serde_json::from_value(done).unwrap();
+    assert_eq!(lost.status()["containerStatuses"][0]["state"]["terminated"]["exitCode"], 7);
+}
+
+#[test]
+fn transition_times_are_kept() {
+    let mut seen = case("Always", &["a"], &["a:run"]);
+    let first = seen.status();
+    seen.old = serde_json::from_value(first.clone()).unwrap();
+    seen.old
+        .conditions
+        .as_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|one| one.last_transition_time = time(Timestamp::UNIX_EPOCH));
+    let second = seen.status();
+    assert_eq!(second["conditions"][2]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+    assert_eq!(second["startTime"], first["startTime"]);
+    assert_eq!(second["podIP"], "10.0.0.9");
+    assert_eq!(second["hostIP"], "192.0.2.1");
+    assert_eq!(second["containerStatuses"][0]["containerID"], "containerd://a0");
+}

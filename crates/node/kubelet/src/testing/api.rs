@@ -80,12 +80,16 @@ impl FakeApi {
     pub(crate) fn put(&self, resource: &str, mut object: Value) -> Value {
         let mut state = self.state.lock();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let key = (resource.to_owned(), text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let key =
+            (resource.to_owned(), text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
         let known = state.objects.get(&key).cloned();
         let meta = object["metadata"].as_object_mut().expect("an object has metadata");
-        let uid = known.as_ref().map_or_else(|| json!(uuid::Uuid::new_v4().to_string()), |old| old["metadata"]["uid"].clone());
+        let uid = known
+            .as_ref()
+            .map_or_else(|| json!(uuid::Uuid::new_v4().to_string()), |old| old["metadata"]["uid"].clone());
         meta.entry("uid").or_insert(uid);
-        meta.entry("creationTimestamp").or_insert(json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+        meta.entry("creationTimestamp")
+            .or_insert(json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         let type_ = if known.is_some() { "MODIFIED" } else { "ADDED" };
         let object = state.note(key.0.clone(), type_, object);
         state.objects.insert(key, object.clone());
@@ -99,7 +103,12 @@ impl FakeApi {
 
     pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
         let state = self.state.lock();
-        state.objects.iter().filter(|((of, _, _), _)| of == resource).map(|(_, object)| object.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|((of, _, _), _)| of == resource)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Asks for a deletion, with a grace period for pods.
@@ -107,7 +116,8 @@ impl FakeApi {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         let mut state = self.state.lock();
         let Some(mut object) = state.objects.get(&key).cloned() else { return };
-        let grace = grace.unwrap_or_else(|| object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30));
+        let grace =
+            grace.unwrap_or_else(|| object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30));
         if resource == "pods" && grace > 0 {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             object["metadata"]["deletionTimestamp"] = json!(now);
@@ -138,7 +148,9 @@ impl FakeApi {
         match (parts.method, target.name.is_empty()) {
             (Method::GET, true) if query.contains_key("watch") => self.watch(&target, &query),
             (Method::GET, true) => self.list_answer(&target, &query),
-            (Method::GET, false) => self.get(&key.0, &key.1, &key.2).map_or_else(not_found, |found| ok(&found)),
+            (Method::GET, false) => {
+                self.get(&key.0, &key.1, &key.2).map_or_else(not_found, |found| ok(&found))
+            }
             (Method::POST, false) if target.sub == "token" => ok(&json!({
                 "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
                 "spec": body["spec"],
@@ -185,12 +197,15 @@ impl FakeApi {
             })
             .map(|(_, object)| object.clone())
             .collect();
-        ok(&json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": state.version.to_string()}, "items": items}))
+        ok(
+            &json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": state.version.to_string()}, "items": items}),
+        )
     }
 
     fn watch(&self, target: &Target, query: &BTreeMap<String, String>) -> Answer {
         let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        let (state, resource, namespace) = (self.state.clone(), target.resource.clone(), target.namespace.clone());
+        let (state, resource, namespace) =
+            (self.state.clone(), target.resource.clone(), target.namespace.clone());
         let (query, newest) = (query.clone(), self.newest.subscribe());
         let lines = futures::stream::unfold((from, newest), move |(from, mut newest)| {
             let (state, resource, namespace, query) =
@@ -204,9 +219,13 @@ impl FakeApi {
                             .log
                             .iter()
                             .filter(|event| event.version > from && event.resource == resource)
-                            .filter(|event| namespace.is_empty() || event.object["metadata"]["namespace"] == namespace)
+                            .filter(|event| {
+                                namespace.is_empty() || event.object["metadata"]["namespace"] == namespace
+                            })
                             .filter(|event| selects(&query, &event.object))
-                            .map(|event| format!("{}\n", json!({"type": event.type_, "object": event.object})))
+                            .map(|event| {
+                                format!("{}\n", json!({"type": event.type_, "object": event.object}))
+                            })
                             .collect();
                         (text, state.version)
                     };
@@ -280,8 +299,11 @@ fn answer(code: StatusCode, value: &Value) -> Answer {
 }
 
 fn status(code: StatusCode, reason: &str) -> Answer {
-    answer(code, &json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "code": code.as_u16(), "reason": reason, "message": reason}))
+    answer(
+        code,
+        &json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
+        "code": code.as_u16(), "reason": reason, "message": reason}),
+    )
 }
 
 fn not_found() -> Answer {

@@ -20,7 +20,8 @@ pub(crate) enum HostPathError {
 /// Checks `path` against the volume's type and makes it for the `...OrCreate` types.
 pub(crate) fn check(path: &Path, type_: &str) -> Result<(), HostPathError> {
     let shown = || path.display().to_string();
-    let make = |outcome: io::Result<()>| outcome.map_err(|source| HostPathError::Make { path: shown(), source });
+    let make =
+        |outcome: io::Result<()>| outcome.map_err(|source| HostPathError::Make { path: shown(), source });
     let found = fs::metadata(path).ok();
     let is = |test: fn(&fs::FileType) -> bool| found.as_ref().is_some_and(|found| test(&found.file_type()));
     let (holds, wanted) = match type_ {

@@ -30,7 +30,10 @@ pub(crate) struct File {
 
 impl std::fmt::Debug for File {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("File").field("bytes", &self.data.len()).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("File")
+            .field("bytes", &self.data.len())
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,7 +91,9 @@ pub(crate) fn references(pod: &Pod) -> (Vec<DataRef>, Vec<TokenRef>) {
     let (mut data, mut tokens) = (Vec::new(), Vec::new());
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         data.extend(volume.config_map.as_ref().map(|source| DataRef::ConfigMap(source.name.clone())));
-        data.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()).map(DataRef::Secret));
+        data.extend(
+            volume.secret.as_ref().and_then(|source| source.secret_name.clone()).map(DataRef::Secret),
+        );
         for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
             data.extend(source.config_map.as_ref().map(|source| DataRef::ConfigMap(source.name.clone())));
             data.extend(source.secret.as_ref().map(|source| DataRef::Secret(source.name.clone())));
@@ -204,7 +209,14 @@ fn config_map(
     let text = object.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
     let binary = object.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let data: BTreeMap<&str, &[u8]> = text.chain(binary).collect();
-    select(&data, source.items.as_deref(), default_mode, optional, "configmap references non-existent config", files)
+    select(
+        &data,
+        source.items.as_deref(),
+        default_mode,
+        optional,
+        "configmap references non-existent config",
+        files,
+    )
 }
 
 fn secret(
@@ -279,7 +291,13 @@ fn downward(
 }
 
 /// The API server checks paths too; here nothing else is believed.
-fn put(files: &mut Payload, path: &str, data: Vec<u8>, mode: i32, uid: Option<u32>) -> Result<(), PayloadError> {
+fn put(
+    files: &mut Payload,
+    path: &str,
+    data: Vec<u8>,
+    mode: i32,
+    uid: Option<u32>,
+) -> Result<(), PayloadError> {
     let invalid = || PayloadError::Path(path.to_owned());
     let mut clean = Vec::new();
     for component in Path::new(path).components() {

@@ -22,8 +22,9 @@ use nix::{
 pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let base = open(root, flags | OFlag::O_DIRECTORY, Mode::empty())?;
-    let how =
-        OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     match openat2(&base, path, how) {
         Err(Errno::ENOENT) if create => {}
         other => return Ok(other?),
@@ -47,7 +48,8 @@ pub(crate) fn bind(root: &Path, path: &str, target: &Path) -> io::Result<()> {
         return Ok(());
     }
     let opened = open_beneath(root, path, true)?;
-    let directory = SFlag::from_bits_truncate(fstat(&opened)?.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+    let directory =
+        SFlag::from_bits_truncate(fstat(&opened)?.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
     if directory {
         fs::create_dir_all(target)?;
     } else {

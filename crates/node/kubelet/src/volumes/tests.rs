@@ -107,7 +107,10 @@ fn payloads() {
 fn projected_volumes_collect() {
     let field = DownwardAPIVolumeFile {
         path: "ns".into(),
-        field_ref: Some(ObjectFieldSelector { field_path: "metadata.namespace".into(), ..Default::default() }),
+        field_ref: Some(ObjectFieldSelector {
+            field_path: "metadata.namespace".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let sources = vec![
@@ -128,7 +131,9 @@ fn projected_volumes_collect() {
             ..Default::default()
         },
         VolumeProjection {
-            downward_api: Some(k8s_openapi::api::core::v1::DownwardAPIProjection { items: Some(vec![field]) }),
+            downward_api: Some(k8s_openapi::api::core::v1::DownwardAPIProjection {
+                items: Some(vec![field]),
+            }),
             ..Default::default()
         },
     ];
@@ -270,7 +275,10 @@ fn what_is_not_supported_says_so() {
     );
     let host = Volume {
         name: "h".into(),
-        host_path: Some(HostPathVolumeSource { path: "/nonexistent".into(), type_: Some("Directory".into()) }),
+        host_path: Some(HostPathVolumeSource {
+            path: "/nonexistent".into(),
+            type_: Some("Directory".into()),
+        }),
         ..Default::default()
     };
     let error = ensure(&directory, &pod(vec![host.clone()]), &host, &lookup()).unwrap_err();
@@ -299,5 +307,8 @@ fn a_downward_volume_changes_with_its_pod() {
         String::from_utf8(files["labels"].data.clone()).unwrap()
     };
     assert_eq!(text([("a".to_owned(), "1".to_owned())].into()), "a=\"1\"");
-    assert_eq!(text([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x\"".to_owned())].into()), "a=\"1\"\nb=\"x\\\"\"");
+    assert_eq!(
+        text([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x\"".to_owned())].into()),
+        "a=\"1\"\nb=\"x\\\"\""
+    );
 }

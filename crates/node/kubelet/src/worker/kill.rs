@@ -79,7 +79,11 @@ pub(crate) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: O
             && !error.is_not_found()
         {
             let about = podium_client::reference_of(pod);
-            let text = format!("error killing pod: failed to \"KillPodSandbox\" for {:?} with KillPodSandboxError: {:?}", pod::uid(pod), error.grpc_text());
+            let text = format!(
+                "error killing pod: failed to \"KillPodSandbox\" for {:?} with KillPodSandboxError: {:?}",
+                pod::uid(pod),
+                error.grpc_text()
+            );
             shared.recorder.event(&about, EventType::Warning, "FailedKillPod", text);
         }
     }
@@ -143,14 +147,12 @@ async fn stop(
 
 /// Returns once a shortened grace period has passed.
 async fn until_shorter(grace: &mut watch::Receiver<i64>, begun: Instant) {
-    loop {
-        if grace.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let seconds = u64::try_from(*grace.borrow_and_update()).unwrap_or(0);
-        tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(begun.elapsed())).await;
-        return;
+    if grace.changed().await.is_err() {
+        // Nobody will shorten it any more.
+        return std::future::pending().await;
     }
+    let seconds = u64::try_from(*grace.borrow_and_update()).unwrap_or(0);
+    tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(begun.elapsed())).await;
 }
 
 /// The grace period a container was made with, for one whose pod nobody knows any more.

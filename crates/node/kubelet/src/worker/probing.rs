@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     context::Shared,
+    environment::expand,
     pod::{self, ContainerKind, ProbeKind},
     probes::{self, ProbeState, run::Target},
     record::{PodRecord, RunState},
@@ -41,6 +42,18 @@ struct Subject {
     address: Option<IpAddr>,
     kind: ProbeKind,
     probe: Probe,
+    /// The command of an exec probe, with the container's literal variables filled in.
+    command: Option<Vec<String>>,
+}
+
+/// An exec probe's command as upstream expands it: only variables with literal values count.
+fn command(probe: &Probe, container: &Container) -> Option<Vec<String>> {
+    let command = probe.exec.as_ref()?.command.as_ref()?;
+    let literal = |name: &str| {
+        let found = container.env.iter().flatten().rfind(|env| env.name == name && env.value_from.is_none());
+        found.map(|env| env.value.clone().unwrap_or_default())
+    };
+    Some(command.iter().map(|text| expand(text, literal)).collect())
 }
 
 impl Probes {
@@ -66,7 +79,8 @@ impl Probes {
             if !restartable {
                 continue;
             }
-            let started = container.startup_probe.is_none() || self.result(&one.id, ProbeKind::Startup) == Some(true);
+            let started =
+                container.startup_probe.is_none() || self.result(&one.id, ProbeKind::Startup) == Some(true);
             for kind in kinds {
                 let Some(probe) = kind.of(&container) else { continue };
                 let key = (one.id.clone(), *kind);
@@ -90,8 +104,10 @@ impl Probes {
                     address: self.shared.address_of(pod, &ips),
                     kind: *kind,
                     probe: probe.clone(),
+                    command: command(probe, &container),
                 };
-                let began = Timestamp::from_nanosecond(i128::from(one.started_at)).unwrap_or(Timestamp::UNIX_EPOCH);
+                let began =
+                    Timestamp::from_nanosecond(i128::from(one.started_at)).unwrap_or(Timestamp::UNIX_EPOCH);
                 self.tasks.insert(key, AbortOnDropHandle::new(tokio::spawn(subject.run(state, began))));
             }
         }
@@ -134,11 +150,12 @@ impl Subject {
                 container: &self.container,
                 container_id: &self.id,
                 address: self.address,
-                command: None,
+                command: self.command.as_deref(),
             };
             let answer = probes::run::run(&self.probe, &target).await;
             if let Some((reason, message)) = probes::event(self.kind, &answer) {
-                let about = self.shared.container_reference(&self.pod, self.kind_of_container, &self.container.name);
+                let about =
+                    self.shared.container_reference(&self.pod, self.kind_of_container, &self.container.name);
                 self.shared.recorder.event(&about, EventType::Warning, reason, message);
             }
             if state.observe(&self.probe, &answer) {

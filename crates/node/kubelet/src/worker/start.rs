@@ -3,7 +3,10 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret};
+use k8s_openapi::api::{
+    core::v1::{Container, ObjectReference, Pod, Secret},
+    node::v1::RuntimeClass,
+};
 use podium_client::{EventType, reference_of};
 use podium_cri::v1;
 use tokio::time::Instant;
@@ -34,7 +37,10 @@ struct Failed {
 }
 
 fn failed(reason: &str, message: impl Into<String>) -> Failed {
-    Failed { error: StartError { reason: reason.to_owned(), message: message.into() }, retry_after: START_RETRY }
+    Failed {
+        error: StartError { reason: reason.to_owned(), message: message.into() },
+        retry_after: START_RETRY,
+    }
 }
 
 impl Worker {
@@ -45,25 +51,47 @@ impl Worker {
         {
             return Some(at);
         }
-        let message = match self.sandbox_config(attempt) {
-            Ok(config) => {
-                let handler = String::new();
-                match self.shared.cri.run_pod_sandbox(config, &handler).await {
-                    Ok(_) => {
-                        self.sandbox_retry = None;
-                        return None;
-                    }
-                    Err(error) => format!("Failed to create pod sandbox: {}", error.grpc_text()),
-                }
+        let prepared = match self.runtime_handler().await {
+            Ok(handler) => {
+                self.sandbox_config(attempt).map(|config| (config, handler)).map_err(|e| e.to_string())
             }
+            Err(message) => Err(message),
+        };
+        let message = match prepared {
+            Ok((config, handler)) => match self.shared.cri.run_pod_sandbox(config, &handler).await {
+                Ok(_) => {
+                    self.sandbox_retry = None;
+                    return None;
+                }
+                Err(error) => format!("Failed to create pod sandbox: {}", error.grpc_text()),
+            },
             Err(error) => format!("Failed to create pod sandbox: {error}"),
         };
-        self.shared.recorder.event(&reference_of(&*self.pod), EventType::Warning, "FailedCreatePodSandBox", message);
+        self.shared.recorder.event(
+            &reference_of(&*self.pod),
+            EventType::Warning,
+            "FailedCreatePodSandBox",
+            message,
+        );
         let pause =
             self.sandbox_retry.map_or(SANDBOX_FIRST_RETRY, |(_, last)| (last * 2).min(SANDBOX_LAST_RETRY));
         let at = Instant::now() + pause;
         self.sandbox_retry = Some((at, pause));
         Some(at)
+    }
+
+    /// The runtime's handler for the pod's RuntimeClass; empty for the default one.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let wanted = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+        let Some(name) = wanted.filter(|name| !name.is_empty()) else { return Ok(String::new()) };
+        let classes = self.shared.config.informers.of::<RuntimeClass>();
+        classes.synced().await;
+        match classes.get(&podium_client::ObjectKey::cluster(name)) {
+            Some(class) => Ok(class.handler.clone()),
+            None => {
+                Err(format!("failed to get sandbox runtime: RuntimeClass.node.k8s.io {name:?} not found"))
+            }
+        }
     }
 
     fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig, sandbox::SandboxError> {
@@ -129,7 +157,12 @@ impl Worker {
         self.ending()
     }
 
-    async fn start_one(&mut self, sandbox_id: &str, kind: ContainerKind, spec: &Container) -> Result<(), Failed> {
+    async fn start_one(
+        &mut self,
+        sandbox_id: &str,
+        kind: ContainerKind,
+        spec: &Container,
+    ) -> Result<(), Failed> {
         let shared = self.shared.clone();
         let pod = self.pod.clone();
         let about = shared.container_reference(&pod, kind, &spec.name);
@@ -169,10 +202,11 @@ impl Worker {
             warn(format!("Error: {text}"));
             failed("CreateContainerConfigError", text)
         })?;
-        let config = self.container_config(spec, restart_count, &image, target.as_deref()).await.map_err(|text| {
-            warn(format!("Error: {text}"));
-            failed("CreateContainerConfigError", text)
-        })?;
+        let config =
+            self.container_config(spec, restart_count, &image, target.as_deref()).await.map_err(|text| {
+                warn(format!("Error: {text}"));
+                failed("CreateContainerConfigError", text)
+            })?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox_id.to_owned(),
             config: Some(config),
@@ -196,7 +230,12 @@ impl Worker {
         self.post_start(spec, &id, &about).await
     }
 
-    async fn post_start(&mut self, spec: &Container, id: &str, about: &ObjectReference) -> Result<(), Failed> {
+    async fn post_start(
+        &mut self,
+        spec: &Container,
+        id: &str,
+        about: &ObjectReference,
+    ) -> Result<(), Failed> {
         let Some(hook) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
             return Ok(());
         };
@@ -228,8 +267,10 @@ impl Worker {
         if kind != ContainerKind::Ephemeral {
             return Ok(None);
         }
-        let list = self.pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
-        let wanted = list.iter().find(|one| one.name == name).and_then(|one| one.target_container_name.as_deref());
+        let list =
+            self.pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+        let wanted =
+            list.iter().find(|one| one.name == name).and_then(|one| one.target_container_name.as_deref());
         let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return Ok(None) };
         match self.record.latest(wanted) {
             Some(found) if found.state == RunState::Running => Ok(Some(found.id.clone())),
@@ -255,8 +296,10 @@ impl Worker {
             let file = match hosts {
                 Some(text) => {
                     let file = directory.etc_hosts();
-                    std::fs::write(&file, text)
-                        .map_err(|source| container::ConfigError::Io { what: "writing the hosts file", source })?;
+                    std::fs::write(&file, text).map_err(|source| container::ConfigError::Io {
+                        what: "writing the hosts file",
+                        source,
+                    })?;
                     Some(file)
                 }
                 None => None,
@@ -298,7 +341,12 @@ fn hosts_text(shared: &Shared, pod: &Pod, pod_ips: &[String]) -> Result<Option<S
     Ok(Some(network_files::hosts_file(aliases, pod_ips, &hostname, &domain, host_file.as_deref())))
 }
 
-async fn env_sources(shared: &Shared, pod: &Pod, spec: &Container, pod_ips: Vec<String>) -> Result<Sources, String> {
+async fn env_sources(
+    shared: &Shared,
+    pod: &Pod,
+    spec: &Container,
+    pod_ips: Vec<String>,
+) -> Result<Sources, String> {
     // Without the Services a container would start blind and stay so.
     shared.services.synced().await;
     let namespace = pod::namespace(pod);
@@ -316,8 +364,11 @@ async fn env_sources(shared: &Shared, pod: &Pod, spec: &Container, pod_ips: Vec<
     for reference in environment::references(spec) {
         match reference {
             DataRef::ConfigMap(name) => {
-                let found =
-                    shared.references.config_map(namespace, &name).await.map_err(|error| error.to_string())?;
+                let found = shared
+                    .references
+                    .config_map(namespace, &name)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 if let Some(object) = found {
                     let mut data: std::collections::BTreeMap<String, Vec<u8>> = object
                         .data
@@ -326,7 +377,11 @@ async fn env_sources(shared: &Shared, pod: &Pod, spec: &Container, pod_ips: Vec<
                         .map(|(key, value)| (key.clone(), value.clone().into_bytes()))
                         .collect();
                     data.extend(
-                        object.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())),
+                        object
+                            .binary_data
+                            .iter()
+                            .flatten()
+                            .map(|(key, value)| (key.clone(), value.0.clone())),
                     );
                     sources.config_maps.insert(name, data);
                 }

@@ -118,7 +118,8 @@ impl Decoder {
 /// A time with all nine digits of its second's fraction, as upstream prints them.
 fn fixed_width(time: &str) -> String {
     let fraction = time.find('.');
-    let zone_at = time.rfind(['Z', '+']).or_else(|| time.rfind('-').filter(|at| *at > 18)).unwrap_or(time.len());
+    let zone_at =
+        time.rfind(['Z', '+']).or_else(|| time.rfind('-').filter(|at| *at > 18)).unwrap_or(time.len());
     let (seconds, digits) = match fraction {
         Some(point) if point < zone_at => (&time[..point], &time[point + 1..zone_at]),
         _ => (&time[..zone_at], ""),
@@ -179,7 +180,9 @@ mod tests {
 
     #[test]
     fn bytes_are_limited_in_the_middle_of_a_line() {
-        for (limit, want) in [(0, ""), (2, "on"), (4, "one\n"), (10, "one\ntwo\nth"), (1000, "one\ntwo\nthree\n\nlast")] {
+        for (limit, want) in
+            [(0, ""), (2, "on"), (4, "one\n"), (10, "one\ntwo\nth"), (1000, "one\ntwo\nthree\n\nlast")]
+        {
             check(&Format { limit_bytes: Some(limit), ..Default::default() }, want);
         }
     }

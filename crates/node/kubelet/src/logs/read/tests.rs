@@ -57,15 +57,19 @@ async fn what_is_there_is_read_over_rotated_files() {
     for text in ["c", "d"] {
         append(&path, "F", text);
     }
-    for (tail_lines, want) in [(None, "a\nb\nc\nd\n"), (Some(1), "d\n"), (Some(3), "b\nc\nd\n"), (Some(9), "a\nb\nc\nd\n")] {
+    for (tail_lines, want) in
+        [(None, "a\nb\nc\nd\n"), (Some(1), "d\n"), (Some(3), "b\nc\nd\n"), (Some(9), "a\nb\nc\nd\n")]
+    {
         let mut read = output(&path, Options { tail_lines, ..Default::default() }, container(true).1).await;
         expect(&mut read, want).await;
         expect_end(&mut read).await;
     }
-    let mut read = output(&path, Options { tail_lines: Some(0), ..Default::default() }, container(true).1).await;
+    let mut read =
+        output(&path, Options { tail_lines: Some(0), ..Default::default() }, container(true).1).await;
     expect_end(&mut read).await;
     let format = Format { limit_bytes: Some(3), ..Default::default() };
-    let mut read = output(&path, Options { format, follow: true, ..Default::default() }, container(true).1).await;
+    let mut read =
+        output(&path, Options { format, follow: true, ..Default::default() }, container(true).1).await;
     expect(&mut read, "a\nb").await;
     expect_end(&mut read).await;
 }

@@ -57,7 +57,9 @@ impl DirectoryWatch {
             let mut ready = self.queue.readable().await?;
             match self.queue.get_ref().0.read_events() {
                 Ok(events) => {
-                    let over = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_IGNORED;
+                    let over = AddWatchFlags::IN_CLOSE_WRITE
+                        | AddWatchFlags::IN_DELETE_SELF
+                        | AddWatchFlags::IN_IGNORED;
                     return Ok(Changed { closed: events.iter().any(|event| event.mask.intersects(over)) });
                 }
                 Err(Errno::EAGAIN) => ready.clear_ready(),

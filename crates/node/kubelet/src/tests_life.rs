@@ -1,0 +1,376 @@
+//! The life of pods against a runtime that pretends: order of init containers, probes, failures, the
+//! way a pod ends. Cgroups are real, so these need root.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use podium_client::{SharedInformers, Shutdown};
+use serde_json::{Value, json};
+
+use crate::{
+    Config,
+    testing::{api::FakeApi, eventually, runtime::FakeRuntime},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct World {
+    api: FakeApi,
+    runtime: FakeRuntime,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<Result<(), crate::Error>>,
+    cgroup: String,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl World {
+    fn start() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: cgroups need root");
+            return None;
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("podium-life-{}-{number}", std::process::id());
+        let (api, runtime) = (FakeApi::new(), FakeRuntime::start());
+        runtime.held.lock().images.push("app:v1".into());
+        let (shutdown, task) = kubelet(&api, &runtime, &cgroup);
+        Some(Self { api, runtime, shutdown, task, cgroup })
+    }
+
+    async fn stop(mut self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(LIMIT, &mut self.task).await.expect("stops in time").unwrap().unwrap();
+    }
+
+    async fn restart(mut self) -> Self {
+        self.shutdown.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup);
+        self
+    }
+
+    fn pod(&self, name: &str, spec: Value) {
+        let mut whole =
+            json!({"nodeName": "n1", "restartPolicy": "Always", "terminationGracePeriodSeconds": 30});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        self.api.put("pods", json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "generation": 1}, "spec": whole, "status": {"phase": "Pending"}}));
+    }
+
+    async fn wait(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("{name} {what}"), LIMIT, || async {
+            let pod = self.api.get("pods", "default", name).unwrap_or_default();
+            if check(&pod) {
+                Ok(pod)
+            } else {
+                Err(format!("{} after {:?}", pod["status"], self.runtime.calls()))
+            }
+        })
+        .await
+    }
+
+    async fn gone(&self, name: &str) {
+        eventually(&format!("{name} goes"), LIMIT, || async {
+            match self.api.get("pods", "default", name) {
+                None => Ok(()),
+                Some(pod) => Err(format!("{} after {:?}", pod["status"], self.runtime.calls())),
+            }
+        })
+        .await;
+    }
+
+    async fn event(&self, reason: &str, text: &str) {
+        eventually(&format!("event {reason}: {text}"), LIMIT, || async {
+            let events = self.api.list("events");
+            let messages: Vec<String> = events
+                .iter()
+                .filter(|event| event["reason"] == reason)
+                .map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+                .collect();
+            if messages.iter().any(|message| message.contains(text)) {
+                Ok(())
+            } else {
+                Err(format!("{messages:?}"))
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Ok(cgroups) = crate::cgroups::Cgroups::new(&self.cgroup) {
+            cgroups.remove(&format!("/{}", self.cgroup)).ok();
+        }
+    }
+}
+
+fn kubelet(
+    api: &FakeApi,
+    runtime: &FakeRuntime,
+    cgroup: &str,
+) -> (Shutdown, tokio::task::JoinHandle<Result<(), crate::Error>>) {
+    let shutdown = Shutdown::new();
+    let client = api.client();
+    let informers = SharedInformers::new(client.clone(), shutdown.clone());
+    let root = runtime.path().join("kubelet");
+    let mut config =
+        Config::new("n1", "127.0.0.1".parse().unwrap(), root, &runtime.endpoint(), client, informers);
+    config.cgroup_root = cgroup.to_owned();
+    (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
+}
+
+fn container(name: &str) -> Value {
+    json!({"name": name, "image": "app:v1", "imagePullPolicy": "IfNotPresent"})
+}
+
+fn with(mut base: Value, extra: Value) -> Value {
+    base.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    base
+}
+
+fn is(pod: &Value, type_: &str, status: &str) -> bool {
+    pod["status"]["conditions"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|one| one["type"] == type_ && one["status"] == status))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_containers_come_first_and_sidecars_stay() {
+    let Some(world) = World::start() else { return };
+    let sidecar = with(container("side"), json!({"restartPolicy": "Always"}));
+    world.runtime.held.lock().ends_at_once.insert("init".into(), 0);
+    world.pod("web", json!({"initContainers": [sidecar, container("init")], "containers": [container("a"), container("b")]}));
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(world.runtime.calls(), ["sandbox", "start side", "start init", "start a", "start b"]);
+    assert_eq!(pod["status"]["initContainerStatuses"][1]["state"]["terminated"]["exitCode"], 0);
+    assert_eq!(pod["status"]["podIP"], "10.88.0.1");
+    // The sidecar outlives the others.
+    world.api.delete("pods", "default", "web", Some(30));
+    world.gone("web").await;
+    let calls = world.runtime.calls();
+    let at = |text: &str| calls.iter().position(|call| call.starts_with(text)).unwrap();
+    assert!(at("stop side") > at("stop a") && at("stop side") > at("stop b"), "{calls:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_take_out_and_restart() {
+    let Some(world) = World::start() else { return };
+    let probe =
+        |command: &str| json!({"exec": {"command": [command]}, "periodSeconds": 1, "failureThreshold": 1});
+    let probed =
+        with(container("a"), json!({"readinessProbe": probe("ready"), "livenessProbe": probe("alive")}));
+    world.runtime.held.lock().exec.insert("ready".into(), 1);
+    world.pod("web", json!({"containers": [probed], "terminationGracePeriodSeconds": 7}));
+    world
+        .wait("web", "runs unready", |pod| pod["status"]["phase"] == "Running" && is(pod, "Ready", "False"))
+        .await;
+    world.event("Unhealthy", "Readiness probe failed").await;
+    world.runtime.held.lock().exec.clear();
+    world.wait("web", "becomes ready", |pod| is(pod, "Ready", "True")).await;
+    world.runtime.held.lock().exec.insert("alive".into(), 1);
+    world.event("Killing", "Container a failed liveness probe, will be restarted").await;
+    world.runtime.held.lock().exec.clear();
+    let pod = world
+        .wait("web", "is restarted", |pod| {
+            pod["status"]["containerStatuses"][0]["restartCount"] == 1 && is(pod, "Ready", "True")
+        })
+        .await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 143);
+    assert!(world.runtime.calls().contains(&"stop a 7".to_owned()), "{:?}", world.runtime.calls());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crashes_are_restarted_then_held_back() {
+    let Some(world) = World::start() else { return };
+    world.pod("web", json!({"containers": [container("a")]}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.runtime.end("a", 1);
+    world
+        .wait("web", "is restarted", |pod| {
+            pod["status"]["containerStatuses"][0]["restartCount"] == 1 && is(pod, "Ready", "True")
+        })
+        .await;
+    world.runtime.end("a", 1);
+    let pod = world
+        .wait("web", "is held back", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
+    assert_eq!(pod["status"]["phase"], "Running");
+    world.event("BackOff", "Back-off restarting failed container a in pod web_default(").await;
+    // A new image is a new chance.
+    let mut changed = pod.clone();
+    world.runtime.held.lock().images.push("app:v2".into());
+    changed["spec"]["containers"][0]["image"] = json!("app:v2");
+    world.api.put("pods", changed);
+    world.wait("web", "runs again", |pod| is(pod, "Ready", "True")).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_cannot_be_had() {
+    let Some(world) = World::start() else { return };
+    world.pod("web", json!({"containers": [with(container("a"), json!({"image": "gone:v1"}))]}));
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let pod = world.wait("web", "fails to pull", |pod| waiting(pod)["reason"] == "ErrImagePull").await;
+    assert_eq!(waiting(&pod)["message"], "rpc error: code = NotFound desc = failed to pull gone:v1");
+    let pod = world.wait("web", "waits to pull", |pod| waiting(pod)["reason"] == "ImagePullBackOff").await;
+    assert_eq!(
+        waiting(&pod)["message"],
+        "Back-off pulling image \"gone:v1\": ErrImagePull: rpc error: code = NotFound desc = failed to pull gone:v1"
+    );
+    world.event("Failed", "Failed to pull image \"gone:v1\": rpc error").await;
+    world.event("Failed", "Error: ErrImagePull").await;
+    world.event("BackOff", "Back-off pulling image \"gone:v1\"").await;
+    world.api.delete("pods", "default", "web", Some(30));
+    world.gone("web").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_fails_is_tried_again() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().sandbox_failures = 2;
+    world.pod("web", json!({"containers": [container("a")]}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world
+        .event(
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: rpc error: code = Unknown desc = no network yet",
+        )
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_config_map_holds_the_pod_until_it_comes() {
+    let Some(world) = World::start() else { return };
+    let mounted = with(container("a"), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    world.pod(
+        "web",
+        json!({"containers": [mounted], "volumes": [{"name": "v", "configMap": {"name": "cfg"}}]}),
+    );
+    world
+        .event("FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"cfg\" not found")
+        .await;
+    assert!(world.runtime.calls().is_empty());
+    world
+        .api
+        .put("configmaps", json!({"metadata": {"name": "cfg", "namespace": "default"}, "data": {"a": "1"}}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let env = json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "db", "key": "pw"}}}]});
+    world.pod("env", json!({"containers": [with(container("b"), env)]}));
+    let pod = world
+        .wait("env", "says why", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+                == "CreateContainerConfigError"
+        })
+        .await;
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
+        "secret \"db\" not found"
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_a_pod_ends() {
+    let Some(world) = World::start() else { return };
+    let hooked = with(container("a"), json!({"lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}}));
+    world.runtime.held.lock().ignores_stop.push("a".into());
+    world.pod("web", json!({"containers": [hooked]}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.api.delete("pods", "default", "web", Some(600));
+    eventually("the stop begins", LIMIT, || async {
+        let calls = world.runtime.calls();
+        if calls.iter().any(|call| call.starts_with("stop a 6") || call.starts_with("stop a 5")) {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}"))
+        }
+    })
+    .await;
+    let calls = world.runtime.calls();
+    let at = |text: &str| calls.iter().position(|call| call.starts_with(text)).unwrap();
+    assert!(at("exec bye") < at("stop a"), "{calls:?}");
+    // A second deletion with less grace shortens it.
+    world.api.delete("pods", "default", "web", Some(1));
+    world.gone("web").await;
+    world.event("Killing", "Stopping container a").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_changes_nothing_and_clears_away_the_unknown() {
+    let Some(world) = World::start() else { return };
+    let probe = json!({"readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1, "initialDelaySeconds": 0}});
+    world.pod("web", json!({"containers": [with(container("a"), probe)]}));
+    world.pod("lost", json!({"containers": [container("b")]}));
+    let before = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.wait("lost", "is ready", |pod| is(pod, "Ready", "True")).await;
+    // While the kubelet is away one pod is removed from the API by force.
+    let world = {
+        let api = world.api.clone();
+        let stopped = world.restart();
+        api.delete("pods", "default", "lost", Some(0));
+        stopped.await
+    };
+    eventually("the unknown pod is ended", LIMIT, || async {
+        let left = world.runtime.held.lock().sandboxes.len();
+        if left == 1 { Ok(()) } else { Err(format!("{left} sandboxes")) }
+    })
+    .await;
+    let after = world.api.get("pods", "default", "web").unwrap();
+    assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"]);
+    let starts = world.runtime.calls().iter().filter(|call| *call == "start a").count();
+    assert_eq!(starts, 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_does_not_fit_fails() {
+    let Some(world) = World::start() else { return };
+    let greedy = with(container("a"), json!({"resources": {"requests": {"cpu": "1000"}}}));
+    world.pod("web", json!({"containers": [greedy]}));
+    let pod = world.wait("web", "fails", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "OutOfcpu");
+    assert!(
+        pod["status"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000")
+    );
+    assert!(world.runtime.calls().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_completes_and_keeps_its_status() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().ends_at_once.insert("a".into(), 0);
+    world.pod("job", json!({"restartPolicy": "Never", "containers": [container("a")]}));
+    let pod = world.wait("job", "succeeds", |pod| pod["status"]["phase"] == "Succeeded").await;
+    assert!(is(&pod, "Ready", "False"));
+    let world = world.restart().await;
+    world.pod("other", json!({"containers": [container("b")]}));
+    world.wait("other", "is ready", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(world.api.get("pods", "default", "job").unwrap()["status"]["phase"], "Succeeded");
+    assert_eq!(world.runtime.calls().iter().filter(|call| *call == "start a").count(), 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_long_is_too_long() {
+    let Some(world) = World::start() else { return };
+    world.pod("web", json!({"activeDeadlineSeconds": 1, "containers": [container("a")]}));
+    let pod = world.wait("web", "is over its deadline", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+    world.stop().await;
+}
