@@ -37,6 +37,7 @@ mod rootca;
 mod serviceaccount;
 mod services;
 mod slow_start;
+mod statefulset;
 mod tainteviction;
 #[cfg(test)]
 mod testing;

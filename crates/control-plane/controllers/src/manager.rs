@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
     daemonset, deployment, endpoints, endpointslice, garbagecollector, job, namespace, nodeipam,
-    nodelifecycle, podgc, replicaset, rootca, serviceaccount, tainteviction,
+    nodelifecycle, podgc, replicaset, rootca, serviceaccount, statefulset, tainteviction,
 };
 
 /// Why the controllers could not run.
@@ -215,6 +215,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "daemonset-controller",
         workers: 2,
         start: |context| daemonset::run(context).boxed(),
+    },
+    Entry {
+        name: "statefulset-controller",
+        account: "statefulset-controller",
+        component: "statefulset-controller",
+        workers: 5,
+        start: |context| statefulset::run(context).boxed(),
     },
     Entry {
         name: "job-controller",

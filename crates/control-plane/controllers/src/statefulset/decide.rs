@@ -1,0 +1,232 @@
+//! Which pods one StatefulSet needs next, and which must go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+
+use super::identity::{first, is_identified, ordinal, revision};
+use super::status::{self, is_running_and_ready};
+use crate::children::Target;
+use crate::pods;
+
+/// The revision the pods had, and the one they are to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Revisions<'a> {
+    pub(crate) current_name: &'a str,
+    pub(crate) current: &'a PodTemplateSpec,
+    pub(crate) update_name: &'a str,
+    pub(crate) update: &'a PodTemplateSpec,
+}
+
+/// What the caches show. The shell has waited until they show all that was written for the set.
+#[derive(Debug)]
+pub(crate) struct Observed<'a> {
+    pub(crate) set: &'a StatefulSet,
+    /// The pods it controls.
+    pub(crate) pods: &'a [Arc<Pod>],
+    pub(crate) revisions: Revisions<'a>,
+}
+
+/// To be carried out in this order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Decision {
+    /// Pods to make by number, each from today's template or the one before.
+    pub(crate) create: Vec<(i32, Version)>,
+    /// Pods that lack the labels of their number.
+    pub(crate) identify: Vec<(i32, Target)>,
+    /// Pods whose claims must exist, be it that the pod waits for them, by number.
+    pub(crate) claims: Vec<i32>,
+    /// Pods beyond the number wanted, whose claims may have to go with them: number, pod.
+    pub(crate) condemned: Vec<(i32, Target)>,
+    pub(crate) delete: Vec<Target>,
+    pub(crate) status: Option<StatefulSetStatus>,
+    /// When to look again although nothing happens.
+    pub(crate) next_check: Option<Timestamp>,
+}
+
+/// Which template a pod is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Current,
+    Update,
+}
+
+/// Chooses what one StatefulSet needs next. No I/O.
+pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp) -> Decision {
+    let Some(spec) = &seen.set.spec else { return Decision::default() };
+    let mut work = Work::new(seen, spec, now);
+    if seen.set.metadata.deletion_timestamp.is_none() {
+        work.manage();
+    }
+    work.out.status = status::status(seen.set, seen.pods, &work.out.delete, &seen.revisions, now);
+    let min_ready = spec.min_ready_seconds.unwrap_or_default();
+    if min_ready > 0 {
+        work.out.next_check = pods::next_available(seen.pods.iter().map(AsRef::as_ref), min_ready, now);
+    }
+    work.out
+}
+
+struct Work<'a> {
+    seen: &'a Observed<'a>,
+    spec: &'a StatefulSetSpec,
+    now: Timestamp,
+    /// The pods that are to be, by number.
+    replicas: BTreeMap<i32, Option<Arc<Pod>>>,
+    /// Those that are not, the highest number first.
+    condemned: Vec<(i32, Arc<Pod>)>,
+    out: Decision,
+}
+
+/// Whether to go on to the next pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Go,
+    Wait,
+}
+
+impl<'a> Work<'a> {
+    fn new(seen: &'a Observed<'a>, spec: &'a StatefulSetSpec, now: Timestamp) -> Self {
+        let first = first(seen.set);
+        let wanted = first..first + spec.replicas.unwrap_or(1);
+        let mut replicas: BTreeMap<i32, Option<Arc<Pod>>> = wanted.map(|number| (number, None)).collect();
+        let mut condemned = Vec::new();
+        for pod in seen.pods {
+            let Some(number) = ordinal(seen.set, pod) else { continue };
+            match replicas.get_mut(&number) {
+                Some(place) => *place = Some(pod.clone()),
+                None => condemned.push((number, pod.clone())),
+            }
+        }
+        condemned.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        Self { seen, spec, now, replicas, condemned, out: Decision::default() }
+    }
+
+    /// Whether each pod waits for the one before it.
+    fn ordered(&self) -> bool {
+        self.spec.pod_management_policy.as_deref() != Some("Parallel")
+    }
+
+    fn is_available(&self, pod: &Pod) -> bool {
+        let min_ready = self.spec.min_ready_seconds.unwrap_or_default();
+        is_running_and_ready(pod)
+            && !pods::is_terminating(pod)
+            && pods::is_available(pod, min_ready, self.now)
+    }
+
+    fn manage(&mut self) {
+        let replicas: Vec<_> = self.replicas.iter().map(|(number, pod)| (*number, pod.clone())).collect();
+        let mut waits = false;
+        for (number, pod) in replicas {
+            if self.replica(number, pod.as_deref()) == Next::Wait {
+                waits = true;
+                if self.ordered() {
+                    return;
+                }
+            }
+        }
+        if waits {
+            return;
+        }
+        if self.condemn() == Next::Wait {
+            return;
+        }
+        self.roll();
+    }
+
+    /// Brings one pod that is to be nearer to being.
+    fn replica(&mut self, number: i32, pod: Option<&Pod>) -> Next {
+        let Some(pod) = pod else {
+            self.out.claims.push(number);
+            self.out.create.push((number, self.version(number)));
+            return if self.ordered() { Next::Wait } else { Next::Go };
+        };
+        if pods::is_finished(pod) {
+            if !pods::is_terminating(pod) {
+                self.out.delete.push(Target::of(pod));
+            }
+            return Next::Wait;
+        }
+        if pods::phase(pod) == "Pending" && !pods::is_terminating(pod) {
+            self.out.claims.push(number);
+        }
+        if self.ordered() && !self.is_available(pod) {
+            return Next::Wait;
+        }
+        if !pods::is_terminating(pod) && !is_identified(self.seen.set, pod, number) {
+            self.out.identify.push((number, Target::of(pod)));
+        }
+        Next::Go
+    }
+
+    /// The template for a new pod: during an update, numbers that it has not reached get the one before.
+    fn version(&self, number: i32) -> Version {
+        let update = self.spec.update_strategy.as_ref().and_then(|it| it.rolling_update.as_ref());
+        let rolling =
+            self.spec.update_strategy.as_ref().and_then(|it| it.type_.as_deref()) != Some("OnDelete");
+        let reached = match update.and_then(|it| it.partition) {
+            Some(partition) => first(self.seen.set) + partition,
+            None => {
+                let current = self.seen.set.status.as_ref().and_then(|status| status.current_replicas);
+                first(self.seen.set) + current.unwrap_or_default()
+            }
+        };
+        if rolling && number < reached { Version::Current } else { Version::Update }
+    }
+
+    /// Removes what is beyond the number wanted: from the highest number, one at a time, and in order only while all the others
+    /// are well.
+    fn condemn(&mut self) -> Next {
+        let unhealthy = self.first_unavailable();
+        // Upstream looks only at those above; a pod that an update has just taken down counts here too.
+        if self.ordered() && self.condemned.iter().any(|(_, pod)| pods::is_terminating(pod)) {
+            return Next::Wait;
+        }
+        for (number, pod) in self.condemned.clone() {
+            if pods::is_terminating(&pod) {
+                continue;
+            }
+            let is_first_unhealthy = unhealthy == Some(number);
+            if self.ordered() && !self.is_available(&pod) && !is_first_unhealthy {
+                return Next::Wait;
+            }
+            self.out.condemned.push((number, Target::of(&pod)));
+            self.out.delete.push(Target::of(&pod));
+            if self.ordered() {
+                return Next::Wait;
+            }
+        }
+        if self.condemned.is_empty() { Next::Go } else { Next::Wait }
+    }
+
+    /// The lowest number that does not serve.
+    fn first_unavailable(&self) -> Option<i32> {
+        let replicas =
+            self.replicas.iter().filter_map(|(number, pod)| pod.as_ref().map(|pod| (*number, pod.clone())));
+        let mut all: Vec<(i32, Arc<Pod>)> = replicas.chain(self.condemned.iter().cloned()).collect();
+        all.sort_by_key(|(number, _)| *number);
+        all.iter().find(|(_, pod)| !self.is_available(pod)).map(|(number, _)| *number)
+    }
+
+    /// Replaces the highest number that has the old template, once everything above it serves.
+    fn roll(&mut self) {
+        let strategy = self.spec.update_strategy.as_ref();
+        if strategy.and_then(|it| it.type_.as_deref()) == Some("OnDelete") {
+            return;
+        }
+        let partition = strategy.and_then(|it| it.rolling_update.as_ref()?.partition).unwrap_or_default();
+        let lowest = first(self.seen.set) + partition;
+        for (number, pod) in self.replicas.iter().rev() {
+            let Some(pod) = pod.as_ref().filter(|_| *number >= lowest) else { return };
+            if revision(pod) != self.seen.revisions.update_name && !pods::is_terminating(pod) {
+                self.out.delete.push(Target::of(pod));
+                return;
+            }
+            if !self.is_available(pod) {
+                return;
+            }
+        }
+    }
+}

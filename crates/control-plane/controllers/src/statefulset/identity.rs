@@ -1,0 +1,147 @@
+//! What makes one pod of a StatefulSet that pod: number, names, labels and volumes.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::{INDEX_LABEL, NAME_LABEL, REVISION_LABEL};
+use crate::labels;
+use crate::owner;
+use crate::pods;
+
+/// The number at the end of a pod's name, if the rest is the set's name.
+pub(crate) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
+    let (parent, ordinal) = owner::name(&pod.metadata).rsplit_once('-')?;
+    (parent == owner::name(&set.metadata)).then(|| ordinal.parse().ok()).flatten()
+}
+
+/// The number of the first pod.
+pub(crate) fn first(set: &StatefulSet) -> i32 {
+    set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or_default()
+}
+
+/// The name of the pod of that number.
+pub(crate) fn pod_name(set: &StatefulSet, ordinal: i32) -> String {
+    format!("{}-{ordinal}", owner::name(&set.metadata))
+}
+
+/// The pod of that number, from a template.
+pub(crate) fn new_pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> Pod {
+    let name = pod_name(set, ordinal);
+    let reference = owner::controller_reference(set);
+    let generate_name = Some(format!("{}-", owner::name(&set.metadata)));
+    let mut pod =
+        pods::from_template(template, owner::namespace(&set.metadata), generate_name, name, reference);
+    let spec = pod.spec.get_or_insert_default();
+    spec.hostname = pod.metadata.name.clone();
+    spec.subdomain =
+        set.spec.as_ref().and_then(|spec| spec.service_name.clone()).filter(|name| !name.is_empty());
+    identify(set, &mut pod, ordinal);
+    pod.metadata.labels.get_or_insert_default().insert(REVISION_LABEL.to_owned(), revision.to_owned());
+    pod
+}
+
+/// Gives a pod the labels and volumes of its number.
+pub(crate) fn identify(set: &StatefulSet, pod: &mut Pod, ordinal: i32) {
+    let name = pod_name(set, ordinal);
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(NAME_LABEL.to_owned(), name);
+    labels.insert(INDEX_LABEL.to_owned(), ordinal.to_string());
+    let claims: Vec<Volume> = claim_templates(set)
+        .iter()
+        .map(|template| Volume {
+            name: owner::name(&template.metadata).to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim_name(set, template, ordinal),
+                read_only: None,
+            }),
+            ..Volume::default()
+        })
+        .collect();
+    if claims.is_empty() {
+        return;
+    }
+    let volumes = pod.spec.get_or_insert_default().volumes.get_or_insert_default();
+    volumes.retain(|volume| !claims.iter().any(|claim| claim.name == volume.name));
+    volumes.extend(claims);
+}
+
+/// Whether a pod has the labels of its number. Volumes of a stored pod cannot change.
+pub(crate) fn is_identified(set: &StatefulSet, pod: &Pod, ordinal: i32) -> bool {
+    let label = |key: &str| labels::value(pod.metadata.labels.as_ref(), key);
+    label(NAME_LABEL) == Some(&pod_name(set, ordinal)) && label(INDEX_LABEL) == Some(&ordinal.to_string())
+}
+
+/// The revision a pod was made from.
+pub(crate) fn revision(pod: &Pod) -> &str {
+    labels::value(pod.metadata.labels.as_ref(), REVISION_LABEL).unwrap_or_default()
+}
+
+fn claim_templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
+    set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_deref()).unwrap_or_default()
+}
+
+fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32) -> String {
+    format!("{}-{}", owner::name(&template.metadata), pod_name(set, ordinal))
+}
+
+/// What becomes of claims when the set is deleted, and when it shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retention {
+    pub(crate) delete_with_set: bool,
+    pub(crate) delete_with_pod: bool,
+}
+
+/// Reads the set's retention policy.
+pub(crate) fn retention(set: &StatefulSet) -> Retention {
+    let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
+    Retention {
+        delete_with_set: policy.and_then(|it| it.when_deleted.as_deref()) == Some("Delete"),
+        delete_with_pod: policy.and_then(|it| it.when_scaled.as_deref()) == Some("Delete"),
+    }
+}
+
+/// The claims of the pod of that number.
+pub(crate) fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
+    let selected = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.clone());
+    let owners = retention(set).delete_with_set.then(|| vec![owner::controller_reference(set)]);
+    let claim = |template: &PersistentVolumeClaim| {
+        let mut labels = template.metadata.labels.clone().unwrap_or_default();
+        labels.extend(selected.clone().unwrap_or_default());
+        PersistentVolumeClaim {
+            metadata: ObjectMeta {
+                name: Some(claim_name(set, template, ordinal)),
+                namespace: set.metadata.namespace.clone(),
+                labels: Some(labels),
+                annotations: template.metadata.annotations.clone(),
+                owner_references: owners.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: template.spec.clone(),
+            status: None,
+        }
+    };
+    claim_templates(set).iter().map(claim).collect()
+}
+
+/// The owners a claim should have, if they are others than it has: a pod that is to go takes its claims along where the policy
+/// says so, and one that is to stay does not.
+pub(crate) fn claim_owners(
+    set: &StatefulSet,
+    claim: &PersistentVolumeClaim,
+    condemned: Option<&Pod>,
+) -> Option<Vec<OwnerReference>> {
+    let policy = retention(set);
+    let old = claim.metadata.owner_references.clone().unwrap_or_default();
+    let set_uid = owner::uid(&set.metadata);
+    let foreign = |it: &&OwnerReference| it.uid != set_uid && !(it.kind == "Pod" && it.api_version == "v1");
+    let mut new: Vec<OwnerReference> = old.iter().filter(foreign).cloned().collect();
+    match condemned {
+        Some(pod) if policy.delete_with_pod => new.push(owner::controller_reference(pod)),
+        _ if policy.delete_with_set => new.push(owner::controller_reference(set)),
+        _ => {}
+    }
+    (new != old).then_some(new)
+}

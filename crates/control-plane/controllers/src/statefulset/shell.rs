@@ -1,0 +1,392 @@
+//! Watches StatefulSets, pods, claims and revisions, decides, and carries it out.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use podium_client::{Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found};
+use serde_json::json;
+
+use super::decide::{Decision, Observed, Revisions, Version, decide};
+use super::identity::{claim_owners, claims, identify, new_pod, ordinal, pod_name, retention, revision};
+use crate::children::{Children, Target, concerned, owner_of};
+use crate::clock;
+use crate::context::{self, Context, Error, LAG_CHECK};
+use crate::expect::{Expectations, Expected};
+use crate::history::{self, Keeper, Kept, Naming};
+use crate::labels::Selector;
+use crate::owner::{self, Claim};
+use crate::pods;
+
+/// Label of revisions: their hash.
+const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+
+/// Runs the controller until shutdown.
+pub(crate) async fn run(context: Context) {
+    let informers = &context.informers;
+    let (pods, revisions) = (informers.of::<Pod>(), informers.of::<ControllerRevision>());
+    pods::index_by_controller(&pods);
+    history::index(&revisions);
+    let controller = Arc::new(Controller {
+        sets: informers.of::<StatefulSet>(),
+        claims: informers.of::<PersistentVolumeClaim>(),
+        pods,
+        revisions,
+        queue: WorkQueue::new("statefulset"),
+        expectations: Expectations::default(),
+        kept: Expectations::default(),
+        own_writes: Expectations::default(),
+        context: context.clone(),
+    });
+    controller.watch();
+    let caches = [
+        controller.sets.synced().boxed(),
+        controller.claims.synced().boxed(),
+        controller.pods.synced().boxed(),
+        controller.revisions.synced().boxed(),
+    ];
+    context.ready(caches).await;
+    let queue = controller.queue.clone();
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+struct Controller {
+    context: Context,
+    sets: Informer<StatefulSet>,
+    pods: Informer<Pod>,
+    claims: Informer<PersistentVolumeClaim>,
+    revisions: Informer<ControllerRevision>,
+    queue: WorkQueue<ObjectKey>,
+    /// Writes to pods.
+    expectations: Expectations,
+    /// Writes to revisions.
+    kept: Expectations,
+    /// Writes to the set's status, by which new pods get their version.
+    own_writes: Expectations,
+}
+
+impl Controller {
+    fn watch(&self) {
+        let queue = self.queue.clone();
+        self.sets.on_event(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
+        let (queue, sets) = (self.queue.clone(), self.sets.clone());
+        self.pods.on_event(move |change| {
+            let selector =
+                |set: &StatefulSet| set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
+            for key in concerned(change, &sets, selector) {
+                queue.add(key);
+            }
+        });
+        let queue = self.queue.clone();
+        self.revisions.on_event(move |change| {
+            owner_of::<StatefulSet>(&change.object().metadata).into_iter().for_each(|key| queue.add(key));
+        });
+    }
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(set) = controller.sets.get(&key) else {
+        controller.expectations.forget(&key);
+        controller.kept.forget(&key);
+        controller.own_writes.forget(&key);
+        return Ok(());
+    };
+    let now = controller.context.now();
+    let shown = controller.expectations.satisfied(&key, &controller.pods, now)
+        && controller.kept.satisfied(&key, &controller.revisions, now)
+        && controller.own_writes.satisfied(&key, &controller.sets, now);
+    if !shown {
+        controller.queue.add_after(key, LAG_CHECK);
+        return Ok(());
+    }
+    let children = Children {
+        context: &controller.context,
+        owner: set.as_ref(),
+        key: &key,
+        expectations: &controller.expectations,
+    };
+    let sync = Sync { controller: &controller, children };
+    let Some(update) = sync.revision().await? else { return Ok(()) };
+    let Some(pods) = sync.claim().await? else { return Ok(()) };
+    let current = sync.current(&update);
+    let (Some(update_template), Some(current_template)) =
+        (history::template(&update), history::template(&current))
+    else {
+        return Err(Error::Unusable {
+            object: key.to_string(),
+            why: "a revision holds no template".to_owned(),
+        });
+    };
+    let revisions = Revisions {
+        current_name: owner::name(&current.metadata),
+        current: &current_template,
+        update_name: owner::name(&update.metadata),
+        update: &update_template,
+    };
+    let decision = decide(&Observed { set: &set, pods: &pods, revisions }, now);
+    if let Some(moment) = decision.next_check {
+        controller.queue.add_after(key.clone(), clock::until(moment, now));
+    }
+    sync.apply(decision, &revisions, &pods).await?;
+    sync.forget_old(&pods, &revisions).await
+}
+
+/// One reconcile's calls.
+struct Sync<'a> {
+    controller: &'a Controller,
+    children: Children<'a, StatefulSet>,
+}
+
+impl Sync<'_> {
+    fn set(&self) -> &StatefulSet {
+        self.children.owner
+    }
+
+    fn keeper(&self) -> Keeper<'_> {
+        Keeper { context: self.children.context, key: self.children.key, expectations: &self.controller.kept }
+    }
+
+    /// Today's revision, once it is in the history. `None` when another hash must be tried.
+    async fn revision(&self) -> Result<Option<ControllerRevision>, Error> {
+        let set = self.set();
+        let Some(spec) = &set.spec else { return Ok(None) };
+        let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or_default();
+        let hash = history::hash_of(&spec.template, Some(collisions));
+        let mut labels =
+            spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+        labels.insert(HASH_LABEL.to_owned(), hash.clone());
+        let naming = Naming { hash, labels, annotations: set.metadata.annotations.clone() };
+        let existing = history::of(&self.controller.revisions, owner::uid(&set.metadata));
+        match self.keeper().keep(history::plan(set, &spec.template, &existing, naming)).await? {
+            Kept::Stored(revision) => Ok(Some(*revision)),
+            Kept::Collision => {
+                let mut status = set.status.clone().unwrap_or_default();
+                status.collision_count = Some(collisions + 1);
+                self.write_status(status).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The revision that the pods had before; today's when there is none.
+    fn current(&self, update: &ControllerRevision) -> ControllerRevision {
+        let name = self.set().status.as_ref().and_then(|status| status.current_revision.as_deref());
+        let all = history::of(&self.controller.revisions, owner::uid(&self.set().metadata));
+        let found = all.iter().find(|revision| Some(owner::name(&revision.metadata)) == name);
+        found.map_or_else(|| update.clone(), |revision| ControllerRevision::clone(revision))
+    }
+
+    /// The set's pods, or `None` when some had to be taken over first.
+    async fn claim(&self) -> Result<Option<Vec<Arc<Pod>>>, Error> {
+        let meta = &self.set().metadata;
+        let selector = self.set().spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
+        let selector = Selector::new(&selector).map_err(|error| Error::Unusable {
+            object: self.children.key.to_string(),
+            why: error.to_string(),
+        })?;
+        let pods = &self.controller.pods;
+        let mut candidates = pods.by_index(pods::BY_CONTROLLER, owner::uid(meta));
+        candidates.extend(pods.by_index(pods::BY_CONTROLLER, &pods::orphans_of(owner::namespace(meta))));
+        let (mut owned, mut adopt, mut release) = (Vec::new(), Vec::new(), Vec::new());
+        for pod in candidates {
+            match owner::claim(meta, &selector, &pod.metadata) {
+                Claim::Keep => owned.push(pod),
+                // Only pods that could be its own by name.
+                Claim::Adopt if !selector.is_empty() && ordinal(self.set(), &pod).is_some() => {
+                    adopt.push(Target::of(&pod));
+                }
+                Claim::Release => release.push(Target::of(&pod)),
+                Claim::Adopt | Claim::Ignore => {}
+            }
+        }
+        self.children.claim(&adopt, &release).await?;
+        Ok((adopt.is_empty() && release.is_empty()).then_some(owned))
+    }
+
+    async fn apply(
+        &self,
+        decision: Decision,
+        revisions: &Revisions<'_>,
+        pods: &[Arc<Pod>],
+    ) -> Result<(), Error> {
+        for number in &decision.claims {
+            self.make_claims(*number).await?;
+        }
+        let mut outcome = Ok(());
+        for (number, version) in &decision.create {
+            let (name, template): (&str, &PodTemplateSpec) = match version {
+                Version::Current => (revisions.current_name, revisions.current),
+                Version::Update => (revisions.update_name, revisions.update),
+            };
+            outcome = self.create(&new_pod(self.set(), template, name, *number)).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        for (number, target) in &decision.identify {
+            self.identify(*number, target, pods).await?;
+        }
+        for (number, target) in &decision.condemned {
+            if let Some(pod) = pods.iter().find(|pod| owner::uid(&pod.metadata) == target.uid) {
+                self.hand_claims_to(*number, pod).await?;
+            }
+        }
+        for target in &decision.delete {
+            self.delete(target).await?;
+        }
+        if let Some(status) = decision.status {
+            self.write_status(status).await?;
+        }
+        outcome
+    }
+
+    fn record(&self, verb: &str, title: &str, pod: &str, error: Option<&kube::Error>) {
+        let set = owner::name(&self.set().metadata);
+        let context = self.children.context;
+        match error {
+            None => {
+                let message = format!("{verb} Pod {pod} in StatefulSet {set} successful");
+                context.normal(self.set(), &format!("Successful{title}"), message);
+            }
+            Some(error) => {
+                let why = context::words(error);
+                let message = format!("{verb} Pod {pod} in StatefulSet {set} failed error: {why}");
+                context.warning(self.set(), &format!("Failed{title}"), message);
+            }
+        }
+    }
+
+    async fn create(&self, pod: &Pod) -> Result<(), Error> {
+        let name = owner::name(&pod.metadata);
+        let (key, now) = (self.children.key, self.children.context.now());
+        match self.children.pods().create(&PostParams::default(), pod).await {
+            Ok(created) => {
+                self.children.expectations.wrote(key, &created, now);
+                self.record("create", "Create", name, None);
+                Ok(())
+            }
+            // The cache lags, or somebody else has the name: either way it is looked at again.
+            Err(error) if is_already_exists(&error) => Err(Error::call("create pod", name)(error)),
+            Err(error) if context::namespace_is_terminating(&error) => Ok(()),
+            Err(error) => {
+                if context::is_uncertain(&error) {
+                    let expected = Expected::MaybeCreated { key: ObjectKey::of(pod) };
+                    self.children.expectations.note(key, expected, now);
+                }
+                self.record("create", "Create", name, Some(&error));
+                Err(Error::call("create pod", name)(error))
+            }
+        }
+    }
+
+    async fn delete(&self, target: &Target) -> Result<(), Error> {
+        let precondition = Preconditions { uid: Some(target.uid.clone()), resource_version: None };
+        let params = DeleteParams::default().preconditions(precondition);
+        match self.children.pods().delete(&target.key.name, &params).await {
+            Ok(_) => {
+                let expected = Expected::Deleted { key: target.key.clone(), uid: target.uid.clone() };
+                self.children.expectations.note(self.children.key, expected, self.children.context.now());
+                self.record("delete", "Delete", &target.key.name, None);
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
+            Err(error) => {
+                self.record("delete", "Delete", &target.key.name, Some(&error));
+                Err(Error::call("delete pod", target.key.to_string())(error))
+            }
+        }
+    }
+
+    async fn identify(&self, number: i32, target: &Target, pods: &[Arc<Pod>]) -> Result<(), Error> {
+        let Some(pod) = pods.iter().find(|pod| owner::uid(&pod.metadata) == target.uid) else {
+            return Ok(());
+        };
+        let mut identified = Pod::clone(pod);
+        identify(self.set(), &mut identified, number);
+        let patch = json!({"metadata": {"uid": target.uid, "labels": identified.metadata.labels}});
+        self.children.patch(target, &patch).await
+    }
+
+    fn claim_api(&self) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.children.context.client.clone(), &self.children.key.namespace)
+    }
+
+    async fn make_claims(&self, number: i32) -> Result<(), Error> {
+        let pod = pod_name(self.set(), number);
+        let set = owner::name(&self.set().metadata);
+        for claim in claims(self.set(), number) {
+            let name = owner::name(&claim.metadata);
+            match self.controller.claims.get(&ObjectKey::of(&claim)) {
+                Some(found) if found.metadata.deletion_timestamp.is_some() => {
+                    let why = "is being deleted and must be gone before its pod comes".to_owned();
+                    return Err(Error::Unusable { object: format!("claim {name}"), why });
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            match self.claim_api().create(&PostParams::default(), &claim).await {
+                Ok(_) => {
+                    let message = format!("create Claim {name} Pod {pod} in StatefulSet {set} success");
+                    self.children.context.normal(self.set(), "SuccessfulCreate", message);
+                }
+                Err(error) if is_already_exists(&error) => {}
+                Err(error) => {
+                    let why = context::words(&error);
+                    let message =
+                        format!("create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {why}");
+                    self.children.context.warning(self.set(), "FailedCreate", message);
+                    return Err(Error::call("create claim", name)(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the claims of a pod that is to go deleted with it, where the policy says so.
+    async fn hand_claims_to(&self, number: i32, pod: &Pod) -> Result<(), Error> {
+        if !retention(self.set()).delete_with_pod {
+            return Ok(());
+        }
+        for claim in claims(self.set(), number) {
+            let Some(stored) = self.controller.claims.get(&ObjectKey::of(&claim)) else { continue };
+            let Some(owners) = claim_owners(self.set(), &stored, Some(pod)) else { continue };
+            let name = owner::name(&stored.metadata);
+            let patch = json!({"metadata": {
+                "resourceVersion": stored.metadata.resource_version, "ownerReferences": owners,
+            }});
+            self.claim_api()
+                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .map_err(Error::call("hand over claim", name))?;
+        }
+        Ok(())
+    }
+
+    async fn forget_old(&self, pods: &[Arc<Pod>], revisions: &Revisions<'_>) -> Result<(), Error> {
+        let set = self.set();
+        let existing = history::of(&self.controller.revisions, owner::uid(&set.metadata));
+        let used = history::in_use(
+            pods.iter().map(|pod| revision(pod)).chain([revisions.current_name, revisions.update_name]),
+        );
+        let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit);
+        let excess =
+            history::excess(&existing, limit, |revision| used.contains(owner::name(&revision.metadata)));
+        self.keeper().forget(&excess).await
+    }
+
+    async fn write_status(&self, status: StatefulSetStatus) -> Result<(), Error> {
+        let key = self.children.key;
+        let api: Api<StatefulSet> = Api::namespaced(self.children.context.client.clone(), &key.namespace);
+        let updated = StatefulSet { status: Some(status), ..self.set().clone() };
+        match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+            Ok(stored) => {
+                self.controller.own_writes.wrote(key, &stored, self.children.context.now());
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => Ok(()),
+            Err(error) => Err(Error::call("update status of stateful set", key.to_string())(error)),
+        }
+    }
+}
