@@ -97,10 +97,10 @@ impl Pods {
         entries.insert(uid, Entry { pod: pod.clone(), mailbox, task: Some(task) });
     }
 
-    fn gone(&self, pod: &Pod) {
+    fn gone(&self, pod: &Arc<Pod>) {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get(pod::uid(pod)) else { return };
-        entry.mailbox.removed();
+        entry.mailbox.removed(pod.clone());
         if entry.task.as_ref().is_none_or(JoinHandle::is_finished) {
             entries.remove(pod::uid(pod));
         }

@@ -21,7 +21,10 @@ mod upgrade;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{
+    HeaderValue, Request, StatusCode,
+    header::{ALLOW, CONNECTION, UPGRADE},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podium_pki::{certificate::Facts, tls::provider};
@@ -221,8 +224,19 @@ impl Handler {
         }
     }
 
-    /// Authenticates, authorises, answers.
+    /// Answers, and makes sure that after a refused upgrade nothing more is read: what the client sends next
+    /// was meant for a stream, and would be taken for a request of whoever holds the connection.
     async fn answer(self: Arc<Self>, request: Request<Incoming>, facts: Option<Arc<Facts>>) -> Reply {
+        let upgrade = request.headers().contains_key(UPGRADE);
+        let mut reply = self.judge(request, facts).await;
+        if upgrade && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+
+    /// Authenticates, authorises, answers.
+    async fn judge(&self, request: Request<Incoming>, facts: Option<Arc<Facts>>) -> Reply {
         let path = request.uri().path().to_owned();
         let _counted = self.requests.begin(&path, request.method());
         let credentials = Credentials { certificate: facts.as_deref(), headers: request.headers() };
@@ -240,7 +254,7 @@ impl Handler {
         let Some(route) = Route::of(path) else { return text(404, "404 page not found\n") };
         if !route.allows(request.method()) {
             let mut reply = text(405, "405: Method Not Allowed");
-            reply.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static(route.allowed()));
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allowed()));
             return reply;
         }
         let host = &*self.host;

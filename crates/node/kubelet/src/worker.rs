@@ -78,7 +78,9 @@ pub(crate) struct Worker {
     sandbox_retry: Option<(Instant, Duration)>,
     held_event: HashMap<String, Instant>,
     exits: HashMap<String, AbortOnDropHandle<()>>,
-    /// Nothing of the pod runs or will; what is left is to wait for its deletion.
+    /// The pod has run to its end by itself.
+    over: bool,
+    /// Everything it held has been let go; what is left is to wait for its deletion.
     finished: bool,
 }
 
@@ -109,6 +111,7 @@ impl Worker {
             sandbox_retry: None,
             held_event: HashMap::new(),
             exits: HashMap::new(),
+            over: false,
             finished: false,
         }
     }
@@ -151,7 +154,11 @@ impl Worker {
     }
 
     fn ending(&self) -> bool {
-        self.removed || self.verdict.is_some() || pod::is_deleting(&self.pod) || self.over_in_api()
+        self.over
+            || self.removed
+            || self.verdict.is_some()
+            || pod::is_deleting(&self.pod)
+            || self.over_in_api()
     }
 
     fn over_in_api(&self) -> bool {
@@ -377,6 +384,7 @@ impl Worker {
                 return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
             }
         }
+        self.over = true;
         self.publish(true);
         self.writer.flush().await;
         Next::Now
@@ -502,7 +510,7 @@ impl Worker {
                 || record.sandboxes.iter().any(|one| one.id == id && one.ready)
         };
         let record = &self.record;
-        self.exits.retain(|id, _| live(id, record));
+        self.exits.retain(|id, task| live(id, record) && !task.is_finished());
         let containers = record
             .containers
             .iter()

@@ -568,13 +568,8 @@ async fn a_container_that_does_not_run_has_no_streams() {
         ("/attach/n/p/c?output=1", "container c not found in pod p_n"),
     ] {
         let request = upgrade(path, &format!("{SPDY}content-length: 0\r\n"));
-        let mut stream = world.connect().await;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let answer = head(&mut stream).await;
-        assert!(answer.starts_with("HTTP/1.1 500 "), "{path}: {answer}");
-        let mut body = vec![0; text.len()];
-        limited(stream.read_exact(&mut body)).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&body), text, "{path}");
+        let answer = exchange(world.connect().await, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 500 ") && answer.ends_with(text), "{path}: {answer}");
     }
     world.stop().await;
 }
@@ -652,10 +647,10 @@ async fn upgrade_smuggling_only_known_protocols() {
         "connection: Upgrade\r\nupgrade: websocket\r\n",
         "upgrade: SPDY/3.1\r\nconnection: close\r\n",
     ] {
-        let mut stream = world.connect().await;
-        stream.write_all(upgrade("/exec/n/p/c?output=1", headers).as_bytes()).await.unwrap();
-        let answer = head(&mut stream).await;
+        let request = format!("{}GET /pods HTTP/1.1\r\nhost: x\r\n\r\n", upgrade("/exec/n/p/c?output=1", headers));
+        let answer = exchange(world.connect().await, &request).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{headers:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{headers:?}: one answer only: {answer}");
     }
     assert_eq!(server.connections.load(Ordering::Acquire), 0);
     assert!(world.runtime.asked.lock().is_empty());

@@ -151,10 +151,7 @@ impl Failure {
             }
             _ => 500,
         };
-        let mut reply = text(status, self.to_string());
-        // What the client sends next was meant for a stream.
-        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        reply
+        text(status, self.to_string())
     }
 }
 

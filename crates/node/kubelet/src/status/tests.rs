@@ -121,7 +121,7 @@ fn phases() {
         ("Always", vec!["~i", "a"], vec!["a:run"], "Running"),
         ("Never", vec!["&s", "a"], vec!["a:0", "s:run"], "Running"),
         ("Never", vec!["&s", "a"], vec!["a:0", "s:0"], "Succeeded"),
-        ("Always", vec!["&s", "a"], vec!["a:run", "s:new"], "Running"),
+        ("Always", vec!["&s", "a"], vec!["a:run", "s:new", "s:1"], "Running"),
     ] {
         let status = case(policy, &names, &runs).status();
         assert_eq!(status["phase"], expected, "{policy} {names:?} {runs:?}");

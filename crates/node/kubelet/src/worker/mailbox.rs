@@ -48,9 +48,12 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
-    /// The pod is gone from the API.
-    pub(crate) fn removed(&self) {
-        self.mail.lock().removed = true;
+    /// The pod is gone from the API; its last state says how much grace was left.
+    pub(crate) fn removed(&self, last: Arc<Pod>) {
+        let mut mail = self.mail.lock();
+        mail.pod = Some(last);
+        mail.removed = true;
+        drop(mail);
         self.notify.notify_one();
     }
 
