@@ -647,7 +647,8 @@ async fn upgrade_smuggling_only_known_protocols() {
         "connection: Upgrade\r\nupgrade: websocket\r\n",
         "upgrade: SPDY/3.1\r\nconnection: close\r\n",
     ] {
-        let request = format!("{}GET /pods HTTP/1.1\r\nhost: x\r\n\r\n", upgrade("/exec/n/p/c?output=1", headers));
+        let request =
+            format!("{}GET /pods HTTP/1.1\r\nhost: x\r\n\r\n", upgrade("/exec/n/p/c?output=1", headers));
         let answer = exchange(world.connect().await, &request).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{headers:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{headers:?}: one answer only: {answer}");
