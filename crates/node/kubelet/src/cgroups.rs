@@ -79,7 +79,10 @@ pub(crate) fn parse_layout(mountinfo: &str) -> Option<Layout> {
     }
     let controls = v1.iter().any(|(controllers, _)| controllers.iter().any(|c| c == "memory" || c == "cpu"));
     match (controls, v2) {
-        (true, _) => Some(Layout::V1 { mounts: v1 }),
+        // Runtimes make their groups in the other tree too: it takes no limits, but is to be cleared.
+        (true, v2) => {
+            Some(Layout::V1 { mounts: v1.into_iter().chain(v2.map(|mount| (Vec::new(), mount))).collect() })
+        }
         (false, Some(mount)) => Some(Layout::V2 { mount }),
         (false, None) => None,
     }
@@ -307,7 +310,12 @@ mod tests {
         let mount = |controller: &str| {
             (vec![controller.to_owned()], PathBuf::from(format!("/sys/fs/cgroup/{controller}")))
         };
-        assert_eq!(parse_layout(v1), Some(Layout::V1 { mounts: vec![mount("cpu"), mount("memory")] }));
+        assert_eq!(
+            parse_layout(v1),
+            Some(Layout::V1 {
+                mounts: vec![mount("cpu"), mount("memory"), (vec![], "/sys/fs/cgroup/unified".into())]
+            })
+        );
         let joint = "31 30 0:2 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
         assert_eq!(
             parse_layout(joint),

@@ -22,14 +22,20 @@ struct Node {
     task: tokio::task::JoinHandle<Result<(), crate::Error>>,
 }
 
+/// A cgroup of the test's own, named as its directory.
+fn cgroup_root(containerd: &Containerd) -> String {
+    let path = containerd.path();
+    let name = path.file_name().unwrap().to_string_lossy();
+    format!("podium-test-{}", name.trim_start_matches('.'))
+}
+
 fn start(containerd: &Containerd, api: &FakeApi, root: PathBuf) -> Node {
     let shutdown = Shutdown::new();
     let client = api.client();
     let informers = SharedInformers::new(client.clone(), shutdown.clone());
     let mut config =
         Config::new("n1", "127.0.0.1".parse().unwrap(), root, &containerd.endpoint(), client, informers);
-    let name = containerd.path().file_name().unwrap().to_string_lossy().into_owned();
-    config.cgroup_root = format!("podium-test-{}", name.trim_start_matches('.'));
+    config.cgroup_root = cgroup_root(containerd);
     Node { api: api.clone(), shutdown: shutdown.clone(), task: tokio::spawn(crate::run(config, shutdown)) }
 }
 
@@ -214,4 +220,6 @@ async fn pods_live_and_die() {
     })
     .await;
     node.stop().await;
+    let name = cgroup_root(&containerd);
+    crate::cgroups::Cgroups::new(&name).unwrap().remove(&format!("/{name}")).unwrap();
 }
