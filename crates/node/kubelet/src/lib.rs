@@ -35,8 +35,6 @@ mod record;
 mod references;
 mod resources;
 mod run;
-// NOTE TO KUBELET: `server*`, `logs/read*` and `logs/rotate*` are SERVER's (by the integrator's word) and were put back after
-// commit aa22a60, with `Config::serving` as `podium/src/cluster/parts.rs` uses it. Please leave them.
 mod sandbox;
 mod security;
 mod server;

@@ -36,7 +36,7 @@ pub(crate) async fn run(shared: &Shared) {
             () = tokio::time::sleep(EVERY) => {}
             () = shared.shutdown.cancelled() => return,
         }
-        if let Err(error) = look(&shared.cri, &mut paths).await {
+        if let Err(error) = look(&shared.cri, &mut paths, MAX_BYTES).await {
             tracing::debug!(%error, "looking for logs to rotate failed");
         }
     }
@@ -44,7 +44,11 @@ pub(crate) async fn run(shared: &Shared) {
 
 /// Looks at the logs of all running containers. `paths` remembers where they are: a container's log never
 /// moves.
-async fn look(cri: &Cri, paths: &mut HashMap<String, PathBuf>) -> Result<(), podium_cri::Error> {
+pub(crate) async fn look(
+    cri: &Cri,
+    paths: &mut HashMap<String, PathBuf>,
+    max_bytes: u64,
+) -> Result<(), podium_cri::Error> {
     let state = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
     let filter = v1::ContainerFilter { state: Some(state), ..Default::default() };
     let running = cri.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await?.containers;
@@ -67,7 +71,7 @@ async fn look(cri: &Cri, paths: &mut HashMap<String, PathBuf>) -> Result<(), pod
         if path.as_os_str().is_empty() {
             continue;
         }
-        if let Err(error) = check(cri, &one.id, &path).await {
+        if let Err(error) = check(cri, &one.id, &path, max_bytes).await {
             tracing::warn!(container = one.id, path = %path.display(), %error, "rotating a log failed");
         }
     }
@@ -83,10 +87,10 @@ enum RotateError {
     Reopen(#[from] podium_cri::Error),
 }
 
-async fn check(cri: &Cri, id: &str, path: &Path) -> Result<(), RotateError> {
+async fn check(cri: &Cri, id: &str, path: &Path, max_bytes: u64) -> Result<(), RotateError> {
     let reopen = || cri.reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.to_owned() });
     match fs::metadata(path) {
-        Ok(found) if found.size() < MAX_BYTES => return Ok(()),
+        Ok(found) if found.size() < max_bytes => return Ok(()),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             reopen().await?;

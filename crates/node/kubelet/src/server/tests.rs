@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+mod real;
+
 use super::{host::Runtime, *};
 use crate::record::label;
 
@@ -116,7 +118,7 @@ impl Runtime for FakeRuntime {
 }
 
 struct FakeHost {
-    runtime: Arc<FakeRuntime>,
+    runtime: Arc<dyn Runtime>,
     shutdown: Shutdown,
     pod: Arc<Pod>,
 }
@@ -211,6 +213,16 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [{"name": "c"}, {"name": "later"}]},
+            "status": {"containerStatuses": [{"name": "later", "image": "", "imageID": "", "ready": false,
+                "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}});
+        let runtime = Arc::new(FakeRuntime::default());
+        Self { runtime: runtime.clone(), ..Self::of(runtime, pod).await }
+    }
+
+    /// With another runtime than the pretending one.
+    async fn of(runtime: Arc<dyn Runtime>, pod: Value) -> Self {
         let now = Timestamp::now();
         let authority = Authority::generate("test", now).unwrap();
         let names = BTreeSet::from([AltName::Ip([127, 0, 0, 1].into())]);
@@ -228,19 +240,14 @@ impl World {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(address, serving, Arc::new(roots(&authority))).await.unwrap();
         let port = server.port();
-        let runtime = Arc::new(FakeRuntime::default());
         let shutdown = Shutdown::new();
-        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
-            "spec": {"containers": [{"name": "c"}, {"name": "later"}]},
-            "status": {"containerStatuses": [{"name": "later", "image": "", "imageID": "", "ready": false,
-                "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}});
         let host = FakeHost {
-            runtime: runtime.clone(),
+            runtime,
             shutdown: shutdown.clone(),
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
         };
         let serving = tokio::spawn(server.serve(Arc::new(host), api()));
-        Self { runtime, shutdown, authority, port, serving }
+        Self { runtime: Arc::default(), shutdown, authority, port, serving }
     }
 
     /// Connects, with a certificate of that name if one is given.
