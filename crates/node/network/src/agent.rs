@@ -132,7 +132,7 @@ fn prepare(config: &Config, cidr: Cidr) -> Result<NetworkState, Error> {
     let mtu = if config.mtu == 0 { default_mtu()? } else { config.mtu };
     prepare_bridge(&config.bridge, cidr, mtu)?;
     let addresses = Addresses::open(&config.address_directory, cidr)?;
-    let mut script = table_rules(&config.table, &config.bridge, config.cluster_cidr);
+    let mut script = table_rules(&config.table, config.cluster_cidr);
     for (address, allocation) in addresses.list()? {
         match hostports::script("add", &config.table, address, &allocation.host_ports) {
             Ok(lines) => script.push_str(&lines),
@@ -164,7 +164,7 @@ pub(crate) fn prepare_bridge(bridge: &str, cidr: Cidr, mtu: u32) -> Result<(), E
 }
 
 /// The table: masquerading for what leaves the pod network, host ports, and their hairpin.
-fn table_rules(table: &str, bridge: &str, cidr: Cidr) -> String {
+fn table_rules(table: &str, cidr: Cidr) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "table ip {table}");
     let _ = writeln!(text, "delete table ip {table}");
@@ -174,7 +174,7 @@ fn table_rules(table: &str, bridge: &str, cidr: Cidr) -> String {
         text,
         "chain postrouting {{ type nat hook postrouting priority srcnat;\n\
          ct status dnat ip saddr . ip daddr @hairpin masquerade\n\
-         ip saddr {cidr} ip daddr != {cidr} oifname != \"{bridge}\" masquerade\n}}"
+         ip saddr {cidr} ip daddr != {cidr} masquerade\n}}"
     );
     text.push_str("}\n");
     text
@@ -251,7 +251,7 @@ mod tests {
             println!("skipped: needs root for a network namespace");
             return;
         }
-        let table = table_rules("podium-test", "podium0", "10.244.0.0/16".parse().unwrap());
+        let table = table_rules("podium-test", "10.244.0.0/16".parse().unwrap());
         let ports = [
             hostports::HostPort {
                 host_port: 8080,

@@ -1,8 +1,9 @@
 //! The pod network of one node: a CNI plugin, address management, the bridge, masquerading and host ports.
 //!
-//! Every pod gets a /32 from its node's pod CIDR and routes everything through the bridge's address, so that
-//! pod-to-pod traffic on one node passes the host's IP layer like any other: Services and policies see both
-//! directions of a connection and `br_netfilter` is not needed.
+//! Every pod gets a /32 from its node's pod CIDR and routes everything through the gateway, which is the address of the
+//! node's bridge; the host has a route to each pod by the pod's own veth. So pod-to-pod traffic on one node passes the
+//! host's IP layer like any other: Services and policies see both directions of a connection, whether `br_netfilter` is
+//! on or not, and no pod shares a link with another.
 //!
 //! The plugin ([`cni_main`]) is a short-lived process that the container runtime starts; what it keeps is on
 //! disk ([`addresses`]) and in the kernel. The agent ([`run`]) prepares the node once its pod CIDR is known.

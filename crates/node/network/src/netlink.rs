@@ -10,8 +10,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -73,11 +72,10 @@ impl Netlink {
         self.create(&format!("add bridge {name}"), RouteNetlinkMessage::NewLink(link))
     }
 
-    /// Makes a veth pair in one message: `host` is enslaved to `bridge` and up, `peer` appears inside the namespace.
+    /// Makes a veth pair in one message: `host` is up here, `peer` appears inside the namespace.
     pub fn add_veth(
         &mut self,
         host: &str,
-        bridge: u32,
         peer: &str,
         namespace: RawFd,
         mtu: u32,
@@ -94,24 +92,12 @@ impl Netlink {
         link.attributes = vec![
             LinkAttribute::IfName(host.to_owned()),
             LinkAttribute::Mtu(mtu),
-            LinkAttribute::Controller(bridge),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
             ]),
         ];
         self.create(&format!("add veth {host} with {peer}"), RouteNetlinkMessage::NewLink(link))
-    }
-
-    /// Cuts a bridge port off from its fellow ports: all frames go by the host's IP layer.
-    pub fn isolate_port(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes = vec![LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
-        ])];
-        self.acknowledge(&format!("isolate port {index}"), RouteNetlinkMessage::NewLink(link), 0)
     }
 
     /// The index of the link, `None` when there is none of that name.

@@ -13,7 +13,7 @@ use crate::netlink::{Netlink, NetlinkError};
 /// What a pod's interface needs.
 #[derive(Clone, Debug)]
 pub struct Attachment<'a> {
-    /// The bridge on the host.
+    /// The bridge that holds the gateway's address.
     pub bridge: &'a str,
     /// The host's end of the pair.
     pub host_interface: &'a str,
@@ -63,30 +63,33 @@ pub enum SandboxError {
 }
 
 /// Attaches a pod. Safe to repeat: a half-made pair of an earlier try is removed first. Returns the pod's hardware address.
+///
+/// The host's end is no port of the bridge but has a route of its own to the pod: where `br_netfilter` is on, it would take
+/// connections to a Service from the host's IP layer and hand them from port to port.
 pub fn attach(namespace: &Path, want: &Attachment<'_>) -> Result<String, SandboxError> {
     let file = open(namespace)?;
     let mut host = Netlink::open()?;
-    let bridge = host.index_of(want.bridge)?.ok_or_else(|| SandboxError::NoBridge(want.bridge.to_owned()))?;
+    if host.index_of(want.bridge)?.is_none() {
+        return Err(SandboxError::NoBridge(want.bridge.to_owned()));
+    }
     if let Some(stale) = host.index_of(want.host_interface)? {
         host.delete_link(stale)?;
     }
-    host.add_veth(want.host_interface, bridge, want.interface, file.as_raw_fd(), want.mtu)?;
-    let outcome = inside(namespace, &file, || configure_pod(want));
-    let port = host.index_of(want.host_interface)?;
-    match (outcome, port) {
-        (Ok(mac), Some(port)) => {
-            host.isolate_port(port)?;
-            Ok(mac)
-        }
-        (Ok(_), None) => Err(SandboxError::Vanished(want.host_interface.to_owned())),
-        (Err(error), port) => {
-            // Leave nothing behind that the runtime does not know of.
-            if let Some(port) = port {
-                let _ = host.delete_link(port);
-            }
-            Err(error)
-        }
+    host.add_veth(want.host_interface, want.interface, file.as_raw_fd(), want.mtu)?;
+    let outcome = inside(namespace, &file, || configure_pod(want)).and_then(|mac| {
+        let index = host
+            .index_of(want.host_interface)?
+            .ok_or_else(|| SandboxError::Vanished(want.host_interface.to_owned()))?;
+        host.add_route(Some((want.address, 32)), None, index, Some(want.gateway))?;
+        Ok(mac)
+    });
+    if outcome.is_err()
+        && let Ok(Some(left)) = host.index_of(want.host_interface)
+    {
+        // Leave nothing behind that the runtime does not know of.
+        let _ = host.delete_link(left);
     }
+    outcome
 }
 
 /// Removes the host's end, and with it the pod's. What is gone already is fine.

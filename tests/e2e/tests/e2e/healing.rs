@@ -35,7 +35,10 @@ fn killed_failing_unready_and_deleted_pods_are_mended() {
     );
     assert_eq!(last, "3 Error");
     assert!(
-        kubectl.run(&format!("-n production logs {} --previous", names[0])).ok().contains("/exit?code=3")
+        kubectl
+            .run(&format!("-n production logs {} --previous", names[0]))
+            .ok()
+            .contains("web v2.0.0 listening")
     );
 
     // A failing liveness probe restarts the container.

@@ -39,16 +39,15 @@ fn the_example_is_reachable_by_address_and_name_from_everywhere() {
         "web-app-service.production.svc.cluster.local",
     ] {
         let url = format!("http://{name}/");
-        let body =
-            kubectl.args(&["-n", "production", "exec", "tools", "--", "wget", "-qO-", "-T", "5", &url]).ok();
+        let body = kubectl.args(&["-n", "production", "exec", "tools", "--", "wget", "-qO-", &url]).ok();
         assert!(body.starts_with("web v2.0.0"), "{name}: {body}");
     }
     // Pods reach pods by address, and the outside: the node is the only outside that every machine has.
     let pod_ip = kubectl.get("-n production pods -l app=web-app", "{.items[0].status.podIP}");
     assert!(pod_ip.starts_with("10."), "{pod_ip}");
     let url = format!("http://{pod_ip}:3000/");
-    kubectl.args(&["-n", "production", "exec", "tools", "--", "wget", "-qO-", "-T", "5", &url]).ok();
-    let api = kubectl.run("-n production exec tools -- nslookup kubernetes.default").ok();
+    kubectl.args(&["-n", "production", "exec", "tools", "--", "wget", "-qO-", &url]).ok();
+    let api = kubectl.run("-n production exec tools -- nslookup kubernetes.default.svc.cluster.local").ok();
     assert!(api.contains(&kubectl.get("service kubernetes", "{.spec.clusterIP}")), "{api}");
     let node = kubectl.get("nodes", "{.items[0].status.addresses[0].address}");
     kubectl.args(&["-n", "production", "exec", "tools", "--", "ping", "-c", "1", "-W", "5", &node]).ok();
@@ -119,7 +118,12 @@ fn it_scales_and_rolls_forward_and_back() {
     );
     kubectl.run("-n production rollout undo deployment/web-app").ok();
     kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
-    becomes(&kubectl, "-n production pods -l app=web-app", "{.items[3].metadata.name}", "");
+    wait_for(
+        "the stalled pod to go",
+        LIMIT,
+        || pods(&kubectl, "production", "app=web-app"),
+        |names| names.len() == 3,
+    );
     assert!(http::get(address, "/").unwrap().body.starts_with("web v2.1.0"));
     kubectl.run("-n production rollout undo deployment/web-app --to-revision=1").ok();
     kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
