@@ -39,18 +39,18 @@ const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 const LOG_BYTES: u64 = 20 << 20;
 
 /// Runs the cluster until a signal ends it.
-pub(crate) fn run(layout: Layout, settings: Settings, up: &Up) -> Result<ExitCode> {
+pub(crate) fn run(layout: &Layout, settings: &Settings, up: &Up) -> Result<ExitCode> {
     let mut steps = Steps::start();
     for directory in [&layout.data, &layout.run(), &layout.kubelet(), &layout.pod_logs()] {
         podium_pki::files::private_directory(directory)?;
     }
-    open_log(&layout, &up.log)?;
-    let _lock = become_daemon(&layout)?;
-    settings.save(&layout)?;
+    open_log(layout, &up.log)?;
+    let _lock = become_daemon(layout)?;
+    settings.save(layout)?;
     steps.done("preflight", &layout.data.display().to_string());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let outcome = runtime.block_on(serve(&layout, &settings, steps));
+    let outcome = runtime.block_on(serve(layout, settings, steps));
     // Blocking work that ignores its end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
     if let Err(error) = &outcome {
@@ -90,7 +90,7 @@ async fn serve(layout: &Layout, settings: &Settings, mut steps: Steps) -> Result
                 _ = terminate.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),
                 (name, result) = parts.ended() => {
-                    let why = result.err().map_or_else(|| anyhow!("ended without a reason"), |error| error);
+                    let why = result.err().unwrap_or_else(|| anyhow!("ended without a reason"));
                     Err(why.context(format!("{name} ended")))
                 }
             };
@@ -227,7 +227,7 @@ async fn start(
     let dns_end = end.clone();
     parts.spawn(
         "DNS",
-        async move { podium_dns::run(config, || drop(dns_up.send_replace(true)), dns_end).await },
+        async move { podium_dns::run(config, || _ = dns_up.send_replace(true), dns_end).await },
     );
     let admin = api.client("system:podium", &["system:masters"]);
     addons::dns(&admin, settings.dns_ip()?, gateway, &settings.node_name)

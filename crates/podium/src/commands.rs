@@ -93,7 +93,7 @@ fn start(up: &Up) -> Result<ExitCode> {
     if !faults.is_empty() {
         return Ok(refuse(&faults));
     }
-    cluster::run(layout, settings, up)
+    cluster::run(&layout, &settings, up)
 }
 
 fn refuse(faults: &[String]) -> ExitCode {

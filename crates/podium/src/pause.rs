@@ -29,7 +29,8 @@ mod tests {
     fn the_carried_program_waits_and_ends_when_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pause");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).mode(0o755).open(&path).unwrap();
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path).unwrap();
         file.write_all(PROGRAM).unwrap();
         drop(file);
         let mut child = std::process::Command::new(&path).spawn().unwrap();

@@ -1,7 +1,6 @@
 //! What a cluster was made with: chosen at the first start, kept in `cluster.json`, the same ever after.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use podium_network::Cidr;
@@ -53,8 +52,8 @@ impl Settings {
             None => Settings {
                 port: DEFAULT_PORT,
                 kubelet_port: free_port(DEFAULT_KUBELET_PORT)?,
-                pod_cidr: first_free(&pod_ranges(), taken.iter().map(|s| s.pod_cidr.as_str()))?,
-                service_cidr: first_free(&service_ranges(), taken.iter().map(|s| s.service_cidr.as_str()))?,
+                pod_cidr: first_free(&pod_ranges(), &taken.iter().map(|s| s.pod_cidr.as_str()))?,
+                service_cidr: first_free(&service_ranges(), &taken.iter().map(|s| s.service_cidr.as_str()))?,
                 cluster_domain: "cluster.local".to_owned(),
                 node_name: host_name()?,
                 node_ip: None,
@@ -137,7 +136,7 @@ fn service_ranges() -> Vec<String> {
     [96, 112, 128, 144, 160, 176, 192, 208].map(|n| format!("10.{n}.0.0/12")).to_vec()
 }
 
-fn first_free<'a>(candidates: &[String], taken: impl Iterator<Item = &'a str> + Clone) -> Result<String> {
+fn first_free<'a>(candidates: &[String], taken: &(impl Iterator<Item = &'a str> + Clone)) -> Result<String> {
     let is_free = |candidate: &&String| {
         let Ok(range) = candidate.parse::<Cidr>() else { return false };
         !taken.clone().filter_map(|t| t.parse::<Cidr>().ok()).any(|t| t.overlaps(&range))
@@ -191,21 +190,16 @@ fn default_address() -> Result<IpAddr> {
         .context("this machine has no address but loopback: give --node-ip")
 }
 
-/// Whether a file exists and is readable; for messages.
-pub(crate) fn exists(path: &Path) -> bool {
-    path.exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_next_cluster_gets_ranges_of_its_own() {
-        assert_eq!(first_free(&pod_ranges(), [].into_iter()).unwrap(), "10.244.0.0/16");
-        assert_eq!(first_free(&pod_ranges(), ["10.244.0.0/16"].into_iter()).unwrap(), "10.245.0.0/16");
-        assert_eq!(first_free(&service_ranges(), ["10.96.0.0/12"].into_iter()).unwrap(), "10.112.0.0/12");
-        assert!(first_free(&pod_ranges(), ["10.0.0.0/8"].into_iter()).is_err());
+        assert_eq!(first_free(&pod_ranges(), &[].into_iter()).unwrap(), "10.244.0.0/16");
+        assert_eq!(first_free(&pod_ranges(), &["10.244.0.0/16"].into_iter()).unwrap(), "10.245.0.0/16");
+        assert_eq!(first_free(&service_ranges(), &["10.96.0.0/12"].into_iter()).unwrap(), "10.112.0.0/12");
+        assert!(first_free(&pod_ranges(), &["10.0.0.0/8"].into_iter()).is_err());
     }
 
     #[test]

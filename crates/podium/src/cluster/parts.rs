@@ -85,7 +85,7 @@ impl Parts {
             while let Some(ended) = self.tasks.join_next().await {
                 match ended {
                     Ok((name, Err(error))) => {
-                        tracing::warn!(part = name, error = %format!("{error:#}"), "ended badly")
+                        tracing::warn!(part = name, error = %format!("{error:#}"), "ended badly");
                     }
                     Ok((name, Ok(()))) => tracing::debug!(part = name, "ended"),
                     Err(error) => tracing::warn!(%error, "a part panicked"),
