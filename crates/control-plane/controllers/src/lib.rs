@@ -10,10 +10,12 @@
 mod canonical;
 mod children;
 mod clock;
+mod clusterroleaggregation;
 mod context;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod expect;
@@ -32,6 +34,7 @@ mod nodes;
 mod owner;
 mod podgc;
 mod pods;
+mod pvcprotection;
 mod replicaset;
 mod rootca;
 mod serviceaccount;
@@ -41,6 +44,8 @@ mod statefulset;
 mod tainteviction;
 #[cfg(test)]
 mod testing;
+mod ttl;
+mod ttlafterfinished;
 
 pub use clock::{Clock, RuntimeClock, SystemClock};
 pub use manager::{Config, Error, Settings, names, run};

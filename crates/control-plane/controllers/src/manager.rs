@@ -16,8 +16,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    daemonset, deployment, endpoints, endpointslice, garbagecollector, job, namespace, nodeipam,
-    nodelifecycle, podgc, replicaset, rootca, serviceaccount, statefulset, tainteviction,
+    clusterroleaggregation, daemonset, deployment, disruption, endpoints, endpointslice, garbagecollector,
+    job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, replicaset, rootca, serviceaccount,
+    statefulset, tainteviction, ttl, ttlafterfinished,
 };
 
 /// Why the controllers could not run.
@@ -229,6 +230,41 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "job-controller",
         workers: 5,
         start: |context| job::run(context).boxed(),
+    },
+    Entry {
+        name: "clusterrole-aggregation-controller",
+        account: "clusterrole-aggregation-controller",
+        component: "clusterrole-aggregation-controller",
+        workers: 5,
+        start: |context| clusterroleaggregation::run(context).boxed(),
+    },
+    Entry {
+        name: "ttl-after-finished-controller",
+        account: "ttl-after-finished-controller",
+        component: "ttl-after-finished-controller",
+        workers: 5,
+        start: |context| ttlafterfinished::run(context).boxed(),
+    },
+    Entry {
+        name: "ttl-controller",
+        account: "ttl-controller",
+        component: "ttl-controller",
+        workers: 5,
+        start: |context| ttl::run(context).boxed(),
+    },
+    Entry {
+        name: "persistentvolumeclaim-protection-controller",
+        account: "pvc-protection-controller",
+        component: "pvc-protection-controller",
+        workers: 1,
+        start: |context| pvcprotection::run(context).boxed(),
+    },
+    Entry {
+        name: "disruption-controller",
+        account: "disruption-controller",
+        component: "controllermanager",
+        workers: 1,
+        start: |context| disruption::run(context).boxed(),
     },
     Entry {
         name: "replicationcontroller-controller",

@@ -1,0 +1,181 @@
+//! Watches budgets, pods and what controls them.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, PostParams};
+use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found};
+
+use super::decide::{disrupted, expected, healthy};
+use super::status::status;
+use crate::clock;
+use crate::context::{Context, Error};
+use crate::labels::{Labels, Selector};
+use crate::owner::{self, controller_of};
+
+/// Runs the controller until shutdown.
+pub(crate) async fn run(context: Context) {
+    let informers = &context.informers;
+    let controller = Arc::new(Controller {
+        budgets: informers.of::<PodDisruptionBudget>(),
+        pods: informers.of::<Pod>(),
+        sets: informers.of::<ReplicaSet>(),
+        deployments: informers.of::<Deployment>(),
+        stateful: informers.of::<StatefulSet>(),
+        controllers: informers.of::<ReplicationController>(),
+        queue: WorkQueue::new("disruption"),
+        context: context.clone(),
+    });
+    controller.watch();
+    let caches = [
+        controller.budgets.synced().boxed(),
+        controller.pods.synced().boxed(),
+        controller.sets.synced().boxed(),
+        controller.deployments.synced().boxed(),
+        controller.stateful.synced().boxed(),
+        controller.controllers.synced().boxed(),
+    ];
+    context.ready(caches).await;
+    let queue = controller.queue.clone();
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+struct Controller {
+    context: Context,
+    budgets: Informer<PodDisruptionBudget>,
+    pods: Informer<Pod>,
+    sets: Informer<ReplicaSet>,
+    deployments: Informer<Deployment>,
+    stateful: Informer<StatefulSet>,
+    controllers: Informer<ReplicationController>,
+    queue: WorkQueue<ObjectKey>,
+}
+
+/// The budget's selector; one that is absent selects nothing, an empty one every pod of the namespace.
+fn selector(budget: &PodDisruptionBudget) -> Option<Selector> {
+    Selector::new(budget.spec.as_ref()?.selector.as_ref()?).ok()
+}
+
+fn selecting(
+    budgets: &Informer<PodDisruptionBudget>,
+    namespace: &str,
+    labels: Option<&Labels>,
+) -> Vec<ObjectKey> {
+    let all = budgets.list_namespace(namespace);
+    let selects = |budget: &&Arc<PodDisruptionBudget>| selector(budget).is_some_and(|it| it.matches(labels));
+    all.iter().filter(selects).map(|budget| ObjectKey::of(budget.as_ref())).collect()
+}
+
+impl Controller {
+    fn watch(&self) {
+        let queue = self.queue.clone();
+        self.budgets.on_event(move |change| {
+            if !matches!(change, Change::Deleted(_)) {
+                queue.add(ObjectKey::of(change.object().as_ref()));
+            }
+        });
+        let (queue, budgets) = (self.queue.clone(), self.budgets.clone());
+        self.pods.on_event(move |change| {
+            if budgets.is_empty() {
+                return;
+            }
+            let new = &change.object().metadata;
+            let mut keys = selecting(&budgets, owner::namespace(new), new.labels.as_ref());
+            if let Change::Modified { old, .. } = change
+                && old.metadata.labels != new.labels
+            {
+                keys.extend(selecting(&budgets, owner::namespace(new), old.metadata.labels.as_ref()));
+            }
+            keys.into_iter().for_each(|key| queue.add(key));
+        });
+        // A change of scale changes what is expected before any pod does.
+        self.follow(&self.sets);
+        self.follow(&self.deployments);
+        self.follow(&self.stateful);
+        self.follow(&self.controllers);
+    }
+
+    fn follow<K: Object>(&self, informer: &Informer<K>) {
+        let (queue, budgets) = (self.queue.clone(), self.budgets.clone());
+        informer.on_event(move |change| {
+            let meta: &ObjectMeta = kube::Resource::meta(change.object().as_ref());
+            let respecified = match change {
+                Change::Modified { old, .. } => {
+                    kube::Resource::meta(old.as_ref()).generation != meta.generation
+                }
+                Change::Added(_) | Change::Deleted(_) => true,
+            };
+            if respecified && !budgets.is_empty() {
+                let of_namespace = budgets.list_namespace(owner::namespace(meta));
+                of_namespace.iter().for_each(|budget| queue.add(ObjectKey::of(budget.as_ref())));
+            }
+        });
+    }
+
+    /// How many pods the pod's controller is to have.
+    fn scale(&self, pod: &Pod) -> Option<i32> {
+        let reference = controller_of(&pod.metadata)?;
+        let key = ObjectKey::new(owner::namespace(&pod.metadata), reference.name.as_str());
+        let is = |meta: &ObjectMeta, reference: &OwnerReference| owner::uid(meta) == reference.uid;
+        match (reference.api_version.as_str(), reference.kind.as_str()) {
+            ("apps/v1", "ReplicaSet") => {
+                let set = self.sets.get(&key).filter(|it| is(&it.metadata, reference))?;
+                match controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") {
+                    Some(owner) => {
+                        let key = ObjectKey::new(key.namespace.as_str(), owner.name.as_str());
+                        let deployment = self.deployments.get(&key).filter(|it| is(&it.metadata, owner))?;
+                        deployment.spec.as_ref()?.replicas
+                    }
+                    None => set.spec.as_ref()?.replicas,
+                }
+            }
+            ("apps/v1", "StatefulSet") => {
+                self.stateful.get(&key).filter(|it| is(&it.metadata, reference))?.spec.as_ref()?.replicas
+            }
+            ("v1", "ReplicationController") => {
+                self.controllers.get(&key).filter(|it| is(&it.metadata, reference))?.spec.as_ref()?.replicas
+            }
+            _ => None,
+        }
+    }
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(budget) = controller.budgets.get(&key) else { return Ok(()) };
+    let context = &controller.context;
+    let selector = selector(&budget);
+    let mut pods = controller.pods.list_namespace(&key.namespace);
+    pods.retain(|pod| selector.as_ref().is_some_and(|it| it.matches(pod.metadata.labels.as_ref())));
+    if pods.is_empty() {
+        context.normal(budget.as_ref(), "NoPods", "No matching pods found");
+    }
+    let selected = || pods.iter().map(AsRef::as_ref);
+    let now = context.now();
+    let (counted, failure) = match expected(&budget, selected(), |pod| controller.scale(pod)) {
+        Ok(expected) => {
+            let (disrupted, next) = disrupted(&budget, selected(), now);
+            if let Some(moment) = next {
+                controller.queue.add_after(key.clone(), clock::until(clock::after(moment, 1), now));
+            }
+            (Some((expected, healthy(selected(), &disrupted), disrupted)), None)
+        }
+        Err(pod) => {
+            let why = format!("found no controllers for pod \"{pod}\"");
+            let message = format!("Failed to calculate the number of expected pods: {why}");
+            context.warning(budget.as_ref(), "CalculateExpectedPodCountFailed", message);
+            (None, Some(why))
+        }
+    };
+    let Some(new) = status(&budget, counted, failure.as_deref(), now) else { return Ok(()) };
+    let updated = PodDisruptionBudget { status: Some(new), ..PodDisruptionBudget::clone(&budget) };
+    let api: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &key.namespace);
+    match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(Error::call("update status of disruption budget", key.to_string())(error)),
+    }
+}

@@ -1,0 +1,122 @@
+//! What budgets add up to.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::decide::{Expected, disrupted, expected, healthy};
+use super::status::status;
+use crate::testing::api::{FakeApi, Running};
+use crate::testing::{PodExt, at, controlled_by, meta, pod, selector, time};
+
+const LABELS: &[(&str, &str)] = &[("app", "web")];
+
+fn budget(min: Option<IntOrString>, max: Option<IntOrString>) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: meta("budget"),
+        spec: Some(PodDisruptionBudgetSpec {
+            min_available: min,
+            max_unavailable: max,
+            selector: Some(selector(LABELS)),
+            unhealthy_pod_eviction_policy: None,
+        }),
+        status: None,
+    }
+}
+
+fn member(name: &str) -> Pod {
+    pod(name).labelled(LABELS).owned_by(controlled_by("apps/v1", "ReplicaSet", "web")).ready(1)
+}
+
+#[test]
+fn budgets_count_what_controllers_want() {
+    let pods = [member("a"), member("b"), pod("loner").labelled(LABELS)];
+    let percent = |text: &str| Some(IntOrString::String(text.to_owned()));
+    let int = |number| Some(IntOrString::Int(number));
+    for (case, budget, expected_pods, expected_healthy) in [
+        ("a number needs no scale", budget(int(2), None), 3, 2),
+        ("a percentage", budget(percent("50%"), None), 5, 3),
+        ("at most missing", budget(None, int(1)), 5, 4),
+        ("at most missing in percent, rounded up", budget(None, percent("30%")), 5, 3),
+        ("more than there are", budget(None, int(9)), 5, 0),
+    ] {
+        let found = expected(&budget, pods.iter(), |_| Some(5)).unwrap();
+        assert_eq!(found, Expected { pods: expected_pods, healthy: expected_healthy }, "{case}");
+    }
+    let unknown = expected(&budget(None, int(1)), pods.iter(), |_| None);
+    assert_eq!(unknown, Err("a".to_owned()));
+    assert!(expected(&budget(int(1), None), pods.iter(), |_| None).is_ok());
+}
+
+#[test]
+fn evicted_pods_do_not_count_for_two_minutes() {
+    let mut current = budget(Some(IntOrString::Int(1)), None);
+    let pods = [member("a"), member("b"), member("c").deleting()];
+    current.status = Some(PodDisruptionBudgetStatus {
+        disrupted_pods: Some(BTreeMap::from([("a".to_owned(), time(100)), ("c".to_owned(), time(100))])),
+        ..PodDisruptionBudgetStatus::default()
+    });
+    let (still, next) = disrupted(&current, pods.iter(), at(150));
+    assert_eq!((still.keys().map(String::as_str).collect::<Vec<_>>(), next), (vec!["a"], Some(at(220))));
+    assert_eq!(healthy(pods.iter(), &still), 1);
+    let (still, _) = disrupted(&current, pods.iter(), at(221));
+    assert_eq!(healthy(pods.iter(), &still), 2);
+}
+
+#[test]
+fn the_status_allows_what_is_beyond_the_minimum() {
+    let current = budget(Some(IntOrString::Int(1)), None);
+    let counted = |healthy| Some((Expected { pods: 3, healthy: 2 }, healthy, BTreeMap::new()));
+    let allowed = |status: PodDisruptionBudgetStatus| {
+        let condition = status.conditions.unwrap().remove(0);
+        (status.disruptions_allowed.unwrap(), condition.status, condition.reason)
+    };
+    let text = |status: &str, reason: &str, number| (number, status.to_owned(), reason.to_owned());
+    assert_eq!(
+        allowed(status(&current, counted(3), None, at(1)).unwrap()),
+        text("True", "SufficientPods", 1)
+    );
+    assert_eq!(
+        allowed(status(&current, counted(1), None, at(1)).unwrap()),
+        text("False", "InsufficientPods", 0)
+    );
+    assert_eq!(allowed(status(&current, None, Some("why"), at(1)).unwrap()), text("False", "SyncFailed", 0));
+    let same = PodDisruptionBudget { status: status(&current, counted(3), None, at(1)), ..current };
+    assert_eq!(status(&same, counted(3), None, at(9)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_follows_its_pods() {
+    let api = FakeApi::default();
+    let set = ReplicaSet {
+        metadata: meta("web"),
+        spec: Some(ReplicaSetSpec {
+            replicas: Some(3),
+            selector: selector(LABELS),
+            ..ReplicaSetSpec::default()
+        }),
+        status: None,
+    };
+    let stored = api.create("apps/replicasets", &set);
+    api.create("policy/poddisruptionbudgets", &budget(None, Some(IntOrString::Int(1))));
+    let running = Running::start(&api, &["disruption-controller"]);
+    let allowed = |api: &FakeApi| {
+        let budget: PodDisruptionBudget = api.get("policy/poddisruptionbudgets", "ns", "budget").unwrap();
+        budget.status.map(|status| {
+            (status.expected_pods.unwrap_or_default(), status.disruptions_allowed.unwrap_or_default())
+        })
+    };
+    for name in ["a", "b", "c"] {
+        let mut pod = member(name);
+        let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        owner.uid = stored["metadata"]["uid"].as_str().unwrap().to_owned();
+        api.create("/pods", &pod);
+    }
+    api.until("one may go", FakeApi::run_pods, |api| allowed(api) == Some((3, 1))).await;
+    api.edit("/pods", "ns", "a", |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    api.until("none may go", |_| {}, |api| allowed(api) == Some((3, 0))).await;
+    running.stop().await;
+}

@@ -1,0 +1,84 @@
+//! Watches claims and pods.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{Api, ListParams, PostParams};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found};
+
+use super::decide::{Decision, FINALIZER, claims_of, decide};
+use crate::context::{Context, Error};
+use crate::owner;
+
+/// Index of pods by the keys of their claims.
+const BY_CLAIM: &str = "controllers/claim";
+
+/// Runs the controller until shutdown.
+pub(crate) async fn run(context: Context) {
+    let claims = context.informers.of::<PersistentVolumeClaim>();
+    let pods = context.informers.of::<Pod>();
+    pods.add_index(BY_CLAIM, |pod| keys(pod).iter().map(ToString::to_string).collect());
+    let queue = WorkQueue::new("pvcprotection");
+    let to = queue.clone();
+    claims.on_event(move |change| {
+        if !matches!(change, Change::Deleted(_)) {
+            to.add(ObjectKey::of(change.object().as_ref()));
+        }
+    });
+    let to = queue.clone();
+    pods.on_event(move |change| {
+        if let Change::Deleted(pod) = change {
+            keys(pod).into_iter().for_each(|key| to.add(key));
+        }
+    });
+    context.ready([claims.synced().boxed(), pods.synced().boxed()]).await;
+    let controller = Arc::new(Controller { context: context.clone(), claims, pods });
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+fn keys(pod: &Pod) -> Vec<ObjectKey> {
+    let namespace = owner::namespace(&pod.metadata);
+    claims_of(pod).into_iter().map(|name| ObjectKey::new(namespace, name)).collect()
+}
+
+struct Controller {
+    context: Context,
+    claims: Informer<PersistentVolumeClaim>,
+    pods: Informer<Pod>,
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(claim) = controller.claims.get(&key) else { return Ok(()) };
+    let used = || !controller.pods.keys_by_index(BY_CLAIM, &key.to_string()).is_empty();
+    let mut updated = PersistentVolumeClaim::clone(&claim);
+    let finalizers = updated.metadata.finalizers.get_or_insert_default();
+    match decide(&claim, used) {
+        Decision::Keep => return Ok(()),
+        Decision::Hold => finalizers.push(FINALIZER.to_owned()),
+        Decision::Release => {
+            // A volume pulled from under a pod cannot be given back, so the cache's word is not enough.
+            if controller.is_used_live(&key).await? {
+                return Ok(());
+            }
+            finalizers.retain(|finalizer| finalizer != FINALIZER);
+        }
+    }
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(controller.context.client.clone(), &key.namespace);
+    match api.replace(&key.name, &PostParams::default(), &updated).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(Error::call("update claim", key.to_string())(error)),
+    }
+}
+
+impl Controller {
+    async fn is_used_live(&self, key: &ObjectKey) -> Result<bool, Error> {
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let pods = api
+            .list(&ListParams::default())
+            .await
+            .map_err(Error::call("list the pods of", key.namespace.as_str()))?;
+        Ok(pods.items.iter().any(|pod| claims_of(pod).contains(&key.name)))
+    }
+}
