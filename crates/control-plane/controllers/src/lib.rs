@@ -12,6 +12,7 @@ mod children;
 mod clock;
 mod clusterroleaggregation;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;

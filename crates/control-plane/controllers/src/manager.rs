@@ -16,9 +16,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    clusterroleaggregation, daemonset, deployment, disruption, endpoints, endpointslice, garbagecollector,
-    job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, replicaset, rootca, serviceaccount,
-    statefulset, tainteviction, ttl, ttlafterfinished,
+    clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
+    garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, replicaset, rootca,
+    serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
 };
 
 /// Why the controllers could not run.
@@ -265,6 +265,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "controllermanager",
         workers: 1,
         start: |context| disruption::run(context).boxed(),
+    },
+    Entry {
+        name: "cronjob-controller",
+        account: "cronjob-controller",
+        component: "cronjob-controller",
+        workers: 5,
+        start: |context| cronjob::run(context).boxed(),
     },
     Entry {
         name: "replicationcontroller-controller",
