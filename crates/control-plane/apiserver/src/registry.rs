@@ -27,7 +27,8 @@ use crate::response::{self, Reply};
 use crate::storage;
 use crate::table;
 
-// One file per verb.
+// One file per verb, and what two of them share.
+mod assemble;
 mod binding;
 mod create;
 mod delete;

@@ -1,7 +1,7 @@
 //! Tables and partial metadata: the shapes kubectl and metadata informers ask for.
 
 use podium_api::codec;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::catalogue::Served;
 use crate::negotiate::MetaVersion;
@@ -16,15 +16,16 @@ pub(crate) fn partial(object: &Value, version: MetaVersion) -> Value {
     })
 }
 
+/// A `PartialObjectMetadataList` without its items.
+pub(crate) fn partial_list_head(version: MetaVersion, metadata: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadataList", "apiVersion": version.api_version(), "metadata": metadata})
+}
+
 /// `PartialObjectMetadataList` of objects.
 pub(crate) fn partial_list(objects: &[Value], version: MetaVersion, metadata: &Value) -> Value {
-    let items: Vec<Value> = objects.iter().map(|object| partial(object, version)).collect();
-    json!({
-        "kind": "PartialObjectMetadataList",
-        "apiVersion": version.api_version(),
-        "metadata": metadata,
-        "items": items,
-    })
+    let mut list = partial_list_head(version, metadata);
+    list["items"] = objects.iter().map(|object| partial(object, version)).collect();
+    list
 }
 
 /// A table of one object, as get, update and watch send it.
@@ -33,7 +34,35 @@ pub(crate) fn of_one(served: &Served, version: MetaVersion, include: IncludeObje
     of_many(served, version, include, vec![object], &json!({"resourceVersion": revision}))
 }
 
-/// A table of objects as they are stored; those that rows carry are in the served version.
+/// A table without its rows.
+pub(crate) fn head(served: &Served, version: MetaVersion, metadata: &Value) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": metadata,
+        "columnDefinitions": columns(served),
+    })
+}
+
+/// The row of an object as it is stored; the object that the row carries is in the served version.
+pub(crate) fn row(
+    served: &Served,
+    version: MetaVersion,
+    include: IncludeObject,
+    object: Value,
+    now: jiff::Timestamp,
+) -> Value {
+    let cells = served.rules.row(&object, now);
+    let carried = match include {
+        IncludeObject::None => None,
+        IncludeObject::Metadata => Some(partial(&object, version)),
+        IncludeObject::Object if served.as_stored() => Some(object),
+        IncludeObject::Object => codec::convert(object, &served.group, &served.version).ok(),
+    };
+    json!({"cells": cells, "object": carried})
+}
+
+/// A table of objects as they are stored.
 pub(crate) fn of_many(
     served: &Served,
     version: MetaVersion,
@@ -42,29 +71,9 @@ pub(crate) fn of_many(
     metadata: &Value,
 ) -> Value {
     let now = jiff::Timestamp::now();
-    let rows: Vec<Value> = objects
-        .into_iter()
-        .map(|object| {
-            let cells = served.rules.row(&object, now);
-            let mut row = Map::new();
-            row.insert("cells".to_owned(), Value::Array(cells));
-            let carried = match include {
-                IncludeObject::None => None,
-                IncludeObject::Metadata => Some(partial(&object, version)),
-                IncludeObject::Object if served.as_stored() => Some(object),
-                IncludeObject::Object => codec::convert(object, &served.group, &served.version).ok(),
-            };
-            row.insert("object".to_owned(), carried.unwrap_or(Value::Null));
-            Value::Object(row)
-        })
-        .collect();
-    json!({
-        "kind": "Table",
-        "apiVersion": version.api_version(),
-        "metadata": metadata,
-        "columnDefinitions": columns(served),
-        "rows": rows,
-    })
+    let mut table = head(served, version, metadata);
+    table["rows"] = objects.into_iter().map(|object| row(served, version, include, object, now)).collect();
+    table
 }
 
 fn columns(served: &Served) -> Value {

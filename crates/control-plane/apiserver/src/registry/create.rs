@@ -111,6 +111,7 @@ impl Call {
                 &write.object,
                 write.dry_run,
             );
+            self.core.admission.settle(&request).await;
             self.core.admission.mutate(&mut request)?;
             let warnings = std::mem::take(&mut request.warnings);
             self.warn(warnings);

@@ -13,11 +13,11 @@ use podium_api::status::ApiError;
 
 use super::{Call, commit_failed};
 use crate::admission::Operation;
+use crate::clock;
 use crate::negotiate::{self, Shape};
 use crate::options::{self, DeleteOptions, Propagation};
 use crate::response::{self, Reply};
 use crate::storage::{self, Meta};
-use crate::{clock, table};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -246,19 +246,7 @@ impl Call {
             }
         }
         let revision = self.core.store.revision().to_string();
-        let list = match self.output.shape {
-            Shape::Native => json!({
-                "apiVersion": self.served.api_version(), "kind": format!("{}List", self.served.kind),
-                "metadata": {"resourceVersion": revision}, "items": items,
-            }),
-            Shape::Metadata(version) => {
-                table::partial_list(&items, version, &json!({"resourceVersion": revision}))
-            }
-            Shape::Table(version) => {
-                let include = self.include_object()?;
-                table::of_many(&self.served, version, include, items, &json!({"resourceVersion": revision}))
-            }
-        };
+        let list = self.list_of(items, &json!({"resourceVersion": revision}))?;
         Ok(response::object(StatusCode::OK, &list, self.output))
     }
 

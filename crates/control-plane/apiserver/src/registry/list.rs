@@ -8,12 +8,14 @@ use http::StatusCode;
 use podium_store::{RangeOptions, RangeResult, ReadError, Record};
 use serde_json::{Map, Value, json};
 
+use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 
+use super::assemble::{JsonList, ProtobufList};
 use super::{Call, is_plain, too_large};
 use crate::body::{Body, BoxError};
 use crate::continue_token::ContinueToken;
-use crate::negotiate::Shape;
+use crate::negotiate::{self, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
 use crate::{storage, table};
@@ -161,30 +163,71 @@ impl Call {
         if is_plain(self.output) && self.served.as_stored() {
             return Ok(self.gather(page, &metadata));
         }
-        let native = self.output.shape == Shape::Native;
-        let mut items = Vec::with_capacity(page.records.len());
-        for record in &page.records {
-            let parsed = storage::parse(record);
-            match if native { parsed.and_then(|object| self.to_served(object)) } else { parsed } {
-                Ok(object) => items.push(object),
-                // One damaged object must not hide the others.
-                Err(error) => tracing::error!(key = %record.key, %error, "left out of a list"),
+        let kind = format!("{}List", self.served.kind);
+        match (self.output.shape, self.output.encoding) {
+            (Shape::Native, Encoding::Protobuf) if self.served.type_id.is_some() => {
+                let mut list = ProtobufList::new(&metadata);
+                self.each(&page, |object| list.push(&self.to_served(object)?));
+                let bytes = list.finish(&self.served.api_version(), &kind);
+                Ok(response::bytes(StatusCode::OK, negotiate::content_type(Encoding::Protobuf), bytes))
+            }
+            (shape, Encoding::Json) if !self.output.pretty => {
+                let include = self.include_object()?;
+                let (head, items) = match shape {
+                    Shape::Native => {
+                        let version = self.served.api_version();
+                        (json!({"kind": kind, "apiVersion": version, "metadata": metadata}), "items")
+                    }
+                    Shape::Metadata(version) => (table::partial_list_head(version, &metadata), "items"),
+                    Shape::Table(version) => (table::head(&self.served, version, &metadata), "rows"),
+                };
+                let mut list = JsonList::new(&head, items);
+                let now = jiff::Timestamp::now();
+                self.each(&page, |object| {
+                    list.push(&match shape {
+                        Shape::Native => self.to_served(object)?,
+                        Shape::Metadata(version) => table::partial(&object, version),
+                        Shape::Table(version) => table::row(&self.served, version, include, object, now),
+                    });
+                    Ok(())
+                });
+                Ok(response::bytes(StatusCode::OK, "application/json", list.finish()))
+            }
+            // What is left is for people to read: YAML, indented JSON, metadata in protobuf.
+            (shape, _) => {
+                let mut items = Vec::with_capacity(page.records.len());
+                self.each(&page, |object| {
+                    items.push(if shape == Shape::Native { self.to_served(object)? } else { object });
+                    Ok(())
+                });
+                Ok(response::object(StatusCode::OK, &self.list_of(items, &metadata)?, self.output))
             }
         }
-        let list = match self.output.shape {
+    }
+
+    /// Hands each object of a page to `take`, as it is stored. One damaged object must not hide the others.
+    fn each(&self, page: &Page, mut take: impl FnMut(Value) -> Result<(), ApiError>) {
+        for record in &page.records {
+            if let Err(error) = storage::parse(record).and_then(&mut take) {
+                tracing::error!(key = %record.key, %error, "left out of a list");
+            }
+        }
+    }
+
+    /// A list of objects as one tree: in the served version for the native shape, as stored for the others.
+    pub(super) fn list_of(&self, items: Vec<Value>, metadata: &Value) -> Result<Value, ApiError> {
+        Ok(match self.output.shape {
             Shape::Native => json!({
                 "apiVersion": self.served.api_version(),
                 "kind": format!("{}List", self.served.kind),
                 "metadata": metadata,
                 "items": items,
             }),
-            Shape::Metadata(version) => table::partial_list(&items, version, &metadata),
+            Shape::Metadata(version) => table::partial_list(&items, version, metadata),
             Shape::Table(version) => {
-                let include = self.include_object()?;
-                table::of_many(&self.served, version, include, items, &metadata)
+                table::of_many(&self.served, version, self.include_object()?, items, metadata)
             }
-        };
-        Ok(response::object(StatusCode::OK, &list, self.output))
+        })
     }
 
     /// The list as stored bytes between brackets: nothing is parsed, and only one piece at a time is copied.

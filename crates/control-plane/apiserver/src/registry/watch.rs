@@ -33,6 +33,9 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// do not all come back at once. Source: upstream's `--min-request-timeout`.
 const MIN_LIFE: Duration = Duration::from_secs(1800);
 
+/// Bytes of initial events made at once.
+const PIECE: usize = 64 * 1024;
+
 /// A frame's kind and object, before encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -68,20 +71,16 @@ impl Call {
         };
         let store = &self.core.store;
         let mut pending = BytesMut::new();
+        let mut initial = Vec::new().into_iter();
+        let mut mark = None;
         let start = match begins {
             Begins::AfterState { marked, at_least } => {
                 self.wait_for(at_least).await?;
                 let state = store
                     .range(&range, RangeOptions::default())
                     .map_err(|error| ApiError::internal(error.to_string()))?;
-                for record in &state.records {
-                    if frames.selection.matches(&frames.served, record) {
-                        frames.push(&mut pending, Kind::Added, record);
-                    }
-                }
-                if marked {
-                    frames.bookmark(&mut pending, state.revision, true);
-                }
+                initial = state.records.into_iter();
+                mark = marked.then_some(state.revision);
                 WatchStart::After(state.revision)
             }
             Begins::After(revision) => WatchStart::After(revision),
@@ -109,6 +108,8 @@ impl Call {
             frames,
             watcher,
             pending,
+            initial,
+            mark,
             bookmarks: options.bookmarks,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
             ends: Instant::now() + life,
@@ -158,6 +159,10 @@ struct WatchState {
     /// `None` once the watch can give nothing more.
     watcher: Option<Watcher>,
     pending: BytesMut,
+    /// What was there when the watch began and has not been sent yet. Framed only as fast as the client reads.
+    initial: std::vec::IntoIter<Arc<Record>>,
+    /// The revision of the bookmark that ends the initial events, where one is wanted.
+    mark: Option<u64>,
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
@@ -168,6 +173,17 @@ impl WatchState {
     /// The next piece of the body; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            while self.pending.len() < PIECE {
+                let Some(record) = self.initial.next() else {
+                    if let Some(revision) = self.mark.take() {
+                        self.frames.bookmark(&mut self.pending, revision, true);
+                    }
+                    break;
+                };
+                if self.frames.selection.matches(&self.frames.served, &record) {
+                    self.frames.push(&mut self.pending, Kind::Added, &record);
+                }
+            }
             if !self.pending.is_empty() {
                 return Some(self.pending.split().freeze());
             }
