@@ -3,11 +3,14 @@
 //! Source of behaviour: `staging/src/k8s.io/endpointslice` and `pkg/controller/endpointslice`.
 
 mod decide;
+mod pack;
 mod shell;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use shell::run;
+pub(crate) use decide::Decision;
+pub(crate) use pack::{Family, Group, Groups, Parent, endpoint_key, port_key};
+pub(crate) use shell::{apply, run, service_of};
 
 /// Names this controller in the label `endpointslice.kubernetes.io/managed-by`.
 pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";

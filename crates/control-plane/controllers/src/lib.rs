@@ -19,6 +19,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod expect;
 mod garbagecollector;
 mod hash;

@@ -17,8 +17,8 @@ use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
     clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
-    garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, replicaset, rootca,
-    serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
+    endpointslicemirroring, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection,
+    replicaset, rootca, serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
 };
 
 /// Why the controllers could not run.
@@ -272,6 +272,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "cronjob-controller",
         workers: 5,
         start: |context| cronjob::run(context).boxed(),
+    },
+    Entry {
+        name: "endpointslice-mirroring-controller",
+        account: "endpointslicemirroring-controller",
+        component: "endpoint-slice-mirroring-controller",
+        workers: 5,
+        start: |context| endpointslicemirroring::run(context).boxed(),
     },
     Entry {
         name: "replicationcontroller-controller",

@@ -10,11 +10,10 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{MANAGED_BY, MANAGER, MOST_ENDPOINTS, SERVICE_NAME};
-use crate::labels::Labels;
-use crate::names::{self, NameSource};
+use super::pack::{Family, Group, Groups, Parent, endpoint_key, port_key};
+use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
+use crate::names::NameSource;
 use crate::owner;
 use crate::pods;
 use crate::services;
@@ -46,13 +45,14 @@ pub(crate) struct Decision {
 pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
     let mut decision = Decision::default();
     let families = families(seen.service);
+    let parent = parent(seen.service);
     for slice in seen.slices.iter().filter(|slice| !families.contains(slice.address_type.as_str())) {
         decision.delete.push(EndpointSlice::clone(slice));
     }
     for family in families {
         let (groups, homeless) = wanted(seen, family);
         decision.homeless = homeless;
-        let part = Family { service: seen.service, family, names }.reconcile(seen.slices, groups);
+        let part = Family { parent: &parent, family, names }.reconcile(seen.slices, groups);
         decision.create.extend(part.create);
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);
@@ -80,38 +80,25 @@ fn families(service: &Service) -> BTreeSet<&'static str> {
     }
 }
 
-/// Endpoints by what identifies them, for each set of ports.
-type Groups = BTreeMap<Vec<PortKey>, Group>;
-
-#[derive(Clone, Debug, Default)]
-struct Group {
-    ports: Vec<EndpointPort>,
-    endpoints: BTreeMap<EndpointKey, Endpoint>,
-}
-
-/// Name, number, protocol, application protocol.
-type PortKey = (String, Option<i32>, String, Option<String>);
-
-fn port_key(ports: &[EndpointPort]) -> Vec<PortKey> {
-    let mut keys: Vec<PortKey> = ports
-        .iter()
-        .map(|port| {
-            let protocol = services::protocol(port.protocol.as_deref()).to_owned();
-            (port.name.clone().unwrap_or_default(), port.port, protocol, port.app_protocol.clone())
-        })
-        .collect();
-    keys.sort();
-    keys
-}
-
-/// Addresses, host name, namespace and name of the target. Source: `endpointHashObj`.
-type EndpointKey = (Vec<String>, Option<String>, Option<(Option<String>, Option<String>)>);
-
-fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
-    let mut addresses = endpoint.addresses.clone();
-    addresses.sort();
-    let target = endpoint.target_ref.as_ref().map(|target| (target.namespace.clone(), target.name.clone()));
-    (addresses, endpoint.hostname.clone(), target)
+/// What slices of a Service have in common.
+fn parent(service: &Service) -> Parent {
+    let reserved = [SERVICE_NAME, MANAGED_BY, services::HEADLESS_LABEL];
+    let name = owner::name(&service.metadata).to_owned();
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.retain(|key, _| !reserved.contains(&key.as_str()));
+    if !services::has_address(service) {
+        labels.insert(services::HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels.insert(SERVICE_NAME.to_owned(), name.clone());
+    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    Parent {
+        name,
+        namespace: service.metadata.namespace.clone(),
+        owner: owner::controller_reference(service),
+        labels,
+        annotations: None,
+        placeholder: true,
+    }
 }
 
 fn wanted(seen: &Observed<'_>, family: &str) -> (Groups, Vec<String>) {
@@ -193,207 +180,6 @@ fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>)
         _ => return None,
     };
     Some(hints)
-}
-
-/// The work on the slices of one address type.
-struct Family<'a> {
-    service: &'a Service,
-    family: &'a str,
-    names: &'a dyn NameSource,
-}
-
-/// One existing slice while its new content is worked out.
-struct Draft {
-    slice: EndpointSlice,
-    changed: bool,
-}
-
-impl Draft {
-    fn len(&self) -> usize {
-        self.slice.endpoints.as_ref().map(Vec::len).unwrap_or_default()
-    }
-
-    fn push(&mut self, endpoint: Endpoint) {
-        self.slice.endpoints.get_or_insert_default().push(endpoint);
-        self.changed = true;
-    }
-}
-
-impl Family<'_> {
-    fn reconcile(&self, slices: &[Arc<EndpointSlice>], mut groups: Groups) -> Decision {
-        let mut decision = Decision::default();
-        let mut existing: BTreeMap<Vec<PortKey>, Vec<EndpointSlice>> = BTreeMap::new();
-        let mut count = 0;
-        for slice in slices.iter().filter(|slice| slice.address_type == self.family) {
-            count += 1;
-            if self.owns(slice) {
-                let key = port_key(slice.ports.as_deref().unwrap_or_default());
-                existing.entry(key).or_default().push(EndpointSlice::clone(slice));
-            } else {
-                decision.delete.push(EndpointSlice::clone(slice));
-            }
-        }
-        for (key, slices) in &mut existing {
-            if !groups.contains_key(key) {
-                decision.delete.append(slices);
-            }
-        }
-        for (key, group) in &mut groups {
-            self.fill(existing.remove(key).unwrap_or_default(), group, &mut decision);
-        }
-        if decision.delete.len() == count && decision.create.is_empty() {
-            self.keep_one(&mut decision);
-        }
-        self.reuse(&mut decision);
-        decision
-    }
-
-    fn owns(&self, slice: &EndpointSlice) -> bool {
-        let uid = owner::uid(&self.service.metadata);
-        slice
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .any(|it| it.uid == uid && it.kind == "Service" && it.api_version == "v1")
-    }
-
-    /// Brings the slices of one set of ports up to date.
-    fn fill(&self, slices: Vec<EndpointSlice>, group: &mut Group, decision: &mut Decision) {
-        let labels = self.labels();
-        let mut drafts = Vec::new();
-        for slice in slices {
-            let draft = retain(slice, &labels, &mut group.endpoints);
-            if draft.changed && draft.len() == 0 {
-                decision.delete.push(draft.slice);
-            } else {
-                drafts.push(draft);
-            }
-        }
-        let mut left = std::mem::take(&mut group.endpoints);
-        // Slices that are written anyway take what they can, the fullest first.
-        let mut order: Vec<usize> = (0..drafts.len()).filter(|index| drafts[*index].changed).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(drafts[*index].len()));
-        for index in order {
-            top_up(&mut drafts[index], &mut left);
-        }
-        while !left.is_empty() {
-            match best_fit(&drafts, left.len()) {
-                Some(index) => top_up(&mut drafts[index], &mut left),
-                None => {
-                    let mut fresh = Draft { slice: self.new_slice(group.ports.clone()), changed: true };
-                    top_up(&mut fresh, &mut left);
-                    decision.create.push(fresh.slice);
-                }
-            }
-        }
-        decision.update.extend(drafts.into_iter().filter(|draft| draft.changed).map(|draft| draft.slice));
-    }
-
-    /// A Service without endpoints still has one slice, to tell "none" from "not looked at yet".
-    fn keep_one(&self, decision: &mut Decision) {
-        let placeholder = self.new_slice(Vec::new());
-        let is_placeholder = |slice: &EndpointSlice| {
-            slice.endpoints.as_ref().is_none_or(Vec::is_empty)
-                && slice.ports.as_ref().is_none_or(Vec::is_empty)
-                && slice.metadata.labels == placeholder.metadata.labels
-                && self.owns(slice)
-        };
-        if decision.delete.len() == 1 && is_placeholder(&decision.delete[0]) {
-            decision.delete.clear();
-        } else {
-            decision.create.push(placeholder);
-        }
-    }
-
-    /// A slice to be deleted and one to be created make one update.
-    fn reuse(&self, decision: &mut Decision) {
-        let mut kept = Vec::new();
-        for old in std::mem::take(&mut decision.delete) {
-            if decision.create.is_empty() || !self.owns(&old) {
-                kept.push(old);
-                continue;
-            }
-            let new = decision.create.pop().expect("just seen not to be empty");
-            let metadata = ObjectMeta { labels: new.metadata.labels, ..old.metadata };
-            decision.update.push(EndpointSlice { metadata, ..new });
-        }
-        decision.delete = kept;
-    }
-
-    fn labels(&self) -> Labels {
-        let reserved = [SERVICE_NAME, MANAGED_BY, services::HEADLESS_LABEL];
-        let mut labels = self.service.metadata.labels.clone().unwrap_or_default();
-        labels.retain(|key, _| !reserved.contains(&key.as_str()));
-        if !services::has_address(self.service) {
-            labels.insert(services::HEADLESS_LABEL.to_owned(), String::new());
-        }
-        labels.insert(SERVICE_NAME.to_owned(), owner::name(&self.service.metadata).to_owned());
-        labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-        labels
-    }
-
-    fn new_slice(&self, ports: Vec<EndpointPort>) -> EndpointSlice {
-        let prefix = names::prefix(owner::name(&self.service.metadata));
-        EndpointSlice {
-            address_type: self.family.to_owned(),
-            endpoints: Some(Vec::new()),
-            metadata: ObjectMeta {
-                name: Some(names::generate(&prefix, self.names)),
-                generate_name: Some(prefix),
-                namespace: self.service.metadata.namespace.clone(),
-                labels: Some(self.labels()),
-                owner_references: Some(vec![owner::controller_reference(self.service)]),
-                ..ObjectMeta::default()
-            },
-            ports: Some(ports),
-        }
-    }
-}
-
-/// Keeps of a slice what is still wanted, as it is wanted now, and takes that out of `wanted`.
-fn retain(mut slice: EndpointSlice, labels: &Labels, wanted: &mut BTreeMap<EndpointKey, Endpoint>) -> Draft {
-    let before = slice.endpoints.take().unwrap_or_default();
-    let mut changed = false;
-    let mut kept = Vec::with_capacity(before.len());
-    for old in before {
-        match wanted.remove(&endpoint_key(&old)) {
-            Some(new) => {
-                changed |= !is_same(&old, &new);
-                kept.push(new);
-            }
-            None => changed = true,
-        }
-    }
-    slice.endpoints = Some(kept);
-    if slice.metadata.labels.as_ref() != Some(labels) {
-        slice.metadata.labels = Some(labels.clone());
-        changed = true;
-    }
-    Draft { slice, changed }
-}
-
-fn is_same(old: &Endpoint, new: &Endpoint) -> bool {
-    let mut old = old.clone();
-    if let Some(target) = &mut old.target_ref {
-        target.resource_version = None;
-    }
-    old == *new
-}
-
-fn top_up(draft: &mut Draft, left: &mut BTreeMap<EndpointKey, Endpoint>) {
-    while draft.len() < MOST_ENDPOINTS
-        && let Some((_, endpoint)) = left.pop_first()
-    {
-        draft.push(endpoint);
-    }
-}
-
-/// The untouched slice that takes all `count` endpoints and has the least room to spare after.
-fn best_fit(drafts: &[Draft], count: usize) -> Option<usize> {
-    (0..drafts.len())
-        .filter(|index| !drafts[*index].changed && drafts[*index].len() + count <= MOST_ENDPOINTS)
-        .max_by_key(|index| drafts[*index].len())
 }
 
 /// Notes on what is written when the change happened that it reflects, if that is news.

@@ -146,8 +146,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     }
     let decision = controller.observe(&service, &key);
     let homeless = decision.homeless.join(", ");
-    let sync = Sync { controller: &controller, key: &key };
-    let outcome = sync.apply(decision).await;
+    let outcome = apply(&controller.context, &key, &controller.expectations, decision).await;
     if let Err(error @ Error::Call { source, .. }) = &outcome
         && !error.is_conflict()
     {
@@ -162,10 +161,21 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     outcome
 }
 
+/// Carries out a decision about the slices of one Service, and notes every write in `expectations`.
+pub(crate) async fn apply(
+    context: &Context,
+    key: &ObjectKey,
+    expectations: &Expectations,
+    decision: Decision,
+) -> Result<(), Error> {
+    Sync { context, key, expectations }.apply(decision).await
+}
+
 /// One reconcile's calls.
 struct Sync<'a> {
-    controller: &'a Controller,
+    context: &'a Context,
     key: &'a ObjectKey,
+    expectations: &'a Expectations,
 }
 
 impl Sync<'_> {
@@ -180,7 +190,7 @@ impl Sync<'_> {
                 .replace(name, &PostParams::default(), slice)
                 .await
                 .map_err(Error::call("update endpoint slice", name))?;
-            self.controller.expectations.wrote(self.key, &updated, self.controller.context.now());
+            self.expectations.wrote(self.key, &updated, self.context.now());
         }
         for slice in &decision.delete {
             self.delete(slice).await?;
@@ -189,21 +199,21 @@ impl Sync<'_> {
     }
 
     fn api(&self) -> Api<EndpointSlice> {
-        Api::namespaced(self.controller.context.client.clone(), &self.key.namespace)
+        Api::namespaced(self.context.client.clone(), &self.key.namespace)
     }
 
     async fn create(&self, slice: &EndpointSlice) -> Result<(), Error> {
-        let now = self.controller.context.now();
+        let now = self.context.now();
         match self.api().create(&PostParams::default(), slice).await {
             Ok(created) => {
-                self.controller.expectations.wrote(self.key, &created, now);
+                self.expectations.wrote(self.key, &created, now);
                 Ok(())
             }
             Err(error) if context::namespace_is_terminating(&error) => Ok(()),
             Err(error) => {
                 if context::is_uncertain(&error) && !is_already_exists(&error) {
                     let expected = Expected::MaybeCreated { key: ObjectKey::of(slice) };
-                    self.controller.expectations.note(self.key, expected, now);
+                    self.expectations.note(self.key, expected, now);
                 }
                 Err(Error::call("create endpoint slice for", self.key.to_string())(error))
             }
@@ -217,7 +227,7 @@ impl Sync<'_> {
         match self.api().delete(name, &DeleteParams::default().preconditions(precondition)).await {
             Ok(_) => {
                 let expected = Expected::Deleted { key: ObjectKey::of(slice), uid };
-                self.controller.expectations.note(self.key, expected, self.controller.context.now());
+                self.expectations.note(self.key, expected, self.context.now());
                 Ok(())
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
