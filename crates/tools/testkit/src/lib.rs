@@ -1,6 +1,6 @@
 //! What end-to-end tests stand on: clusters of the real binary, the real kubectl, test images, HTTP, and waiting.
 //!
-//! Nothing here sleeps for a fixed time in place of a condition: [`wait`] looks again until a limit and reports the last
+//! Nothing here sleeps for a fixed time in place of a condition: [`wait()`] looks again until a limit and reports the last
 //! thing it saw.
 
 pub mod bench;
