@@ -1,12 +1,15 @@
-//! The patch types of the API: JSON patch, merge patch, strategic merge patch.
+//! The patch types of the API: JSON patch, merge patch, strategic merge patch, and server-side apply.
 //!
-//! [`apply`] does what the `PATCH` handler needs: it applies the patch, checks the result against the schema and brings
+//! [`patch`] does what the `PATCH` handler needs: it applies the patch, checks the result against the schema and brings
 //! it into canonical form. The functions per type do the first step only.
 
+pub mod apply;
+mod field_set;
 mod json_patch;
 mod strategic;
 #[cfg(test)]
 mod tests;
+mod typed;
 
 use serde_json::{Map, Value};
 
@@ -36,26 +39,26 @@ pub(crate) const MAX_OPERATIONS: usize = 10_000;
 ///
 /// # Errors
 /// As the functions per type; 422 if the result does not fit its type, or has unknown fields that are refused.
-pub fn apply(
+pub fn patch(
     target: &Value,
-    patch: &[u8],
+    body: &[u8],
     patch_type: PatchType,
     ty: TypeId,
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
     let patched = match patch_type {
-        PatchType::Json => json_patch(target, patch)?,
-        PatchType::Merge => merge_patch(target, patch)?,
-        PatchType::Strategic => strategic_merge_patch(target, patch, ty)?,
+        PatchType::Json => json_patch(target, body)?,
+        PatchType::Merge => merge_patch(target, body)?,
+        PatchType::Strategic => strategic_merge_patch(target, body, ty)?,
     };
     let mut strict = match validation {
         FieldValidation::Ignore => Vec::new(),
-        _ => duplicates(patch, patch_type),
+        _ => duplicates(body, patch_type),
     };
     // Go prints what it was given: the result as JSON, or the strategic patch as a map.
     let shown = || match patch_type {
         PatchType::Json | PatchType::Merge => patched.to_string(),
-        PatchType::Strategic => parse(patch).map(|p| go_format(&p)).unwrap_or_default(),
+        PatchType::Strategic => parse(body).map(|p| go_format(&p)).unwrap_or_default(),
     };
     let refused = |why: &str| {
         let mut errors = Errors::new();

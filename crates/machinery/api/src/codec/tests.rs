@@ -409,3 +409,106 @@ fn published_objects_round_trip() {
     assert_eq!(different, [""; 0], "bytes differ from upstream's");
     assert!(checked > 80, "{checked}");
 }
+
+mod properties {
+    //! What must hold for any input.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Text that is nearly a pod: pieces that mean something, in any order.
+    fn nearly_json() -> impl Strategy<Value = String> {
+        let pieces = [
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "null",
+            "true",
+            "1",
+            "-0.5e3",
+            "\"\"",
+            "\"spec\"",
+            "\"containers\"",
+            "\"metadata\"",
+            "\"labels\"",
+            "\"kind\"",
+            "\"Pod\"",
+            "\"\\ud800\"",
+            "\"limits\"",
+            "\"cpu\"",
+            " ",
+            "\n",
+            "\"data\"",
+            "\u{e9}",
+            "x",
+        ];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..40).prop_map(|p| p.concat())
+    }
+
+    fn labels() -> impl Strategy<Value = Value> {
+        proptest::collection::btree_map("[a-z]{1,4}", "[a-z\u{e9}\"\\\\]{0,4}", 0..4)
+            .prop_map(|map| json!(map))
+    }
+
+    prop_compose! {
+        fn a_pod()(
+            name in "[a-z]{0,8}",
+            labels in labels(),
+            // Protobuf has no empty lists, in upstream as here.
+            images in proptest::collection::vec("[a-z]{0,5}", 1..4),
+            grace in proptest::option::of(-5i64..100),
+            host_network in any::<bool>(),
+            memory in 0u64..1 << 40,
+            port in prop_oneof![(0u16..).prop_map(Value::from), "[a-z]{1,5}".prop_map(Value::from)],
+        ) -> Value {
+            let containers: Vec<Value> = images
+                .iter()
+                .map(|image| json!({
+                    "name": image, "image": image, "resources": {"limits": {"memory": memory}},
+                    "livenessProbe": {"httpGet": {"port": port}},
+                }))
+                .collect();
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+                "spec": {"containers": containers, "terminationGracePeriodSeconds": grace, "hostNetwork": host_network},
+            })
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200), text in nearly_json()) {
+            for body in [body.as_slice(), text.as_bytes(), &[b"k8s\0", body.as_slice()].concat()] {
+                for encoding in [Encoding::Json, Encoding::Yaml, Encoding::Protobuf] {
+                    if let Err(error) = decode(body, encoding, "", "v1", "Pod", FieldValidation::Warn) {
+                        prop_assert_eq!(error.code, 400);
+                    }
+                }
+            }
+        }
+
+        /// Whatever is JSON is JSON for us, and the other way round.
+        #[test]
+        fn json_is_what_others_take_for_json(text in nearly_json()) {
+            let theirs = serde_json::from_str::<Value>(&text).is_ok();
+            // Lone surrogates are errors there and replaced in Go.
+            prop_assume!(!text.contains("ud800"));
+            prop_assert_eq!(json::read_any(&text).is_ok(), theirs);
+        }
+
+        #[test]
+        fn forms_of_an_object_are_equal(pod in a_pod()) {
+            let decode = |body: &[u8], encoding| {
+                decode(body, encoding, "", "v1", "Pod", FieldValidation::Strict).map(|d| d.object)
+            };
+            let object = decode(pod.to_string().as_bytes(), Encoding::Json)?;
+            for encoding in [Encoding::Json, Encoding::Yaml, Encoding::Protobuf] {
+                prop_assert_eq!(&decode(&encode(&object, encoding), encoding)?, &object);
+            }
+        }
+    }
+}
