@@ -38,6 +38,7 @@ mod podgc;
 mod pods;
 mod pvcprotection;
 mod replicaset;
+mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod services;

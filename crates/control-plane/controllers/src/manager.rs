@@ -18,7 +18,7 @@ use crate::names::{NameSource, RandomNames};
 use crate::{
     clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
     endpointslicemirroring, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection,
-    replicaset, rootca, serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
+    replicaset, resourcequota, rootca, serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
 };
 
 /// Why the controllers could not run.
@@ -279,6 +279,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "endpoint-slice-mirroring-controller",
         workers: 5,
         start: |context| endpointslicemirroring::run(context).boxed(),
+    },
+    Entry {
+        name: "resourcequota-controller",
+        account: "resourcequota-controller",
+        component: "resourcequota-controller",
+        workers: 5,
+        start: |context| resourcequota::run(context).boxed(),
     },
     Entry {
         name: "replicationcontroller-controller",

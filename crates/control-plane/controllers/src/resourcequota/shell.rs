@@ -1,0 +1,201 @@
+//! Watches quotas and what they count, counts live objects, and writes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use parking_lot::Mutex;
+use podium_client::{Change, Informer, ObjectKey, ResourcePath, WorkQueue, is_not_found};
+
+use super::decide::{Contents, Decision, decide, kinds};
+use crate::clock;
+use crate::context::{Context, Error};
+use crate::discovery::{Served, discover};
+use crate::owner;
+use crate::pods;
+
+/// How long a quota must not have been charged before its counts go down. An object is stored within milliseconds of the charge.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Runs the controller until shutdown.
+pub(crate) async fn run(context: Context) {
+    let informers = &context.informers;
+    let controller = Arc::new(Controller {
+        quotas: informers.of::<ResourceQuota>(),
+        queue: WorkQueue::new("resourcequota"),
+        changed: Mutex::default(),
+        watched: Mutex::default(),
+        served: Mutex::default(),
+        context: context.clone(),
+    });
+    controller.clone().watch();
+    context.ready([controller.quotas.synced().boxed()]).await;
+    let queue = controller.queue.clone();
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+struct Controller {
+    context: Context,
+    quotas: Informer<ResourceQuota>,
+    queue: WorkQueue<ObjectKey>,
+    /// When each quota was last seen to change.
+    changed: Mutex<HashMap<ObjectKey, Timestamp>>,
+    /// Kinds that some quota has counted, followed from then on.
+    watched: Mutex<HashSet<(String, String)>>,
+    /// What the API serves, as far as it has been asked for.
+    served: Mutex<Vec<Served>>,
+}
+
+impl Controller {
+    fn watch(self: Arc<Self>) {
+        let controller = self.clone();
+        self.quotas.on_event(move |change| {
+            let key = ObjectKey::of(change.object().as_ref());
+            controller.changed.lock().insert(key.clone(), controller.context.now());
+            match change {
+                // Charges come in bursts; what they charged too much can wait.
+                Change::Modified { old, new } if old.spec == new.spec => {
+                    controller.queue.add_after(key, QUIET)
+                }
+                _ => controller.queue.add(key),
+            }
+        });
+    }
+
+    fn wake(&self, namespace: &str) {
+        for quota in self.quotas.list_namespace(namespace) {
+            self.queue.add(ObjectKey::of(quota.as_ref()));
+        }
+    }
+
+    /// Follows the kinds that a quota counts, for what they free.
+    fn follow(self: &Arc<Self>, kinds: &[(String, String)], served: &[Served]) {
+        for kind in kinds {
+            if !self.watched.lock().insert(kind.clone()) {
+                continue;
+            }
+            let controller = self.clone();
+            let informers = self.context.informers.clone();
+            match (kind.0.as_str(), kind.1.as_str()) {
+                ("", "pods") => informers.of::<Pod>().on_event(move |change| {
+                    let ended =
+                        matches!(change, Change::Modified { old, new } if !pods::is_finished(old) && pods::is_finished(new));
+                    if ended || !matches!(change, Change::Modified { .. }) {
+                        controller.wake(owner::namespace(&change.object().metadata));
+                    }
+                }),
+                ("", "services") => informers.of::<Service>().on_event(move |change| {
+                    controller.wake(owner::namespace(&change.object().metadata));
+                }),
+                ("", "persistentvolumeclaims") => {
+                    informers.of::<PersistentVolumeClaim>().on_event(move |change| {
+                        controller.wake(owner::namespace(&change.object().metadata));
+                    });
+                }
+                _ => {
+                    let Some(path) = path_of(kind, served) else { continue };
+                    informers.metadata(&path).on_event(move |change| {
+                        if !matches!(change, Change::Modified { .. }) {
+                            controller.wake(owner::namespace(&change.object().metadata));
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// What the API serves of these kinds. Asked anew while one of them is not known.
+    async fn served(&self, kinds: &[(String, String)]) -> Result<Vec<Served>, Error> {
+        let known = self.served.lock().clone();
+        if kinds.iter().all(|kind| path_of(kind, &known).is_some()) {
+            return Ok(known);
+        }
+        let found =
+            discover(&self.context.client).await.map_err(Error::call("discover", "the API's resources"))?;
+        self.served.lock().clone_from(&found.served);
+        Ok(found.served)
+    }
+
+    async fn contents(
+        &self,
+        namespace: &str,
+        kinds: &[(String, String)],
+        served: &[Served],
+    ) -> Result<Contents, Error> {
+        let client = || self.context.client.clone();
+        let all = ListParams::default();
+        let failed = |source| Error::call("list what a quota counts in", namespace)(source);
+        let mut contents = Contents::default();
+        for kind in kinds {
+            let count = match (kind.0.as_str(), kind.1.as_str()) {
+                ("", "pods") => {
+                    contents.pods =
+                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
+                    contents.pods.len()
+                }
+                ("", "services") => {
+                    contents.services =
+                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
+                    contents.services.len()
+                }
+                ("", "persistentvolumeclaims") => {
+                    contents.claims =
+                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
+                    contents.claims.len()
+                }
+                _ => {
+                    let of_kind = |it: &&Served| it.path.group == kind.0 && it.path.plural == kind.1;
+                    let Some(served) = served.iter().find(of_kind) else { continue };
+                    let api: Api<DynamicObject> =
+                        Api::namespaced_with(client(), namespace, &served.api_resource());
+                    api.list_metadata(&all).await.map_err(failed)?.items.len()
+                }
+            };
+            contents.counts.insert(kind.clone(), count);
+        }
+        Ok(contents)
+    }
+}
+
+fn path_of(kind: &(String, String), served: &[Served]) -> Option<ResourcePath> {
+    served.iter().find(|it| it.path.group == kind.0 && it.path.plural == kind.1).map(|it| it.path.clone())
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let api: Api<ResourceQuota> = Api::namespaced(controller.context.client.clone(), &key.namespace);
+    // The live quota first, then the objects: a charge in between changes its version, and the write below is refused. Listed,
+    // because the role of this controller has no `get`.
+    let selector = ListParams::default().fields(&format!("metadata.name={}", key.name));
+    let found = api.list(&selector).await.map_err(Error::call("list quota", key.to_string()))?;
+    let Some(quota) = found.items.into_iter().next() else {
+        controller.changed.lock().remove(&key);
+        return Ok(());
+    };
+    let kinds: Vec<(String, String)> = kinds(&quota).into_iter().collect();
+    let served = controller.served(&kinds).await?;
+    controller.follow(&kinds, &served);
+    let contents = controller.contents(&key.namespace, &kinds, &served).await?;
+    let now = controller.context.now();
+    let changed = controller.changed.lock().get(&key).copied();
+    let quiet = changed.is_none_or(|changed| changed + QUIET <= now);
+    match decide(&quota, &contents, quiet, now) {
+        Decision::Keep => Ok(()),
+        Decision::Later => {
+            let since = changed.unwrap_or(now);
+            controller.queue.add_after(key, clock::until(since + QUIET, now));
+            Ok(())
+        }
+        Decision::Write(status) => {
+            let updated = ResourceQuota { status: Some(status), ..quota };
+            match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+                Ok(_) => Ok(()),
+                Err(error) if is_not_found(&error) => Ok(()),
+                Err(error) => Err(Error::call("update status of quota", key.to_string())(error)),
+            }
+        }
+    }
+}
