@@ -59,7 +59,7 @@ impl Controller {
             match change {
                 // Charges come in bursts; what they charged too much can wait.
                 Change::Modified { old, new } if old.spec == new.spec => {
-                    controller.queue.add_after(key, QUIET)
+                    controller.queue.add_after(key, QUIET);
                 }
                 _ => controller.queue.add(key),
             }
