@@ -100,7 +100,7 @@ fn it_scales_and_rolls_forward_and_back() {
         );
         assert!(sent > 100);
     });
-    assert!(http::get(address, "/").unwrap().body.starts_with("web v2.1.0"));
+    only_serves(address, "v2.1.0");
 
     // A version that never becomes ready stalls, and every old pod keeps serving.
     kubectl.run("-n production set image deployment/web-app web-app=podium.test/web:v2.2.0").ok();
@@ -124,10 +124,10 @@ fn it_scales_and_rolls_forward_and_back() {
         || pods(&kubectl, "production", "app=web-app"),
         |names| names.len() == 3,
     );
-    assert!(http::get(address, "/").unwrap().body.starts_with("web v2.1.0"));
+    only_serves(address, "v2.1.0");
     kubectl.run("-n production rollout undo deployment/web-app --to-revision=1").ok();
     kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
-    assert!(http::get(address, "/").unwrap().body.starts_with("web v2.0.0"));
+    only_serves(address, "v2.0.0");
 
     // Paused, nothing rolls; resumed, it does; restarted, every pod is new.
     kubectl.run("-n production rollout pause deployment/web-app").ok();
@@ -149,6 +149,21 @@ fn it_scales_and_rolls_forward_and_back() {
         LIMIT,
         || pods(&kubectl, "production", "app=web-app"),
         |now| now.len() == 3 && now.iter().all(|name| !before.contains(name)),
+    );
+}
+
+/// Waits until the Service leads to one version only: a rollout is over a moment before the last proxy has heard of it.
+fn only_serves(address: SocketAddr, version: &str) {
+    let wanted = format!("web {version} ");
+    wait_for(
+        &format!("{version} only"),
+        LIMIT,
+        || {
+            (0..10)
+                .filter(|_| http::get(address, "/").is_ok_and(|answer| answer.body.starts_with(&wanted)))
+                .count()
+        },
+        |right| *right == 10,
     );
 }
 
