@@ -181,7 +181,7 @@ fn decode_text(
         return Err(json_error(&read.type_error.unwrap_or_default()));
     }
     if read.value.is_null() {
-        read.value = Value::Object(serde_json::Map::new());
+        read.value = json::zero(schema::Kind::Object(ty));
     }
     settle_kind(&mut read.value, ty, expected, body)?;
     let (api_version, kind) = kind_of(&read.value);
