@@ -1,22 +1,27 @@
 //! Prepares a node for pods once its pod CIDR is known: the bridge, forwarding, masquerading, the plugin's configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use podium_client::{ObjectKey, SharedInformers, Shutdown};
+use parking_lot::Mutex;
+use podium_client::{Change, SharedInformers, Shutdown};
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::addresses::{AddressError, Addresses};
-use crate::cidr::{Cidr, ParseCidrError};
+use crate::cidr::Cidr;
 use crate::cni;
 use crate::hostports;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::nft::{self, NftError};
+use crate::routes::{self, InstallError, NodeFacts, Plan};
 use crate::sandbox::{SandboxError, set};
 
 /// What the agent needs to know.
@@ -26,8 +31,8 @@ pub struct Config {
     pub node_name: String,
     /// Shared watches.
     pub informers: SharedInformers,
-    /// All pods' addresses, for masquerading.
-    pub cluster_cidr: Cidr,
+    /// All pods' addresses, where they are known; otherwise those of the Nodes that there are. What leaves them is masqueraded.
+    pub cluster_cidr: Option<Cidr>,
     /// The bridge's name, at most 15 characters.
     pub bridge: String,
     /// The nftables table of this cluster's pod network.
@@ -42,7 +47,12 @@ pub struct Config {
     pub program: PathBuf,
     /// Where addresses are recorded.
     pub address_directory: PathBuf,
+    /// Where routes to other nodes are recorded.
+    pub route_file: PathBuf,
 }
+
+/// How long until a route that the kernel refused is tried again: its link may have come up.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The node's network, once it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +66,6 @@ pub struct NetworkState {
 /// The node's network could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The Node's podCIDR does not parse or is too small.
-    #[error("podCIDR of the node")]
-    PodCidr(#[from] ParseCidrError),
     /// Fewer than two usable addresses.
     #[error("podCIDR {0} is too small for a gateway and a pod")]
     TooSmall(Cidr),
@@ -74,6 +81,9 @@ pub enum Error {
     /// Recorded addresses.
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    /// Routes to other nodes.
+    #[error(transparent)]
+    Routes(#[from] InstallError),
     /// A file of the plugin.
     #[error("{path}")]
     File {
@@ -88,8 +98,8 @@ pub enum Error {
     Panicked,
 }
 
-/// Waits for the Node's pod CIDR, prepares the network, tells `state`, and prepares again should the CIDR change.
-/// Everything stays in place after it ends: containers outlive the daemon.
+/// Waits for the Node's pod CIDR, prepares the network, tells `state`, keeps the routes to other nodes as the Nodes say, and
+/// prepares again should the CIDR change. Everything stays in place after it ends: containers outlive the daemon.
 pub async fn run(
     config: Config,
     state: watch::Sender<Option<NetworkState>>,
@@ -97,42 +107,106 @@ pub async fn run(
 ) -> Result<(), Error> {
     let nodes = config.informers.of::<Node>();
     let (changed, mut wake) = watch::channel(());
-    let name = config.node_name.clone();
+    // Nodes change with every heartbeat; what matters here hardly ever does.
+    let facts: Arc<Mutex<BTreeMap<String, NodeFacts>>> = Arc::default();
+    let told = facts.clone();
     nodes.on_event(move |change| {
-        if change.object().metadata.name.as_deref() == Some(name.as_str()) {
+        let name = change.object().metadata.name.clone().unwrap_or_default();
+        let new = match change {
+            Change::Deleted(_) => None,
+            change => Some(NodeFacts::of(change.object())),
+        };
+        let mut known = told.lock();
+        let same = known.get(&name) == new.as_ref();
+        match new {
+            Some(new) => known.insert(name, new),
+            None => known.remove(&name),
+        };
+        if !same {
             changed.send_replace(());
         }
     });
-    let key = ObjectKey { namespace: String::new(), name: config.node_name.clone() };
-    let mut prepared: Option<Cidr> = None;
+    nodes.synced().await;
+    let config = Arc::new(config);
+    let mut prepared: Option<(Cidr, Plan)> = None;
+    let mut failing = false;
     loop {
         wake.borrow_and_update();
-        let cidr = nodes.get(&key).and_then(|node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()));
-        if let Some(text) = cidr {
-            let cidr: Cidr = text.parse()?;
-            if prepared != Some(cidr) {
-                let job = config.clone();
-                let ready = tokio::task::spawn_blocking(move || prepare(&job, cidr))
-                    .await
-                    .map_err(|_| Error::Panicked)??;
+        let nodes = facts.lock().clone();
+        let plan = routes::plan(&nodes, &config.node_name, config.cluster_cidr);
+        let own = nodes.get(&config.node_name).and_then(|node| node.pods.first().copied());
+        if let Some(cidr) = own {
+            let known = prepared.as_ref().filter(|(known, _)| *known == cidr).map(|(_, plan)| plan);
+            let work = Work {
+                prepare: known.is_none(),
+                pods: known.is_none_or(|known| known.pods != plan.pods),
+                routes: failing || known.is_none_or(|known| known.routes != plan.routes),
+            };
+            if known.is_none_or(|known| known.faults != plan.faults) {
+                plan.faults.iter().for_each(|fault| tracing::warn!("{fault}"));
+            }
+            let (job, wanted) = (config.clone(), plan.clone());
+            let (ready, faults) = tokio::task::spawn_blocking(move || work.run(&job, cidr, &wanted))
+                .await
+                .map_err(|_| Error::Panicked)??;
+            if !failing {
+                faults.iter().for_each(|fault| tracing::warn!("{fault}"));
+            } else if faults.is_empty() {
+                tracing::info!("all routes to other nodes are in place");
+            }
+            failing = !faults.is_empty();
+            if let Some(ready) = ready {
                 tracing::info!(pod_cidr = %cidr, bridge = %config.bridge, "pod network ready");
                 state.send_replace(Some(ready));
-                prepared = Some(cidr);
             }
+            prepared = Some((cidr, plan));
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             changed = wake.changed() => if changed.is_err() { return Ok(()) },
+            () = tokio::time::sleep(RETRY), if failing => {}
         }
     }
 }
 
-fn prepare(config: &Config, cidr: Cidr) -> Result<NetworkState, Error> {
+/// What differs from the last time.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    prepare: bool,
+    pods: bool,
+    routes: bool,
+}
+
+impl Work {
+    /// Does it. Returns the network's state when it was prepared, and routes that could not be made.
+    fn run(
+        self,
+        config: &Config,
+        cidr: Cidr,
+        plan: &Plan,
+    ) -> Result<(Option<NetworkState>, Vec<String>), Error> {
+        let ready = match self.prepare {
+            true => Some(prepare(config, cidr, &plan.pods)?),
+            false => {
+                if self.pods {
+                    nft::apply(&pods_rules(&config.table, &plan.pods))?;
+                }
+                None
+            }
+        };
+        let faults =
+            if self.routes { routes::install(&config.route_file, &plan.routes)? } else { Vec::new() };
+        Ok((ready, faults))
+    }
+}
+
+fn prepare(config: &Config, cidr: Cidr, pods: &BTreeSet<Cidr>) -> Result<NetworkState, Error> {
     let gateway = cni::gateway(cidr).ok_or(Error::TooSmall(cidr))?;
     let mtu = if config.mtu == 0 { default_mtu()? } else { config.mtu };
     prepare_bridge(&config.bridge, cidr, mtu)?;
     let addresses = Addresses::open(&config.address_directory, cidr)?;
-    let mut script = table_rules(&config.table, config.cluster_cidr);
+    let mut script = table_rules(&config.table, cidr);
+    script.push_str(&pods_rules(&config.table, pods));
     for (address, allocation) in addresses.list()? {
         match hostports::script("add", &config.table, address, &allocation.host_ports) {
             Ok(lines) => script.push_str(&lines),
@@ -163,8 +237,8 @@ pub(crate) fn prepare_bridge(bridge: &str, cidr: Cidr, mtu: u32) -> Result<(), E
     Ok(())
 }
 
-/// The table: masquerading for what leaves the pod network, host ports, and their hairpin.
-fn table_rules(table: &str, cidr: Cidr) -> String {
+/// The table: masquerading for what leaves the pod network from pods of this node (`own`), host ports, and their hairpin.
+fn table_rules(table: &str, own: Cidr) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "table ip {table}");
     let _ = writeln!(text, "delete table ip {table}");
@@ -172,11 +246,22 @@ fn table_rules(table: &str, cidr: Cidr) -> String {
     text.push_str(hostports::RULES);
     let _ = writeln!(
         text,
-        "chain postrouting {{ type nat hook postrouting priority srcnat;\n\
+        "set pods {{ type ipv4_addr; flags interval; }}\n\
+         chain postrouting {{ type nat hook postrouting priority srcnat;\n\
          ct status dnat ip saddr . ip daddr @hairpin masquerade\n\
-         ip saddr {cidr} ip daddr != {cidr} masquerade\n}}"
+         ip saddr {own} ip daddr != @pods masquerade\n}}"
     );
     text.push_str("}\n");
+    text
+}
+
+/// Says anew which addresses are pods'.
+fn pods_rules(table: &str, pods: &BTreeSet<Cidr>) -> String {
+    let mut text = format!("flush set ip {table} pods\n");
+    if !pods.is_empty() {
+        let list: Vec<String> = pods.iter().map(Cidr::to_string).collect();
+        let _ = writeln!(text, "add element ip {table} pods {{ {} }}", list.join(", "));
+    }
     text
 }
 
@@ -251,7 +336,9 @@ mod tests {
             println!("skipped: needs root for a network namespace");
             return;
         }
-        let table = table_rules("podium-test", "10.244.0.0/16".parse().unwrap());
+        let mut table = table_rules("podium-test", "10.244.0.0/24".parse().unwrap());
+        let pods = ["10.244.0.0/24", "10.244.1.0/24"].map(|range| range.parse().unwrap());
+        table.push_str(&pods_rules("podium-test", &BTreeSet::from(pods)));
         let ports = [
             hostports::HostPort {
                 host_port: 8080,
@@ -275,6 +362,7 @@ mod tests {
                     nft::apply(&hostports::script("add", "podium-test", pod, &ports).unwrap()).unwrap();
                     nft::apply(&hostports::script("delete", "podium-test", pod, &ports).unwrap()).unwrap();
                     nft::apply(&table).unwrap();
+                    nft::apply(&pods_rules("podium-test", &BTreeSet::new())).unwrap();
                 })
                 .join()
                 .unwrap();

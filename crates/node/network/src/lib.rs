@@ -5,6 +5,8 @@
 //! host's IP layer like any other: Services and policies see both directions of a connection, whether `br_netfilter` is
 //! on or not, and no pod shares a link with another.
 //!
+//! The pods of other nodes are reached by a route to each node's own address ([`routes`]), without address translation.
+//!
 //! The plugin ([`cni_main`]) is a short-lived process that the container runtime starts; what it keeps is on
 //! disk ([`addresses`]) and in the kernel. The agent ([`run`]) prepares the node once its pod CIDR is known.
 
@@ -15,6 +17,7 @@ pub mod cni;
 pub mod hostports;
 pub mod netlink;
 pub mod nft;
+pub mod routes;
 pub mod sandbox;
 
 pub use agent::{Config, NetworkState, run};

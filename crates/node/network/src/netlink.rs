@@ -167,7 +167,35 @@ impl Netlink {
         )
     }
 
-    /// Adds or replaces a route: to `destination` (all, when `None`) by `gateway` or straight onto the link.
+    /// Adds or replaces the route to a network by a neighbour; the kernel finds the link.
+    pub fn route_by(&mut self, network: Ipv4Addr, bits: u8, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+        self.add_route(Some((network, bits)), Some(gateway), 0, None)
+    }
+
+    /// Removes the route to a network by a neighbour.
+    pub fn delete_route(
+        &mut self,
+        network: Ipv4Addr,
+        bits: u8,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetlinkError> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        // The kernel compares what is given, and a scope is always given.
+        route.header.scope = RouteScope::NoWhere;
+        route.header.destination_prefix_length = bits;
+        route.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(network)));
+        route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        self.acknowledge(
+            &format!("delete route {network}/{bits} via {gateway}"),
+            RouteNetlinkMessage::DelRoute(route),
+            0,
+        )
+    }
+
+    /// Adds or replaces a route: to `destination` (all, when `None`) by `gateway` or straight onto the link; link 0 lets the
+    /// kernel choose by the gateway.
     pub fn add_route(
         &mut self,
         destination: Option<(Ipv4Addr, u8)>,
@@ -181,7 +209,9 @@ impl Netlink {
         route.header.protocol = RouteProtocol::Boot;
         route.header.kind = RouteType::Unicast;
         route.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-        route.attributes.push(RouteAttribute::Oif(index));
+        if index != 0 {
+            route.attributes.push(RouteAttribute::Oif(index));
+        }
         if let Some((network, bits)) = destination {
             route.header.destination_prefix_length = bits;
             route.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(network)));
