@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use podium_network::Cidr;
+
 use crate::plan::{Backend, PortPlan};
 
 /// Set in the mark of connections from outside whose source must become the node's, so that answers return this way.
@@ -98,8 +100,28 @@ pub struct Chain {
     pub rules: Vec<String>,
 }
 
+/// What the fixed part depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// All pods' addresses. Who else calls a cluster address gets the node's, so that answers of pods elsewhere return this
+    /// way; where it is not known nobody does.
+    pub cluster_cidr: Option<Cidr>,
+    /// Addresses of this node at which node ports answer; empty for all.
+    pub node_port_addresses: Vec<Cidr>,
+}
+
 /// The fixed part. Applying it replaces the whole table in one transaction.
-pub fn frame(table: &str) -> String {
+pub fn frame(table: &str, options: &Frame) -> String {
+    let node_ports = match options.node_port_addresses.as_slice() {
+        [] => String::new(),
+        some => {
+            let list: Vec<String> = some.iter().map(Cidr::to_string).collect();
+            format!("ip daddr {{ {} }} ", list.join(", "))
+        }
+    };
+    let outside = options.cluster_cidr.map_or_else(String::new, |pods| {
+        format!("  ct status dnat ip saddr != {pods} ct original ip daddr @cluster-ips masquerade\n")
+    });
     format!(
         "table ip {table}
 delete table ip {table}
@@ -109,17 +131,18 @@ map nodeports {{ type inet_proto . inet_service : verdict; }}
 map endpoints {{ type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
 map port-endpoints {{ type inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
 set hairpin {{ type ipv4_addr . ipv4_addr; }}
+set cluster-ips {{ type ipv4_addr; }}
 set refused {{ type ipv4_addr . inet_proto . inet_service; }}
 set refused-ports {{ type inet_proto . inet_service; }}
 chain services {{
   ip daddr . meta l4proto . th dport vmap @services
   ip daddr 127.0.0.0/8 return
-  fib daddr type local meta l4proto . th dport vmap @nodeports
+  {node_ports}fib daddr type local meta l4proto . th dport vmap @nodeports
 }}
 chain refuse {{
   ct state != new return
   ip daddr . meta l4proto . th dport @refused jump reject-it
-  fib daddr type local meta l4proto . th dport @refused-ports jump reject-it
+  {node_ports}fib daddr type local meta l4proto . th dport @refused-ports jump reject-it
 }}
 chain reject-it {{
   meta l4proto tcp reject with tcp reset
@@ -134,7 +157,7 @@ chain postrouting {{
   type nat hook postrouting priority srcnat - 1;
   ct status dnat meta mark & {MASQUERADE:#x} == {MASQUERADE:#x} masquerade
   ct status dnat ip saddr . ip daddr @hairpin masquerade
-}}
+{outside}}}
 }}
 "
     )
@@ -179,6 +202,15 @@ pub fn service(id: &str, ports: &[PortPlan]) -> ServiceRules {
             let pick = Pick::Port { count: external.backends.len(), masquerade: external.masquerade };
             let maps = ["nodeports", "port-endpoints", "refused-ports"];
             add_entrance(&mut rules, &key, maps, &external, pick, own.as_deref());
+        }
+        if !port.internal.is_empty() {
+            for address in &port.cluster_ips {
+                rules.elements.insert(Element {
+                    container: "cluster-ips",
+                    key: address.to_string(),
+                    value: None,
+                });
+            }
         }
         for backend in port.internal.iter().chain(&port.external) {
             let key = format!("{0} . {0}", backend.address);

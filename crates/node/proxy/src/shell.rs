@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use podium_client::{Informer, ObjectKey, SharedInformers, Shutdown};
+use podium_network::Cidr;
 use podium_network::nft::{self, NftError};
 use tokio::sync::{Notify, watch};
 
@@ -31,6 +32,10 @@ pub struct Config {
     pub node_name: String,
     /// The nftables table, one per cluster on a machine.
     pub table: String,
+    /// All pods' addresses: who else calls a cluster address gets the node's. `None` leaves sources as they are.
+    pub cluster_cidr: Option<Cidr>,
+    /// Addresses of this node at which node ports answer; empty for all.
+    pub node_port_addresses: Vec<Cidr>,
 }
 
 /// The proxy could not go on.
@@ -61,7 +66,11 @@ pub async fn run(config: Config, synced: watch::Sender<bool>, shutdown: Shutdown
     });
     services.synced().await;
     slices.synced().await;
-    let frame = rules::frame(&config.table);
+    let options = rules::Frame {
+        cluster_cidr: config.cluster_cidr,
+        node_port_addresses: config.node_port_addresses.clone(),
+    };
+    let frame = rules::frame(&config.table, &options);
     apply(frame.clone()).await?;
     let mut state = State::new(&config.table);
     loop {

@@ -31,6 +31,7 @@ fn a_change_of_endpoints_rewrites_only_that_service() {
         "add chain ip t pick-1\n\
          add rule ip t pick-1 meta mark set 0\n\
          add rule ip t pick-1 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @endpoints\n\
+         add element ip t cluster-ips { 10.96.0.7 }\n\
          add element ip t endpoints { 10.96.0.7 . tcp . 80 . 0x0 : 10.244.0.2 . 3000 }\n\
          add element ip t hairpin { 10.244.0.2 . 10.244.0.2 }\n\
          add element ip t services { 10.96.0.7 . tcp . 80 : goto pick-1 }\n"
@@ -45,7 +46,8 @@ fn a_change_of_endpoints_rewrites_only_that_service() {
     state.update("n/web", rules::service("web", &[]));
     assert_eq!(
         state.take(),
-        "delete element ip t endpoints { 10.96.0.7 . tcp . 80 . 0x0 }\n\
+        "delete element ip t cluster-ips { 10.96.0.7 }\n\
+         delete element ip t endpoints { 10.96.0.7 . tcp . 80 . 0x0 }\n\
          delete element ip t services { 10.96.0.7 . tcp . 80 }\n",
         "the hairpin element is still held by the other service"
     );
@@ -91,7 +93,8 @@ fn the_kernel_accepts_every_transaction() {
             .spawn(|| {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                 let mut state = State::new("podium-test");
-                podium_network::nft::apply(&rules::frame("podium-test")).unwrap();
+                let plain = rules::Frame::default();
+                podium_network::nft::apply(&rules::frame("podium-test", &plain)).unwrap();
                 for (number, step) in steps.iter().enumerate() {
                     state.update("n/web", rules::service("web", std::slice::from_ref(step)));
                     let script = state.take();
@@ -101,7 +104,19 @@ fn the_kernel_accepts_every_transaction() {
                 state.update("n/web", rules::service("web", &[]));
                 podium_network::nft::apply(&state.take()).unwrap();
                 // A second frame replaces all of it.
-                podium_network::nft::apply(&rules::frame("podium-test")).unwrap();
+                let options = rules::Frame {
+                    cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
+                    node_port_addresses: vec![
+                        "192.0.2.0/24".parse().unwrap(),
+                        "198.51.100.7/32".parse().unwrap(),
+                    ],
+                };
+                let text = rules::frame("podium-test", &options);
+                assert!(
+                    text.contains("ip daddr { 192.0.2.0/24, 198.51.100.7/32 } fib daddr type local"),
+                    "{text}"
+                );
+                podium_network::nft::apply(&text).unwrap();
             })
             .join()
             .unwrap();
