@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
+use k8s_openapi::api::core::v1::Taint;
 use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
 
@@ -53,6 +54,10 @@ pub struct Config {
     pub max_pods: u32,
     /// Labels of the node besides the well-known ones.
     pub labels: BTreeMap<String, String>,
+    /// Taints the node registers with.
+    pub taints: Vec<Taint>,
+    /// The pod CIDR the node registers with, where no controller hands out any.
+    pub pod_cidr: Option<String>,
     /// The resolver settings that pods with the `Default` policy get.
     pub resolv_conf: PathBuf,
     /// The version this kubelet reports, `v1.36.x`.
@@ -96,6 +101,8 @@ impl Config {
             port: 10250,
             max_pods: 110,
             labels: BTreeMap::new(),
+            taints: Vec::new(),
+            pod_cidr: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             version: "v1.36.0".to_owned(),
         }

@@ -15,7 +15,7 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeSpec, NodeStatus,
             ObjectReference,
         },
     },
@@ -193,8 +193,22 @@ impl NodeKeeper {
                 )])),
                 ..Default::default()
             },
+            spec: self.registered_spec(),
             ..Default::default()
         }
+    }
+
+    fn registered_spec(&self) -> Option<NodeSpec> {
+        let config = &self.shared.config;
+        if config.taints.is_empty() && config.pod_cidr.is_none() {
+            return None;
+        }
+        Some(NodeSpec {
+            taints: Some(config.taints.clone()).filter(|taints| !taints.is_empty()),
+            pod_cidr: config.pod_cidr.clone(),
+            pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
+            ..Default::default()
+        })
     }
 
     async fn status(&self, conditions: Vec<k8s_openapi::api::core::v1::NodeCondition>) -> NodeStatus {
