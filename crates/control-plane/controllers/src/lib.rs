@@ -8,6 +8,7 @@
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
 mod canonical;
+mod certificates;
 mod children;
 mod clock;
 mod clusterroleaggregation;
@@ -51,5 +52,5 @@ mod ttl;
 mod ttlafterfinished;
 
 pub use clock::{Clock, RuntimeClock, SystemClock};
-pub use manager::{Config, Error, Settings, names, run};
+pub use manager::{Config, Error, Settings, accounts, names, run};
 pub use names::{CountedNames, NameSource, RandomNames};

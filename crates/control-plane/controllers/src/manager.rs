@@ -10,15 +10,17 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use podium_client::{ClientSource, EventRecorder, SharedInformers, Shutdown};
+use podium_pki::Authority;
 use tokio::task::JoinSet;
 
 use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
-    endpointslicemirroring, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc, pvcprotection,
-    replicaset, resourcequota, rootca, serviceaccount, statefulset, tainteviction, ttl, ttlafterfinished,
+    certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints,
+    endpointslice, endpointslicemirroring, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc,
+    pvcprotection, replicaset, resourcequota, rootca, serviceaccount, statefulset, tainteviction, ttl,
+    ttlafterfinished,
 };
 
 /// Why the controllers could not run.
@@ -93,6 +95,9 @@ pub struct Settings {
     pub terminated_pods_kept: usize,
     /// The name of this host in Events.
     pub host: String,
+    /// Signs approved certificate signing requests; without it they wait. Source: `--cluster-signing-cert-file` and
+    /// `--cluster-signing-key-file`.
+    pub signer: Option<Arc<Authority>>,
 }
 
 impl Default for Settings {
@@ -105,6 +110,7 @@ impl Default for Settings {
             node_monitor_grace: Duration::from_secs(50),
             terminated_pods_kept: 12_500,
             host: String::new(),
+            signer: None,
         }
     }
 }
@@ -288,6 +294,27 @@ pub(crate) const ENTRIES: &[Entry] = &[
         start: |context| resourcequota::run(context).boxed(),
     },
     Entry {
+        name: "certificatesigningrequest-signing-controller",
+        account: "certificate-controller",
+        component: "csrsigning-controller",
+        workers: 5,
+        start: |context| certificates::run_signing(context).boxed(),
+    },
+    Entry {
+        name: "certificatesigningrequest-approving-controller",
+        account: "certificate-controller",
+        component: "csrapproving-controller",
+        workers: 5,
+        start: |context| certificates::run_approving(context).boxed(),
+    },
+    Entry {
+        name: "certificatesigningrequest-cleaner-controller",
+        account: "certificate-controller",
+        component: "certificate-controller",
+        workers: 1,
+        start: |context| certificates::run_cleaning(context).boxed(),
+    },
+    Entry {
         name: "replicationcontroller-controller",
         account: "replication-controller",
         component: "replication-controller",
@@ -299,6 +326,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
 /// The names of all controllers, for help texts and checks.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)
+}
+
+/// The service accounts in `kube-system` that controllers act under, each once.
+pub fn accounts() -> Vec<&'static str> {
+    ENTRIES.iter().map(|entry| entry.account).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Runs the chosen controllers until shutdown, and waits for their last reconciles and events.

@@ -103,6 +103,10 @@ impl Authority {
         &self.facts
     }
 
+    pub(crate) fn signing_key(&self) -> &rcgen::KeyPair {
+        self.issuer.key()
+    }
+
     /// Makes a key and signs a certificate for it. Its life never exceeds the authority's.
     ///
     /// # Errors
@@ -150,10 +154,14 @@ fn params(
     let seconds = |at: i64| Duration::from_secs(u64::try_from(at).unwrap_or(0));
     params.not_before = epoch + seconds(now.as_second() - BACKDATE_SECONDS);
     params.not_after = epoch + seconds(now.as_second()) + life;
+    params.serial_number = Some(SerialNumber::from_slice(&serial_number()?));
+    Ok(params)
+}
+
+/// A new serial number: a positive integer (RFC 5280, 4.1.2.2), without leading zero byte.
+pub(crate) fn serial_number() -> Result<[u8; 16], Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto("no randomness"))?;
-    // A serial number is a positive integer (RFC 5280, 4.1.2.2), without leading zero byte.
     serial[0] = (serial[0] & 0x7f) | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
-    Ok(params)
+    Ok(serial)
 }

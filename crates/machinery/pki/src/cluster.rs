@@ -51,7 +51,7 @@ pub struct NodeCertificates {
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
-    authority: Authority,
+    authority: Arc<Authority>,
     proxy_authority: Authority,
     token_keys: Arc<Keys>,
 }
@@ -63,7 +63,7 @@ impl Pki {
     /// [`Error::HalfPair`] if an authority lost its key; otherwise what reading, writing and parsing may give.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
         files::private_directory(directory)?;
-        let authority = authority(directory, "ca", "kubernetes", now)?;
+        let authority = Arc::new(authority(directory, "ca", "kubernetes", now)?);
         let proxy_authority = authority_of_proxies(directory, now)?;
         let key_path = directory.join("sa.key");
         let key = match files::read(&key_path)? {
@@ -91,6 +91,11 @@ impl Pki {
     /// The authority of the cluster: servers and clients.
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// The same, to be kept: the signer of certificate signing requests holds on to it.
+    pub fn authority_shared(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
     }
 
     /// The authority of front proxies (aggregation).

@@ -10,14 +10,17 @@ pub mod cluster;
 pub mod files;
 pub mod kubeconfig;
 pub mod secret;
+pub mod signing;
 pub mod tls;
 pub mod token;
 
 use std::path::PathBuf;
 
+pub use authority::Authority;
 pub use certificate::KeyPair;
 pub use cluster::{NodeNames, Pki, ServerNames};
 pub use secret::Secret;
+pub use signing::{NewRequest, SigningRequest};
 
 /// What can go wrong with the PKI's files and contents.
 #[derive(Debug, thiserror::Error)]
