@@ -37,6 +37,8 @@ pub struct Config {
     pub kubelet: Option<KubeletClient>,
     /// The authority (PEM) of client certificates, published in `kube-system/extension-apiserver-authentication`.
     pub client_authority: String,
+    /// The authority (PEM) of front proxies, published in the same place with the names and headers that go with it.
+    pub proxy_authority: Option<String>,
     /// Limits.
     pub limits: Limits,
 }

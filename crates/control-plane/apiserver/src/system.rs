@@ -157,10 +157,22 @@ async fn service_cidr_ready(core: &Arc<Core>) -> Result<(), ApiError> {
 
 /// What extension servers need to know to trust requests that came through this one.
 fn extension_authentication(core: &Core) -> Value {
+    let mut data = json!({"client-ca-file": core.config.client_authority});
+    if let Some(authority) = &core.config.proxy_authority {
+        // Lists are JSON in a string.
+        let list = |items: &[String]| json!(items).to_string();
+        let one = |item: &str| list(&[item.to_owned()]);
+        data["requestheader-client-ca-file"] = json!(authority);
+        data["requestheader-allowed-names"] = json!(list(&core.config.authentication.proxy_names));
+        data["requestheader-username-headers"] = json!(one("X-Remote-User"));
+        data["requestheader-uid-headers"] = json!(one("X-Remote-Uid"));
+        data["requestheader-group-headers"] = json!(one("X-Remote-Group"));
+        data["requestheader-extra-headers-prefix"] = json!(one("X-Remote-Extra-"));
+    }
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": core.config.client_authority},
+        "data": data,
     })
 }
 

@@ -229,3 +229,32 @@ async fn tokens_are_issued_and_reviewed() {
     assert_eq!(answer["status"]["allowed"], true, "{answer}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_signing_request_says_who_asked_whatever_it_claims() {
+    let server = Server::start().await;
+    let pem = "-----BEGIN CERTIFICATE REQUEST-----\nAA==\n-----END CERTIFICATE REQUEST-----\n";
+    let spec = json!({
+        "request": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem),
+        "signerName": "example.com/signer", "usages": ["client auth"],
+        "username": "system:apiserver", "groups": ["system:masters"], "uid": "0", "extra": {"a": ["b"]},
+    });
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let made = call(&server, "POST", path, json!({"metadata": {"name": "r"}, "spec": spec})).await.json();
+    assert_eq!(made["spec"]["username"], "admin", "{made}");
+    assert_eq!(made["spec"]["groups"], json!(["system:masters", "system:authenticated"]));
+    assert_eq!((&made["spec"]["uid"], &made["spec"]["extra"]), (&Value::Null, &Value::Null));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn extension_servers_learn_whom_to_trust() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = call(&server, "GET", path, Value::Null).await.json()["data"].clone();
+    assert_eq!(data["requestheader-client-ca-file"], server.pki.proxy_authority().certificate());
+    assert_eq!(data["client-ca-file"], server.pki.authority().certificate());
+    assert_eq!(data["requestheader-username-headers"], r#"["X-Remote-User"]"#);
+    assert_eq!(data["requestheader-extra-headers-prefix"], r#"["X-Remote-Extra-"]"#);
+    server.stop().await;
+}

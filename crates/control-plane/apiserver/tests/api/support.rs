@@ -71,6 +71,7 @@ impl Server {
                 authority: authority.clone(),
             }),
             client_authority: authority.clone(),
+            proxy_authority: Some(pki.proxy_authority().certificate().to_owned()),
             limits: Limits::default(),
         };
         adjust(&mut config);
