@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::component;
+
 /// Kubernetes in one binary: start a cluster in a second, use it with the kubectl you have.
 #[derive(Debug, Parser)]
 #[command(name = "podium", version, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -21,8 +23,20 @@ pub(crate) enum Command {
     Down(Down),
     /// Show whether the cluster runs, and what on it
     Status(Data),
-    /// Print the administrator's kubeconfig
-    Kubeconfig(Data),
+    /// Make this machine one more node of a cluster that runs elsewhere
+    Node(crate::join::Flags),
+    /// Run only the API server and its store
+    Server(Box<component::server::Flags>),
+    /// Run only the controllers
+    ControllerManager(Box<component::controller_manager::Flags>),
+    /// Run only the scheduler
+    Scheduler(component::scheduler::Flags),
+    /// Run only the kubelet
+    Kubelet(Box<component::kubelet::Flags>),
+    /// Run only the Service proxy
+    Proxy(component::proxy::Flags),
+    /// Print the administrator's kubeconfig, or one for another user
+    Kubeconfig(Kubeconfig),
     /// Delete the cluster and everything in it
     Reset(Reset),
     /// Work with the container images of this node
@@ -83,6 +97,21 @@ pub(crate) struct Reset {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kubeconfig {
+    #[command(flatten)]
+    pub(crate) data: Data,
+    /// URL of the API server [default: where it listens on this machine]
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Make a client certificate for this user, such as system:kube-scheduler
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client_name: Option<String>,
+    /// The user's group
+    #[arg(long, value_name = "GROUP", requires = "client_name")]
+    pub(crate) org: Option<String>,
 }
 
 #[derive(Debug, Args)]

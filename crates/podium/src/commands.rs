@@ -1,5 +1,6 @@
 //! What the subcommands do, but for the cluster itself.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -11,13 +12,16 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podium_pki::Pki;
+use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 
-use crate::cli::{Cli, Command, Down, ImageCommand, Reset, Up};
+use crate::cli::{Cli, Command, Down, ImageCommand, Kubeconfig, Reset, Up};
 use crate::containerd::Containerd;
+use crate::join::{self, NodeSettings};
 use crate::layout::Layout;
-use crate::settings::Settings;
+use crate::settings::{Settings, runtime_endpoint};
 use crate::steps::say;
-use crate::{cluster, preflight};
+use crate::{cluster, component, preflight};
 
 /// Set for the child that `--detach` starts, so that it knows that nobody reads after the start.
 const DETACHED: &str = "PODIUM_DETACHED";
@@ -28,7 +32,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Up(up) => start(&up),
         Command::Down(down) => stop(&down),
         Command::Status(data) => status(&Layout::new(&data.data_dir)?),
-        Command::Kubeconfig(data) => kubeconfig(&Layout::new(&data.data_dir)?),
+        Command::Node(flags) => start_node(&flags),
+        Command::Server(flags) => component::server::run(&flags),
+        Command::ControllerManager(flags) => component::controller_manager::run(&flags),
+        Command::Scheduler(flags) => component::scheduler::run(&flags),
+        Command::Kubelet(flags) => component::kubelet::run(&flags),
+        Command::Proxy(flags) => component::proxy::run(&flags),
+        Command::Kubeconfig(asked) => kubeconfig(&asked),
         Command::Reset(reset) => self::reset(&reset),
         Command::Image(image) => self::image(image.command),
     }
@@ -85,7 +95,7 @@ fn start(up: &Up) -> Result<ExitCode> {
     let settings = Settings::choose(&layout, up)?;
     let faults = preflight::check(&preflight::Needs {
         data_dir: &layout.data,
-        port: settings.port,
+        port: Some(settings.port),
         kubelet_port: settings.kubelet_port,
         node_ip: settings.current_node_ip()?,
         own_runtime: settings.runtime_endpoint.is_none(),
@@ -94,6 +104,32 @@ fn start(up: &Up) -> Result<ExitCode> {
         return Ok(refuse(&faults));
     }
     cluster::run(&layout, &settings, up)
+}
+
+fn start_node(flags: &join::Flags) -> Result<ExitCode> {
+    let layout = Layout::new(&flags.data.data_dir)?;
+    if let Some(pid) = daemon(&layout) {
+        say(&format!("already running (process {pid}); `podium down` stops it"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if flags.detach && std::env::var_os(DETACHED).is_none() {
+        return detach(&layout);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(refuse(&["not root: containers need it; run `sudo podium node`".to_owned()]));
+    }
+    let settings = NodeSettings::choose(&layout, flags)?;
+    let faults = preflight::check(&preflight::Needs {
+        data_dir: &layout.data,
+        port: None,
+        kubelet_port: settings.kubelet_port,
+        node_ip: settings.current_node_ip()?,
+        own_runtime: settings.runtime_endpoint.is_none(),
+    });
+    if !faults.is_empty() {
+        return Ok(refuse(&faults));
+    }
+    join::run(&layout, &settings, &flags.log)
 }
 
 fn refuse(faults: &[String]) -> ExitCode {
@@ -106,7 +142,9 @@ fn refuse(faults: &[String]) -> ExitCode {
 /// Starts ourselves again in a session of our own and shows what it shows until it is ready or gone.
 fn detach(layout: &Layout) -> Result<ExitCode> {
     let mut command = Process::new(std::env::current_exe().context("our own program")?);
-    let (reader, writer) = nix::unistd::pipe().context("pipe")?;
+    let (reader, writer) =
+        // Closed in programs that the daemon starts: a containerd that outlives a failed start would keep the pipe open.
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe")?;
     command
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "1")
@@ -204,10 +242,12 @@ fn pid_descriptor(pid: Pid) -> std::io::Result<OwnedFd> {
 }
 
 fn status(layout: &Layout) -> Result<ExitCode> {
-    let Some(settings) = Settings::load(layout)? else {
+    let settings = Settings::load(layout)?;
+    let node = NodeSettings::load(layout)?;
+    if settings.is_none() && node.is_none() {
         say(&format!("no cluster in {}: `podium up` makes one", layout.data.display()));
         return Ok(ExitCode::from(3));
-    };
+    }
     let Some(pid) = daemon(layout) else {
         let pods = Containerd::new(layout).running().is_some();
         say(if pods {
@@ -218,9 +258,17 @@ fn status(layout: &Layout) -> Result<ExitCode> {
         return Ok(ExitCode::from(3));
     };
     say(&format!("running        process {pid}, {}", memory(pid)));
-    say(&format!("API server     https://{}:{}", settings.current_node_ip()?, settings.port));
+    if let Some(settings) = &settings {
+        say(&format!("API server     https://{}:{}", settings.current_node_ip()?, settings.port));
+    }
+    if let Some(node) = &node {
+        say(&format!("node           {} at {}", node.node_name, node.current_node_ip()?));
+    }
     say(&format!("data           {}", layout.data.display()));
     say(&format!("log            {}", layout.log().display()));
+    if settings.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(cluster::summary(layout)) {
         Ok(lines) => lines.iter().for_each(|line| say(line)),
@@ -240,22 +288,46 @@ fn memory(pid: Pid) -> String {
     kib.map_or_else(|| "memory unknown".to_owned(), |kib| format!("{} MB resident", kib / 1024))
 }
 
-fn kubeconfig(layout: &Layout) -> Result<ExitCode> {
-    match std::fs::read_to_string(layout.kubeconfig()) {
-        Ok(text) => {
-            print!("{text}");
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("no cluster in {}: `podium up` makes one", layout.data.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("read {}", layout.kubeconfig().display())),
+fn kubeconfig(asked: &Kubeconfig) -> Result<ExitCode> {
+    let layout = Layout::new(&asked.data.data_dir)?;
+    let path = layout.kubeconfig();
+    if !path.exists() {
+        bail!("no cluster in {}: `podium up` makes one", layout.data.display());
     }
+    let own = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    if asked.server.is_none() && asked.client_name.is_none() {
+        print!("{own}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let parsed = kube::config::Kubeconfig::from_yaml(&own)
+        .with_context(|| format!("{} is damaged", path.display()))?;
+    let here = parsed.clusters.into_iter().find_map(|named| named.cluster?.server);
+    let now = jiff::Timestamp::now();
+    let pki = Pki::open(&layout.pki(), now)?;
+    let user = asked.client_name.as_deref().unwrap_or("kubernetes-admin");
+    let pair = match &asked.client_name {
+        // Not kept: whoever asks keeps it.
+        Some(name) => pki.authority().issue(
+            &Request {
+                common_name: name,
+                organization: asked.org.as_deref(),
+                names: BTreeSet::new(),
+                usage: Usage::Client,
+                life: LEAF_LIFE,
+            },
+            now,
+        )?,
+        None => pki.admin(now)?,
+    };
+    let server = asked.server.clone().or(here).context("the cluster's kubeconfig names no server")?;
+    let text = podium_pki::kubeconfig::write("podium", user, &server, pki.authority().certificate(), &pair);
+    print!("{}", text.expose());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn reset(reset: &Reset) -> Result<ExitCode> {
     let layout = Layout::new(&reset.data.data_dir)?;
-    if !layout.settings().exists() {
+    if !layout.settings().exists() && !layout.node_settings().exists() {
         say(&format!("no cluster in {}", layout.data.display()));
         return Ok(ExitCode::SUCCESS);
     }
@@ -317,8 +389,8 @@ fn megabytes(bytes: u64) -> f64 {
 
 fn endpoint(data_dir: &Path) -> Result<String> {
     let layout = Layout::new(data_dir)?;
-    let Some(settings) = Settings::load(&layout)? else {
+    let Some(endpoint) = runtime_endpoint(&layout)? else {
         bail!("no cluster in {}: `podium up` makes one", layout.data.display());
     };
-    Ok(settings.runtime_endpoint.unwrap_or_else(|| Containerd::new(&layout).endpoint()))
+    Ok(endpoint.unwrap_or_else(|| Containerd::new(&layout).endpoint()))
 }

@@ -42,6 +42,11 @@ impl Layout {
         self.data.join("cluster.json")
     }
 
+    /// Of a node that has joined another's cluster.
+    pub(crate) fn node_settings(&self) -> PathBuf {
+        self.data.join("node.json")
+    }
+
     pub(crate) fn pid_file(&self) -> PathBuf {
         self.run().join("podium.pid")
     }
@@ -72,6 +77,11 @@ impl Layout {
 
     pub(crate) fn addresses(&self) -> PathBuf {
         self.data.join("network/addresses")
+    }
+
+    /// Routes to other nodes that we made.
+    pub(crate) fn routes(&self) -> PathBuf {
+        self.data.join("network/routes")
     }
 
     pub(crate) fn cni_configuration(&self) -> PathBuf {

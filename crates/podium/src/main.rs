@@ -4,13 +4,21 @@
 //! subcommand does.
 
 mod addons;
+mod certificates;
 mod cli;
 mod cluster;
 mod commands;
+mod component;
+mod connection;
 mod containerd;
+mod daemon;
+mod join;
 mod layout;
+mod node;
+mod parts;
 mod pause;
 mod preflight;
+mod serving_approval;
 mod settings;
 mod steps;
 

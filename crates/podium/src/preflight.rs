@@ -7,7 +7,8 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) struct Needs<'a> {
     pub(crate) data_dir: &'a Path,
-    pub(crate) port: u16,
+    /// Of the API server, where one is started.
+    pub(crate) port: Option<u16>,
     pub(crate) kubelet_port: u16,
     pub(crate) node_ip: IpAddr,
     /// Whether we start containerd ourselves.
@@ -80,8 +81,8 @@ fn gather(needs: &Needs<'_>) -> Facts {
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let taken = |address: SocketAddr| TcpListener::bind(address).is_err();
     let mut busy_ports = Vec::new();
-    if taken(SocketAddr::from(([0, 0, 0, 0], needs.port))) {
-        busy_ports.push((needs.port, ", or choose another with --port"));
+    if let Some(port) = needs.port.filter(|port| taken(SocketAddr::from(([0, 0, 0, 0], *port)))) {
+        busy_ports.push((port, ", or choose another with --port"));
     }
     if taken(SocketAddr::new(needs.node_ip, needs.kubelet_port)) {
         busy_ports.push((needs.kubelet_port, ""));
@@ -169,7 +170,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let facts = gather(&Needs {
             data_dir: Path::new("/"),
-            port,
+            port: Some(port),
             kubelet_port: 0,
             node_ip: [127, 0, 0, 1].into(),
             own_runtime: false,

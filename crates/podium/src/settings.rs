@@ -7,10 +7,11 @@ use podium_network::Cidr;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Up;
+use crate::join::NodeSettings;
 use crate::layout::Layout;
 
 const DEFAULT_PORT: u16 = 6443;
-const DEFAULT_KUBELET_PORT: u16 = 10_250;
+pub(crate) const DEFAULT_KUBELET_PORT: u16 = 10_250;
 
 /// The choices of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +129,15 @@ impl Settings {
     }
 }
 
+/// The runtime of whatever lives in this directory, a cluster or a node: `Some(None)` is a containerd of our own, `None` an
+/// empty directory.
+pub(crate) fn runtime_endpoint(layout: &Layout) -> Result<Option<Option<String>>> {
+    if let Some(settings) = Settings::load(layout)? {
+        return Ok(Some(settings.runtime_endpoint));
+    }
+    Ok(NodeSettings::load(layout)?.map(|settings| settings.runtime_endpoint))
+}
+
 fn pod_ranges() -> Vec<String> {
     (244..=255).chain(230..244).map(|n| format!("10.{n}.0.0/16")).collect()
 }
@@ -162,7 +172,7 @@ fn others(layout: &Layout) -> Vec<Settings> {
 }
 
 /// `preferred`, or any free port when that is taken.
-fn free_port(preferred: u16) -> Result<u16> {
+pub(crate) fn free_port(preferred: u16) -> Result<u16> {
     if TcpListener::bind(("0.0.0.0", preferred)).is_ok() {
         return Ok(preferred);
     }
@@ -170,14 +180,14 @@ fn free_port(preferred: u16) -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn host_name() -> Result<String> {
+pub(crate) fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("host name")?.to_string_lossy().to_ascii_lowercase();
     ensure!(!name.is_empty(), "this machine has no host name: set one, or give --node-name");
     Ok(name)
 }
 
 /// The source address of the default route; without one, the first address that is not loopback.
-fn default_address() -> Result<IpAddr> {
+pub(crate) fn default_address() -> Result<IpAddr> {
     // Connecting a datagram socket sends nothing: it only asks the routing table. The address is one for documentation.
     let socket = UdpSocket::bind(("0.0.0.0", 0))?;
     if socket.connect(SocketAddr::from(([203, 0, 113, 1], 9))).is_ok() {

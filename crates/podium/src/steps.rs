@@ -24,8 +24,8 @@ impl Steps {
     }
 
     /// Reports the end of it all.
-    pub(crate) fn ready(&self) {
-        say(&format!("cluster ready in {:.1} s", self.started.elapsed().as_secs_f64()));
+    pub(crate) fn ready(&self, what: &str) {
+        say(&format!("{what} ready in {:.1} s", self.started.elapsed().as_secs_f64()));
     }
 }
 

@@ -6,16 +6,16 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use podium_cri::Cri;
 use podium_network::netlink::Netlink;
-use podium_network::nft;
+use podium_network::{nft, routes};
 
 use crate::containerd::Containerd;
 use crate::layout::Layout;
-use crate::settings::Settings;
+use crate::settings::runtime_endpoint;
 
 /// Stops all pods and the runtime, and takes bridge and rules out of the kernel.
 pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
     let containerd = Containerd::new(layout);
-    let own_runtime = Settings::load(layout)?.is_none_or(|settings| settings.runtime_endpoint.is_none());
+    let own_runtime = runtime_endpoint(layout)?.is_none_or(|endpoint| endpoint.is_none());
     if own_runtime && containerd.running().is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(remove_sandboxes(&containerd.endpoint()))?;
@@ -27,6 +27,7 @@ pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
             eprintln!("podium: rules of {table} not removed: {error}");
         }
     }
+    routes::install(&layout.routes(), &routes::Routes::new())?;
     let mut netlink = Netlink::open()?;
     if let Some(index) = netlink.index_of(&layout.bridge())? {
         netlink.delete_link(index)?;

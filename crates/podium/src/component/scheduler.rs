@@ -1,0 +1,57 @@
+//! `podium scheduler`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use podium_client::{SharedInformers, SingleClient};
+
+use super::{Common, healthz};
+use crate::daemon::Program;
+use crate::parts::Parts;
+
+/// Flags by upstream's names.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    serving: healthz::Serving,
+    /// Port of /healthz and /metrics
+    #[arg(long, value_name = "N", default_value_t = 10_259)]
+    secure_port: u16,
+    /// Schedule only while holding the Lease kube-system/kube-scheduler
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true")]
+    leader_elect: bool,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
+    super::run(&flags.common.log, &mut Scheduler(flags))
+}
+
+struct Scheduler<'a>(&'a Flags);
+
+impl Program for Scheduler<'_> {
+    type Running = ();
+
+    async fn start(&mut self, parts: &mut Parts) -> Result<()> {
+        let flags = self.0;
+        let end = parts.shutdown();
+        let client = flags.common.connect().await?.client()?;
+        let serve =
+            healthz::serve("kube-scheduler", &flags.serving, flags.secure_port, client.clone(), end.clone())
+                .await?;
+        parts.spawn("health and metrics", serve);
+        let informers = SharedInformers::new(client.clone(), end.clone());
+        let mut config = podium_scheduler::Config::new(Arc::new(SingleClient(client)), informers);
+        if flags.leader_elect {
+            config.identity = Some(super::leader_identity()?);
+        }
+        parts.spawn("scheduler", podium_scheduler::run(config, end));
+        Ok(())
+    }
+
+    async fn close(&mut self, _running: Option<()>) {}
+}
