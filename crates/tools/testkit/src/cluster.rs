@@ -1,13 +1,13 @@
 //! A cluster of the real binary with a data directory of its own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::kubectl::{Kubectl, Outcome};
+use crate::kubectl::{Kubectl, Outcome, outcome};
+use crate::second::free_port;
 use crate::wait::wait_for;
 
 /// The variable that names the binary under test.
@@ -19,6 +19,8 @@ pub struct Cluster {
     binary: PathBuf,
     directory: tempfile::TempDir,
     port: u16,
+    /// Flags of `podium up` besides.
+    flags: Vec<String>,
 }
 
 impl Cluster {
@@ -40,10 +42,19 @@ impl Cluster {
     /// # Errors
     /// What `podium up` printed when it failed.
     pub fn start() -> Result<Self> {
+        Cluster::start_with(&[])
+    }
+
+    /// The same with more flags of `podium up`.
+    ///
+    /// # Errors
+    /// What `podium up` printed when it failed.
+    pub fn start_with(flags: &[&str]) -> Result<Self> {
         let binary = PathBuf::from(std::env::var_os(BINARY).context("PODIUM_BIN is not set")?);
         let directory = tempfile::Builder::new().prefix("podium-e2e-").tempdir()?;
-        let port = TcpListener::bind(("0.0.0.0", 0))?.local_addr()?.port();
-        let cluster = Cluster { binary, directory, port };
+        let port = free_port()?;
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let cluster = Cluster { binary, directory, port, flags };
         cluster.up()?;
         Ok(cluster)
     }
@@ -51,6 +62,16 @@ impl Cluster {
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
+    }
+
+    /// The port of the API server.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// A directory for the test's own files.
@@ -65,17 +86,7 @@ impl Cluster {
 
     /// Runs `podium` with these arguments and this cluster's data directory.
     pub fn podium(&self, arguments: &[&str]) -> Outcome {
-        let output = Command::new(&self.binary)
-            .args(arguments)
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .output()
-            .expect("the binary under test can be run");
-        Outcome {
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            code: output.status.code().unwrap_or(-1),
-        }
+        outcome(Command::new(&self.binary).args(arguments).arg("--data-dir").arg(self.data_dir()))
     }
 
     /// Starts the daemon (again) and returns what it printed.
@@ -84,7 +95,9 @@ impl Cluster {
     /// What it printed when it failed, and the end of its log.
     pub fn up(&self) -> Result<String> {
         let port = self.port.to_string();
-        let outcome = self.podium(&["up", "--detach", "--port", &port]);
+        let mut arguments = vec!["up", "--detach", "--port", &port];
+        arguments.extend(self.flags.iter().map(String::as_str));
+        let outcome = self.podium(&arguments);
         if outcome.code != 0 {
             let log = std::fs::read_to_string(self.data_dir().join("podium.log")).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(40).collect();

@@ -114,8 +114,9 @@ impl Kubectl {
     }
 }
 
-fn outcome(command: &mut Command) -> Outcome {
-    convert(&command.output().expect("kubectl is on the PATH"))
+/// Runs a command to its end.
+pub(crate) fn outcome(command: &mut Command) -> Outcome {
+    convert(&command.output().expect("the program is there"))
 }
 
 fn convert(output: &std::process::Output) -> Outcome {

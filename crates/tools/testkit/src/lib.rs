@@ -8,8 +8,10 @@ pub mod cluster;
 pub mod http;
 pub mod images;
 pub mod kubectl;
+pub mod second;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::{Kubectl, Outcome};
+pub use second::{Namespace, SecondNode};
 pub use wait::{wait, wait_for};

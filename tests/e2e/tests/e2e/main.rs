@@ -6,6 +6,7 @@ mod healing;
 mod lifecycle;
 mod restarts;
 mod scheduling;
+mod two_nodes;
 mod using_kubectl;
 mod web_app;
 
