@@ -1,3 +1,5 @@
+//! What is recognized, signed, refused, and when it goes.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Requests and certificates made here, by openssl, and by nobody honest.
+
 use std::collections::BTreeSet;
 
 use super::*;

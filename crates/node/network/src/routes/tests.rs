@@ -1,3 +1,5 @@
+//! Plans as tables, and the kernel in a namespace of our own.
+
 use serde_json::json;
 
 use super::*;
