@@ -161,7 +161,7 @@ impl Catalogue {
     /// The built-in kinds.
     pub fn built_in() -> Catalogue {
         let mut map = ByPlural::default();
-        for resource in resources::all() {
+        for resource in resources::served() {
             add(&mut map, Served::built_in(resource));
         }
         Catalogue { current: RwLock::new(Arc::new(map)) }

@@ -26,7 +26,9 @@ impl ContinueToken {
     ///
     /// Errors: 400 for anything that is not a token of ours, or whose key would leave the list's prefix.
     pub(crate) fn decode(text: &str) -> Result<ContinueToken, ApiError> {
-        let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| {
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
         let data = URL_SAFE_NO_PAD.decode(text).map_err(|error| bad(&error.to_string()))?;
         let token: Value = serde_json::from_slice(&data).map_err(|error| bad(&error.to_string()))?;
         let version = token.get("v").and_then(Value::as_str).unwrap_or_default();
@@ -43,7 +45,7 @@ impl ContinueToken {
         }
         let body = start.strip_suffix('\0').unwrap_or(start);
         if start.len() > 1024 || body.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-            return Err(ApiError::bad_request(format!("continue key is not valid: {start}")));
+            return Err(bad(start));
         }
         Ok(ContinueToken { revision, start: start.to_owned() })
     }
@@ -73,7 +75,11 @@ mod tests {
         ] {
             let error = ContinueToken::decode(&text).unwrap_err();
             assert_eq!(error.code, 400, "{text}");
-            assert!(error.message.starts_with("continue key is not valid"), "{}", error.message);
+            assert!(
+                error.message.starts_with("invalid continue token: continue key is not valid"),
+                "{}",
+                error.message
+            );
         }
     }
 }

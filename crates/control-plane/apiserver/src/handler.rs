@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION};
+use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::BodyExt;
 use podium_api::codec::Encoding;
@@ -119,6 +119,7 @@ impl Context {
         }
         let served = served.ok_or_else(response::unknown_path)?;
         let output = self.output(request.headers())?;
+        let manager = self.manager(request.headers(), &user);
         let call = Call {
             core: Arc::clone(&self.core),
             served,
@@ -127,6 +128,7 @@ impl Context {
             user,
             output,
             content_type: registry::content_type(request.headers()),
+            manager,
             warnings: parking_lot::Mutex::default(),
         };
         if connect::handles(&call.info) {
@@ -150,6 +152,16 @@ impl Context {
         match self.core.authenticator.impersonate(&user, headers, &self.core.authorizer)? {
             Some(other) => Ok(other),
             None => Ok(user),
+        }
+    }
+
+    /// Who writes, where the query does not say.
+    fn manager(&self, headers: &HeaderMap, user: &User) -> String {
+        let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        match (agent, &self.caller) {
+            (Some(agent), _) if !agent.is_empty() => registry::from_user_agent(agent),
+            (_, Caller::InProcess(_)) => registry::from_identity(user),
+            _ => String::new(),
         }
     }
 

@@ -20,6 +20,7 @@ pub mod config;
 mod connect;
 mod continue_token;
 mod core;
+mod field_labels;
 mod gzip;
 mod handler;
 mod in_process;

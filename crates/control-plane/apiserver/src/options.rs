@@ -1,5 +1,7 @@
 //! Query parameters of reads and writes, checked as upstream checks them.
 
+use std::borrow::Cow;
+
 use podium_api::codec::FieldValidation;
 use podium_api::field::{Errors, Path, Reason};
 use podium_api::selector::{FieldSelector, LabelSelector};
@@ -7,6 +9,7 @@ use podium_api::status::ApiError;
 use serde_json::{Value, json};
 
 use crate::catalogue::Served;
+use crate::field_labels;
 use crate::request::{Query, RequestInfo};
 use crate::storage::Selection;
 
@@ -17,15 +20,39 @@ pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     /// What becomes of unknown fields.
     pub(crate) validation: FieldValidation,
+    /// Whether an apply takes fields that others own.
+    pub(crate) force: bool,
     /// The options as an object, for admission.
     pub(crate) object: Value,
 }
 
-/// Reads the options of a write. `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`.
+/// Reads the options of a patch; only an apply may be forced, and it must name its manager.
+///
+/// Errors: 422 naming every bad option.
+pub(crate) fn patch(query: &Query, apply: bool) -> Result<WriteOptions, ApiError> {
+    let mut errors = Errors::new();
+    if !apply && query.has("force") {
+        errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+    }
+    if apply && query.first("fieldManager").unwrap_or_default().is_empty() {
+        errors.required(&Path::new("fieldManager"), "is required for apply patch");
+    }
+    let mut write = read_write(query, "PatchOptions", errors)?;
+    if apply && query.has("force") {
+        write.force = query.truthy("force");
+        write.object["force"] = json!(write.force);
+    }
+    Ok(write)
+}
+
+/// Reads the options of a write. `kind` is `CreateOptions` or `UpdateOptions`.
 ///
 /// Errors: 422 naming every bad option.
 pub(crate) fn write(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
-    let mut errors = Errors::new();
+    read_write(query, kind, Errors::new())
+}
+
+fn read_write(query: &Query, kind: &str, mut errors: Errors) -> Result<WriteOptions, ApiError> {
     let dry_run = dry_run(query.all("dryRun"), &mut errors);
     let directive = query.first("fieldValidation").unwrap_or_default();
     let validation = match directive {
@@ -46,9 +73,6 @@ pub(crate) fn write(query: &Query, kind: &str) -> Result<WriteOptions, ApiError>
         let why = format!("invalid character U+{:04X} (at position {at})", c as u32);
         errors.invalid(&Path::new("fieldManager"), manager, &why);
     }
-    if kind == "PatchOptions" && query.has("force") {
-        errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
-    }
     refuse(kind, &errors)?;
     let mut object = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
     if dry_run {
@@ -60,7 +84,7 @@ pub(crate) fn write(query: &Query, kind: &str) -> Result<WriteOptions, ApiError>
     if !directive.is_empty() {
         object["fieldValidation"] = json!(directive);
     }
-    Ok(WriteOptions { dry_run, validation, object })
+    Ok(WriteOptions { dry_run, validation, force: false, object })
 }
 
 /// Whether `dryRun` is asked for; anything but `All` is a fault.
@@ -229,10 +253,8 @@ pub(crate) fn list(
         ))
     })?;
     let mut fields = FieldSelector::parse(text("fieldSelector"))
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
-    for requirement in fields.requirements() {
-        check_field(served, &requirement.field)?;
-    }
+        .map_err(|error| ApiError::bad_request(error.to_string()))?
+        .map_fields(|label| field_labels::resolve(served, label).map(Cow::into_owned))?;
     if !info.name.is_empty() {
         match fields.exact_requirement("metadata.name") {
             Some(name) if name == info.name => {}
@@ -247,7 +269,7 @@ pub(crate) fn list(
             }
         }
     }
-    let limit = match text("limit") {
+    let mut limit = match text("limit") {
         "" => 0,
         text => usize::try_from(integer(text)?).unwrap_or(0),
     };
@@ -259,6 +281,10 @@ pub(crate) fn list(
     check_version_match(watch, version, matching, continue_token.is_some(), send_initial_events, &mut errors);
     refuse("ListOptions", &errors)?;
     let number = revision(version)?;
+    if number == Some(0) && continue_token.is_none() {
+        // From the cache, all at once: upstream's clients rely on it to learn that they need not read in pages.
+        limit = 0;
+    }
     let freshness = match (number, matching) {
         (None, _) => Freshness::Latest,
         (Some(0), _) => Freshness::Any,
@@ -298,19 +324,6 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, ApiError> {
             "invalid resource version: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
         ))
     })
-}
-
-fn check_field(served: &Served, field: &str) -> Result<(), ApiError> {
-    let common = field == "metadata.name" || (field == "metadata.namespace" && served.namespaced);
-    if common || served.selectable.contains(&field) {
-        return Ok(());
-    }
-    if served.selectable.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-        )));
-    }
-    Err(ApiError::bad_request(format!("field label not supported: {field}")))
 }
 
 fn check_version_match(

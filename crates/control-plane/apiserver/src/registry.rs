@@ -35,12 +35,14 @@ mod delete;
 mod eviction;
 mod get;
 mod list;
+mod managed;
 mod patch;
 mod scale;
 mod update;
 mod watch;
 
 pub(crate) use create::remove;
+pub(crate) use managed::{from_identity, from_user_agent};
 pub(crate) use update::Change;
 
 /// One request for a resource.
@@ -60,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) output: Output,
     /// The body's media type.
     pub(crate) content_type: Option<String>,
+    /// Who writes, where the query does not say: by the user agent.
+    pub(crate) manager: String,
     /// Texts for `Warning` headers, gathered on the way.
     pub(crate) warnings: Mutex<Vec<String>>,
 }
@@ -84,6 +88,7 @@ impl Call {
             user: User::new("system:apiserver", &["system:masters"]),
             output: Output::JSON,
             content_type: None,
+            manager: "kube-apiserver".to_owned(),
             warnings: Mutex::default(),
         }
     }

@@ -169,12 +169,23 @@ async fn documents(
         (true, _) => openapi::V2_PROTOBUF_TYPE,
         _ => "application/json",
     };
-    let mut reply = with_etag(headers, media, document);
-    if query.has("hash") {
-        // The hash in the address names the content, so it never changes.
-        let forever = HeaderValue::from_static("public, immutable");
-        reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
+    let asked = query.first("hash").filter(|hash| !hash.is_empty());
+    let (Some(asked), Some(of)) = (asked, path.strip_prefix("v3/")) else {
+        return Ok(with_etag(headers, media, document));
+    };
+    let hash = openapi::hash(of);
+    if asked != hash {
+        // Another server's document, or an older one's: its address must not come to name this one.
+        let mut reply = response::text(StatusCode::MOVED_PERMANENTLY, "Moved Permanently\n");
+        let address = HeaderValue::from_str(&format!("/openapi/{path}?hash={hash}"));
+        let address = address.map_err(|error| ApiError::internal(error.to_string()))?;
+        reply.headers_mut().insert(http::header::LOCATION, address);
+        return Ok(reply);
     }
+    let mut reply = with_etag(headers, media, document);
+    // The hash in the address names the content, so it never changes.
+    let forever = HeaderValue::from_static("public, immutable");
+    reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
     Ok(reply)
 }
 

@@ -70,7 +70,8 @@ async fn ensure(core: &Arc<Core>, wanted: &Value) -> Result<(), ApiError> {
         (Some(_), None) => Ok(()),
         (Some(_), Some(_)) => {
             let write = internal();
-            let change = Change { part: Part::Main, write: &write, body: None, internal: true };
+            let change =
+                Change { part: Part::Main, write: &write, body: None, internal: true, tracked: true };
             let change = call.change(&change, |old| {
                 Ok(bootstrap::reconcile(Some(old), wanted).unwrap_or_else(|| old.clone()))
             });
@@ -86,7 +87,7 @@ async fn put(core: &Arc<Core>, wanted: Value, members: &[&str]) -> Result<(), Ap
         return create(&call, wanted).await;
     }
     let write = internal();
-    let change = Change { part: Part::Main, write: &write, body: None, internal: true };
+    let change = Change { part: Part::Main, write: &write, body: None, internal: true, tracked: true };
     let change = call.change(&change, |old| {
         let mut new = old.clone();
         for member in members {
@@ -98,7 +99,7 @@ async fn put(core: &Arc<Core>, wanted: Value, members: &[&str]) -> Result<(), Ap
 }
 
 async fn create(call: &Call, object: Value) -> Result<(), ApiError> {
-    match call.create_object(object, &internal()).await {
+    match call.create_object(object, &internal(), false).await {
         Ok(_) => Ok(()),
         // Another server on the same store was faster.
         Err(error) if error.reason == "AlreadyExists" => Ok(()),
@@ -107,7 +108,7 @@ async fn create(call: &Call, object: Value) -> Result<(), ApiError> {
 }
 
 fn internal() -> WriteOptions {
-    WriteOptions { dry_run: false, validation: FieldValidation::Ignore, object: Value::Null }
+    WriteOptions { dry_run: false, validation: FieldValidation::Ignore, force: false, object: Value::Null }
 }
 
 /// The call that addresses an object, and its key.
@@ -140,7 +141,7 @@ fn service_cidr(core: &Core) -> Value {
 async fn service_cidr_ready(core: &Arc<Core>) -> Result<(), ApiError> {
     let Some((call, _)) = call_for(core, &service_cidr(core))? else { return Ok(()) };
     let write = internal();
-    let change = Change { part: Part::Status, write: &write, body: None, internal: true };
+    let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
     let now = clock::now();
     let change = call.change(&change, |old| {
         let mut new = old.clone();
@@ -228,7 +229,7 @@ async fn ensure_kubernetes_service(core: &Arc<Core>, wanted: Value) -> Result<()
         return create(&call, wanted).await;
     }
     let write = internal();
-    let change = Change { part: Part::Main, write: &write, body: None, internal: true };
+    let change = Change { part: Part::Main, write: &write, body: None, internal: true, tracked: true };
     let change = call.change(&change, |old| {
         let mut new = old.clone();
         new["spec"]["ports"] = wanted["spec"]["ports"].clone();

@@ -54,7 +54,7 @@ fn group_entry(group: &str, versions: &[&str]) -> Value {
 }
 
 fn resources_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + 'a {
-    resources::all().iter().filter(move |r| r.group == group && r.version == version)
+    resources::served().filter(move |r| r.group == group && r.version == version)
 }
 
 /// `GET /api/v1` (empty group) and `GET /apis/{group}/{version}`.

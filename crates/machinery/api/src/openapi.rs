@@ -42,8 +42,10 @@ pub fn v2() -> Arc<[u8]> {
     });
     open(&mut text, &head);
     text.push_str(",\"definitions\":{");
-    let all: Vec<_> = crate::schema::all().collect();
-    members(&mut text, all.into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V2, ty))));
+    members(
+        &mut text,
+        schemas::served().into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V2, ty))),
+    );
     text.push_str("},\"paths\":{");
     let groups = resources::groups();
     let versions = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |v| (*group, *v)));
@@ -89,7 +91,7 @@ pub fn v3(path: &str) -> Option<Arc<[u8]>> {
         ["apis", group, version] => (*group, *version),
         _ => return None,
     };
-    if !resources::all().iter().any(|r| r.group == group && r.version == version) {
+    if !resources::served().any(|r| r.group == group && r.version == version) {
         return None;
     }
     let mut text = String::with_capacity(1 << 20);

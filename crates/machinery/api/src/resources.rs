@@ -1,7 +1,7 @@
 //! The resources this API server serves: one static table, from which routing, discovery and OpenAPI are made.
 //!
-//! Source: the discovery documents of Kubernetes v1.36. All GA and beta versions are in the table; alpha versions
-//! (off unless asked for upstream) are not served.
+//! Source: the discovery documents of Kubernetes v1.36. All GA and beta versions are in the table; what is served are
+//! the GA ones, which is what upstream serves unless it is asked for more.
 
 mod table;
 #[cfg(test)]
@@ -98,14 +98,20 @@ pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
 }
 
-/// Every resource served, groups in upstream's order of preference, versions of a group in order of preference.
+/// Every resource that is known, served or not, groups in upstream's order of preference, versions of a group in order
+/// of preference.
 pub fn all() -> &'static [Resource] {
     table::RESOURCES
 }
 
-/// A resource by its URL name.
+/// Every resource served: upstream's betas are off by default.
+pub fn served() -> impl Iterator<Item = &'static Resource> {
+    all().iter().filter(|r| !r.version.contains("beta"))
+}
+
+/// A served resource by its URL name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    all().iter().find(|r| r.plural == plural && r.group == group && r.version == version)
+    served().find(|r| r.plural == plural && r.group == group && r.version == version)
 }
 
 /// A resource by its kind.
@@ -113,10 +119,10 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resour
     all().iter().find(|r| r.kind == kind && r.group == group && r.version == version)
 }
 
-/// The groups in order of preference, each with its versions in order of preference. The core group comes first.
+/// The groups served, in order of preference, each with its versions in order of preference. The core group comes first.
 pub fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
-    for resource in all() {
+    for resource in served() {
         match groups.iter_mut().find(|(group, _)| *group == resource.group) {
             Some((_, versions)) if versions.contains(&resource.version) => {}
             Some((_, versions)) => versions.push(resource.version),

@@ -182,6 +182,11 @@ pub fn type_of(group: &str, version: &str, kind: &str) -> Option<TypeId> {
         "UpdateOptions",
         "WatchEvent",
     ];
+    // The same types under their older name.
+    let older = (group, version) == ("meta.k8s.io", "v1beta1");
+    if older && matches!(kind, "PartialObjectMetadata" | "PartialObjectMetadataList") {
+        return by_name(&format!("meta.v1.{kind}"));
+    }
     if META.contains(&kind) { by_name(&format!("meta.v1.{kind}")) } else { None }
 }
 

@@ -372,6 +372,17 @@ impl FieldSelector {
         &self.requirements
     }
 
+    /// The same conditions on other fields.
+    ///
+    /// # Errors
+    /// Those of `rename`.
+    pub fn map_fields<E>(mut self, rename: impl Fn(&str) -> Result<String, E>) -> Result<Self, E> {
+        for requirement in &mut self.requirements {
+            requirement.field = rename(&requirement.field)?;
+        }
+        Ok(self)
+    }
+
     /// Whether it restricts nothing.
     pub fn is_everything(&self) -> bool {
         self.requirements.is_empty()

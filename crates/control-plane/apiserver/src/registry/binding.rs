@@ -35,7 +35,8 @@ impl Call {
             self.core.admission.mutate(&mut request)?;
             self.core.admission.validate(&mut request)?;
         }
-        let change = Change { part: Part::Other("binding"), write: &write, body: None, internal: true };
+        let change =
+            Change { part: Part::Other("binding"), write: &write, body: None, internal: true, tracked: true };
         let now = clock::now();
         self.change(&change, |old| {
             bound(old, &binding, &now)
@@ -66,6 +67,7 @@ impl Call {
             user: self.user.clone(),
             output: self.output,
             content_type: self.content_type.clone(),
+            manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),
         };
         call.bind(body).await

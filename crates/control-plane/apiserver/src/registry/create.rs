@@ -31,17 +31,19 @@ impl Call {
         let served = &self.served;
         let object = self.decode(body, &served.group, &served.version, &served.kind, write.validation)?;
         let object = self.to_stored(object)?;
-        match self.create_object(object, &write).await? {
+        match self.create_object(object, &write, false).await? {
             Created::Stored(record) => self.reply_record(StatusCode::CREATED, &record),
             Created::DryRun(object) => self.reply_object(StatusCode::CREATED, object),
         }
     }
 
-    /// Creates a decoded object of the stored version. A generated name that is taken is made again.
+    /// Creates a decoded object of the stored version. A generated name that is taken is made again. `tracked` says that
+    /// its managed fields are up to date.
     pub(crate) async fn create_object(
         &self,
         mut object: Value,
         write: &WriteOptions,
+        tracked: bool,
     ) -> Result<Created, ApiError> {
         self.check_new_metadata(&mut object)?;
         let metadata = &object["metadata"];
@@ -50,11 +52,14 @@ impl Call {
         // What may have to be tried again: a name that is made up, an address that is chosen.
         let retries = generates || self.served.plural == "services";
         if !retries {
-            return self.try_create(object, write).await;
+            return self.try_create(object, write, tracked).await;
         }
         for attempt in 1.. {
-            match self.try_create(object.clone(), write).await {
+            match self.try_create(object.clone(), write, tracked).await {
                 Err(error) if attempt < names::ATTEMPTS && may_try_again(&error, generates) => {}
+                Err(error) if generates && error.reason == "AlreadyExists" => {
+                    return Err(no_free_name(error));
+                }
                 other => return other,
             }
         }
@@ -98,11 +103,20 @@ impl Call {
         ))
     }
 
-    async fn try_create(&self, mut object: Value, write: &WriteOptions) -> Result<Created, ApiError> {
+    async fn try_create(
+        &self,
+        mut object: Value,
+        write: &WriteOptions,
+        tracked: bool,
+    ) -> Result<Created, ApiError> {
         let rules = &*self.served.rules;
         let now = clock::now();
         fill_system_metadata(&mut object, &now);
         rules.default(&mut object);
+        if !tracked {
+            // What admission adds is nobody's, as upstream.
+            self.track(&Value::Null, &mut object, &now)?;
+        }
         {
             let mut request = self.admission(
                 Operation::Create,
@@ -212,6 +226,16 @@ impl Call {
     }
 }
 
+/// 409 for a generated name that was always taken; the client may try again. Source: upstream's
+/// `NewGenerateNameConflict`.
+fn no_free_name(mut error: ApiError) -> ApiError {
+    error.message.push_str(", the server was not able to generate a unique name for the object");
+    if let Some(details) = &mut error.details {
+        details["retryAfterSeconds"] = json!(1);
+    }
+    error
+}
+
 /// Whether another name, or another address, will do.
 fn may_try_again(error: &ApiError, generates: bool) -> bool {
     error.reason == RACED || (generates && error.reason == "AlreadyExists")
@@ -220,9 +244,7 @@ fn may_try_again(error: &ApiError, generates: bool) -> bool {
 /// What only the server says: uid, creation time; and what a new object cannot have.
 fn fill_system_metadata(object: &mut Value, now: &str) {
     let metadata = &mut object["metadata"];
-    for name in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"]
-    {
+    for name in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         remove(metadata, name);
     }
     metadata["creationTimestamp"] = json!(now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use http::StatusCode;
-use podium_store::{Change as StoreChange, CommitError, Expect, Key, RangeOptions, Record};
+use podium_store::{Change as StoreChange, CommitError, Expect, Key, Record};
 use serde_json::{Value, json};
 
 use podium_api::codec::{self, Encoding, FieldValidation};
@@ -224,14 +224,12 @@ impl Call {
     pub(super) async fn delete_collection(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let options = self.delete_options(body)?;
         let list = options::list(&self.query, &self.info, &self.served, false)?;
-        let range = storage::range(&self.served, &self.info.namespace)?;
-        let found = self
-            .core
-            .store
-            .range(&range, RangeOptions::default())
-            .map_err(|error| ApiError::internal(error.to_string()))?;
-        let selected: Vec<Arc<Record>> =
-            found.records.into_iter().filter(|record| list.selection.matches(&self.served, record)).collect();
+        if let options::Freshness::NotOlderThan(revision) = list.freshness {
+            self.wait_for(revision).await?;
+        }
+        let page = self.read_selected(&list)?;
+        let metadata = page.metadata();
+        let selected: Vec<Arc<Record>> = page.records;
         let deletions: Vec<BoxFuture<'_, _>> = selected
             .into_iter()
             .map(|record| -> BoxFuture<'_, _> { Box::pin(self.delete_one(record, &options)) })
@@ -245,8 +243,7 @@ impl Call {
                 items.push(if native { self.to_served(object)? } else { object });
             }
         }
-        let revision = self.core.store.revision().to_string();
-        let list = self.list_of(items, &json!({"resourceVersion": revision}))?;
+        let list = self.list_of(items, &metadata)?;
         Ok(response::object(StatusCode::OK, &list, self.output))
     }
 
@@ -278,6 +275,7 @@ impl Call {
             user: self.user.clone(),
             output: self.output,
             content_type: None,
+            manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),
         }
     }

@@ -71,7 +71,7 @@ impl Call {
     async fn mark_disrupted(&self, delete: &DeleteOptions) -> Result<(), ApiError> {
         let now = clock::now();
         let write = internal_write();
-        let change = Change { part: Part::Status, write: &write, body: None, internal: true };
+        let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
         self.change(&change, |old| {
             let mut new = old.clone();
             new["metadata"]["uid"] = json!(delete.uid.as_deref().unwrap_or_default());
@@ -118,7 +118,7 @@ impl Call {
         let mut call = Call::internal(&self.core, Arc::clone(&kind), &self.info.namespace, name);
         call.info.subresource = "status".to_owned();
         let write = WriteOptions { dry_run, ..internal_write() };
-        let change = Change { part: Part::Status, write: &write, body: None, internal: true };
+        let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
         let now = clock::now();
         call.change(&change, |budget| match judge(pod, budget, &now) {
             Verdict::Free => Ok(budget.clone()),
@@ -131,7 +131,7 @@ impl Call {
 }
 
 fn internal_write() -> WriteOptions {
-    WriteOptions { dry_run: false, validation: FieldValidation::Ignore, object: Value::Null }
+    WriteOptions { dry_run: false, validation: FieldValidation::Ignore, force: false, object: Value::Null }
 }
 
 /// A pod that is over, has not started, or is going already disrupts nothing.

@@ -36,7 +36,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    fn metadata(&self) -> Value {
+    pub(super) fn metadata(&self) -> Value {
         let mut metadata = Map::new();
         metadata.insert("resourceVersion".to_owned(), json!(self.revision.to_string()));
         if let Some(next) = &self.next {
@@ -65,6 +65,12 @@ impl Call {
         crate::negotiate::Output { shape: Shape::Native, ..self.output }
     }
 
+    /// Reads one page; a continue token that is too old is an error here.
+    pub(super) fn read_selected(&self, options: &ListOptions) -> Result<Page, ApiError> {
+        self.read_page(options)?
+            .map_err(|status| ApiError::expired(status["message"].as_str().unwrap_or_default().to_owned()))
+    }
+
     /// Reads one page. The inner error is the whole `Status` of an expired continue token, which carries a new token.
     fn read_page(&self, options: &ListOptions) -> Result<Result<Page, Value>, ApiError> {
         let whole = storage::range(&self.served, self.namespace())?;
@@ -78,7 +84,10 @@ impl Call {
             let token = ContinueToken::decode(text)?;
             let start = format!("{}{}", self.served.prefix, token.start);
             if !whole.contains(start.as_bytes()) {
-                return Err(ApiError::bad_request(format!("continue key is not valid: {}", token.start)));
+                return Err(ApiError::bad_request(format!(
+                    "invalid continue token: continue key is not valid: {}",
+                    token.start
+                )));
             }
             range = whole.starting_at(start.as_bytes());
             revision = u64::try_from(token.revision).ok();

@@ -1,43 +1,56 @@
-//! Patch: JSON, merge and strategic merge, applied to the newest state in the served version.
+//! Patch: JSON, merge, strategic merge and server-side apply, on the newest state in the served version.
 
 use http::StatusCode;
 use serde_json::Value;
 
-use podium_api::codec::{self, FieldValidation};
 use podium_api::kinds::Part;
-use podium_api::patch;
+use podium_api::patch::apply::{self, Writer};
+use podium_api::patch::{self, PatchType};
+use podium_api::schema::TypeId;
 use podium_api::status::ApiError;
 
+use super::create::Created;
+use super::managed::reset_fields;
 use super::update::part;
 use super::{Call, Change};
-use crate::negotiate;
-use crate::options;
+use crate::options::{self, WriteOptions};
 use crate::response::Reply;
+use crate::{clock, negotiate};
 
 /// The media types of patches, in upstream's order.
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// The same for kinds without merge keys.
+const ACCEPTED_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 /// How a patch is to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
-    Json,
-    Merge,
-    Strategic,
+    Patch(PatchType),
+    Apply,
 }
 
 impl Call {
     pub(super) async fn patch(&self, body: &[u8], subresource: &str) -> Result<Reply, ApiError> {
         let method = self.patch_method()?;
-        let write = options::write(&self.query, "PatchOptions")?;
-        let change = Change { part: part(subresource), write: &write, body: None, internal: false };
+        let write = options::patch(&self.query, method == Method::Apply)?;
+        let kind = match method {
+            Method::Apply => return self.apply(body, &write, subresource).await,
+            Method::Patch(kind) => kind,
+        };
+        let ty = self.patched_type(kind)?;
+        let change =
+            Change { part: part(subresource), write: &write, body: None, internal: false, tracked: false };
         debug_assert!(change.part != Part::Scale, "scale patches a Scale");
         let outcome = self
             .change(&change, |old| {
                 let old = self.to_served(old.clone())?;
-                let patched = self.apply_patch(method, &old, body)?;
-                let new = self.check_patched(&old, &patched, write.validation)?;
-                self.to_stored(new)
+                let decoded = patch::patch(&old, body, kind, ty, write.validation)?;
+                self.warn(decoded.warnings);
+                self.check_kind(&decoded.object)?;
+                self.check_name(&decoded.object)?;
+                self.to_stored(decoded.object)
             })
             .await?;
         self.reply_outcome(outcome)
@@ -47,62 +60,145 @@ impl Call {
     pub(super) fn patch_method(&self) -> Result<Method, ApiError> {
         let media = self.content_type.as_deref().map(negotiate::media_type).unwrap_or_default();
         match media.as_str() {
-            "application/json-patch+json" => Ok(Method::Json),
-            "application/merge-patch+json" => Ok(Method::Merge),
-            "application/strategic-merge-patch+json" => Ok(Method::Strategic),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(ApiError::new(
-                415,
-                "UnsupportedMediaType",
-                format!("server-side apply is not served yet - accepted media types include: {ACCEPTED}"),
-            )),
+            "application/json-patch+json" => Ok(Method::Patch(PatchType::Json)),
+            "application/merge-patch+json" => Ok(Method::Patch(PatchType::Merge)),
+            "application/strategic-merge-patch+json" => Ok(Method::Patch(PatchType::Strategic)),
+            "application/apply-patch+yaml" => Ok(Method::Apply),
             _ => Err(negotiate::unsupported_media_type(ACCEPTED)),
         }
     }
 
-    /// Applies a patch to an object of the served version.
-    fn apply_patch(&self, method: Method, old: &Value, body: &[u8]) -> Result<Value, ApiError> {
-        match (method, self.served.type_id) {
-            (Method::Json, _) => patch::json_patch(old, body),
-            (Method::Merge, _) => patch::merge_patch(old, body),
-            (Method::Strategic, Some(type_id)) => patch::strategic_merge_patch(old, body, type_id),
+    /// The type that a patch is merged by.
+    fn patched_type(&self, kind: PatchType) -> Result<TypeId, ApiError> {
+        self.served.type_id.ok_or_else(|| match kind {
             // A kind without merge keys: upstream refuses the media type for custom resources.
-            (Method::Strategic, None) => Err(negotiate::unsupported_media_type(
-                "application/json-patch+json, application/merge-patch+json",
-            )),
-        }
+            PatchType::Strategic => negotiate::unsupported_media_type(ACCEPTED_CUSTOM),
+            _ => ApiError::internal("a kind without a schema cannot be patched"),
+        })
     }
 
-    /// The result of a patch must still be an object of this kind, with this name.
-    fn check_patched(
-        &self,
-        old: &Value,
-        patched: &Value,
-        validation: FieldValidation,
-    ) -> Result<Value, ApiError> {
+    /// A patch may not make another kind of the object.
+    fn check_kind(&self, object: &Value) -> Result<(), ApiError> {
+        let text = |name: &str| object[name].as_str().unwrap_or_default();
         let served = &self.served;
-        let decoded = codec::decode_value(patched, &served.group, &served.version, &served.kind, validation)?;
-        self.warn(decoded.warnings);
-        let new = decoded.object;
-        if new["metadata"]["name"] != old["metadata"]["name"] {
+        if (text("apiVersion"), text("kind")) == (served.api_version().as_str(), served.kind.as_str()) {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(format!(
+            "the object provided is of another kind: {} (expected {})",
+            apply::shown_kind(text("apiVersion"), text("kind")),
+            apply::shown_kind(&served.api_version(), &served.kind)
+        )))
+    }
+
+    /// The name and namespace of a changed object must be those of the URL.
+    fn check_name(&self, object: &Value) -> Result<(), ApiError> {
+        let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+        if text("name") != self.info.name {
             return Err(ApiError::bad_request(format!(
                 "the name of the object ({}) does not match the name on the URL ({})",
-                new["metadata"]["name"].as_str().unwrap_or_default(),
+                text("name"),
                 self.info.name
             )));
         }
-        Ok(new)
+        if self.served.namespaced && !text("namespace").is_empty() && text("namespace") != self.info.namespace
+        {
+            return Err(ApiError::bad_request(format!(
+                "the namespace of the object ({}) does not match the namespace on the request ({})",
+                text("namespace"),
+                self.info.namespace
+            )));
+        }
+        Ok(())
     }
 
-    /// Applies a patch to an object that is not of this kind (a Scale): strategic merge is merge there.
-    pub(super) fn patch_other(&self, method: Method, old: &Value, body: &[u8]) -> Result<Value, ApiError> {
-        match method {
-            Method::Json => patch::json_patch(old, body),
-            Method::Merge | Method::Strategic => patch::merge_patch(old, body),
+    /// Server-side apply: creates the object if there is none.
+    async fn apply(&self, body: &[u8], write: &WriteOptions, subresource: &str) -> Result<Reply, ApiError> {
+        let config = self.configuration(body, write)?;
+        let ty = self.served.type_id.ok_or_else(|| negotiate::unsupported_media_type(ACCEPTED_CUSTOM))?;
+        let change = Change { part: part(subresource), write, body: None, internal: false, tracked: true };
+        // Who creates and deletes in turn with us is a rare sight; then it is somebody else's conflict.
+        for _ in 0..5 {
+            if self.core.store.get(&self.key()?).is_none() && subresource.is_empty() {
+                match self.create_applied(&config, ty, write).await {
+                    Err(error) if error.reason == "AlreadyExists" => continue,
+                    other => return other,
+                }
+            }
+            let outcome = self
+                .change(&change, |old| {
+                    let old = self.to_served(old.clone())?;
+                    self.to_stored(self.applied(&old, &config, ty, write)?)
+                })
+                .await;
+            match outcome {
+                Err(error) if error.code == 404 && subresource.is_empty() => {}
+                outcome => return self.reply_outcome(outcome?),
+            }
+        }
+        Err(self.conflict(super::MODIFIED))
+    }
+
+    async fn create_applied(
+        &self,
+        config: &Value,
+        ty: TypeId,
+        write: &WriteOptions,
+    ) -> Result<Reply, ApiError> {
+        self.may_create()?;
+        if let Some(uid) = config["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()) {
+            return Err(self.conflict(&format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            )));
+        }
+        let object = self.to_stored(self.applied(&Value::Null, config, ty, write)?)?;
+        match self.create_object(object, write, true).await? {
+            Created::Stored(record) => self.reply_record(StatusCode::CREATED, &record),
+            Created::DryRun(object) => self.reply_object(StatusCode::CREATED, object),
         }
     }
 
-    /// Answers a patch of a Scale.
-    pub(super) fn reply_scale(&self, scale: &Value) -> Reply {
-        self.reply_other(StatusCode::OK, scale)
+    /// The configuration in a body; what is wrong with its form is refused or warned of.
+    pub(super) fn configuration(&self, body: &[u8], write: &WriteOptions) -> Result<Value, ApiError> {
+        let (config, duplicates) = apply::parse(body)?;
+        match write.validation {
+            podium_api::codec::FieldValidation::Strict if !duplicates.is_empty() => {
+                return Err(ApiError::bad_request(format!(
+                    "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+                    duplicates.join("\n  ")
+                )));
+            }
+            podium_api::codec::FieldValidation::Warn => self.warn(duplicates),
+            _ => {}
+        }
+        Ok(config)
+    }
+
+    /// The live object with a configuration applied, both in the served version; `live` is null if there is none.
+    fn applied(
+        &self,
+        live: &Value,
+        config: &Value,
+        ty: TypeId,
+        write: &WriteOptions,
+    ) -> Result<Value, ApiError> {
+        let text = |name: &str| config[name].as_str().unwrap_or_default();
+        let served = &self.served;
+        if text("kind") != served.kind || text("apiVersion") != served.api_version() {
+            let found = apply::shown_kind(text("apiVersion"), text("kind"));
+            return Err(ApiError::bad_request(format!("invalid object type: {found}")));
+        }
+        let manager = self.manager();
+        let now = clock::now();
+        let subresource = self.info.subresource.as_str();
+        let writer = Writer {
+            manager: &manager,
+            subresource,
+            now: &now,
+            reset: reset_fields(&served.plural, subresource),
+        };
+        let new = apply::server_side_apply(live, config, ty, &writer, write.force)?;
+        self.check_name(&new)?;
+        Ok(new)
     }
 }

@@ -9,15 +9,14 @@ use podium_api::kinds::{self, Context, Part};
 use podium_api::status::ApiError;
 
 use super::create::{Created, remove};
+use super::managed::only_times_differ;
 use super::{Call, MODIFIED, commit_failed};
 use crate::admission::Operation;
+use crate::authorization::Attributes;
 use crate::options::{self, WriteOptions};
 use crate::response::Reply;
 use crate::storage::{self, Meta, Shared};
 use crate::{clock, names};
-
-/// How often a change without a resourceVersion is tried against other writers. Far more than can happen by chance.
-const ATTEMPTS: usize = 100;
 
 /// What a change came to.
 pub(crate) enum Outcome {
@@ -39,6 +38,8 @@ pub(crate) struct Change<'c> {
     pub(crate) body: Option<(&'static str, Value)>,
     /// The server's own change, past admission: binding, eviction's condition.
     pub(crate) internal: bool,
+    /// `make` keeps the managed fields up to date itself.
+    pub(crate) tracked: bool,
 }
 
 impl Call {
@@ -53,14 +54,34 @@ impl Call {
             && part == Part::Main
             && served.rules.create_on_update()
         {
-            return match self.create_object(object, &write).await? {
+            self.may_create()?;
+            return match self.create_object(object, &write, false).await? {
                 Created::Stored(record) => self.reply_record(StatusCode::CREATED, &record),
                 Created::DryRun(object) => self.reply_object(StatusCode::CREATED, object),
             };
         }
-        let change = Change { part, write: &write, body: None, internal: false };
+        let change = Change { part, write: &write, body: None, internal: false, tracked: false };
         let outcome = self.change(&change, |_| Ok(object.clone())).await?;
         self.reply_outcome(outcome)
+    }
+
+    /// Whoever creates by a verb that changes needs the right to create too.
+    pub(super) fn may_create(&self) -> Result<(), ApiError> {
+        let info = &self.info;
+        self.core.authorizer.check(&Attributes {
+            user: &self.user,
+            verb: "create",
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            resource_request: true,
+            path: &info.path,
+            field_selector: "",
+            label_selector: "",
+        })
     }
 
     /// The body's name and namespace must be the URL's.
@@ -107,7 +128,8 @@ impl Call {
     ) -> Result<Outcome, ApiError> {
         let key = self.key()?;
         let mut record = self.current()?;
-        for _ in 0..ATTEMPTS {
+        // Somebody wins each round, so this ends with the last other writer, or with the request's time.
+        loop {
             let old = storage::parse(&record)?;
             let new = make(&old)?;
             match self.try_change(change, &key, &record, old, new).await {
@@ -117,7 +139,6 @@ impl Call {
                 Ok(outcome) => return Ok(outcome),
             }
         }
-        Err(self.conflict(MODIFIED))
     }
 
     async fn try_change(
@@ -125,7 +146,7 @@ impl Call {
         change: &Change<'_>,
         key: &podium_store::Key,
         record: &Record,
-        old: Value,
+        mut old: Value,
         mut new: Value,
     ) -> Result<Outcome, Failure> {
         self.check_preconditions(&new, &old, record)?;
@@ -144,7 +165,7 @@ impl Call {
         if change.write.dry_run {
             return Ok(Outcome::DryRun(new));
         }
-        if new == old {
+        if new == old || only_times_differ(&mut new, &mut old) {
             return self.core.store.get(key).map(Outcome::Stored).ok_or(Failure::Raced(None));
         }
         // An event that is told again is kept for as long as a new one.
@@ -173,6 +194,9 @@ impl Call {
         let now = clock::now();
         let context = Context { part: change.part, now: &now };
         rules.default(new);
+        if !change.tracked {
+            self.track(old, new, &now)?;
+        }
         self.mutate(change, new, old)?;
         self.check_namespace(&mut new["metadata"])?;
         rules.default(new);
@@ -330,9 +354,7 @@ pub(super) fn part(subresource: &str) -> Part {
 fn keep_system_metadata(new: &mut Value, old: &Value) {
     let before = &old["metadata"];
     let metadata = &mut new["metadata"];
-    for name in ["selfLink", "managedFields"] {
-        remove(metadata, name);
-    }
+    remove(metadata, "selfLink");
     for name in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds"]
     {
         match before.get(name).filter(|value| !value.is_null()) {

@@ -148,7 +148,8 @@ impl Begins {
         match options.send_initial_events {
             Some(true) => Begins::AfterState { marked: options.bookmarks, at_least: revision },
             Some(false) if revision == 0 => Begins::Now,
-            None if revision == 0 => Begins::AfterState { marked: false, at_least: 0 },
+            // Upstream defaults this to `true`, so those who want bookmarks get the mark too.
+            None if revision == 0 => Begins::AfterState { marked: options.bookmarks, at_least: 0 },
             _ => Begins::After(revision),
         }
     }
@@ -315,7 +316,7 @@ impl Frames {
     }
 
     fn bookmark(&mut self, out: &mut BytesMut, revision: u64, initial_events_end: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_events_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -382,7 +383,7 @@ mod tests {
     #[test]
     fn where_a_watch_begins() {
         check(Freshness::Latest, None, false, Begins::AfterState { marked: false, at_least: 0 });
-        check(Freshness::Any, None, true, Begins::AfterState { marked: false, at_least: 0 });
+        check(Freshness::Any, None, true, Begins::AfterState { marked: true, at_least: 0 });
         check(Freshness::NotOlderThan(7), None, true, Begins::After(7));
         check(Freshness::Latest, Some(true), true, Begins::AfterState { marked: true, at_least: 0 });
         check(Freshness::NotOlderThan(7), Some(true), true, Begins::AfterState { marked: true, at_least: 7 });

@@ -112,3 +112,69 @@ async fn a_session() {
     }
     server.stop().await;
 }
+
+/// From client-side apply to server-side, and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn applies_on_either_side() {
+    let server = Server::start().await;
+    let changed = MANIFEST.replace("example.com/web:v1", "example.com/web:v2");
+    let steps: &[(&[&str], &str, bool, &[&str])] = &[
+        (&["apply", "-f", "-"], MANIFEST, true, &["deployment.apps/web created"]),
+        (&["apply", "--server-side", "-f", "-"], MANIFEST, true, &["deployment.apps/web serverside-applied"]),
+        (&["diff", "--server-side", "-f", "-"], MANIFEST, true, &[]),
+        (
+            &["diff", "--server-side", "-f", "-"],
+            &changed,
+            false,
+            &["-", "example.com/web:v1", "+", "example.com/web:v2"],
+        ),
+        (&["apply", "--server-side", "-f", "-"], &changed, true, &["deployment.apps/web serverside-applied"]),
+        (
+            &["get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"],
+            "",
+            true,
+            &["example.com/web:v2"],
+        ),
+        // Another manager is told what it would take, and may take it.
+        (
+            &["apply", "--server-side", "--field-manager=other", "-f", "-"],
+            MANIFEST,
+            false,
+            &[
+                "conflict with \"kubectl\"",
+                ".spec.template.spec.containers[name=\"c\"].image",
+                "--force-conflicts",
+            ],
+        ),
+        (
+            &["apply", "--server-side", "--field-manager=other", "--force-conflicts", "-f", "-"],
+            MANIFEST,
+            true,
+            &["deployment.apps/web serverside-applied"],
+        ),
+        (&["apply", "-f", "-"], &changed, true, &["deployment.apps/web configured"]),
+        (
+            &["get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"],
+            "",
+            true,
+            &["example.com/web:v2"],
+        ),
+        (
+            &["get", "deploy", "web", "--show-managed-fields", "-o", "yaml"],
+            "",
+            true,
+            &["kubectl-client-side-apply", "manager: other"],
+        ),
+        (&["scale", "deploy/web", "--replicas=5"], "", true, &["deployment.apps/web scaled"]),
+        (&["get", "deploy", "web", "--show-managed-fields", "-o", "yaml"], "", true, &["subresource: scale"]),
+    ];
+    for (args, input, good, expected) in steps {
+        let input = (!input.is_empty()).then_some(*input);
+        let Some((succeeded, text)) = kubectl(&server, args, input).await else { break };
+        assert_eq!(succeeded, *good, "kubectl {args:?} said:\n{text}");
+        for part in *expected {
+            assert!(text.contains(part), "kubectl {args:?} lacks {part:?}:\n{text}");
+        }
+    }
+    server.stop().await;
+}

@@ -164,3 +164,110 @@ async fn yaml_and_protobuf() {
     assert_eq!(object["data"]["n"], "0");
     server.stop().await;
 }
+
+/// Every meaning that a version, a match, a limit and a token have together, and what has none.
+#[tokio::test]
+async fn versions_matches_limits_and_tokens() {
+    let server = Server::start().await;
+    fill(&server, 4).await;
+    let whole = format!("{MAPS}?labelSelector=parity");
+    let past = call(&server, "GET", &whole, Value::Null).await.json()["metadata"]["resourceVersion"].clone();
+    let past = past.as_str().unwrap().to_owned();
+    let page = call(&server, "GET", &format!("{MAPS}?limit=1"), Value::Null).await.json();
+    let token = page["metadata"]["continue"].as_str().unwrap().to_owned();
+    call(&server, "DELETE", &format!("{MAPS}/m000"), Value::Null).await;
+    let read = |query: String| {
+        let server = &server;
+        let query = query.replace("PAST", &past).replace("TOKEN", &token);
+        async move { call(server, "GET", &format!("{MAPS}?labelSelector=parity&{query}"), Value::Null).await }
+    };
+    for (query, first, count, more) in [
+        ("", "m001", 3, false),
+        ("limit=2", "m001", 2, true),
+        ("resourceVersion=0", "m001", 3, false),
+        ("resourceVersion=0&limit=2", "m001", 3, false),
+        ("resourceVersion=0&resourceVersionMatch=NotOlderThan", "m001", 3, false),
+        ("resourceVersion=PAST", "m001", 3, false),
+        ("resourceVersion=PAST&resourceVersionMatch=NotOlderThan", "m001", 3, false),
+        ("resourceVersion=PAST&resourceVersionMatch=NotOlderThan&limit=2", "m001", 2, true),
+        ("resourceVersion=PAST&resourceVersionMatch=Exact", "m000", 4, false),
+        ("resourceVersion=PAST&resourceVersionMatch=Exact&limit=2", "m000", 2, true),
+        // A limit with a version and no match means exactly that version.
+        ("resourceVersion=PAST&limit=2", "m000", 2, true),
+        ("continue=TOKEN", "m001", 3, false),
+        ("continue=TOKEN&resourceVersion=0", "m001", 3, false),
+    ] {
+        let list = read(query.to_owned()).await.json();
+        let found = names(&list);
+        assert_eq!((found[0].as_str(), found.len()), (first, count), "{query}");
+        assert_eq!(list["metadata"]["continue"].is_string(), more, "{query}");
+    }
+    for (query, code, text) in [
+        ("resourceVersion=x", 400, "invalid resource version"),
+        (
+            "resourceVersionMatch=Exact",
+            422,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        ("resourceVersion=0&resourceVersionMatch=Exact", 422, "is forbidden for resourceVersion"),
+        ("resourceVersion=PAST&resourceVersionMatch=Newest", 422, "supported values: "),
+        ("resourceVersion=999999999&resourceVersionMatch=Exact", 504, "Too large resource version"),
+        (
+            "continue=TOKEN&resourceVersion=PAST",
+            400,
+            "specifying resource version is not allowed when using continue",
+        ),
+        (
+            "continue=TOKEN&resourceVersion=0&resourceVersionMatch=NotOlderThan",
+            422,
+            "resourceVersionMatch is forbidden when continue is provided",
+        ),
+        ("continue=nonsense", 400, "invalid continue token: continue key is not valid"),
+        ("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list"),
+        ("fieldSelector=spec.x%3D1", 400, "is not a known field selector: only \\\"metadata.name\\\""),
+    ] {
+        let answer = read(query.to_owned()).await;
+        assert_eq!(answer.status, code, "{query}: {}", answer.text());
+        assert!(answer.text().contains(text), "{query}: {}", answer.text());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn partial_metadata_in_protobuf() {
+    let server = Server::start().await;
+    fill(&server, 2).await;
+    for version in ["v1", "v1beta1"] {
+        let accept =
+            |kind: &str| format!("application/vnd.kubernetes.protobuf;as={kind};g=meta.k8s.io;v={version}");
+        let one = get_as(&server, &format!("{MAPS}/m000"), &accept("PartialObjectMetadata")).await;
+        assert_eq!(one.headers["content-type"], "application/vnd.kubernetes.protobuf");
+        let object = podium_api::codec::protobuf_to_json(&one.body).unwrap();
+        assert_eq!(object["kind"], "PartialObjectMetadata");
+        assert_eq!(object["apiVersion"], format!("meta.k8s.io/{version}"));
+        assert_eq!(object["metadata"]["labels"]["parity"], "even");
+        let uri = format!("{MAPS}?labelSelector=parity");
+        let list = get_as(&server, &uri, &accept("PartialObjectMetadataList")).await;
+        let list = podium_api::codec::protobuf_to_json(&list.body).unwrap();
+        assert_eq!((&list["kind"], names(&list).len()), (&json!("PartialObjectMetadataList"), 2));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_page_by_page_if_asked() {
+    let server = Server::start().await;
+    fill(&server, 5).await;
+    let uri = format!("{MAPS}?labelSelector=parity&limit=2");
+    let first = call(&server, "DELETE", &uri, Value::Null).await.json();
+    assert_eq!(names(&first), ["m000", "m001"]);
+    let token = first["metadata"]["continue"].as_str().expect("a token").to_owned();
+    let dry =
+        call(&server, "DELETE", &format!("{uri}&continue={token}&dryRun=All"), Value::Null).await.json();
+    assert_eq!(names(&dry), ["m002", "m003"]);
+    let next = call(&server, "DELETE", &format!("{uri}&continue={token}"), Value::Null).await.json();
+    assert_eq!(names(&next), ["m002", "m003"]);
+    let left = call(&server, "GET", &format!("{MAPS}?labelSelector=parity"), Value::Null).await.json();
+    assert_eq!(names(&left), ["m004"]);
+    server.stop().await;
+}

@@ -1,5 +1,6 @@
 //! The API server as its clients see it: a real server on a free port over a store in memory.
 
+mod apply;
 mod bad_input;
 mod crud;
 mod kubectl;

@@ -192,6 +192,12 @@ async fn discovery_documentation_and_health() {
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let document = call(&server, "GET", &url, Value::Null).await.json();
     assert_eq!(document["openapi"], "3.0.0");
+    let kept = call(&server, "GET", &url, Value::Null).await;
+    assert_eq!(kept.headers["cache-control"], "public, immutable");
+    let stale = call(&server, "GET", "/openapi/v3/apis/apps/v1?hash=0", Value::Null).await;
+    assert_eq!((stale.status, stale.headers["location"].to_str().unwrap()), (301, url.as_str()));
+    let off = "/apis/networking.k8s.io/v1beta1/ipaddresses";
+    assert_eq!(call(&server, "GET", off, Value::Null).await.status, 404, "betas are off by default");
     let v2 = call(&server, "GET", "/openapi/v2", Value::Null).await.json();
     assert_eq!(v2["swagger"], "2.0");
     let version = call(&server, "GET", "/version", Value::Null).await.json();

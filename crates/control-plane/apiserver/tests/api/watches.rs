@@ -130,6 +130,21 @@ async fn initial_events_and_their_end() {
     server.stop().await;
 }
 
+/// Upstream sends initial events, and so the mark, to whoever does not say where to begin and takes bookmarks.
+#[tokio::test]
+async fn a_watch_from_anywhere_marks_its_beginning() {
+    let server = Server::start().await;
+    put(&server, "a", "x").await;
+    for version in ["", "&resourceVersion=0"] {
+        let uri = format!("{MAPS}?watch=1&labelSelector=app&allowWatchBookmarks=true{version}");
+        let mut frames = Frames::open(&server, &uri, "").await;
+        frames.expect("ADDED", "a").await;
+        let end = frames.next().await.unwrap();
+        assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true", "{end}");
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn tables_are_watched_too() {
     let server = Server::start().await;

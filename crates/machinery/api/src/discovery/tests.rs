@@ -1,4 +1,4 @@
-//! Every document against those of a v1.36 API server, alpha versions left out.
+//! Every document against those of a v1.36 API server, versions that are off by default left out.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,15 @@ fn published(name: &str) -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap())
 }
 
-fn is_alpha(version: &Value) -> bool {
-    version["version"].as_str().unwrap().contains("alpha")
+fn is_off(version: &Value) -> bool {
+    ["alpha", "beta"].iter().any(|stage| version["version"].as_str().unwrap().contains(stage))
 }
 
-/// Takes alpha versions, and groups that have nothing else, out of a list of groups.
-fn without_alpha(groups: &mut Value) {
+/// Takes versions that are off by default, and groups that have nothing else, out of a list of groups.
+fn without_off(groups: &mut Value) {
     let groups = groups.as_array_mut().unwrap();
     for group in &mut *groups {
-        group["versions"].as_array_mut().unwrap().retain(|v| !is_alpha(v));
+        group["versions"].as_array_mut().unwrap().retain(|v| !is_off(v));
     }
     groups.retain(|g| !g["versions"].as_array().unwrap().is_empty());
 }
@@ -31,12 +31,12 @@ fn legacy_documents_are_upstreams() {
     let Some(api) = published("api.json") else { return };
     assert_eq!(api_versions("10.10.10.10:8050"), api);
     let mut apis = published("apis.json").unwrap();
-    without_alpha(&mut apis["groups"]);
+    without_off(&mut apis["groups"]);
     assert_eq!(api_groups(), apis);
     assert_eq!(resource_list("", "v1"), published("api__v1.json"));
     for (name, versions) in named_groups() {
         let mut document = published(&format!("apis__{name}.json")).unwrap();
-        document["versions"].as_array_mut().unwrap().retain(|v| !is_alpha(v));
+        document["versions"].as_array_mut().unwrap().retain(|v| !is_off(v));
         assert_eq!(group(name).unwrap(), document, "{name}");
         for version in versions {
             let file = format!("apis__{name}__{version}.json");
@@ -48,7 +48,7 @@ fn legacy_documents_are_upstreams() {
 #[test]
 fn aggregated_document_is_upstreams() {
     let Some(mut document) = published("aggregated_v2.json") else { return };
-    without_alpha(&mut document["items"]);
+    without_off(&mut document["items"]);
     assert_eq!(aggregated("/apis").unwrap(), document);
 }
 

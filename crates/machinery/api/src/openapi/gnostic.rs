@@ -27,7 +27,7 @@ pub(super) fn encode() -> Vec<u8> {
         }
     });
     nested(&mut writer, 9, |w| {
-        for ty in crate::schema::all() {
+        for ty in super::schemas::served() {
             let definition = schemas::definition(Flavor::V2, ty);
             named(w, 1, &ty.openapi_name(), |w| schema(w, &definition));
         }

@@ -41,6 +41,13 @@ pub(super) fn closure(group: &str, version: &str) -> BTreeSet<TypeId> {
     found
 }
 
+/// All types that any served document refers to, by name.
+pub(super) fn served() -> BTreeSet<TypeId> {
+    let versions =
+        resources::groups().into_iter().flat_map(|(g, versions)| versions.into_iter().map(move |v| (g, v)));
+    versions.flat_map(|(group, version)| closure(group, version)).collect()
+}
+
 /// The type a field's value or items refer to, if they are not plain.
 fn referred(holder: TypeId, field: &Field) -> Option<TypeId> {
     let name = match field.kind {

@@ -4,20 +4,22 @@
 //! [`server_side_apply`] answers `PATCH` with `application/apply-patch+yaml`; [`track`] follows every other write.
 //! Objects are in the served version of the request.
 //!
-//! Source: KEP-555 and structured-merge-diff's `merge.Updater`. Differences: a manager's earlier configuration in
-//! another version of the API is not pruned from, and the `last-applied-configuration` annotation is left alone.
+//! Source: KEP-555 and structured-merge-diff's `merge.Updater`. Difference: a manager's earlier configuration in
+//! another version of the API is not pruned from.
 
+mod last_applied;
 mod managers;
+pub mod scale;
 
 use serde_json::{Map, Value};
 
 use super::field_set::FieldSet;
-use super::typed::{self, Node};
+use super::typed::{self, Comparison, Node};
 use crate::codec::{self, FieldValidation};
 use crate::resources::split_api_version;
 use crate::schema::{self, TypeId};
 use crate::status::ApiError;
-use managers::{Entry, Managers, Operation};
+use managers::{Conflicts, Entry, Managers, Operation};
 
 /// Who writes, and how.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,15 @@ pub struct Writer<'a> {
     /// Paths that this request cannot change: `[["status"]]` for the object itself, `[["spec"]]` for its status.
     pub reset: &'a [&'a [&'a str]],
 }
+
+/// Whom the fields of an object belong to that nobody kept track of before it was first applied.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// The manager that takes over from client-side apply. Source: upstream's `lastAppliedManager`.
+const KUBECTL: &str = "kubectl";
+
+/// Whom writers without a name are known as.
+const UNKNOWN: &str = "unknown";
 
 /// Paths that nobody owns.
 const STRIPPED: &[&[&str]] = &[
@@ -50,12 +61,18 @@ const STRIPPED: &[&[&str]] = &[
 
 /// Reads the body of an apply request: YAML, of which JSON is a part.
 ///
+/// Also the texts of keys that are there twice.
+///
 /// # Errors
 /// 400 if it is malformed.
-pub fn parse(body: &[u8]) -> Result<Value, ApiError> {
+pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let malformed = |why: &str| ApiError::bad_request(format!("error decoding YAML: {why}"));
-    let (config, _) = codec::yaml::to_json(body).map_err(|e| malformed(&e))?;
-    if config.is_object() { Ok(config) } else { Err(malformed("the configuration is not an object")) }
+    let (config, duplicates) = codec::yaml::to_json(body).map_err(|e| malformed(&e))?;
+    if config.is_object() {
+        Ok((config, duplicates))
+    } else {
+        Err(malformed("the configuration is not an object"))
+    }
 }
 
 /// Applies a configuration to a live object; `live` is null if there is none yet.
@@ -97,54 +114,130 @@ pub fn server_side_apply(
             500,
             "",
             format!(
-                "failed to create typed patch object ({}/{}; {api_version}, Kind={kind}): {text}",
+                "failed to create typed patch object ({}/{}; {}): {text}",
                 name("namespace"),
-                name("name")
+                name("name"),
+                shown_kind(api_version, kind)
             ),
         ));
     }
 
-    let mut managers = Managers::from_object(live);
-    let mut before = if live.is_null() { Value::Object(Map::new()) } else { live.clone() };
-    managers::strip(&mut before);
-    if !live.is_null()
-        && let Ok(canonical) = codec::check(&before, ty, FieldValidation::Ignore)
+    let mut applied = Apply { live, config, ty, writer, api_version };
+    let mut result = applied.attempt(force);
+    if let Err(Refused::Conflicts(conflicts)) = &mut result
+        && writer.manager == KUBECTL
+        && let Some(allowed) = last_applied::kept(live, ty, api_version)
     {
-        // The result will be canonical, and what only differs in form has not changed.
-        before = canonical.object;
-    }
-    let mut after = typed::merge(node, &before, &config);
-
-    let mut set = typed::field_set(node, &config);
-    writer.reset.iter().for_each(|path| set.remove_below(path));
-    let applied = Entry {
-        manager: writer.manager.to_owned(),
-        operation: Operation::Apply,
-        api_version: api_version.to_owned(),
-        subresource: writer.subresource.to_owned(),
-        time: writer.now.to_owned(),
-        set,
-    };
-    let last = managers.replace(applied.clone());
-    if let Some(last) = last.as_ref().filter(|l| l.api_version == api_version) {
-        let owned = managers.owned();
-        typed::prune(node, &mut after, &last.set, &owned);
-    }
-    let checked = codec::check(&after, ty, FieldValidation::Ignore).map_err(|e| {
-        ApiError::new(500, "", format!("failed to convert new object to proper version: {e}"))
-    })?;
-    let mut after = checked.object;
-
-    settle(&mut managers, &before, &after, ty, api_version, &applied, writer.reset, force)?;
-    strip_meta(&mut managers, &applied);
-    if before == after {
-        // Nothing changed but perhaps who owns what: an entry that was there keeps its time.
-        if let (Some(last), Some(entry)) = (&last, managers.find_mut(&applied)) {
-            entry.time.clone_from(&last.time);
+        conflicts.without(&allowed);
+        if conflicts.0.is_empty() {
+            result = applied.attempt(true);
         }
     }
-    managers.write(&mut after);
+    let mut after = result.map_err(|refused| match refused {
+        Refused::Conflicts(conflicts) => conflicts.into_error(),
+        Refused::Error(error) => error,
+    })?;
+    if writer.manager == KUBECTL {
+        last_applied::renew(&mut after, applied.config);
+    }
     Ok(after)
+}
+
+/// Why an apply came to nothing.
+enum Refused {
+    Conflicts(Conflicts),
+    Error(ApiError),
+}
+
+/// One apply with a checked configuration.
+struct Apply<'a> {
+    live: &'a Value,
+    config: Value,
+    ty: TypeId,
+    writer: &'a Writer<'a>,
+    api_version: &'a str,
+}
+
+impl Apply<'_> {
+    fn attempt(&mut self, force: bool) -> Result<Value, Refused> {
+        let Apply { live, config, ty, writer, api_version } = &*self;
+        let (node, ty) = (Node::Struct(*ty), *ty);
+        let mut before = if live.is_null() { Value::Object(Map::new()) } else { (*live).clone() };
+        let mut managers = Managers::from_own(managers::take(&mut before).unwrap_or_default());
+        if !live.is_null()
+            && let Ok(canonical) = codec::check(&before, ty, FieldValidation::Ignore)
+        {
+            // The result will be canonical, and what only differs in form has not changed.
+            before = canonical.object;
+        }
+        if managers.is_empty() && !live.is_null() {
+            let mut set = typed::compare(node, &Value::Null, &before).without(writer.reset).changed;
+            strip(&mut set);
+            let first = self.entry(BEFORE_FIRST_APPLY, Operation::Update, set);
+            managers.replace(first);
+        }
+        let mut after = typed::merge(node, &before, config);
+        let mut set = typed::field_set(node, config);
+        writer.reset.iter().for_each(|path| set.remove_below(path));
+        let applied = self.entry(name(writer), Operation::Apply, set);
+        let last = managers.replace(applied.clone());
+        if let Some(last) = last.as_ref().filter(|l| l.api_version == *api_version) {
+            let owned = managers.owned();
+            typed::prune(node, &mut after, &last.set, &owned);
+        }
+        let checked = codec::check(&after, ty, FieldValidation::Ignore).map_err(|e| {
+            Refused::Error(ApiError::new(
+                500,
+                "",
+                format!("failed to convert new object to proper version: {e}"),
+            ))
+        })?;
+        let mut after = checked.object;
+        let comparison = typed::compare(node, &before, &after).without(writer.reset);
+        if !force {
+            let conflicts = conflicts(&managers, &comparison, &before, &after, &applied, writer.reset);
+            if !conflicts.0.is_empty() {
+                return Err(Refused::Conflicts(conflicts));
+            }
+        }
+        settle(&mut managers, &comparison, &before, &after, &applied, writer.reset);
+        if let Some(entry) = managers.find_mut(&applied) {
+            strip(&mut entry.set);
+            if before == after {
+                // Nothing changed but perhaps who owns what: that has no time of its own.
+                entry.time = last.map(|l| l.time).unwrap_or_default();
+            }
+        }
+        managers.drop_empty();
+        managers.write(&mut after);
+        Ok(after)
+    }
+
+    fn entry(&self, manager: &str, operation: Operation, set: FieldSet) -> Entry {
+        Entry {
+            manager: manager.to_owned(),
+            operation,
+            api_version: self.api_version.to_owned(),
+            subresource: self.writer.subresource.to_owned(),
+            time: self.writer.now.to_owned(),
+            set,
+        }
+    }
+}
+
+fn name<'a>(writer: &Writer<'a>) -> &'a str {
+    if writer.manager.is_empty() { UNKNOWN } else { writer.manager }
+}
+
+/// Takes identity and bookkeeping fields out of a set: they are nobody's.
+fn strip(set: &mut FieldSet) {
+    STRIPPED.iter().for_each(|path| set.remove_member(path));
+}
+
+/// A kind as Go shows it: `apps/v1, Kind=Deployment`, and `/v1, Kind=Pod` for the core group.
+pub fn shown_kind(api_version: &str, kind: &str) -> String {
+    let (group, version) = split_api_version(api_version);
+    format!("{group}/{version}, Kind={kind}")
 }
 
 /// The version the live object is in, or that of the type.
@@ -157,91 +250,125 @@ fn expected_version(live: &Value, ty: TypeId) -> String {
 
 /// Brings `metadata.managedFields` of a written object up to date; `live` is null on create.
 ///
-/// A client may send managed fields of its own, or `[{}]` to forget all.
+/// A client may send managed fields of its own, or none (`[]` or `[{}]`) to forget all; not with a subresource. An object
+/// that nobody has kept track of is not tracked until it is applied.
 pub fn track(live: &Value, new: &mut Value, ty: TypeId, writer: &Writer<'_>) {
-    let sent = Managers::from_object(new);
-    if managers::is_reset(new) {
-        managers::strip(new);
+    let mut managers = Managers::of_written(live, new, writer.subresource.is_empty());
+    if managers.is_empty() && !live.is_null() {
         return;
     }
-    let mut managers = if sent.is_empty() { Managers::from_object(live) } else { sent };
-    managers::strip(new);
-    let mut before = live.clone();
-    if before.is_null() {
-        // A new object differs from one that has nothing but the structs that are always there.
-        let empty = codec::check(&Value::Object(Map::new()), ty, FieldValidation::Ignore);
-        before = empty.map(|e| e.object).unwrap_or_default();
+    let mut comparison = typed::compare(Node::Struct(ty), live, new);
+    for path in [&["metadata", "managedFields"][..], &["metadata", "resourceVersion"]] {
+        // The store's and our own; they differ with every write.
+        comparison.changed.remove_below(path);
+        comparison.removed.remove_below(path);
     }
-    managers::strip(&mut before);
-    let api_version = codec::kind_of(new).0.to_owned();
+    let comparison = comparison.without(writer.reset);
+    if comparison.changed.is_empty() && comparison.removed.is_empty() {
+        return managers.write(new);
+    }
     let actor = Entry {
-        manager: writer.manager.to_owned(),
+        manager: name(writer).to_owned(),
         operation: Operation::Update,
-        api_version: api_version.clone(),
+        api_version: codec::kind_of(new).0.to_owned(),
         subresource: writer.subresource.to_owned(),
         time: writer.now.to_owned(),
         set: FieldSet::default(),
     };
-    // Others lose what this write takes; the writer itself gets it below. Forced, so it cannot fail.
-    let absent = Entry { manager: String::new(), ..actor.clone() };
-    let settled = settle(&mut managers, &before, new, ty, &api_version, &absent, writer.reset, true);
-    let Ok(comparison) = settled else { return managers.write(new) };
-    let taken = comparison.changed();
-    let mut entry = managers.find_mut(&actor).map_or_else(|| actor.clone(), |e| e.clone());
-    entry.set = entry.set.union(&taken);
-    for path in STRIPPED {
-        entry.set.remove_member(path);
-    }
-    if !taken.is_empty() && !entry.set.is_empty() {
-        if managers.find_mut(&actor).is_none_or(|old| old.set != entry.set) || before != *new {
-            entry.time = writer.now.to_owned();
+    // Others lose what this write takes; the writer itself gets it below.
+    let nobody = Entry { manager: String::new(), ..actor.clone() };
+    settle(&mut managers, &comparison, live, new, &nobody, writer.reset);
+    let mut taken = comparison.changed;
+    strip(&mut taken);
+    if !taken.is_empty() {
+        match managers.find_mut(&actor) {
+            Some(own) => {
+                own.set.add(&taken);
+                own.time = actor.time;
+            }
+            None => drop(managers.replace(Entry { set: taken, ..actor })),
         }
-        managers.replace(entry);
     }
+    managers.drop_empty();
     managers.cap();
     managers.write(new);
 }
 
-/// Takes changed fields from everyone but the actor, or reports who would lose them.
-fn settle(
-    managers: &mut Managers,
+/// What an apply would take from others.
+fn conflicts(
+    managers: &Managers,
+    comparison: &Comparison,
     before: &Value,
     after: &Value,
-    ty: TypeId,
-    api_version: &str,
     actor: &Entry,
     reset: &[&[&str]],
-    force: bool,
-) -> Result<typed::Comparison, ApiError> {
-    let comparison = typed::compare(Node::Struct(ty), before, after).without(reset);
-    let mut in_versions = vec![(api_version.to_owned(), Some(comparison.clone()))];
-    let mut conflicts = Vec::new();
+) -> Conflicts {
+    let mut versions = Versions::new(comparison, before, after, &actor.api_version, reset);
+    let others = managers.iter().filter(|e| !e.is_same_manager(actor));
+    let lost = others.filter_map(|entry| {
+        let lost = entry.set.intersection(&versions.of(&entry.api_version)?.changed);
+        (!lost.is_empty()).then(|| (entry.shown(), lost))
+    });
+    Conflicts(lost.collect())
+}
+
+/// Takes changed and removed fields from everyone but the actor.
+fn settle(
+    managers: &mut Managers,
+    comparison: &Comparison,
+    before: &Value,
+    after: &Value,
+    actor: &Entry,
+    reset: &[&[&str]],
+) {
+    let mut versions = Versions::new(comparison, before, after, &actor.api_version, reset);
     for entry in managers.iter_mut().filter(|e| !e.is_same_manager(actor)) {
-        let known = in_versions.iter().position(|(version, _)| *version == entry.api_version);
-        let index = known.unwrap_or_else(|| {
-            let converted =
-                compare_in(before, after, api_version, &entry.api_version).map(|c| c.without(reset));
-            in_versions.push((entry.api_version.clone(), converted));
-            in_versions.len() - 1
-        });
-        match &in_versions[index].1 {
+        match versions.of(&entry.api_version) {
             // A version that is no longer served: nobody can use it any more.
             None => entry.set = FieldSet::default(),
             Some(comparison) => {
-                let lost = entry.set.intersection(&comparison.changed());
-                if !force && !lost.is_empty() {
-                    conflicts.push((entry.shown(), lost.paths()));
-                    continue;
-                }
-                entry.set = entry.set.difference(&lost).difference(&comparison.removed);
+                entry.set.subtract(&comparison.changed);
+                entry.set.subtract(&comparison.removed);
             }
         }
     }
-    if !conflicts.is_empty() {
-        return Err(managers::conflict(conflicts));
-    }
     managers.drop_empty();
-    Ok(comparison)
+}
+
+/// One change as the versions of the API see it that managers have used.
+struct Versions<'a> {
+    own: &'a Comparison,
+    before: &'a Value,
+    after: &'a Value,
+    api_version: &'a str,
+    reset: &'a [&'a [&'a str]],
+    others: Vec<(String, Option<Comparison>)>,
+}
+
+impl<'a> Versions<'a> {
+    fn new(
+        own: &'a Comparison,
+        before: &'a Value,
+        after: &'a Value,
+        api_version: &'a str,
+        reset: &'a [&'a [&'a str]],
+    ) -> Self {
+        Versions { own, before, after, api_version, reset, others: Vec::new() }
+    }
+
+    /// `None` if the objects have no form in that version.
+    fn of(&mut self, api_version: &str) -> Option<&Comparison> {
+        if api_version == self.api_version {
+            return Some(self.own);
+        }
+        let known = self.others.iter().position(|(version, _)| version == api_version);
+        let index = known.unwrap_or_else(|| {
+            let converted = compare_in(self.before, self.after, self.api_version, api_version);
+            self.others.push((api_version.to_owned(), converted.map(|c| c.without(self.reset))));
+            self.others.len() - 1
+        });
+        self.others[index].1.as_ref()
+    }
 }
 
 /// Compares two objects in another version; `None` if they cannot be converted.
@@ -250,20 +377,14 @@ fn compare_in(before: &Value, after: &Value, api_version: &str, wanted: &str) ->
     let kind = codec::kind_of(after).1;
     let ty = schema::type_of(group, version, kind)?;
     let convert = |object: &Value| {
+        if object.is_null() {
+            return Some(Value::Null);
+        }
         let mut object = object.clone();
+        managers::take(&mut object);
         object["apiVersion"] = Value::from(api_version);
         object["kind"] = Value::from(kind);
         codec::convert(object, group, version).ok()
     };
     Some(typed::compare(Node::Struct(ty), &convert(before)?, &convert(after)?))
-}
-
-/// Identity and bookkeeping fields are nobody's.
-fn strip_meta(managers: &mut Managers, actor: &Entry) {
-    if let Some(entry) = managers.find_mut(actor) {
-        for path in STRIPPED {
-            entry.set.remove_member(path);
-        }
-    }
-    managers.drop_empty();
 }

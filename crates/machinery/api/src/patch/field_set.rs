@@ -1,154 +1,211 @@
-//! Sets of field paths: what a manager owns. On the wire they are `FieldsV1`.
+//! Sets of field paths: what a manager owns. They are kept in the form they have on the wire, `FieldsV1`, so that a set
+//! that a write does not touch is never rebuilt.
 //!
-//! Elements are kept as they are written there: `f:name` a field, `k:{"name":"a"}` an item by its keys, `v:"x"` an item
-//! by its value, `i:0` an item by its place. A member with members below it has an entry `.` of its own.
-
-use std::collections::BTreeMap;
+//! Elements: `f:name` a field, `k:{"name":"a"}` an item by its keys, `v:"x"` an item by its value, `i:0` an item by its
+//! place. A member with members below it has an entry `.` of its own; one without is an empty object.
 
 use serde_json::{Map, Value};
 
 /// A set of paths, as a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FieldSet {
-    pub(super) children: BTreeMap<String, Entry>,
-}
+pub(super) struct FieldSet(Map<String, Value>);
 
-/// One element of a path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// Whether the path that ends here is in the set.
-    pub(super) member: bool,
-    /// The paths that go on.
-    pub(super) below: FieldSet,
-}
+const SELF: &str = ".";
 
-impl Entry {
-    fn is_empty(&self) -> bool {
-        !self.member && self.below.is_empty()
-    }
+/// Whether the path that ends at an element with this below it is in the set.
+fn is_member(below: &Value) -> bool {
+    below.as_object().is_none_or(|map| map.is_empty() || map.contains_key(SELF))
 }
 
 impl FieldSet {
     pub(super) fn is_empty(&self) -> bool {
-        self.children.is_empty()
+        self.0.is_empty()
     }
 
-    /// Puts an entry in, unless it says nothing.
-    pub(super) fn put(&mut self, element: String, entry: Entry) {
-        if !entry.is_empty() {
-            self.children.insert(element, entry);
+    /// Puts an element in, unless it says nothing: whether its path is a member, and the paths that go on.
+    pub(super) fn put(&mut self, element: String, member: bool, below: FieldSet) {
+        let mut below = below.0;
+        if below.is_empty() && !member {
+            return;
+        }
+        if member && !below.is_empty() {
+            below.insert(SELF.to_owned(), Value::Object(Map::new()));
+        }
+        self.0.insert(element, Value::Object(below));
+    }
+
+    /// The set as a view.
+    pub(super) fn view(&self) -> Below<'_> {
+        Below(&self.0)
+    }
+
+    /// The set of a `FieldsV1` value that we wrote ourselves.
+    pub(super) fn from_own(value: Value) -> Self {
+        match value {
+            Value::Object(mut map) => {
+                map.remove(SELF);
+                FieldSet(map)
+            }
+            _ => FieldSet::default(),
         }
     }
 
-    /// The set of a `FieldsV1` value; elements that are not understood are left out.
-    pub(super) fn from_wire(value: &Value) -> Self {
+    /// The set of a `FieldsV1` value of a client, in the form we write; `None` if an element is not one.
+    pub(super) fn from_wire(value: &Value) -> Option<Self> {
         let mut set = FieldSet::default();
         for (element, below) in value.as_object().into_iter().flat_map(Map::iter) {
-            let Some(element) = normal(element) else { continue };
-            let object = below.as_object();
-            let member = object.is_none_or(|o| o.is_empty() || o.contains_key("."));
-            set.put(element, Entry { member, below: FieldSet::from_wire(below) });
+            if element != SELF {
+                set.put(normal(element)?, is_member(below), FieldSet::from_wire(below)?);
+            }
         }
-        set
+        Some(set)
     }
 
     /// The set as a `FieldsV1` value.
-    pub(super) fn to_wire(&self) -> Value {
-        let entries = self.children.iter().map(|(element, entry)| {
-            let mut below = entry.below.to_wire();
-            if let (true, false, Value::Object(map)) = (entry.member, entry.below.is_empty(), &mut below) {
-                map.insert(".".to_owned(), Value::Object(Map::new()));
-            }
-            (element.clone(), below)
-        });
-        Value::Object(entries.collect())
+    pub(super) fn into_wire(self) -> Value {
+        Value::Object(self.0)
     }
 
-    pub(super) fn union(&self, other: &FieldSet) -> FieldSet {
-        let mut united = self.clone();
-        for (element, theirs) in &other.children {
-            let ours = united.children.entry(element.clone()).or_default();
-            ours.member |= theirs.member;
-            ours.below = ours.below.union(&theirs.below);
-        }
-        united
+    /// Takes in the members of another set.
+    pub(super) fn add(&mut self, other: &FieldSet) {
+        add(&mut self.0, &other.0);
     }
 
-    /// The members that the other set does not have.
-    pub(super) fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |ours, theirs| ours && !theirs, FieldSet::difference)
+    /// Takes the members of another set out.
+    pub(super) fn subtract(&mut self, other: &FieldSet) {
+        subtract(&mut self.0, &other.0);
     }
 
     /// The members that both sets have.
     pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |ours, theirs| ours && theirs, FieldSet::intersection)
+        intersect(self.view(), other.view())
     }
 
-    fn combine(
-        &self,
-        other: &FieldSet,
-        member: fn(bool, bool) -> bool,
-        below: fn(&FieldSet, &FieldSet) -> FieldSet,
-    ) -> FieldSet {
-        let nothing = Entry::default();
-        let mut combined = FieldSet::default();
-        for (element, ours) in &self.children {
-            let theirs = other.children.get(element).unwrap_or(&nothing);
-            let entry = Entry {
-                member: member(ours.member, theirs.member),
-                below: below(&ours.below, &theirs.below),
-            };
-            combined.put(element.clone(), entry);
+    /// Whether a path of fields is a member.
+    pub(super) fn contains(&self, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else { return false };
+        let mut at = self.0.get(&format!("f:{first}"));
+        for name in rest {
+            at = at.and_then(|below| below.get(format!("f:{name}")));
         }
-        combined
+        at.is_some_and(is_member)
     }
 
     /// Takes out a path of fields and all that goes on from it.
     pub(super) fn remove_below(&mut self, path: &[&str]) {
-        let Some((first, rest)) = path.split_first() else { return };
-        let element = format!("f:{first}");
-        if rest.is_empty() {
-            self.children.remove(&element);
-        } else if let Some(entry) = self.children.get_mut(&element) {
-            entry.below.remove_below(rest);
-            if entry.is_empty() {
-                self.children.remove(&element);
-            }
-        }
+        remove(&mut self.0, path, true);
     }
 
     /// Takes out one path of fields, but not what goes on from it.
     pub(super) fn remove_member(&mut self, path: &[&str]) {
-        let Some((first, rest)) = path.split_first() else { return };
-        let element = format!("f:{first}");
-        if let Some(entry) = self.children.get_mut(&element) {
-            match rest {
-                [] => entry.member = false,
-                _ => entry.below.remove_member(rest),
-            }
-            if entry.is_empty() {
-                self.children.remove(&element);
-            }
-        }
+        remove(&mut self.0, path, false);
     }
 
     /// The members as upstream shows paths: `.spec.containers[name="a"].image`.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
-        self.collect(&mut String::new(), &mut paths);
+        collect(self.view(), &mut String::new(), &mut paths);
         paths
     }
+}
 
-    fn collect(&self, prefix: &mut String, paths: &mut Vec<String>) {
-        for (element, entry) in &self.children {
-            let length = prefix.len();
-            prefix.push_str(&shown(element));
-            if entry.member {
-                paths.push(prefix.clone());
-            }
-            entry.below.collect(prefix, paths);
-            prefix.truncate(length);
+/// Part of a set: what goes on below one element.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Below<'a>(&'a Map<String, Value>);
+
+impl<'a> Below<'a> {
+    pub(super) fn is_empty(self) -> bool {
+        self.0.keys().all(|key| key == SELF)
+    }
+
+    pub(super) fn children(self) -> impl Iterator<Item = (&'a str, bool, Below<'a>)> {
+        let elements = self.0.iter().filter(|(element, _)| *element != SELF);
+        elements.filter_map(|(element, below)| {
+            Some((element.as_str(), is_member(below), Below(below.as_object()?)))
+        })
+    }
+
+    pub(super) fn get(self, element: &str) -> Option<(bool, Below<'a>)> {
+        let below = self.0.get(element)?;
+        Some((is_member(below), Below(below.as_object()?)))
+    }
+}
+
+fn intersect(ours: Below<'_>, theirs: Below<'_>) -> FieldSet {
+    let mut both = FieldSet::default();
+    for (element, member, below) in ours.children() {
+        if let Some((also, theirs)) = theirs.get(element) {
+            both.put(element.to_owned(), member && also, intersect(below, theirs));
         }
+    }
+    both
+}
+
+fn add(ours: &mut Map<String, Value>, theirs: &Map<String, Value>) {
+    for (element, theirs) in theirs {
+        let Some(mine) = ours.get_mut(element).and_then(Value::as_object_mut) else {
+            if element != SELF {
+                ours.insert(element.clone(), theirs.clone());
+            }
+            continue;
+        };
+        let Value::Object(below) = theirs else { continue };
+        let member = mine.is_empty() || mine.contains_key(SELF) || is_member(theirs);
+        add(mine, below);
+        if member && !mine.is_empty() {
+            mine.insert(SELF.to_owned(), Value::Object(Map::new()));
+        }
+    }
+}
+
+fn subtract(ours: &mut Map<String, Value>, theirs: &Map<String, Value>) {
+    for (element, theirs) in theirs {
+        if element == SELF {
+            continue;
+        }
+        let Some(mine) = ours.get_mut(element).and_then(Value::as_object_mut) else { continue };
+        let member = mine.is_empty() || mine.remove(SELF).is_some();
+        if let Value::Object(theirs) = theirs {
+            subtract(mine, theirs);
+        }
+        settle(ours, element, member && !is_member(theirs));
+    }
+}
+
+/// Brings an element into its form again, after `.` was taken out of it and the rest changed.
+fn settle(set: &mut Map<String, Value>, element: &str, member: bool) {
+    let Some(mine) = set.get_mut(element).and_then(Value::as_object_mut) else { return };
+    match (mine.is_empty(), member) {
+        (true, false) => drop(set.remove(element)),
+        (false, true) => drop(mine.insert(SELF.to_owned(), Value::Object(Map::new()))),
+        (true, true) | (false, false) => {}
+    }
+}
+
+fn remove(set: &mut Map<String, Value>, path: &[&str], and_below: bool) {
+    let Some((first, rest)) = path.split_first() else { return };
+    let element = format!("f:{first}");
+    if rest.is_empty() && and_below {
+        set.remove(&element);
+        return;
+    }
+    let Some(mine) = set.get_mut(&element).and_then(Value::as_object_mut) else { return };
+    let member = mine.is_empty() || mine.remove(SELF).is_some();
+    if !rest.is_empty() {
+        remove(mine, rest, and_below);
+    }
+    settle(set, &element, member && !rest.is_empty());
+}
+
+fn collect(set: Below<'_>, prefix: &mut String, paths: &mut Vec<String>) {
+    for (element, member, below) in set.children() {
+        let length = prefix.len();
+        prefix.push_str(&shown(element));
+        if member {
+            paths.push(prefix.clone());
+        }
+        collect(below, prefix, paths);
+        prefix.truncate(length);
     }
 }
 
@@ -164,7 +221,8 @@ fn normal(element: &str) -> Option<String> {
     }
 }
 
-fn shown(element: &str) -> String {
+/// An element as upstream shows it in a path.
+pub(super) fn shown(element: &str) -> String {
     let (kind, rest) = element.split_at(element.len().min(2));
     match kind {
         "f:" => format!(".{rest}"),
@@ -175,5 +233,46 @@ fn shown(element: &str) -> String {
             format!("[{}]", keys.join(","))
         }
         _ => format!("[{rest}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(wire: Value) -> FieldSet {
+        FieldSet::from_wire(&wire).expect("a set")
+    }
+
+    #[test]
+    fn sets_are_combined_in_their_wire_form() {
+        let a = set(json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}, "f:d": {"f:e": {}}}));
+        let b = set(json!({"f:a": {"f:x": {}}, "f:b": {"f:c": {}}, "f:d": {"f:e": {}}}));
+        let mut both = a.clone();
+        both.add(&b);
+        assert_eq!(
+            both.clone().into_wire(),
+            json!({"f:a": {".": {}, "f:x": {}}, "f:b": {".": {}, "f:c": {}}, "f:d": {"f:e": {}}})
+        );
+        let mut less = both;
+        less.subtract(&b);
+        assert_eq!(less.into_wire(), json!({"f:a": {}, "f:b": {}}));
+        assert_eq!(a.intersection(&b).into_wire(), json!({"f:b": {"f:c": {}}, "f:d": {"f:e": {}}}));
+        assert_eq!(a.paths(), [".a", ".b", ".b.c", ".d.e"]);
+        assert!(a.contains(&["b"]) && a.contains(&["d", "e"]) && !a.contains(&["d"]));
+        let mut fewer = a;
+        fewer.remove_member(&["b"]);
+        fewer.remove_below(&["d", "e"]);
+        assert_eq!(fewer.into_wire(), json!({"f:a": {}, "f:b": {"f:c": {}}}));
+    }
+
+    #[test]
+    fn a_clients_elements_are_brought_into_our_form() {
+        let sent = set(json!({"f:l": {"k:{\"b\": 1,\"a\":\"x\"}": {".": {}}, "v: \"q\"": {}}}));
+        assert_eq!(sent.clone().into_wire(), json!({"f:l": {"k:{\"a\":\"x\",\"b\":1}": {}, "v:\"q\"": {}}}));
+        assert_eq!(sent.paths(), [r#".l[a="x",b=1]"#, r#".l[="q"]"#]);
+        assert_eq!(FieldSet::from_wire(&json!({"x:y": {}})), None);
     }
 }

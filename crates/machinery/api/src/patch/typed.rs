@@ -3,11 +3,12 @@
 //! Source: structured-merge-diff's `typed` package over upstream's `x-kubernetes-list-type` and `-map-type`; here the
 //! schema table says the same.
 
-use std::collections::BTreeMap;
+mod compare;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::field_set::{Entry, FieldSet};
+pub(super) use self::compare::{Comparison, compare, field_set};
+use super::field_set::{self, Below, FieldSet};
 use crate::quantity::Quantity;
 use crate::schema::{Field, Kind, ListType, Shape, TypeId};
 
@@ -50,30 +51,6 @@ impl Node {
         matches!(self, Node::Leaf)
     }
 
-    /// The parts of a value with their path elements. A value that does not fit the node has none.
-    fn parts(self, value: &Value) -> Vec<(String, &Value, Node)> {
-        match (self, value) {
-            (Node::Struct(ty), Value::Object(map)) => map
-                .iter()
-                .map(|(name, value)| {
-                    (format!("f:{name}"), value, ty.field(name).map_or(Node::Leaf, Node::of))
-                })
-                .collect(),
-            (Node::Map(field), Value::Object(map)) => {
-                let item = Node::of_kind(field.kind);
-                map.iter().map(|(name, value)| (format!("f:{name}"), value, item)).collect()
-            }
-            (Node::Set, Value::Array(items)) => {
-                items.iter().map(|item| (format!("v:{item}"), item, Node::Leaf)).collect()
-            }
-            (Node::Keyed(field), Value::Array(items)) => {
-                let node = Node::of_kind(field.kind);
-                items.iter().map(|item| (keys_of(field, item), item, node)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
     /// The element of one item of a list.
     fn item_element(self, item: &Value) -> String {
         match self {
@@ -81,26 +58,70 @@ impl Node {
             _ => format!("v:{item}"),
         }
     }
+
+    /// How a member of an object of this node is taken apart.
+    fn member(self, name: &str) -> Node {
+        match self {
+            Node::Struct(ty) => ty.field(name).map_or(Node::Leaf, Node::of),
+            Node::Map(field) => Node::of_kind(field.kind),
+            _ => Node::Leaf,
+        }
+    }
+
+    /// How an item of a list of this node is taken apart.
+    fn item(self) -> Node {
+        match self {
+            Node::Keyed(field) => Node::of_kind(field.kind),
+            _ => Node::Leaf,
+        }
+    }
 }
 
-/// `k:{"name":"a"}`: absent keys have their default.
+/// `k:{"name":"a"}`: absent keys have their default, and keys are in the order of their names.
 fn keys_of(field: &'static Field, item: &Value) -> String {
-    let keys: Map<String, Value> = field
-        .list_map_keys()
-        .iter()
-        .map(|key| {
-            (
-                (*key).to_owned(),
-                item.get(*key).cloned().or_else(|| key_default(field, key)).unwrap_or(Value::Null),
-            )
-        })
-        .collect();
-    format!("k:{}", Value::Object(keys))
+    let mut text = String::from("k:{");
+    for (index, key) in sorted_keys(field).iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push('"');
+        text.push_str(key);
+        text.push_str("\":");
+        match item.get(*key) {
+            Some(value) => write_value(&mut text, value),
+            None => text.push_str(key_default(field, key).unwrap_or("null")),
+        }
+    }
+    text.push('}');
+    text
 }
 
-fn key_default(field: &'static Field, key: &str) -> Option<Value> {
+fn sorted_keys(field: &'static Field) -> std::borrow::Cow<'static, [&'static str]> {
+    let keys = field.list_map_keys();
+    if keys.is_sorted() {
+        return keys.into();
+    }
+    let mut keys = keys.to_vec();
+    keys.sort_unstable();
+    keys.into()
+}
+
+/// A scalar as JSON. Names rarely need escaping, which is what costs.
+fn write_value(text: &mut String, value: &Value) {
+    match value {
+        Value::String(plain) if plain.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') => {
+            text.push('"');
+            text.push_str(plain);
+            text.push('"');
+        }
+        Value::Number(number) => text.push_str(&number.to_string()),
+        other => text.push_str(&other.to_string()),
+    }
+}
+
+fn key_default(field: &'static Field, key: &str) -> Option<&'static str> {
     let Kind::Object(ty) = field.kind else { return None };
-    serde_json::from_str(ty.field(key)?.default_json()?).ok()
+    ty.field(key)?.default_json()
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -111,121 +132,21 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The paths that whoever wrote this object owns.
-pub(super) fn field_set(node: Node, value: &Value) -> FieldSet {
-    let mut set = FieldSet::default();
-    for (element, value, child) in node.parts(value) {
-        let entry = if child.is_leaf() || is_empty(value) {
-            Entry { member: true, below: FieldSet::default() }
-        } else {
-            // Named fields are there by their type; items are owned themselves.
-            let member = !matches!(node, Node::Struct(_));
-            Entry { member, below: field_set(child, value) }
-        };
-        set.put(element, entry);
-    }
-    set
-}
-
-/// How two objects differ.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Comparison {
-    pub(super) added: FieldSet,
-    pub(super) modified: FieldSet,
-    pub(super) removed: FieldSet,
-}
-
-impl Comparison {
-    /// Leaves out what this request cannot change.
-    pub(super) fn without(mut self, reset: &[&[&str]]) -> Self {
-        for path in reset {
-            self.added.remove_below(path);
-            self.modified.remove_below(path);
-            self.removed.remove_below(path);
-        }
-        self
-    }
-
-    pub(super) fn changed(&self) -> FieldSet {
-        self.added.union(&self.modified)
-    }
-}
-
-/// Compares two values; the order of sets and keyed lists does not matter.
-pub(super) fn compare(node: Node, old: &Value, new: &Value) -> Comparison {
-    let mut before: BTreeMap<String, (&Value, Node)> =
-        node.parts(old).into_iter().map(|(element, value, child)| (element, (value, child))).collect();
-    let mut result = Comparison::default();
-    for (element, value, child) in node.parts(new) {
-        let (old, _) = match before.remove(&element) {
-            Some(found) => found,
-            // Go has such a list or map even when it is empty, so that it is not itself new.
-            None if always_there(node, &element) => (&Value::Null, child),
-            None => {
-                result.added.put(element, whole(child, value));
-                continue;
-            }
-        };
-        if child.is_leaf() || !(fits(child, old) && fits(child, value)) {
-            if old != value {
-                result.modified.put(element, Entry { member: true, below: FieldSet::default() });
-            }
-            continue;
-        }
-        let below = compare(child, old, value);
-        let entry = |below| Entry { member: false, below };
-        result.added.put(element.clone(), entry(below.added));
-        result.modified.put(element.clone(), entry(below.modified));
-        result.removed.put(element, entry(below.removed));
-    }
-    for (element, (value, child)) in before {
-        result.removed.put(element, whole(child, value));
-    }
-    result
-}
-
-fn always_there(node: Node, element: &str) -> bool {
-    let Node::Struct(ty) = node else { return false };
-    let field = element.strip_prefix("f:").and_then(|name| ty.field(name));
-    field.is_some_and(|f| f.shape != Shape::One && !f.omits_empty() && !Node::of(f).is_leaf())
-}
-
-fn fits(node: Node, value: &Value) -> bool {
-    match node {
-        Node::Struct(_) | Node::Map(_) => value.is_object() || value.is_null(),
-        Node::Set | Node::Keyed(_) => value.is_array() || value.is_null(),
-        Node::Leaf => false,
-    }
-}
-
-/// A value that only one side has: all of its paths.
-fn whole(node: Node, value: &Value) -> Entry {
-    let mut below = FieldSet::default();
-    for (element, value, child) in node.parts(value) {
-        below.put(element, whole(child, value));
-    }
-    Entry { member: true, below }
-}
-
 /// Merges an applied configuration into a live value. Items that only the live list has keep their place; the others
 /// follow the order of the configuration.
 pub(super) fn merge(node: Node, live: &Value, config: &Value) -> Value {
     match (node, config) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(_)) => {
+        (Node::Struct(_) | Node::Map(_), Value::Object(config)) => {
             let mut merged = live.as_object().cloned().unwrap_or_default();
-            for (element, value, child) in node.parts(config) {
-                let name = &element[2..];
-                let value = merge(child, merged.get(name).unwrap_or(&Value::Null), value);
-                merged.insert(name.to_owned(), value);
+            for (name, value) in config {
+                let value = merge(node.member(name), merged.get(name).unwrap_or(&Value::Null), value);
+                merged.insert(name.clone(), value);
             }
             Value::Object(merged)
         }
         (Node::Set | Node::Keyed(_), Value::Array(items)) => {
             let live = live.as_array().map(Vec::as_slice).unwrap_or_default();
-            let child = match node {
-                Node::Keyed(field) => Node::of_kind(field.kind),
-                _ => Node::Leaf,
-            };
+            let child = node.item();
             let in_config: Vec<String> = items.iter().map(|item| node.item_element(item)).collect();
             let in_live: Vec<String> = live.iter().map(|item| node.item_element(item)).collect();
             let mut merged = Vec::with_capacity(live.len() + items.len());
@@ -250,25 +171,25 @@ pub(super) fn merge(node: Node, live: &Value, config: &Value) -> Value {
 
 /// Takes out of a value what `last` has and nobody owns any more.
 pub(super) fn prune(node: Node, value: &mut Value, last: &FieldSet, owned: &FieldSet) {
-    prune_part(node, value, last, owned, &[]);
+    prune_part(node, value, last.view(), owned.view(), &[]);
 }
 
 /// `keys` are the key fields of the item that `value` is: an item without them would be another.
-fn prune_part(node: Node, value: &mut Value, last: &FieldSet, owned: &FieldSet, keys: &[&str]) {
-    for (element, was) in &last.children {
+fn prune_part(node: Node, value: &mut Value, last: Below<'_>, owned: Below<'_>, keys: &[&str]) {
+    for (element, _, was) in last.children() {
         let is_key = element.strip_prefix("f:").is_some_and(|name| keys.contains(&name));
-        match owned.children.get(element) {
+        match owned.get(element) {
             None if is_key => {}
             None => remove_part(node, value, element),
-            Some(still) if !was.below.is_empty() => {
+            Some((member, still)) if !was.is_empty() => {
                 let Some((child, part)) = part_mut(node, value, element) else { continue };
                 let had_content = !is_empty(part);
                 let keys = match node {
                     Node::Keyed(field) => field.list_map_keys(),
                     _ => &[],
                 };
-                prune_part(child, part, &was.below, &still.below, keys);
-                if had_content && is_empty(part) && !still.member {
+                prune_part(child, part, was, still, keys);
+                if had_content && is_empty(part) && !member {
                     remove_part(node, value, element);
                 }
             }
@@ -341,10 +262,8 @@ pub(super) fn check(node: Node, value: &mut Value, path: &str, errors: &mut Vec<
                         continue;
                     }
                 }
-                let mut set = FieldSet::default();
                 let element = node.item_element(item);
-                set.put(element.clone(), Entry { member: true, below: FieldSet::default() });
-                let shown = set.paths().concat();
+                let shown = field_set::shown(&element);
                 if seen.contains(&element) {
                     errors.push(format!("{path}: duplicate entries for key {shown}"));
                 }

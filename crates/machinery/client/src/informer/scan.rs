@@ -171,6 +171,39 @@ pub(super) fn only_metadata(object: &[u8]) -> Result<Vec<u8>, ScanError> {
     Ok(out)
 }
 
+/// The object without `metadata.managedFields`: no part of a cluster reads them, and they can be half of it. Who writes
+/// the object back without them changes nothing about them.
+pub(super) fn without_managed_fields(object: &[u8]) -> Result<Cow<'_, [u8]>, ScanError> {
+    const NAME: &[u8] = b"\"managedFields\"";
+    let mut found = None;
+    Scanner { bytes: object, at: metadata(object)?.start }.members(|scanner, name| {
+        let range = scanner.value()?;
+        if name == b"managedFields" {
+            found = Some(range);
+        }
+        Ok(found.is_none())
+    })?;
+    let Some(value) = found else { return Ok(Cow::Borrowed(object)) };
+    let name = object[..value.start].windows(NAME.len()).rposition(|window| window == NAME);
+    let mut start = name.ok_or(ScanError::Broken(value.start))?;
+    let mut end = value.end;
+    while object.get(end).is_some_and(u8::is_ascii_whitespace) {
+        end += 1;
+    }
+    if object.get(end) == Some(&b',') {
+        end += 1;
+    } else {
+        // The last member: the comma before it goes with it.
+        while start > 0 && object[start - 1].is_ascii_whitespace() {
+            start -= 1;
+        }
+        if start > 0 && object[start - 1] == b',' {
+            start -= 1;
+        }
+    }
+    Ok(Cow::Owned([&object[..start], &object[end..]].concat()))
+}
+
 fn metadata(object: &[u8]) -> Result<Range<usize>, ScanError> {
     let mut found = None;
     Scanner { bytes: object, at: 0 }.members(|scanner, name| {
@@ -319,6 +352,21 @@ impl<'a> Scanner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn managed_fields_are_left_out() {
+        let check = |object: &str, expected: &str| {
+            let less = without_managed_fields(object.as_bytes()).unwrap();
+            assert_eq!(std::str::from_utf8(&less).unwrap(), expected);
+        };
+        check(
+            r#"{"metadata":{"labels":{"managedFields":"x"},"managedFields":[{"a":"}]"}],"name":"n"},"spec":{}}"#,
+            r#"{"metadata":{"labels":{"managedFields":"x"},"name":"n"},"spec":{}}"#,
+        );
+        check(r#"{"metadata": {"name": "n", "managedFields": [] }}"#, r#"{"metadata": {"name": "n"}}"#);
+        check(r#"{"metadata":{"managedFields":[]}}"#, r#"{"metadata":{}}"#);
+        check(r#"{"metadata":{"name":"n"}}"#, r#"{"metadata":{"name":"n"}}"#);
+    }
 
     #[test]
     fn a_list_is_cut_into_its_items() {

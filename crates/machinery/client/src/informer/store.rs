@@ -290,10 +290,12 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
         }
     }
 
-    /// Reads the head and applies [`Store::metadata_only`]; a bad object is a warning and `None`.
+    /// Reads the head, leaves out managed fields and applies [`Store::metadata_only`]; a bad object is a warning and
+    /// `None`.
     fn take_apart(&self, bytes: &[u8]) -> Option<(Head, Box<[u8]>)> {
         let parts = scan::head(bytes).and_then(|head| {
-            Ok((head, if self.metadata_only { scan::only_metadata(bytes)?.into() } else { bytes.into() }))
+            let bytes = scan::without_managed_fields(bytes)?;
+            Ok((head, if self.metadata_only { scan::only_metadata(&bytes)?.into() } else { bytes.into() }))
         });
         parts
             .inspect_err(|error| {

@@ -1,6 +1,6 @@
 //! The entries of `metadata.managedFields`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::patch::field_set::FieldSet;
 use crate::status::ApiError;
@@ -50,35 +50,49 @@ impl Entry {
         shown
     }
 
-    fn from_wire(value: &Value) -> Option<Self> {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        if text("fieldsType") != "FieldsV1" {
-            return None;
-        }
+    /// An entry of a stored object, which we wrote ourselves.
+    fn from_own(mut value: Value) -> Option<Self> {
+        let map = value.as_object_mut()?;
+        let set = FieldSet::from_own(map.remove("fieldsV1").unwrap_or_default());
+        let mut text = |name: &str| match map.remove(name) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
         Some(Entry {
             manager: text("manager"),
             operation: if text("operation") == "Apply" { Operation::Apply } else { Operation::Update },
             api_version: text("apiVersion"),
             subresource: text("subresource"),
             time: text("time"),
-            set: FieldSet::from_wire(value.get("fieldsV1").unwrap_or(&Value::Null)),
+            set,
         })
     }
 
-    fn to_wire(&self) -> Value {
-        let mut entry = json!({
-            "manager": self.manager,
-            "operation": if self.operation == Operation::Apply { "Apply" } else { "Update" },
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_wire(),
-        });
-        for (name, value) in [("time", &self.time), ("subresource", &self.subresource)] {
+    /// An entry that a client sent; `None` if it is not a whole one.
+    fn from_sent(value: &Value) -> Option<Self> {
+        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        let known = matches!(text("operation"), "Apply" | "Update");
+        if !known || text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+            return None;
+        }
+        let set = FieldSet::from_wire(value.get("fieldsV1").unwrap_or(&Value::Null))?;
+        Some(Entry { set, ..Entry::from_own(value.clone())? })
+    }
+
+    fn into_wire(self) -> Value {
+        let mut entry = Map::new();
+        let mut put = |name: &str, value: Value| drop(entry.insert(name.to_owned(), value));
+        put("manager", Value::String(self.manager));
+        put("operation", Value::from(if self.operation == Operation::Apply { "Apply" } else { "Update" }));
+        put("apiVersion", Value::String(self.api_version));
+        put("fieldsType", Value::from("FieldsV1"));
+        put("fieldsV1", self.set.into_wire());
+        for (name, value) in [("time", self.time), ("subresource", self.subresource)] {
             if !value.is_empty() {
-                entry[name] = Value::from(value.as_str());
+                put(name, Value::String(value));
             }
         }
-        entry
+        Value::Object(entry)
     }
 }
 
@@ -87,13 +101,49 @@ impl Entry {
 pub(super) struct Managers(Vec<Entry>);
 
 impl Managers {
-    pub(super) fn from_object(object: &Value) -> Self {
-        let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
-        Managers(entries.filter_map(Entry::from_wire).collect())
+    /// The managers of a written object, which are taken out of it: those that the client sent, if they are whole and
+    /// may be changed, else those of the stored object.
+    pub(super) fn of_written(live: &Value, new: &mut Value, may_send: bool) -> Self {
+        let stored = &live["metadata"]["managedFields"];
+        match take(new) {
+            // A client that writes back what it has read.
+            Some(sent) if sent == *stored => Managers::from_own(sent),
+            Some(sent) if may_send && is_reset(&sent) => Managers::default(),
+            Some(sent) if may_send => Managers::from_sent(&sent)
+                .filter(|sent| !sent.is_empty())
+                .unwrap_or_else(|| Managers::from_own(stored.clone())),
+            _ => Managers::from_own(stored.clone()),
+        }
+    }
+
+    pub(super) fn from_own(value: Value) -> Self {
+        match value {
+            Value::Array(entries) => Managers(entries.into_iter().filter_map(Entry::from_own).collect()),
+            _ => Managers::default(),
+        }
+    }
+
+    /// All entries, or none if one of them is not whole.
+    fn from_sent(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(Entry::from_sent).collect::<Option<_>>().map(Managers)
+    }
+
+    pub(super) fn into_wire(mut self) -> Value {
+        self.0.sort_by(|a, b| {
+            fn key<'e>(e: &'e Entry) -> (Operation, &'e str, &'e str, &'e str, &'e str) {
+                (e.operation, &e.time, &e.manager, &e.api_version, &e.subresource)
+            }
+            key(a).cmp(&key(b))
+        });
+        Value::Array(self.0.into_iter().map(Entry::into_wire).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
@@ -118,7 +168,9 @@ impl Managers {
     /// All that anyone owns. Entries in other versions count too: their shapes rarely differ, and to keep a field too
     /// many is the safe side.
     pub(super) fn owned(&self) -> FieldSet {
-        self.0.iter().fold(FieldSet::default(), |owned, entry| owned.union(&entry.set))
+        let mut owned = FieldSet::default();
+        self.0.iter().for_each(|entry| owned.add(&entry.set));
+        owned
     }
 
     pub(super) fn drop_empty(&mut self) {
@@ -142,71 +194,76 @@ impl Managers {
             let Some((first, second)) = pair else { return };
             let older = self.0[first].clone();
             let newer = &mut self.0[second];
-            newer.set = newer.set.union(&older.set);
+            newer.set.add(&older.set);
             newer.manager = ANCIENT.to_owned();
             newer.subresource = String::new();
             self.0.remove(first);
         }
     }
 
-    /// Writes the entries into an object, in upstream's order.
-    pub(super) fn write(&mut self, object: &mut Value) {
-        strip(object);
-        if self.0.is_empty() {
-            return;
+    /// Writes the entries into an object that has none, in upstream's order.
+    pub(super) fn write(self, object: &mut Value) {
+        if !self.0.is_empty() {
+            object["metadata"]["managedFields"] = self.into_wire();
         }
-        self.0.sort_by(|a, b| {
-            let key = |e: &Entry| {
-                (e.operation, e.time.clone(), e.manager.clone(), e.api_version.clone(), e.subresource.clone())
-            };
-            key(a).cmp(&key(b))
-        });
-        object["metadata"]["managedFields"] = Value::Array(self.0.iter().map(Entry::to_wire).collect());
     }
 }
 
 /// Takes the managed fields out of an object.
-pub(super) fn strip(object: &mut Value) {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
+pub(super) fn take(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata").and_then(Value::as_object_mut)?.remove("managedFields")
 }
 
-/// Whether a client asks to forget all managers: one empty entry.
-pub(super) fn is_reset(object: &Value) -> bool {
-    match object["metadata"]["managedFields"].as_array().map(Vec::as_slice) {
+/// Whether a client asks to forget all managers: with no entry, or one empty entry.
+fn is_reset(sent: &Value) -> bool {
+    match sent.as_array().map(Vec::as_slice) {
+        Some([]) => true,
         Some([Value::Object(entry)]) => entry.is_empty(),
         _ => false,
     }
 }
 
-/// 409, with one cause per field and manager.
-pub(super) fn conflict(mut conflicts: Vec<(String, Vec<String>)>) -> ApiError {
-    conflicts.sort();
-    let causes: Vec<Value> = conflicts
-        .iter()
-        .flat_map(|(manager, paths)| {
-            paths.iter().map(move |path| {
-                json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path})
-            })
-        })
-        .collect();
-    let message = match (conflicts.as_slice(), causes.len()) {
-        ([(manager, paths)], 1) => {
-            format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths[0])
-        }
-        (_, count) => {
-            let lines: Vec<String> = conflicts
-                .iter()
-                .flat_map(|(manager, paths)| {
-                    std::iter::once(format!("conflicts with {manager}:"))
-                        .chain(paths.iter().map(|p| format!("- {p}")))
+/// The fields that an apply would take from others, by the manager as it is shown.
+#[derive(Debug)]
+pub(super) struct Conflicts(pub(super) Vec<(String, FieldSet)>);
+
+impl Conflicts {
+    /// Leaves out what may be taken.
+    pub(super) fn without(&mut self, allowed: &FieldSet) {
+        self.0.iter_mut().for_each(|(_, set)| set.subtract(allowed));
+        self.0.retain(|(_, set)| !set.is_empty());
+    }
+
+    /// 409, with one cause per field and manager.
+    pub(super) fn into_error(self) -> ApiError {
+        let mut conflicts: Vec<(String, Vec<String>)> =
+            self.0.into_iter().map(|(manager, set)| (manager, set.paths())).collect();
+        conflicts.sort();
+        let causes: Vec<Value> = conflicts
+            .iter()
+            .flat_map(|(manager, paths)| {
+                paths.iter().map(move |path| {
+                    json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path})
                 })
-                .collect();
-            format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
-        }
-    };
-    let mut error = ApiError::new(409, "Conflict", message);
-    error.details = Some(json!({"causes": causes}));
-    error
+            })
+            .collect();
+        let message = match (conflicts.as_slice(), causes.len()) {
+            ([(manager, paths)], 1) => {
+                format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths[0])
+            }
+            (_, count) => {
+                let lines: Vec<String> = conflicts
+                    .iter()
+                    .flat_map(|(manager, paths)| {
+                        std::iter::once(format!("conflicts with {manager}:"))
+                            .chain(paths.iter().map(|p| format!("- {p}")))
+                    })
+                    .collect();
+                format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
+            }
+        };
+        let mut error = ApiError::new(409, "Conflict", message);
+        error.details = Some(json!({"causes": causes}));
+        error
+    }
 }

@@ -234,7 +234,8 @@ fn a_create_is_tracked_as_upstream_tracks_it() {
 #[test]
 fn managers_can_be_forgotten_and_are_capped() {
     let ty = by_name("core.v1.ConfigMap").unwrap();
-    let mut live = map(json!({}));
+    let mut live = map(json!({"first": "v"}));
+    track(&Value::Null, &mut live, ty, &writer("first", "2023-01-01T00:00:00Z"));
     for i in 0..15 {
         let mut new = live.clone();
         new["data"][format!("k{i}")] = json!("v");
@@ -250,6 +251,89 @@ fn managers_can_be_forgotten_and_are_capped() {
     new["metadata"]["managedFields"] = json!([{}]);
     track(&live, &mut new, ty, &writer("x", "2024-01-02T00:00:00Z"));
     assert_eq!(new["metadata"].get("managedFields"), None);
+    let mut cleared = live.clone();
+    cleared["metadata"]["managedFields"] = json!([]);
+    cleared["data"]["k0"] = json!("w");
+    track(&live, &mut cleared, ty, &writer("x", "2024-01-02T00:00:00Z"));
+    assert_eq!(cleared["metadata"].get("managedFields"), None);
+    // Not through a subresource, and what is not whole is not taken.
+    let status = Writer { subresource: "status", ..writer("x", "2024-01-02T00:00:00Z") };
+    let mut kept = live.clone();
+    kept["metadata"]["managedFields"] = json!([]);
+    track(&live, &mut kept, ty, &status);
+    assert_eq!(kept, live);
+    kept["metadata"]["managedFields"] = json!([{"manager": "y", "operation": "Update"}]);
+    track(&live, &mut kept, ty, &writer("x", "2024-01-02T00:00:00Z"));
+    assert_eq!(kept, live);
+    // Once forgotten, updates alone do not begin anew.
+    let mut next = cleared.clone();
+    next["data"]["k0"] = json!("x");
+    track(&cleared, &mut next, ty, &writer("x", "2024-01-02T00:00:00Z"));
+    assert_eq!(next["metadata"].get("managedFields"), None);
+    let applied = apply_map(&next, json!({"k1": "z"}), "one", true).unwrap();
+    assert_eq!(owned(&applied, "one"), &json!({"f:data": {"f:k1": {}}}));
+    let first = owned(&applied, "before-first-apply");
+    assert!(first["f:data"].get("f:k0").is_some() && first["f:data"].get("f:k1").is_none(), "{first}");
+}
+
+#[test]
+fn kubectl_takes_over_from_client_side_apply() {
+    const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let ty = by_name("core.v1.ConfigMap").unwrap();
+    let mut live = map(json!({"a": "1", "b": "2"}));
+    live["metadata"]["annotations"] = json!({ANNOTATION: map(json!({"a": "1", "b": "2"})).to_string()});
+    track(&Value::Null, &mut live, ty, &writer("kubectl-client-side-apply", "2024-01-01T00:00:00Z"));
+    // Another's name conflicts with what the client applied.
+    assert_eq!(apply_map(&live, json!({"a": "3"}), "other", false).unwrap_err().code, 409);
+    let next = apply_map(&live, json!({"a": "3"}), "kubectl", false).unwrap();
+    assert_eq!(next["data"], json!({"a": "3", "b": "2"}));
+    let last: Value =
+        serde_json::from_str(next["metadata"]["annotations"][ANNOTATION].as_str().unwrap()).unwrap();
+    assert_eq!(last, map(json!({"a": "3"})));
+    // What was changed since is not the client's to take.
+    let mut changed = live.clone();
+    changed["data"]["a"] = json!("9");
+    track(&live, &mut changed, ty, &writer("editor", "2024-01-02T00:00:00Z"));
+    let error = apply_map(&changed, json!({"a": "3", "b": "4"}), "kubectl", false).unwrap_err();
+    assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"editor\" using v1: .data.a");
+}
+
+#[test]
+fn replicas_are_owned_through_the_scale_too() {
+    let config = deployment(Some(2), json!([{"name": "c", "image": "i"}]));
+    let live = apply_deployment(&Value::Null, &config, "one", false).unwrap();
+    let scale_type = by_name("autoscaling.v1.Scale").unwrap();
+    let scale_of = |object: &Value| {
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale",
+            "metadata": {"name": "d", "managedFields": scale::of_scale(object)},
+            "spec": {"replicas": object["spec"]["replicas"]}, "status": {"replicas": 0}})
+    };
+    let before = scale_of(&live);
+    assert_eq!(owned(&before, "one"), &json!({"f:spec": {"f:replicas": {}}}));
+    // The same number changes nobody's fields.
+    let mut same = before.clone();
+    let scaler = Writer { subresource: "scale", ..writer("scaler", "2024-01-03T00:00:00Z") };
+    track(&before, &mut same, scale_type, &scaler);
+    assert_eq!(scale::of_parent(&live, &same, "apps/v1"), live["metadata"]["managedFields"]);
+    let mut after = before.clone();
+    after["spec"]["replicas"] = json!(5);
+    track(&before, &mut after, scale_type, &scaler);
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = json!(5);
+    scaled["metadata"]["managedFields"] = scale::of_parent(&live, &after, "apps/v1");
+    assert_eq!(owned(&scaled, "one")["f:spec"].get("f:replicas"), None);
+    let entries = scaled["metadata"]["managedFields"].as_array().unwrap();
+    let entry = entries.iter().find(|e| e["manager"] == "scaler").unwrap();
+    assert_eq!(
+        entry,
+        &json!({"manager": "scaler", "operation": "Update", "apiVersion": "apps/v1", "subresource": "scale",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}})
+    );
+    let error = apply_deployment(&scaled, &config, "one", false).unwrap_err();
+    assert_eq!(
+        error.message,
+        r#"Apply failed with 1 conflict: conflict with "scaler" with subresource "scale" using apps/v1: .spec.replicas"#
+    );
 }
 
 #[test]
@@ -292,7 +376,7 @@ fn bad_configurations_are_refused() {
     let error = refused(config);
     assert_eq!(
         error.message,
-        "failed to create typed patch object (/m; v1, Kind=ConfigMap): errors:\n  .data.a: expected string, got &{5}\n  .foo: field not declared in schema"
+        "failed to create typed patch object (/m; /v1, Kind=ConfigMap): errors:\n  .data.a: expected string, got &{5}\n  .foo: field not declared in schema"
     );
     let twice = deployment(None, json!([{"name": "a"}, {"name": "a"}]));
     let error = apply_deployment(&Value::Null, &twice, "one", false).unwrap_err();
@@ -304,5 +388,5 @@ fn bad_configurations_are_refused() {
     let error = apply_deployment(&Value::Null, &unnamed, "one", false).unwrap_err();
     assert!(error.message.contains(r#"omits key field "name""#), "{error}");
     assert_eq!(parse(b"[").unwrap_err().code, 400);
-    assert_eq!(parse(b"a: 1\nb: [x]").unwrap(), json!({"a": 1, "b": ["x"]}));
+    assert_eq!(parse(b"a: 1\nb: [x]").unwrap().0, json!({"a": 1, "b": ["x"]}));
 }
