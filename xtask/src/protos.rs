@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 /// The definitions compiled, relative to the proto directory.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "runtime/service.proto",
+    "podium/images.proto",
     "containerd/content.proto",
     "containerd/images.proto",
     "containerd/leases.proto",

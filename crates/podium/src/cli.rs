@@ -73,8 +73,9 @@ pub(crate) struct Up {
     /// Addresses of Services [default: 10.96.0.0/12, or the next range no other cluster here uses]
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<String>,
-    /// CRI socket of a container runtime that runs already [default: a containerd of our own]
-    #[arg(long, value_name = "SOCKET")]
+    /// The container runtime: `podium` for the one built in, `containerd` for a containerd of our own, or the CRI socket of
+    /// one that runs already [default: containerd]
+    #[arg(long, value_name = "SOCKET", env = "PODIUM_CONTAINER_RUNTIME")]
     pub(crate) container_runtime_endpoint: Option<String>,
     /// What goes to podium.log: error, warn, info, debug, or per module as in podium_kubelet=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "PODIUM_LOG")]
@@ -126,6 +127,27 @@ pub(crate) enum ImageCommand {
     Load {
         /// The archive, as `docker save` writes it
         file: PathBuf,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Pull an image from its registry
+    Pull {
+        /// Its name
+        image: String,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Save an image as an archive that Docker and OCI tools read (podium's own runtime only)
+    Save {
+        /// Its name or id
+        image: String,
+        /// A file to make
+        file: PathBuf,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Remove the images that no container uses (podium's own runtime only)
+    Prune {
         #[command(flatten)]
         data: Data,
     },

@@ -24,6 +24,7 @@ use crate::containerd::Containerd;
 use crate::daemon::{self, Program, START_LIMIT};
 use crate::layout::Layout;
 use crate::parts::Parts;
+use crate::runtime::Choice;
 use crate::settings::Settings;
 use crate::steps::{Steps, say};
 use crate::{addons, node, serving_approval};
@@ -66,7 +67,7 @@ impl Program for Cluster<'_> {
 
     async fn start(&mut self, parts: &mut Parts) -> Result<Running> {
         let containerd = Containerd::new(self.layout);
-        if self.settings.runtime_endpoint.is_none() {
+        if Choice::of(self.settings.runtime_endpoint.as_deref()) == Choice::Containerd {
             // It needs the longest, and nobody's help.
             containerd.start()?;
         }

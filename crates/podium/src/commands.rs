@@ -16,9 +16,9 @@ use podium_pki::Pki;
 use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 
 use crate::cli::{Cli, Command, Down, ImageCommand, Kubeconfig, Reset, Up};
-use crate::containerd::Containerd;
 use crate::join::{self, NodeSettings};
 use crate::layout::Layout;
+use crate::runtime::Choice;
 use crate::settings::{Settings, runtime_endpoint};
 use crate::steps::say;
 use crate::{cluster, component, preflight};
@@ -98,7 +98,7 @@ fn start(up: &Up) -> Result<ExitCode> {
         port: Some(settings.port),
         kubelet_port: settings.kubelet_port,
         node_ip: settings.current_node_ip()?,
-        own_runtime: settings.runtime_endpoint.is_none(),
+        containerd: Choice::of(settings.runtime_endpoint.as_deref()) == Choice::Containerd,
     });
     if !faults.is_empty() {
         return Ok(refuse(&faults));
@@ -124,7 +124,7 @@ fn start_node(flags: &join::Flags) -> Result<ExitCode> {
         port: None,
         kubelet_port: settings.kubelet_port,
         node_ip: settings.current_node_ip()?,
-        own_runtime: settings.runtime_endpoint.is_none(),
+        containerd: Choice::of(settings.runtime_endpoint.as_deref()) == Choice::Containerd,
     });
     if !faults.is_empty() {
         return Ok(refuse(&faults));
@@ -206,7 +206,7 @@ fn stop(down: &Down) -> Result<ExitCode> {
     if down.all {
         cluster::stop_pods(&layout)?;
         say("pods and container runtime stopped");
-    } else if Containerd::new(&layout).running().is_some() {
+    } else if crate::runtime::has_pods(&layout) {
         say("pods keep running: `podium up` takes them over again, `podium down --all` stops them");
     }
     Ok(ExitCode::SUCCESS)
@@ -249,7 +249,7 @@ fn status(layout: &Layout) -> Result<ExitCode> {
         return Ok(ExitCode::from(3));
     }
     let Some(pid) = daemon(layout) else {
-        let pods = Containerd::new(layout).running().is_some();
+        let pods = crate::runtime::has_pods(layout);
         say(if pods {
             "not running (pods keep running); start with `podium up`"
         } else {
@@ -373,6 +373,22 @@ fn image(command: ImageCommand) -> Result<ExitCode> {
                 }
             }
         }
+        ImageCommand::Pull { image, data } => {
+            let spec = podium_cri::v1::ImageSpec { image: image.clone(), ..Default::default() };
+            let cri = podium_cri::Cri::connect(&endpoint(&data.data_dir)?)?;
+            let id = runtime.block_on(cri.pull_image(spec, None, None))?;
+            say(&format!("pulled {image} {id}"));
+        }
+        ImageCommand::Save { image, file, data } => {
+            let file = std::path::absolute(&file)?;
+            runtime.block_on(podium_cri::save(&endpoint(&data.data_dir)?, &image, &file))?;
+            say(&format!("saved {image} to {}", file.display()));
+        }
+        ImageCommand::Prune { data } => {
+            let (removed, bytes) = runtime.block_on(podium_cri::prune(&endpoint(&data.data_dir)?))?;
+            removed.iter().for_each(|name| say(&format!("removed {name}")));
+            say(&format!("{} images, {:.1} MB", removed.len(), megabytes(bytes)));
+        }
         ImageCommand::Rm { image, data } => {
             runtime.block_on(podium_cri::remove(&endpoint(&data.data_dir)?, &image))?;
             say(&format!("removed {image}"));
@@ -392,5 +408,5 @@ fn endpoint(data_dir: &Path) -> Result<String> {
     let Some(endpoint) = runtime_endpoint(&layout)? else {
         bail!("no cluster in {}: `podium up` makes one", layout.data.display());
     };
-    Ok(endpoint.unwrap_or_else(|| Containerd::new(&layout).endpoint()))
+    Ok(Choice::of(endpoint.as_deref()).endpoint(&layout))
 }

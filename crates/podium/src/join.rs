@@ -25,6 +25,7 @@ use crate::containerd::Containerd;
 use crate::daemon::{self, Program};
 use crate::layout::Layout;
 use crate::parts::Parts;
+use crate::runtime::Choice;
 use crate::steps::{Steps, say};
 use crate::{addons, node};
 
@@ -68,7 +69,7 @@ impl Program for Joined<'_> {
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let (layout, settings) = (self.layout, self.settings);
         let containerd = Containerd::new(layout);
-        if settings.runtime_endpoint.is_none() {
+        if Choice::of(settings.runtime_endpoint.as_deref()) == Choice::Containerd {
             containerd.start()?;
         }
         let ip = settings.current_node_ip()?;

@@ -100,6 +100,11 @@ impl Layout {
         self.run().join("containerd.sock")
     }
 
+    /// Podium's own container runtime answers here.
+    pub(crate) fn runtime_socket(&self) -> PathBuf {
+        self.run().join("cri.sock")
+    }
+
     /// The bridge of the pod network; the kernel allows 15 characters.
     pub(crate) fn bridge(&self) -> String {
         if self.tag.is_empty() { "podium0".to_owned() } else { format!("podium{}", self.tag) }

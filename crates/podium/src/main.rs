@@ -18,6 +18,7 @@ mod node;
 mod parts;
 mod pause;
 mod preflight;
+mod runtime;
 mod serving_approval;
 mod settings;
 mod steps;

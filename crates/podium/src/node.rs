@@ -17,6 +17,7 @@ use crate::addons;
 use crate::containerd::{Containerd, ensure_pause};
 use crate::layout::Layout;
 use crate::parts::Parts;
+use crate::runtime::{self, Choice};
 use crate::steps::Steps;
 
 /// What a node is started with.
@@ -24,7 +25,7 @@ pub(crate) struct Node<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) name: &'a str,
     pub(crate) ip: IpAddr,
-    /// A runtime that runs already; `None`: a containerd of our own, started before.
+    /// The runtime, as [`Choice`] reads it; a containerd of our own has been started before.
     pub(crate) runtime_endpoint: Option<&'a str>,
     pub(crate) kubelet_port: u16,
     /// All pods' addresses, where known.
@@ -49,13 +50,21 @@ pub(crate) async fn start(
 ) -> Result<()> {
     let started = Timestamp::now();
     let end = parts.shutdown();
-    let endpoint = match node.runtime_endpoint {
-        Some(endpoint) => {
-            ensure_pause(endpoint, &node.layout.run()).await?;
-            steps.done("runtime", endpoint);
-            endpoint.to_owned()
+    let choice = Choice::of(node.runtime_endpoint);
+    let endpoint = choice.endpoint(node.layout);
+    match choice {
+        Choice::Other(_) => {
+            ensure_pause(&endpoint, &node.layout.run()).await?;
+            steps.done("runtime", &endpoint);
         }
-        None => {
+        Choice::Podium => {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let ready = || _ = tell.send(());
+            parts.spawn("runtime", podium_runtime::run(runtime::config(node.layout), ready, end.clone()));
+            parts.unless_ended(told).await??;
+            steps.done("runtime", "podium");
+        }
+        Choice::Containerd => {
             let version = containerd.ready().await?;
             steps.done("runtime", &version);
             let watched = containerd.clone().supervise(end.clone());
@@ -63,9 +72,8 @@ pub(crate) async fn start(
                 watched.await;
                 Ok::<(), std::convert::Infallible>(())
             });
-            containerd.endpoint()
         }
-    };
+    }
     parts.spawn("kubelet", podium_kubelet::run(kubelet(node, &endpoint), end.clone()));
     let (network_up, mut network) = watch::channel(None);
     parts.spawn("network", podium_network::run(self::network(node)?, network_up, end.clone()));

@@ -12,7 +12,7 @@ pub(crate) struct Needs<'a> {
     pub(crate) kubelet_port: u16,
     pub(crate) node_ip: IpAddr,
     /// Whether we start containerd ourselves.
-    pub(crate) own_runtime: bool,
+    pub(crate) containerd: bool,
 }
 
 /// What was found; gathered first, judged after, so that judging is tested without a machine.
@@ -71,7 +71,7 @@ fn judge(facts: &Facts) -> Vec<String> {
 
 fn gather(needs: &Needs<'_>) -> Facts {
     let mut programs = vec![("nft", "nftables")];
-    if needs.own_runtime {
+    if needs.containerd {
         programs.extend([
             ("containerd", "containerd"),
             ("containerd-shim-runc-v2", "containerd"),
@@ -173,7 +173,7 @@ mod tests {
             port: Some(port),
             kubelet_port: 0,
             node_ip: [127, 0, 0, 1].into(),
-            own_runtime: false,
+            containerd: false,
         });
         assert_eq!(facts.busy_ports.first().map(|(p, _)| *p), Some(port));
     }

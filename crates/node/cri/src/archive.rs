@@ -88,33 +88,46 @@ pub enum ArchiveError {
 
 /// An image ready for a content store: blobs in the order to write them (children first), and names.
 #[derive(Debug)]
-pub(crate) struct Images {
-    pub(crate) blobs: Vec<Blob>,
+pub struct Images {
+    /// In the order to write them.
+    pub blobs: Vec<Blob>,
     /// Full names, with what they point at.
-    pub(crate) names: Vec<(String, Descriptor)>,
+    pub names: Vec<(String, Descriptor)>,
 }
 
 /// One blob, and the labels that tell the store's garbage collector what it refers to.
 #[derive(Debug)]
-pub(crate) struct Blob {
-    pub(crate) digest: String,
-    pub(crate) size: u64,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) source: Source,
+pub struct Blob {
+    /// What its content hashes to.
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+    /// For containerd's collector.
+    pub labels: BTreeMap<String, String>,
+    /// Its content.
+    pub source: Source,
 }
 
 /// Where a blob's bytes are.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub enum Source {
     /// At an offset of the archive.
-    File { file: Arc<File>, offset: u64 },
+    File {
+        /// The archive.
+        file: Arc<File>,
+        /// Where the blob begins.
+        offset: u64,
+    },
     /// Made by us: the manifest of a docker archive.
     Memory(Arc<[u8]>),
 }
 
 impl Source {
-    /// Reads up to `buffer.len()` bytes from `position` within the blob.
-    pub(crate) fn read(&self, position: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    /// Fills `buffer` from `position` within the blob.
+    ///
+    /// # Errors
+    /// The archive ends before, or cannot be read.
+    pub fn read(&self, position: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         match self {
             Self::File { file, offset } => file.read_exact_at(buffer, offset + position),
             Self::Memory(bytes) => {
@@ -130,13 +143,17 @@ impl Source {
 /// A pointer to a blob, as indexes and manifests write it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Descriptor {
+pub struct Descriptor {
     #[serde(default)]
-    pub(crate) media_type: String,
-    pub(crate) digest: String,
-    pub(crate) size: u64,
+    /// What the blob is.
+    pub media_type: String,
+    /// What its content hashes to.
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+    /// As they are written.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -178,7 +195,10 @@ enum Entry {
 }
 
 /// Reads what an archive holds. Blocking: reads the whole file once.
-pub(crate) fn read(path: &Path) -> Result<Images, ArchiveError> {
+///
+/// # Errors
+/// The file cannot be read, or is no archive of images.
+pub fn read(path: &Path) -> Result<Images, ArchiveError> {
     let failed = |source| ArchiveError::Read { path: path.to_owned(), source };
     let archive = Archive::open(path).map_err(failed)?;
     let docker = archive.entries.contains_key("manifest.json");

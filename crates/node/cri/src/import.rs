@@ -24,6 +24,7 @@ use crate::{
         },
         types,
     },
+    images::{LoadRequest, image_store_client::ImageStoreClient},
     v1,
 };
 
@@ -75,6 +76,9 @@ pub enum ImportError {
 /// # Errors
 /// If the archive is malformed, or containerd refuses or cannot be reached.
 pub async fn import_image(endpoint: &str, archive: &Path) -> Result<Vec<String>, ImportError> {
+    if let Some(names) = load(endpoint, archive).await? {
+        return Ok(names);
+    }
     let path = archive.to_owned();
     let images = tokio::task::spawn_blocking(move || archive::read(&path)).await??;
     let cri = Cri::connect(endpoint).map_err(failed("connecting"))?;
@@ -90,6 +94,18 @@ pub async fn import_image(endpoint: &str, archive: &Path) -> Result<Vec<String>,
         names.push(name);
     }
     Ok(names)
+}
+
+/// Has podium's own runtime load the archive by its path. `None` if the endpoint is another runtime's.
+async fn load(endpoint: &str, archive: &Path) -> Result<Option<Vec<String>>, ImportError> {
+    let Ok(path) = std::path::absolute(archive) else { return Ok(None) };
+    let channel = client::channel(endpoint).map_err(failed("connecting"))?;
+    let request = LoadRequest { path: path.to_string_lossy().into_owned() };
+    match ImageStoreClient::new(channel).load(request).await {
+        Ok(answer) => Ok(Some(answer.into_inner().names)),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(None),
+        Err(status) => Err(refused("loading".to_owned())(status)),
+    }
 }
 
 async fn store(channel: &Channel, lease: &str, images: &archive::Images) -> Result<(), ImportError> {

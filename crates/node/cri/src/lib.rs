@@ -6,7 +6,7 @@
 //! - [`Cri`] is what the kubelet holds: one channel, one method per call, each with a deadline.
 //! - [`import_image`] puts a docker or OCI archive into containerd's store under the names in it.
 
-mod archive;
+pub mod archive;
 mod client;
 mod error;
 mod import;
@@ -24,6 +24,12 @@ pub use names::{NameError, normalize_image_name};
 #[rustfmt::skip]
 #[path = "generated/runtime/v1.rs"]
 pub mod v1;
+
+/// What podium's own runtime offers beside CRI (`podium.runtime.v1`).
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic)]
+#[rustfmt::skip]
+#[path = "generated/podium/runtime/v1.rs"]
+pub mod images;
 
 /// The part of containerd's own API that the import uses; modules nest as its packages do.
 #[allow(
@@ -64,4 +70,27 @@ pub async fn list(endpoint: &str) -> Result<Vec<v1::Image>, Error> {
 /// The runtime's answer, or that it cannot be reached.
 pub async fn remove(endpoint: &str, image: &str) -> Result<(), Error> {
     Cri::connect(endpoint)?.remove_image(image).await
+}
+
+/// Has podium's own runtime write an image into a new file, as an archive.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached; another runtime has no such call.
+pub async fn save(endpoint: &str, image: &str, path: &std::path::Path) -> Result<(), Error> {
+    let mut client = images::image_store_client::ImageStoreClient::new(client::channel(endpoint)?);
+    let path = path.to_string_lossy().into_owned();
+    let request = images::SaveRequest { image: image.to_owned(), path };
+    client.save(request).await.map(drop).map_err(|status| Error::call("Save", &status))
+}
+
+/// Has podium's own runtime remove the images that nothing uses: their names, and how many bytes they had.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached; another runtime has no such call.
+pub async fn prune(endpoint: &str) -> Result<(Vec<String>, u64), Error> {
+    let mut client = images::image_store_client::ImageStoreClient::new(client::channel(endpoint)?);
+    let answer =
+        client.prune(images::PruneRequest {}).await.map_err(|status| Error::call("Prune", &status))?;
+    let answer = answer.into_inner();
+    Ok((answer.removed, answer.bytes))
 }

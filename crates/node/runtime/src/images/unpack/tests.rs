@@ -1,0 +1,198 @@
+//! Layers, ordinary and hostile.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+
+use super::*;
+
+/// A tar entry: name, kind, link target or content, mode.
+type Item<'a> = (&'a str, EntryType, &'a [u8], u32);
+
+fn tar(items: &[Item<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, kind, content, mode) in items {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(*mode);
+        header.set_mtime(1_000_000_000);
+        let link = matches!(kind, EntryType::Symlink | EntryType::Link);
+        // By hand: the library itself refuses the names that are tested.
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        if link {
+            header.as_mut_bytes()[157..157 + content.len()].copy_from_slice(content);
+            header.set_size(0);
+        } else {
+            header.set_size(content.len() as u64);
+        }
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            header.set_device_major(1).unwrap();
+            header.set_device_minor(3).unwrap();
+            header.set_size(0);
+        }
+        header.set_cksum();
+        bytes.extend_from_slice(header.as_bytes());
+        if !link && header.size().unwrap() > 0 {
+            bytes.extend_from_slice(content);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+fn run(target: &Path, lower: &[PathBuf], items: &[Item<'_>]) -> Result<Usage, UnpackError> {
+    unpack(tar(items).as_slice(), target, lower, Limits { keep_free: 0, ..Limits::default() })
+}
+
+const FILE: EntryType = EntryType::Regular;
+const DIRECTORY: EntryType = EntryType::Directory;
+const LINK: EntryType = EntryType::Symlink;
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("skipped: owners and devices need root");
+    }
+    root
+}
+
+#[test]
+fn an_ordinary_layer() {
+    if !is_root() {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let usage = run(
+        target.path(),
+        &[],
+        &[
+            ("./", DIRECTORY, b"", 0o755),
+            ("bin", LINK, b"usr/bin", 0o777),
+            ("usr/bin/", DIRECTORY, b"", 0o755),
+            ("bin/tool", FILE, b"program", 0o4755),
+            ("etc/.wh.gone", FILE, b"", 0o600),
+            ("var/.wh..wh..opq", FILE, b"", 0o600),
+            ("hard", EntryType::Link, b"usr/bin/tool", 0o755),
+            ("pipe", EntryType::Fifo, b"", 0o644),
+            ("null", EntryType::Char, b"", 0o666),
+        ],
+    )
+    .unwrap();
+    let at = |path: &str| target.path().join(path);
+    assert_eq!(fs::read(at("usr/bin/tool")).unwrap(), b"program");
+    let metadata = fs::metadata(at("usr/bin/tool")).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.nlink(), metadata.mtime()), (0o4755, 2, 1_000_000_000));
+    let gone = fs::symlink_metadata(at("etc/gone")).unwrap();
+    assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+    assert!(fs::symlink_metadata(at("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(fs::symlink_metadata(at("null")).unwrap().rdev(), libc::makedev(1, 3));
+    assert_eq!(fs::metadata(at("usr/bin")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!((usage.bytes, usage.inodes), (7, 9));
+}
+
+#[test]
+fn hostile_names_reach_nothing_outside() {
+    if !is_root() {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("victim"), "whole").unwrap();
+    let path = outside.path().to_str().unwrap().to_owned();
+    let cases: Vec<Vec<Item<'_>>> = vec![
+        vec![("../escape", FILE, b"x", 0o644)],
+        vec![("a/../../escape", FILE, b"x", 0o644)],
+        vec![("link", LINK, path.as_bytes(), 0o777), ("link/escape", FILE, b"x", 0o644)],
+        vec![("link", LINK, b"../../../../../../../../tmp", 0o777), ("link/escape", FILE, b"x", 0o644)],
+        vec![("a", LINK, path.as_bytes(), 0o777), ("b", LINK, b"a", 0o777), ("b/escape", FILE, b"x", 0o644)],
+        vec![("victim", EntryType::Link, b"../victim", 0o644)],
+        vec![("l", LINK, path.as_bytes(), 0o777), ("x", EntryType::Link, b"l/victim", 0o644)],
+        vec![("loop", LINK, b"loop", 0o777), ("loop/x", FILE, b"x", 0o644)],
+        vec![("l", LINK, path.as_bytes(), 0o777), ("l/.wh.victim", FILE, b"", 0o644)],
+        vec![("l", LINK, path.as_bytes(), 0o777), ("l/victim", FILE, b"changed", 0o644)],
+    ];
+    for items in cases {
+        let target = tempfile::tempdir().unwrap();
+        let _ = run(target.path(), &[], &items);
+        let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["victim"], "{items:?}");
+        assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "whole", "{items:?}");
+        assert_eq!(fs::metadata(outside.path().join("victim")).unwrap().nlink(), 1, "{items:?}");
+        assert!(!target.path().parent().unwrap().join("escape").exists());
+    }
+    assert!(!Path::new("/tmp/escape").exists());
+}
+
+#[test]
+fn absolute_names_are_below_the_root() {
+    if !is_root() {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    run(target.path(), &[], &[("/etc/passwd", FILE, b"x", 0o644)]).unwrap();
+    assert_eq!(fs::read(target.path().join("etc/passwd")).unwrap(), b"x");
+}
+
+#[test]
+fn lower_layers_shape_what_is_missing() {
+    if !is_root() {
+        return;
+    }
+    let lower = tempfile::tempdir().unwrap();
+    fs::create_dir_all(lower.path().join("usr/bin")).unwrap();
+    fs::create_dir(lower.path().join("private")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    fs::set_permissions(lower.path().join("private"), mode).unwrap();
+    symlink("usr/bin", lower.path().join("bin")).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let items: [Item<'_>; 2] = [("bin/x", FILE, b"x", 0o755), ("private/y", FILE, b"y", 0o644)];
+    run(target.path(), &[lower.path().to_owned()], &items).unwrap();
+    assert!(fs::symlink_metadata(target.path().join("bin")).unwrap().is_symlink());
+    assert_eq!(fs::read(target.path().join("usr/bin/x")).unwrap(), b"x");
+    assert_eq!(fs::metadata(target.path().join("private")).unwrap().mode() & 0o7777, 0o1777);
+}
+
+#[test]
+fn an_entry_replaces_an_earlier_one() {
+    if !is_root() {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let items: [Item<'_>; 5] = [
+        ("d/deep/file", FILE, b"1", 0o644),
+        ("d", FILE, b"2", 0o644),
+        ("e", LINK, b"/etc", 0o777),
+        ("e", FILE, b"3", 0o644),
+        ("e", FILE, b"4", 0o644),
+    ];
+    run(target.path(), &[], &items).unwrap();
+    assert_eq!(fs::read(target.path().join("d")).unwrap(), b"2");
+    assert_eq!(fs::read(target.path().join("e")).unwrap(), b"4");
+}
+
+#[test]
+fn bounds_hold() {
+    if !is_root() {
+        return;
+    }
+    let many = [("a", DIRECTORY, b"".as_slice(), 0o755), ("b", DIRECTORY, b"", 0o755)];
+    let target = tempfile::tempdir().unwrap();
+    let limits = Limits { entries: 1, keep_free: 0 };
+    let refused = unpack(tar(&many).as_slice(), target.path(), &[], limits);
+    assert!(matches!(refused, Err(UnpackError::Entries(1))), "{refused:?}");
+    // A bomb: more than the disk may lose.
+    let big = vec![0u8; usize::try_from(ROOM_EVERY).unwrap()];
+    let limits = Limits { entries: 9, keep_free: u64::MAX };
+    let refused = unpack(tar(&[("zeros", FILE, &big, 0o644)]).as_slice(), target.path(), &[], limits);
+    assert!(matches!(refused, Err(UnpackError::Room { .. })), "{refused:?}");
+    assert!(matches!(
+        unpack(&b"no tar at all, but long enough"[..], target.path(), &[], Limits::default()),
+        Err(UnpackError::Archive(_)) | Ok(_)
+    ));
+}
+
+#[test]
+fn times_of_extended_headers() {
+    assert_eq!(parse_time("12.5"), Some((12, 500_000_000)));
+    assert_eq!(parse_time("12"), Some((12, 0)));
+    assert_eq!(parse_time("x"), None);
+}

@@ -1,0 +1,57 @@
+//! A container runtime behind CRI v1: images, pods, containers, without any other program.
+//!
+//! The daemon's part is here and may come and go; what must not go is held by one shim per pod (`podium-shim`). The daemon
+//! keeps on disk what CRI told it, asks the shims for the rest when it starts, and so loses nothing by a crash.
+//!
+//! - `images`: content, layers, records. `registry`: where images come from.
+//! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
+//! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
+//! - `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
+
+mod capabilities;
+mod cni;
+mod container;
+mod core;
+mod images;
+mod registry;
+mod sandbox;
+mod seccomp;
+mod service;
+mod shim;
+mod spec;
+mod state;
+mod stats;
+mod streaming;
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+pub use core::Error;
+
+/// What a runtime is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it keeps images and containers.
+    pub root: PathBuf,
+    /// Where sockets are; a path's length is bounded there, and it need not outlive a boot.
+    pub run: PathBuf,
+    /// The socket of the CRI.
+    pub socket: PathBuf,
+    /// CNI configurations.
+    pub cni_configuration: PathBuf,
+    /// CNI plugins.
+    pub cni_plugins: PathBuf,
+    /// How registries are reached: a directory of `HOST/hosts.toml`.
+    pub registries: PathBuf,
+    /// Its version, as it is told to clients.
+    pub version: String,
+}
+
+/// Serves CRI until told to stop. `ready` is called when the socket answers. Pods stay as they are when it returns.
+///
+/// # Errors
+/// It cannot start: the socket, the directories, or cgroups are not to be had.
+pub async fn run(config: Config, ready: impl FnOnce(), shutdown: CancellationToken) -> Result<(), Error> {
+    service::serve(config, ready, shutdown).await
+}

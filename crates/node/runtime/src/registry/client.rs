@@ -1,0 +1,474 @@
+//! The HTTP client: one connection a request, tokens fetched when asked for, redirects followed without credentials.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, RANGE, USER_AGENT, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::auth::{Challenge, Credentials, Tokens, challenge};
+use super::hosts::Host;
+
+/// How long a host may take to be reached and to begin its answer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long a download may stand still. Source: upstream's progress deadline.
+const PROGRESS: Duration = Duration::from_secs(60);
+const REDIRECTS: usize = 5;
+/// What is read of an error's body.
+const ERROR_BYTES: usize = 64 << 10;
+
+/// A request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// No host may be asked for this.
+    #[error("no host is configured for it")]
+    NoHost,
+    /// The host cannot be reached, or broke off.
+    #[error("failed to do request: {url}")]
+    Connection {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not there.
+    #[error("{url}: not found")]
+    NotFound {
+        /// What was asked for.
+        url: String,
+    },
+    /// The host said no.
+    #[error("unexpected status from {method} request to {url}: {status}{text}")]
+    Status {
+        /// How it was asked.
+        method: Method,
+        /// What was asked for.
+        url: String,
+        /// The answer.
+        status: StatusCode,
+        /// What the host said to it.
+        text: String,
+    },
+    /// It wants to know who asks, and what we have is not enough.
+    #[error("failed to authorize: {0}")]
+    Authorize(String),
+    /// It led somewhere that is not followed.
+    #[error("refused to follow {0}")]
+    Redirect(String),
+    /// More came than was said.
+    #[error("{url}: more than {limit} bytes")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// What was said.
+        limit: u64,
+    },
+    /// The file cannot be written.
+    #[error("writing what was fetched")]
+    Write(#[source] io::Error),
+}
+
+impl HttpError {
+    /// Whether the same may work a moment later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connection { .. } => true,
+            Self::Status { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A client for one pull.
+#[derive(Debug)]
+pub(super) struct Client {
+    credentials: Credentials,
+    tokens: Tokens,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+}
+
+/// What a request carries beside its address.
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    accept: Option<&'static str>,
+    from: u64,
+    authorization: Option<String>,
+    form: Option<String>,
+}
+
+impl Client {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self { credentials, tokens: Tokens::default() }
+    }
+
+    /// Fetches a small document: its type and bytes.
+    pub(super) async fn get(
+        &self,
+        host: &Host,
+        path: &str,
+        accept: &'static str,
+        limit: u64,
+    ) -> Result<(String, Vec<u8>), HttpError> {
+        let url = format!("{}/{path}", host.url);
+        let extra = Extra { accept: Some(accept), ..Extra::default() };
+        let response = self.authorized(host, &url, extra).await?;
+        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type =
+            media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+        Ok((media_type, body(response, &url, limit).await?))
+    }
+
+    /// Fetches content into a file, going on where an earlier attempt broke off.
+    pub(super) async fn download(
+        &self,
+        host: &Host,
+        path: &str,
+        file: &Path,
+        size: u64,
+    ) -> Result<(), HttpError> {
+        let url = format!("{}/{path}", host.url);
+        let have = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or(0);
+        if size > 0 && have == size {
+            return Ok(());
+        }
+        let response = self.authorized(host, &url, Extra { from: have, ..Extra::default() }).await?;
+        let mut options = tokio::fs::OpenOptions::new();
+        options.create(true).write(true);
+        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
+        let options = if resumed { options.append(true) } else { options.truncate(true) };
+        let mut output = options.open(file).await.map_err(HttpError::Write)?;
+        let mut length = if resumed { have } else { 0 };
+        let mut incoming = response.into_body();
+        let broken = |source| HttpError::Connection { url: url.clone(), source };
+        loop {
+            let frame = tokio::time::timeout(PROGRESS, incoming.frame())
+                .await
+                .map_err(|_| broken(io::ErrorKind::TimedOut.into()))?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| broken(io::Error::other(error)))?;
+            if let Ok(bytes) = frame.into_data() {
+                length += bytes.len() as u64;
+                if size > 0 && length > size {
+                    return Err(HttpError::TooLong { url: url.clone(), limit: size });
+                }
+                output.write_all(&bytes).await.map_err(HttpError::Write)?;
+            }
+        }
+        output.flush().await.map_err(HttpError::Write)?;
+        if size > 0 && length < size { Err(broken(io::ErrorKind::UnexpectedEof.into())) } else { Ok(()) }
+    }
+
+    /// Asks as whom the host wants to know.
+    async fn authorized(
+        &self,
+        host: &Host,
+        url: &str,
+        extra: Extra,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let known = self.tokens.get(&host.url).or_else(|| self.credentials.registry_token());
+        let first = Extra { authorization: known, ..extra.clone() };
+        let response = self.follow(host, url, first).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return good(response, Method::GET, url).await;
+        }
+        let header = response.headers().get_all(WWW_AUTHENTICATE);
+        let wanted = header.iter().filter_map(|value| challenge(value.to_str().ok()?)).next();
+        let authorization = match wanted {
+            Some(Challenge::Basic) => self
+                .credentials
+                .basic()
+                .ok_or_else(|| HttpError::Authorize(format!("{url} wants a user and a password")))?,
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                self.token(host, &realm, &service, &scope).await?
+            }
+            None => return good(response, Method::GET, url).await,
+        };
+        self.tokens.set(&host.url, authorization.clone());
+        let again = self.follow(host, url, Extra { authorization: Some(authorization), ..extra }).await?;
+        good(again, Method::GET, url).await
+    }
+
+    /// Gets a token from the service that the host names.
+    async fn token(&self, host: &Host, realm: &str, service: &str, scope: &str) -> Result<String, HttpError> {
+        let uri: Uri = realm.parse().map_err(|_| HttpError::Authorize(format!("{realm:?} is no address")))?;
+        // What we say there must be as safe as what we say to the host.
+        if uri.scheme_str() != Some("https") && host.url.starts_with("https:") {
+            return Err(HttpError::Authorize(format!("{realm:?} is not safe to ask")));
+        }
+        let realm_host = Host { url: realm.to_owned(), ..host.clone() };
+        let pair = |name: &str, value: &str| format!("{name}={}", encode(value));
+        let response = if let Some(token) = self.credentials.identity_token() {
+            let form = [
+                pair("grant_type", "refresh_token"),
+                pair("service", service),
+                pair("scope", scope),
+                pair("client_id", "podium"),
+                pair("refresh_token", token),
+            ];
+            let extra = Extra { form: Some(form.join("&")), ..Extra::default() };
+            self.follow(&realm_host, realm, extra).await?
+        } else {
+            let separator = if realm.contains('?') { '&' } else { '?' };
+            let url = format!("{realm}{separator}{}&{}", pair("service", service), pair("scope", scope));
+            let extra = Extra { authorization: self.credentials.basic(), ..Extra::default() };
+            self.follow(&realm_host, &url, extra).await?
+        };
+        if !response.status().is_success() {
+            return Err(HttpError::Authorize(format!(
+                "failed to fetch token from {realm}: {}",
+                response.status()
+            )));
+        }
+        let bytes = body(response, realm, 1 << 20).await?;
+        let token: Token = serde_json::from_slice(&bytes)
+            .map_err(|_| HttpError::Authorize(format!("{realm} answered without a token")))?;
+        let token = if token.token.is_empty() { token.access_token } else { token.token };
+        if token.is_empty() {
+            return Err(HttpError::Authorize(format!("{realm} answered without a token")));
+        }
+        Ok(format!("Bearer {token}"))
+    }
+
+    /// Asks, and asks again where it is led, without saying who asks.
+    async fn follow(
+        &self,
+        host: &Host,
+        url: &str,
+        mut extra: Extra,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let mut url = url.to_owned();
+        let mut host = host.clone();
+        for _ in 0..=REDIRECTS {
+            let response = send(&host, &url, &extra).await?;
+            if !response.status().is_redirection() || extra.form.is_some() {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let Some(location) = location else { return Ok(response) };
+            let next = join(&url, location).ok_or_else(|| HttpError::Redirect(location.to_owned()))?;
+            if url.starts_with("https:") && !next.starts_with("https:") {
+                return Err(HttpError::Redirect(next));
+            }
+            if authority(&next) != authority(&url) {
+                // Exceptions were made for one host only.
+                (host.skip_verify, host.ca) = (false, None);
+            }
+            extra.authorization = None;
+            url = next;
+        }
+        Err(HttpError::Redirect(url))
+    }
+}
+
+fn authority(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    uri.authority().map(ToString::to_string)
+}
+
+/// Where a redirect leads.
+fn join(base: &str, location: &str) -> Option<String> {
+    if location.starts_with("http://") || location.starts_with("https://") {
+        return Some(location.to_owned());
+    }
+    let uri: Uri = base.parse().ok()?;
+    let path = location.strip_prefix('/')?;
+    // Two slashes would name another host.
+    if path.starts_with('/') {
+        return None;
+    }
+    Some(format!("{}://{}/{path}", uri.scheme_str()?, uri.authority()?))
+}
+
+/// A value in a query or a form.
+fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// The answer if it is one, else what went wrong.
+async fn good(
+    response: Response<Incoming>,
+    method: Method,
+    url: &str,
+) -> Result<Response<Incoming>, HttpError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    if status == StatusCode::NOT_FOUND {
+        return Err(HttpError::NotFound { url: url.to_owned() });
+    }
+    let said = Limited::new(response.into_body(), ERROR_BYTES).collect().await;
+    let said = said.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let parsed: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+    let text = parsed["errors"][0]["message"].as_str().map(|text| format!(": {text}")).unwrap_or_default();
+    Err(HttpError::Status { method, url: url.to_owned(), status, text })
+}
+
+async fn body(response: Response<Incoming>, url: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+    let bounded = Limited::new(response.into_body(), usize::try_from(limit).unwrap_or(usize::MAX));
+    match tokio::time::timeout(PROGRESS, bounded.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes().to_vec()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(HttpError::TooLong { url: url.to_owned(), limit })
+        }
+        Ok(Err(error)) => Err(HttpError::Connection { url: url.to_owned(), source: io::Error::other(error) }),
+        Err(_) => Err(HttpError::Connection { url: url.to_owned(), source: io::ErrorKind::TimedOut.into() }),
+    }
+}
+
+async fn send(host: &Host, url: &str, extra: &Extra) -> Result<Response<Incoming>, HttpError> {
+    let broken = |source| HttpError::Connection { url: url.to_owned(), source };
+    let asked = tokio::time::timeout(ANSWER, ask(host, url, extra)).await;
+    asked.map_err(|_| broken(io::ErrorKind::TimedOut.into()))?.map_err(broken)
+}
+
+async fn ask(host: &Host, url: &str, extra: &Extra) -> io::Result<Response<Incoming>> {
+    let uri: Uri = url.parse().map_err(io::Error::other)?;
+    let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?.clone();
+    let secure = uri.scheme_str() == Some("https");
+    let name = authority.host().trim_matches(['[', ']']).to_owned();
+    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let stream = TcpStream::connect((name.as_str(), port)).await?;
+    stream.set_nodelay(true)?;
+    let mut headers = HeaderMap::new();
+    let text = |value: &str| HeaderValue::from_str(value).map_err(io::Error::other);
+    headers.insert(HOST, text(authority.as_str())?);
+    headers.insert(USER_AGENT, HeaderValue::from_static("podium"));
+    if let Some(accept) = extra.accept {
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    }
+    if extra.from > 0 {
+        headers.insert(RANGE, text(&format!("bytes={}-", extra.from))?);
+    }
+    if let Some(authorization) = &extra.authorization {
+        let mut value = text(authorization)?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    let mut request = Request::new(Full::new(Bytes::from(extra.form.clone().unwrap_or_default())));
+    if extra.form.is_some() {
+        *request.method_mut() = Method::POST;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    }
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().map_err(io::Error::other)?;
+    *request.headers_mut() = headers;
+    if secure {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(host)?));
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        exchange(connector.connect(name, stream).await?, request).await
+    } else {
+        exchange(stream, request).await
+    }
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Ends when the answer has been read or let go.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a registry connection ended");
+        }
+    });
+    sender.send_request(request).await.map_err(io::Error::other)
+}
+
+fn tls(host: &Host) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    if host.skip_verify {
+        let verifier = Arc::new(unchecked::Unchecked(provider));
+        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &host.ca {
+        for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
+            roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+        }
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// For hosts whose owner has said in `hosts.toml` not to check them.
+mod unchecked {
+    use std::sync::Arc;
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    #[derive(Debug)]
+    pub(super) struct Unchecked(pub(super) Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for Unchecked {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

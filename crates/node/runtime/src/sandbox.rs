@@ -1,0 +1,442 @@
+//! The life of a pod: its shim and namespaces, its network, its files, its end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use podium_cri::v1;
+use podium_shim::protocol::{Answer, Request, SandboxSpec};
+use tonic::Status;
+
+use crate::cni::{Attachment, Network};
+use crate::core::{Runtime, chain, failed, new_id, now};
+use crate::shim;
+use crate::spec;
+use crate::state::{self, Phase, SandboxRecord};
+
+/// Size of a pod's `/dev/shm`, as everywhere.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// A pod.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    pub(crate) handler: String,
+    pub(crate) created_at: i64,
+    pub(crate) config: v1::PodSandboxConfig,
+    pub(crate) directory: PathBuf,
+    inner: Mutex<Inner>,
+    pub(crate) samples: crate::stats::Samples,
+    /// Making, stopping and removing exclude each other.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    network: Option<Network>,
+    namespace: String,
+    /// The shim and its descriptor of the network namespace.
+    shim: Option<(i32, Option<i32>)>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(record: SandboxRecord, directory: PathBuf) -> Self {
+        Self {
+            id: record.id,
+            handler: record.handler,
+            created_at: record.created_at,
+            config: record.config,
+            directory,
+            inner: Mutex::new(Inner {
+                phase: record.phase,
+                network: record.network,
+                namespace: record.namespace,
+                shim: None,
+            }),
+            samples: crate::stats::Samples::default(),
+            changing: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.inner.lock().phase
+    }
+
+    pub(crate) fn set_shim(&self, shim: Option<(i32, Option<i32>)>) {
+        self.inner.lock().shim = shim;
+    }
+
+    /// The shim's process.
+    pub(crate) fn shim_pid(&self) -> Option<i32> {
+        self.inner.lock().shim.map(|(pid, _)| pid)
+    }
+
+    /// Where the network namespace is; `None` on the host's network or when the pod is over.
+    pub(crate) fn network_namespace(&self) -> Option<PathBuf> {
+        match self.inner.lock().shim {
+            Some((pid, Some(fd))) => Some(PathBuf::from(format!("/proc/{pid}/fd/{fd}"))),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.phase == Phase::Ready && inner.shim.is_some()
+    }
+
+    /// The group of the pod's first process, if it has one.
+    pub(crate) fn group(&self) -> Option<String> {
+        let spec = shim_spec(&self.config, 0).ok()?;
+        Some(spec.cgroup).filter(|group| !group.is_empty())
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let inner = self.inner.lock();
+        inner.network.iter().flat_map(|network| &network.addresses).map(ToString::to_string).collect()
+    }
+
+    fn options(&self) -> v1::NamespaceOption {
+        namespace_options(&self.config)
+    }
+
+    pub(crate) fn state(&self) -> v1::PodSandboxState {
+        if self.is_ready() { v1::PodSandboxState::SandboxReady } else { v1::PodSandboxState::SandboxNotready }
+    }
+
+    pub(crate) fn status(&self) -> v1::PodSandboxStatus {
+        let mut addresses = self.addresses().into_iter();
+        v1::PodSandboxStatus {
+            id: self.id.clone(),
+            metadata: self.config.metadata.clone(),
+            state: self.state().into(),
+            created_at: self.created_at,
+            network: Some(v1::PodSandboxNetworkStatus {
+                ip: addresses.next().unwrap_or_default(),
+                additional_ips: addresses.map(|ip| v1::PodIp { ip }).collect(),
+            }),
+            linux: Some(v1::LinuxPodSandboxStatus {
+                namespaces: Some(v1::Namespace { options: Some(self.options()) }),
+            }),
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            runtime_handler: self.handler.clone(),
+        }
+    }
+
+    pub(crate) fn item(&self) -> v1::PodSandbox {
+        v1::PodSandbox {
+            id: self.id.clone(),
+            metadata: self.config.metadata.clone(),
+            state: self.state().into(),
+            created_at: self.created_at,
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            runtime_handler: self.handler.clone(),
+        }
+    }
+
+    fn save(&self) -> Result<(), Status> {
+        let record = {
+            let inner = self.inner.lock();
+            SandboxRecord {
+                id: self.id.clone(),
+                handler: self.handler.clone(),
+                created_at: self.created_at,
+                phase: inner.phase,
+                network: inner.network.clone(),
+                namespace: inner.namespace.clone(),
+                config: self.config.clone(),
+            }
+        };
+        state::save(&self.directory, &record).map_err(|error| failed("recording the pod", &error))
+    }
+}
+
+fn namespace_options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
+    config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|security| security.namespace_options.clone())
+        .unwrap_or_default()
+}
+
+/// The namespaces that a configuration asks of the shim.
+pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Result<SandboxSpec, Status> {
+    let options = namespace_options(config);
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    if options.userns_options.as_ref().is_some_and(|options| options.mode() == v1::NamespaceMode::Pod) {
+        return Err(Status::unimplemented("user namespaces are not supported by this runtime"));
+    }
+    let own_network = options.network() != v1::NamespaceMode::Node;
+    let shared_pid = options.pid() == v1::NamespaceMode::Pod;
+    spec::check_modules(security.apparmor.as_ref(), security.selinux_options.as_ref())?;
+    Ok(SandboxSpec {
+        hostname: own_network.then(|| config.hostname.clone()),
+        network: own_network,
+        ipc: options.ipc() != v1::NamespaceMode::Node,
+        shared_pid,
+        shm_bytes: SHM_BYTES,
+        cgroup: if shared_pid { spec::cgroup(&linux.cgroup_parent, "pause")? } else { String::new() },
+        seccomp: if shared_pid && !security.privileged {
+            spec::sandbox_filter(security.seccomp.as_ref(), capabilities)?
+        } else {
+            None
+        },
+    })
+}
+
+/// Kernel settings that the configuration asks for. Containers may bind to every port and send pings, as with the other
+/// runtimes, unless the pod says otherwise.
+fn sysctls(config: &v1::PodSandboxConfig, own_network: bool) -> Vec<(String, String)> {
+    let wanted = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+    let mut all: std::collections::BTreeMap<String, String> = wanted.into_iter().collect();
+    if own_network {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// `resolv.conf` of a DNS configuration. Source: what containerd writes.
+fn resolv_conf(dns: &v1::DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+fn write_files(config: &v1::PodSandboxConfig, directory: &Path) -> std::io::Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text)?;
+        // Everybody in the container reads these, whoever they are.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+    };
+    let hostname = if config.hostname.is_empty() {
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    } else {
+        config.hostname.clone()
+    };
+    write("hostname", &format!("{hostname}\n"))?;
+    let host_file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    write("hosts", &host_file("/etc/hosts"))?;
+    match &config.dns_config {
+        Some(dns) if *dns != v1::DnsConfig::default() => write("resolv.conf", &resolv_conf(dns)),
+        _ => write("resolv.conf", &host_file("/etc/resolv.conf")),
+    }
+}
+
+impl Runtime {
+    /// Makes a pod. It is whole when this returns, or nothing of it is left.
+    pub(crate) async fn run_sandbox(
+        self: &Arc<Self>,
+        config: v1::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, Status> {
+        if !matches!(handler.as_str(), "" | "podium" | "runc") {
+            return Err(Status::invalid_argument(format!("no runtime for {handler:?} is configured")));
+        }
+        let metadata = config
+            .metadata
+            .clone()
+            .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
+        let wanted = shim_spec(&config, 0)?;
+        let id = new_id()?;
+        let directory = self.sandbox_directory(&id);
+        let record = SandboxRecord {
+            id: id.clone(),
+            handler,
+            created_at: now(),
+            phase: Phase::Creating,
+            network: None,
+            namespace: String::new(),
+            config,
+        };
+        let sandbox = Arc::new(Sandbox::new(record, directory.clone()));
+        {
+            let mut all = self.sandboxes.lock();
+            if let Some(same) = all.values().find(|one| one.config.metadata.as_ref() == Some(&metadata)) {
+                return Err(Status::failed_precondition(format!(
+                    "failed to reserve sandbox name: name {:?} is reserved for {:?}",
+                    format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt),
+                    same.id
+                )));
+            }
+            all.insert(id.clone(), Arc::clone(&sandbox));
+        }
+        let made = {
+            let _changing = sandbox.changing.lock().await;
+            self.make_sandbox(&sandbox, wanted).await
+        };
+        if let Err(status) = made {
+            if let Err(error) = self.remove_sandbox(&id).await {
+                tracing::warn!(pod = id, %error, "a pod that could not be made is left");
+            }
+            return Err(status);
+        }
+        self.tell(&id, &id, v1::ContainerEventType::ContainerCreatedEvent);
+        self.tell(&id, &id, v1::ContainerEventType::ContainerStartedEvent);
+        Ok(id)
+    }
+
+    async fn make_sandbox(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        wanted: SandboxSpec,
+    ) -> Result<(), Status> {
+        let directory = &sandbox.directory;
+        state::directory(directory).map_err(|error| failed("making the pod's directory", &error))?;
+        sandbox.save()?;
+        write_files(&sandbox.config, directory).map_err(|error| failed("writing the pod's files", &error))?;
+        let socket = self.socket(&sandbox.id);
+        let reaper = self
+            .program
+            .start(&sandbox.id, &socket, directory)
+            .map_err(|error| failed("starting the pod's shim", &error))?;
+        // It ends when the shim does, which may be long after us.
+        drop(reaper);
+        let own_network = wanted.network;
+        let answer = shim::ask(&socket, Request::Sandbox(wanted), Vec::new()).await;
+        let (pid, network_fd) = match answer {
+            Ok((Answer::Sandbox { pid, network_fd }, ..)) => (pid, network_fd),
+            Ok((other, ..)) => return Err(Status::unknown(format!("the pod's shim answered {other:?}"))),
+            Err(error) => return Err(failed("failed to create pod sandbox", &error)),
+        };
+        sandbox.set_shim(Some((pid, network_fd)));
+        if let Some(namespace) = sandbox.network_namespace() {
+            sandbox.inner.lock().namespace = namespace.display().to_string();
+            // Before the first plugin runs: what it may leave is then known to be ours to remove.
+            let config =
+                self.cni.config().map_err(|error| failed("failed to setup network for sandbox", &error))?;
+            sandbox.inner.lock().network =
+                Some(Network { addresses: Vec::new(), config, result: serde_json::Value::Null });
+            sandbox.save()?;
+            let network = self.cni.add(&attachment(sandbox)).await.map_err(|error| {
+                Status::unknown(format!(
+                    "failed to setup network for sandbox {:?}: {}",
+                    sandbox.id,
+                    chain(&error)
+                ))
+            })?;
+            sandbox.inner.lock().network = Some(network);
+        }
+        let sysctls = sysctls(&sandbox.config, own_network);
+        if !sysctls.is_empty() {
+            shim::command(&socket, Request::Sysctls { sysctls })
+                .await
+                .map_err(|error| failed("failed to set the pod's sysctls", &error))?;
+        }
+        match shim::ask(&socket, Request::Watch, Vec::new()).await {
+            Ok((_, _, answers)) => {
+                let lines = answers.into_lines().map_err(|error| failed("watching the shim", &error))?;
+                self.watch(sandbox, lines);
+            }
+            Err(error) => return Err(failed("watching the shim", &error)),
+        }
+        sandbox.inner.lock().phase = Phase::Ready;
+        sandbox.save()
+    }
+
+    /// Ends a pod's containers, network and namespaces. Safe to repeat.
+    pub(crate) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let Some(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let _changing = sandbox.changing.lock().await;
+        if sandbox.phase() == Phase::Stopped {
+            return Ok(());
+        }
+        for container in self.containers_of(&sandbox.id) {
+            self.kill_container(&container).await?;
+        }
+        let network = sandbox.inner.lock().network.clone();
+        if let Some(network) = network {
+            self.cni.delete(&attachment(&sandbox), &network).await.map_err(|error| {
+                Status::unknown(format!(
+                    "failed to destroy network for sandbox {:?}: {}",
+                    sandbox.id,
+                    chain(&error)
+                ))
+            })?;
+        }
+        self.end_shim(&sandbox).await;
+        sandbox.inner.lock().phase = Phase::Stopped;
+        sandbox.save()?;
+        self.tell(&sandbox.id, &sandbox.id, v1::ContainerEventType::ContainerStoppedEvent);
+        Ok(())
+    }
+
+    /// Removes a pod with its containers. Safe to repeat.
+    pub(crate) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let Some(sandbox) = self.sandbox(id) else { return Ok(()) };
+        self.stop_sandbox(&sandbox.id).await?;
+        let _changing = sandbox.changing.lock().await;
+        for container in self.containers_of(&sandbox.id) {
+            self.remove_container(&container.record.id).await?;
+        }
+        match std::fs::remove_dir_all(&sandbox.directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("removing the pod's directory", &error));
+            }
+            _ => {}
+        }
+        if self.sandboxes.lock().remove(&sandbox.id).is_some() {
+            self.tell(&sandbox.id, &sandbox.id, v1::ContainerEventType::ContainerDeletedEvent);
+        }
+        Ok(())
+    }
+}
+
+fn attachment(sandbox: &Sandbox) -> Attachment<'_> {
+    let live = sandbox.network_namespace().map(|path| path.display().to_string());
+    Attachment {
+        id: &sandbox.id,
+        namespace: live.unwrap_or_default(),
+        metadata: sandbox.config.metadata.clone().unwrap_or_default(),
+        ports: sandbox.config.port_mappings.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_has_upstreams_form() {
+        let dns = v1::DnsConfig {
+            servers: vec!["10.96.0.10".into(), "8.8.8.8".into()],
+            searches: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search default.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver 8.8.8.8\n\
+             options ndots:5\n"
+        );
+    }
+
+    #[test]
+    fn settings_of_a_pod_win() {
+        let mut config = v1::PodSandboxConfig::default();
+        assert_eq!(sysctls(&config, false), []);
+        let linux = v1::LinuxPodSandboxConfig {
+            sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into(),
+            ..Default::default()
+        };
+        config.linux = Some(linux);
+        let found = sysctls(&config, true);
+        assert!(found.contains(&("net.ipv4.ip_unprivileged_port_start".into(), "1024".into())));
+        assert_eq!(found.len(), 2);
+    }
+}

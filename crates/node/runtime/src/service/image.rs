@@ -1,0 +1,202 @@
+//! ImageService, and what the store offers beside CRI.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use podium_cri::images::image_store_server::ImageStore;
+use podium_cri::images::{LoadRequest, LoadResponse, PruneRequest, PruneResponse, SaveRequest, SaveResponse};
+use podium_cri::v1::{self, image_service_server::ImageService};
+use tonic::{Request, Response, Status};
+
+use super::Calls;
+use crate::core::{Runtime, failed, now};
+use crate::images::records::Record;
+use crate::images::store::ImageError;
+use crate::images::unpack;
+use crate::registry;
+
+fn image(record: &Record) -> v1::Image {
+    let user = record.user.split(':').next().unwrap_or_default();
+    let uid = user.parse::<i64>().ok();
+    v1::Image {
+        id: record.id.clone(),
+        repo_tags: record.tags.iter().cloned().collect(),
+        repo_digests: record.digests.iter().cloned().collect(),
+        size: record.size,
+        uid: uid.map(|value| v1::Int64Value { value }),
+        username: if uid.is_none() { user.to_owned() } else { String::new() },
+        spec: None,
+        pinned: record.pinned,
+    }
+}
+
+fn refused(error: &ImageError) -> Status {
+    let text = crate::core::chain(error);
+    match error {
+        ImageError::Platform => Status::not_found(text),
+        _ => Status::unknown(text),
+    }
+}
+
+impl Calls {
+    fn images(&self, wanted: Option<v1::ImageFilter>) -> Vec<v1::Image> {
+        let name =
+            wanted.and_then(|filter| filter.image).map(|image| image.image).filter(|name| !name.is_empty());
+        match name {
+            Some(name) => self.0.store.find(&name).iter().map(image).collect(),
+            None => self.0.store.list().iter().map(image).collect(),
+        }
+    }
+
+    /// Runs blocking work to its end.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        work: impl FnOnce(&Arc<Runtime>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let runtime = Arc::clone(&self.0);
+        self.finish(call, async move {
+            let done = tokio::task::spawn_blocking(move || work(&runtime)).await;
+            done.map_err(|error| failed(call, &error))?
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Calls {
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesResponse>, Status> {
+        Ok(Response::new(v1::ListImagesResponse { images: self.images(request.into_inner().filter) }))
+    }
+
+    type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<v1::StreamImagesResponse, Status>> + Send>>;
+
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        let images = self.images(request.into_inner().filter);
+        let answers: Vec<_> =
+            images.chunks(500).map(|chunk| Ok(v1::StreamImagesResponse { images: chunk.to_vec() })).collect();
+        Ok(Response::new(Box::pin(stream::iter(answers))))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Result<Response<v1::ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.image.unwrap_or_default().image;
+        let found = self.0.store.find(&name);
+        let mut info = std::collections::HashMap::new();
+        if let Some(record) = found.as_ref().filter(|_| request.verbose) {
+            let text = serde_json::json!({"manifest": record.manifest, "layers": record.layers}).to_string();
+            info.insert("info".to_owned(), text);
+        }
+        Ok(Response::new(v1::ImageStatusResponse { image: found.as_ref().map(image), info }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Result<Response<v1::PullImageResponse>, Status> {
+        let (runtime, request) = (Arc::clone(&self.0), request.into_inner());
+        self.finish("PullImage", async move {
+            let name = request.image.unwrap_or_default().image;
+            let pulled = registry::pull(&runtime, &name, request.auth).await;
+            let record = pulled.map_err(|error| error.status(&name))?;
+            Ok(v1::PullImageResponse { image_ref: record.id })
+        })
+        .await
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
+        let name = request.into_inner().image.unwrap_or_default().image;
+        self.blocking("RemoveImage", move |runtime| {
+            if runtime.store.remove(&name).map_err(|error| failed("failed to remove image", &error))? {
+                runtime.collect();
+            }
+            Ok(v1::RemoveImageResponse {})
+        })
+        .await
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<v1::ImageFsInfoRequest>,
+    ) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
+        self.blocking("ImageFsInfo", |runtime| {
+            let usage = |name: &str| {
+                let directory = runtime.config.root.join(name);
+                let used = unpack::usage(&directory);
+                v1::FilesystemUsage {
+                    timestamp: now(),
+                    fs_id: Some(v1::FilesystemIdentifier { mountpoint: directory.display().to_string() }),
+                    used_bytes: Some(v1::UInt64Value { value: used.bytes }),
+                    inodes_used: Some(v1::UInt64Value { value: used.inodes }),
+                }
+            };
+            Ok(v1::ImageFsInfoResponse {
+                image_filesystems: vec![usage("layers")],
+                container_filesystems: vec![usage("containers")],
+            })
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl ImageStore for Calls {
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
+        let path = request.into_inner().path;
+        self.blocking("Load", move |runtime| {
+            let loaded = runtime.store.load(path.as_ref()).map_err(|error| refused(&error))?;
+            Ok(LoadResponse { names: loaded.into_iter().flat_map(|record| record.tags).collect() })
+        })
+        .await
+    }
+
+    async fn save(&self, request: Request<SaveRequest>) -> Result<Response<SaveResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking("Save", move |runtime| {
+            let record = runtime
+                .store
+                .find(&request.image)
+                .ok_or_else(|| Status::not_found(format!("image {:?} not found", request.image)))?;
+            runtime.store.save(&record, request.path.as_ref()).map_err(|error| refused(&error))?;
+            Ok(SaveResponse {})
+        })
+        .await
+    }
+
+    async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
+        self.blocking("Prune", |runtime| {
+            let in_use: Vec<String> =
+                runtime.containers.lock().values().map(|one| one.record.image_id.clone()).collect();
+            let mut answer = PruneResponse::default();
+            for record in runtime.store.list() {
+                if record.pinned || in_use.contains(&record.id) {
+                    continue;
+                }
+                if runtime
+                    .store
+                    .remove(&record.id)
+                    .map_err(|error| failed("failed to remove image", &error))?
+                {
+                    answer.bytes += record.size;
+                    answer.removed.push(record.tags.iter().next().cloned().unwrap_or(record.id));
+                }
+            }
+            runtime.collect();
+            Ok(answer)
+        })
+        .await
+    }
+}

@@ -1,0 +1,205 @@
+//! Shims: started from a sealed copy of the program in memory, talked to over their sockets.
+//!
+//! The copy cannot be written to by anybody: a container that gets hold of its shim's program, through `/proc`, holds
+//! something that no other process will ever run differently (CVE-2019-5736). All shims of a daemon share it.
+
+use std::ffi::CString;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use podium_shim::protocol::{Answer, Failure, Request};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// The shim, as the build script made it.
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
+/// Longer than a shim takes for its longest work, a start.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A shim did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShimError {
+    /// It is not there, or went away.
+    #[error("the pod's shim does not answer")]
+    Gone(#[source] io::Error),
+    /// It said no.
+    #[error("{message}")]
+    Refused {
+        /// What it said.
+        message: String,
+        /// The class of failure.
+        kind: Failure,
+    },
+    /// It said something else than the protocol has.
+    #[error("the pod's shim answered {0:?}")]
+    Unexpected(Box<Answer>),
+}
+
+/// The program, ready to be run any number of times.
+#[derive(Debug)]
+pub(crate) struct Program {
+    file: OwnedFd,
+}
+
+impl Program {
+    pub(crate) fn new() -> io::Result<Self> {
+        let name = CString::new("podium-shim")?;
+        let file = memfd_create(name.as_c_str(), MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(PROGRAM)?;
+        let seals =
+            SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Self { file: file.into() })
+    }
+
+    /// Starts a shim that listens at `socket` and keeps its notes in `directory`. It lives on without us.
+    pub(crate) fn start(
+        &self,
+        id: &str,
+        socket: &Path,
+        directory: &Path,
+    ) -> io::Result<tokio::task::JoinHandle<()>> {
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket)?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("shim.log"))?;
+        let mut child = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+            .arg0("podium-shim")
+            .arg(id)
+            .arg(directory)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        // It is our child as long as we live: its end is taken, so that none stays behind as a zombie.
+        Ok(tokio::task::spawn_blocking(move || {
+            let _ = child.wait();
+        }))
+    }
+}
+
+/// A connection on which more answers follow.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    stream: UnixStream,
+    rest: Vec<u8>,
+}
+
+impl Answers {
+    /// Gives the further answers, until the shim ends.
+    pub(crate) fn into_lines(self) -> io::Result<Lines> {
+        self.stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(self.stream)?;
+        Ok(Lines { input: BufReader::new(stream), line: self.rest })
+    }
+}
+
+/// Further answers.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    input: BufReader<tokio::net::UnixStream>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// The next; `None` when the shim has ended. Cancel-safe: a partial line is kept.
+    pub(crate) async fn next(&mut self) -> Option<Answer> {
+        loop {
+            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+                let rest = self.line.split_off(end + 1);
+                let line = std::mem::replace(&mut self.line, rest);
+                if let Ok(answer) = serde_json::from_slice(&line) {
+                    return Some(answer);
+                }
+                continue;
+            }
+            match self.input.fill_buf().await {
+                Ok([]) | Err(_) => return None,
+                Ok(bytes) => {
+                    let size = bytes.len();
+                    self.line.extend_from_slice(bytes);
+                    self.input.consume(size);
+                }
+            }
+        }
+    }
+}
+
+/// A first answer, a descriptor beside it, and the connection for more.
+pub(crate) type Reply = (Answer, Option<OwnedFd>, Answers);
+
+/// Asks a shim, with descriptors beside the question.
+pub(crate) async fn ask(socket: &Path, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, ShimError> {
+    let socket: PathBuf = socket.to_owned();
+    let answered = tokio::task::spawn_blocking(move || ask_blocking(&socket, &request, &fds)).await;
+    let reply =
+        answered.map_err(|error| ShimError::Gone(io::Error::other(error)))?.map_err(ShimError::Gone)?;
+    match reply {
+        (Answer::Failed { message, kind }, ..) => Err(ShimError::Refused { message, kind }),
+        reply => Ok(reply),
+    }
+}
+
+/// Asks for something that is only done or not.
+pub(crate) async fn command(socket: &Path, request: Request) -> Result<(), ShimError> {
+    match ask(socket, request, Vec::new()).await? {
+        (Answer::Done, ..) => Ok(()),
+        (other, ..) => Err(ShimError::Unexpected(Box::new(other))),
+    }
+}
+
+fn ask_blocking(socket: &Path, request: &Request, fds: &[OwnedFd]) -> io::Result<Reply> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let control = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &control };
+    let sent =
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&line)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    (&stream).write_all(&line[sent..])?;
+    let mut rest = Vec::new();
+    let mut brought = None;
+    loop {
+        if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let after = rest.split_off(end + 1);
+            let answer = serde_json::from_slice(&rest)?;
+            return Ok((answer, brought, Answers { stream, rest: after }));
+        }
+        let mut buffer = [0; 8192];
+        let (size, fd) = receive(&stream, &mut buffer)?;
+        if size == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        brought = brought.or(fd);
+        rest.extend_from_slice(&buffer[..size]);
+    }
+}
+
+#[allow(unsafe_code)]
+fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut fd = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            // SAFETY: the kernel made this descriptor for us, and it is taken once.
+            fd = fds.first().map(|raw| unsafe { OwnedFd::from_raw_fd(*raw) });
+        }
+    }
+    Ok((message.bytes, fd))
+}

@@ -1,0 +1,461 @@
+//! A container's specification for its shim, from what CRI and the image say. Pure but for looking at devices and mount
+//! sources.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use podium_cri::v1;
+use podium_shim::protocol::{
+    Bind, ContainerSpec, DeviceFile, PidMode, ProcessSpec, Propagation, Resources, Rootfs, UserSpec,
+};
+use tonic::Status;
+
+use crate::images::manifest::Execution;
+use crate::{capabilities, seccomp};
+
+/// What a container is made from.
+#[derive(Debug)]
+pub(crate) struct Ingredients<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) config: &'a v1::ContainerConfig,
+    pub(crate) sandbox: &'a v1::PodSandboxConfig,
+    pub(crate) image: &'a Execution,
+    /// Names of layers, lowest first.
+    pub(crate) layers: &'a [String],
+    pub(crate) layers_directory: &'a Path,
+    /// The container's own directory.
+    pub(crate) directory: &'a Path,
+    /// The sandbox's own directory.
+    pub(crate) sandbox_directory: &'a Path,
+    /// What this machine lets us give away.
+    pub(crate) available_capabilities: u64,
+}
+
+fn invalid(message: impl Into<String>) -> Status {
+    Status::invalid_argument(message)
+}
+
+/// Puts it together, or says what cannot be done.
+pub(crate) fn container(from: &Ingredients<'_>) -> Result<ContainerSpec, Status> {
+    let config = from.config;
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.clone().unwrap_or_default();
+    let sandbox_linux = from.sandbox.linux.clone().unwrap_or_default();
+    let sandbox_security = sandbox_linux.security_context.clone().unwrap_or_default();
+    if security.privileged && !sandbox_security.privileged {
+        return Err(invalid("no privileged container allowed in sandbox"));
+    }
+    let namespaces = security.namespace_options.clone().unwrap_or_default();
+    let process = process(from, &security, linux.resources.as_ref())?;
+    let lower: Vec<String> = from.layers.iter().rev().cloned().collect();
+    let (resources, _) = resources(linux.resources.as_ref());
+    Ok(ContainerSpec {
+        id: from.id.to_owned(),
+        rootfs: Rootfs {
+            base: from.layers_directory.to_owned(),
+            lower: if lower.is_empty() { vec!["empty".to_owned()] } else { lower },
+            upper: from.directory.join("upper"),
+            work: from.directory.join("work"),
+            read_only: security.readonly_rootfs,
+        },
+        binds: binds(from, &security)?,
+        host_network: namespaces.network() == v1::NamespaceMode::Node,
+        host_ipc: namespaces.ipc() == v1::NamespaceMode::Node,
+        host_uts: namespaces.network() == v1::NamespaceMode::Node,
+        pid: match namespaces.pid() {
+            v1::NamespaceMode::Pod => PidMode::Pod,
+            v1::NamespaceMode::Container => PidMode::Container,
+            v1::NamespaceMode::Node => PidMode::Host,
+            v1::NamespaceMode::Target => PidMode::Target(namespaces.target_id),
+        },
+        privileged: security.privileged,
+        masked_paths: security.masked_paths.iter().map(PathBuf::from).collect(),
+        readonly_paths: security.readonly_paths.iter().map(PathBuf::from).collect(),
+        devices: devices(&config.devices, security.privileged)?,
+        all_devices: security.privileged,
+        cgroup: cgroup(&sandbox_linux.cgroup_parent, from.id)?,
+        resources,
+        process,
+        tty: config.tty,
+        stdin: config.stdin,
+        log_path: log_path(from.sandbox, config),
+    })
+}
+
+/// Where a container logs; nowhere if either part is missing.
+pub(crate) fn log_path(sandbox: &v1::PodSandboxConfig, config: &v1::ContainerConfig) -> Option<PathBuf> {
+    let given = !sandbox.log_directory.is_empty() && !config.log_path.is_empty();
+    given.then(|| Path::new(&sandbox.log_directory).join(&config.log_path))
+}
+
+/// A container's own group below its pod's.
+pub(crate) fn cgroup(parent: &str, id: &str) -> Result<String, Status> {
+    if parent.ends_with(".slice") {
+        return Err(invalid(format!("cgroup parent {parent:?} is systemd's, this runtime uses cgroupfs")));
+    }
+    if parent.split('/').any(|part| part == "..") {
+        return Err(invalid(format!("cgroup parent {parent:?}")));
+    }
+    let parent = if parent.is_empty() { "/podium.io" } else { parent.trim_end_matches('/') };
+    Ok(format!("{parent}/{id}"))
+}
+
+fn process(
+    from: &Ingredients<'_>,
+    security: &v1::LinuxContainerSecurityContext,
+    limits: Option<&v1::LinuxContainerResources>,
+) -> Result<ProcessSpec, Status> {
+    let config = from.config;
+    let capabilities =
+        capabilities::of(security.capabilities.as_ref(), security.privileged, from.available_capabilities)
+            .map_err(invalid)?;
+    let args = command(config, from.image)?;
+    for arg in &args {
+        if arg.contains('\0') {
+            return Err(invalid("a command with a zero byte"));
+        }
+    }
+    let cwd = if config.working_dir.is_empty() { &from.image.working_dir } else { &config.working_dir };
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    if !cwd.starts_with('/') {
+        return Err(invalid(format!("working directory {cwd:?} is not absolute")));
+    }
+    let (_, oom_score_adj) = resources(limits);
+    Ok(ProcessSpec {
+        args,
+        env: environment(config, from.sandbox, from.image)?,
+        cwd: PathBuf::from(cwd),
+        user: user(security, from.image),
+        seccomp: filter(security, capabilities.bounding)?,
+        capabilities,
+        no_new_privs: security.no_new_privs,
+        rlimits: Vec::new(),
+        oom_score_adj,
+    })
+}
+
+/// What runs: Kubernetes' command replaces the image's entry point and its arguments, its args only the arguments.
+fn command(config: &v1::ContainerConfig, image: &Execution) -> Result<Vec<String>, Status> {
+    let (command, args) = match (config.command.is_empty(), config.args.is_empty()) {
+        (true, true) => (&image.entrypoint, &image.cmd),
+        (true, false) => (&image.entrypoint, &config.args),
+        (false, _) => (&config.command, &config.args),
+    };
+    let all: Vec<String> = command.iter().chain(args).cloned().collect();
+    if all.is_empty() { Err(invalid("no command specified")) } else { Ok(all) }
+}
+
+fn environment(
+    config: &v1::ContainerConfig,
+    sandbox: &v1::PodSandboxConfig,
+    image: &Execution,
+) -> Result<Vec<String>, Status> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => value.clone_into(old),
+        None => env.push((name.to_owned(), value.to_owned())),
+    };
+    if config.tty {
+        set("TERM", "xterm");
+    }
+    if !sandbox.hostname.is_empty() {
+        set("HOSTNAME", &sandbox.hostname);
+    }
+    for entry in &image.env {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        set(name, value);
+    }
+    for pair in &config.envs {
+        let value = std::str::from_utf8(&pair.value)
+            .map_err(|_| invalid(format!("the value of {} is not UTF-8", pair.key)))?;
+        set(&pair.key, value);
+    }
+    if env.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        return Err(invalid("an environment variable with a zero byte"));
+    }
+    Ok(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+fn user(security: &v1::LinuxContainerSecurityContext, image: &Execution) -> UserSpec {
+    let image_user = image.user.split_once(':').unwrap_or((&image.user, ""));
+    let (user, group) = match (&security.run_as_user, security.run_as_username.as_str()) {
+        (Some(uid), _) => (uid.value.to_string(), String::new()),
+        (None, name) if !name.is_empty() => (name.to_owned(), String::new()),
+        _ => (image_user.0.to_owned(), image_user.1.to_owned()),
+    };
+    let group = security.run_as_group.as_ref().map_or(group, |gid| gid.value.to_string());
+    UserSpec {
+        user,
+        group,
+        groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
+        strict: security.supplemental_groups_policy() == v1::SupplementalGroupsPolicy::Strict,
+    }
+}
+
+/// The filter asked for. None only where it is said in so many words, or of a privileged container.
+fn filter(
+    security: &v1::LinuxContainerSecurityContext,
+    capabilities: u64,
+) -> Result<Option<Vec<podium_shim::protocol::Instruction>>, Status> {
+    if security.privileged {
+        return Ok(None);
+    }
+    sandbox_filter(security.seccomp.as_ref(), capabilities)
+}
+
+/// The filter of a profile setting; unset is unconfined, as CRI has it.
+pub(crate) fn sandbox_filter(
+    profile: Option<&v1::SecurityProfile>,
+    capabilities: u64,
+) -> Result<Option<Vec<podium_shim::protocol::Instruction>>, Status> {
+    use v1::security_profile::ProfileType;
+    let Some(profile) = profile else { return Ok(None) };
+    let failed =
+        |error: seccomp::SeccompError| invalid(format!("failed to generate seccomp spec opts: {error}"));
+    match profile.profile_type() {
+        ProfileType::Unconfined => Ok(None),
+        ProfileType::RuntimeDefault => seccomp::runtime_default(capabilities).map(Some).map_err(failed),
+        ProfileType::Localhost => {
+            if profile.localhost_ref.is_empty() {
+                return Err(invalid("seccomp profile of type Localhost without a name"));
+            }
+            seccomp::local(Path::new(&profile.localhost_ref)).map(Some).map_err(failed)
+        }
+    }
+}
+
+/// AppArmor and SELinux: what the kernel does not have is no confinement, and is said so.
+pub(crate) fn check_modules(
+    apparmor: Option<&v1::SecurityProfile>,
+    selinux: Option<&v1::SeLinuxOption>,
+) -> Result<(), Status> {
+    use v1::security_profile::ProfileType;
+    let has = |name: &str| {
+        std::fs::read_to_string("/sys/kernel/security/lsm")
+            .is_ok_and(|list| list.split(',').any(|module| module.trim() == name))
+    };
+    match apparmor.map(v1::SecurityProfile::profile_type) {
+        Some(ProfileType::Localhost) => {
+            return Err(invalid("AppArmor profiles are not supported by this runtime"));
+        }
+        Some(ProfileType::RuntimeDefault) if has("apparmor") => {
+            tracing::debug!("no default AppArmor profile is loaded by this runtime");
+        }
+        _ => {}
+    }
+    let wanted = selinux.is_some_and(|options| *options != v1::SeLinuxOption::default());
+    if wanted && has("selinux") {
+        return Err(invalid("SELinux labels are not supported by this runtime"));
+    }
+    Ok(())
+}
+
+/// Limits, and the score that belongs to the process.
+pub(crate) fn resources(wanted: Option<&v1::LinuxContainerResources>) -> (Resources, Option<i32>) {
+    let Some(wanted) = wanted else { return (Resources::default(), None) };
+    let some = |value: i64| Some(value).filter(|value| *value != 0);
+    let unsigned = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
+    let unified: BTreeMap<String, String> = wanted.unified.clone().into_iter().collect();
+    let resources = Resources {
+        cpu_shares: unsigned(wanted.cpu_shares),
+        cpu_quota: some(wanted.cpu_quota),
+        cpu_period: unsigned(wanted.cpu_period),
+        cpuset_cpus: text(&wanted.cpuset_cpus),
+        cpuset_mems: text(&wanted.cpuset_mems),
+        memory_limit: some(wanted.memory_limit_in_bytes),
+        memory_swap_limit: some(wanted.memory_swap_limit_in_bytes),
+        pids_limit: None,
+        hugepages: wanted.hugepage_limits.iter().map(|one| (one.page_size.clone(), one.limit)).collect(),
+        unified: unified.into_iter().collect(),
+    };
+    let score = i32::try_from(wanted.oom_score_adj).unwrap_or(0).clamp(-1000, 1000);
+    (resources, Some(score))
+}
+
+fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -> Result<Vec<Bind>, Status> {
+    let mut binds = Vec::new();
+    let given = |path: &str| {
+        from.config.mounts.iter().any(|mount| Path::new(&mount.container_path) == Path::new(path))
+    };
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        let target = format!("/etc/{name}");
+        if !given(&target) {
+            binds.push(Bind {
+                source: from.sandbox_directory.join(name),
+                target: target.into(),
+                read_only: security.readonly_rootfs,
+                recursive_read_only: false,
+                propagation: Propagation::Private,
+            });
+        }
+    }
+    let mut volumes = Vec::new();
+    for mount in &from.config.mounts {
+        volumes.push(bind(mount)?);
+    }
+    // Outer ones first, whatever the order they came in.
+    volumes.sort_by_key(|bind: &Bind| bind.target.components().count());
+    binds.extend(volumes);
+    Ok(binds)
+}
+
+fn bind(mount: &v1::Mount) -> Result<Bind, Status> {
+    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+        return Err(Status::unimplemented("image volumes are not supported by this runtime"));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(Status::unimplemented("mounts with id mappings are not supported by this runtime"));
+    }
+    let absolute = |path: &str, what: &str| {
+        if path.starts_with('/') && !path.split('/').any(|part| part == "..") {
+            Ok(PathBuf::from(path))
+        } else {
+            Err(invalid(format!("{what} {path:?} of a mount is not absolute")))
+        }
+    };
+    if mount.recursive_read_only && !mount.readonly {
+        return Err(invalid("recursive read-only mount must be read-only"));
+    }
+    let propagation = match mount.propagation() {
+        v1::MountPropagation::PropagationPrivate => Propagation::Private,
+        v1::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
+        v1::MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
+    };
+    if mount.recursive_read_only && propagation != Propagation::Private {
+        return Err(invalid("recursive read-only mount must be private"));
+    }
+    Ok(Bind {
+        source: absolute(&mount.host_path, "host path")?,
+        target: absolute(&mount.container_path, "container path")?,
+        read_only: mount.readonly,
+        recursive_read_only: mount.recursive_read_only,
+        propagation,
+    })
+}
+
+/// Device files that every container has.
+fn standard_devices() -> Vec<DeviceFile> {
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        .into_iter()
+        .map(|(name, major, minor)| DeviceFile {
+            path: format!("/dev/{name}").into(),
+            kind: 'c',
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+            access: "rwm".to_owned(),
+        })
+        .collect()
+}
+
+fn devices(wanted: &[v1::Device], privileged: bool) -> Result<Vec<DeviceFile>, Status> {
+    let mut devices = standard_devices();
+    let mut add = |found: DeviceFile| {
+        if !devices.iter().any(|known| known.path == found.path) {
+            devices.push(found);
+        }
+    };
+    if privileged {
+        for found in below(Path::new("/dev"), Path::new("/dev"), "rwm") {
+            add(found);
+        }
+    }
+    for device in wanted {
+        if !device.permissions.chars().all(|letter| "rwm".contains(letter)) {
+            return Err(invalid(format!("invalid device permissions {:?}", device.permissions)));
+        }
+        let (host, inside) = (Path::new(&device.host_path), Path::new(&device.container_path));
+        let host = host
+            .canonicalize()
+            .map_err(|error| invalid(format!("device {:?}: {error}", device.host_path)))?;
+        let found = below(&host, inside, &device.permissions);
+        if found.is_empty() {
+            return Err(invalid(format!("not a device node: {:?}", device.host_path)));
+        }
+        found.into_iter().for_each(&mut add);
+    }
+    Ok(devices)
+}
+
+/// A device, or those in a directory: what the runtime itself makes in `/dev` is left out.
+fn below(host: &Path, inside: &Path, access: &str) -> Vec<DeviceFile> {
+    let Ok(metadata) = std::fs::symlink_metadata(host) else { return Vec::new() };
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        return std::fs::read_dir(host)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                !matches!(
+                    &*name,
+                    "pts" | "shm" | "fd" | "mqueue" | ".lxc" | ".lxd-mounts" | ".udev" | "ptmx" | "console"
+                )
+            })
+            .flat_map(|entry| below(&entry.path(), &inside.join(entry.file_name()), access))
+            .collect();
+    }
+    let kind = match (kind.is_char_device(), kind.is_block_device()) {
+        (true, _) => 'c',
+        (_, true) => 'b',
+        _ => return Vec::new(),
+    };
+    let number = |number: u32| number;
+    vec![DeviceFile {
+        path: inside.to_owned(),
+        kind,
+        major: number(libc::major(metadata.rdev())),
+        minor: number(libc::minor(metadata.rdev())),
+        mode: metadata.mode() & 0o777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        access: access.to_owned(),
+    }]
+}
+
+/// The signal that asks a container to end: what CRI says, else the image, else TERM.
+pub(crate) fn stop_signal(config: &v1::ContainerConfig, image: &str) -> i32 {
+    let named = match config.stop_signal() {
+        v1::Signal::RuntimeDefault => image.to_owned(),
+        signal => signal.as_str_name().to_owned(),
+    };
+    parse_signal(&named).unwrap_or(libc::SIGTERM)
+}
+
+fn parse_signal(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let after = |prefix: &str| {
+        full.strip_prefix(prefix).map(|rest| {
+            rest.trim_start_matches(['+', '-'])
+                .trim_start_matches("PLUS")
+                .trim_start_matches("MINUS")
+                .to_owned()
+        })
+    };
+    if let Some(rest) = after("SIGRTMIN") {
+        return if rest.is_empty() { Some(34) } else { rest.parse::<i32>().ok().map(|more| 34 + more) };
+    }
+    if let Some(rest) = after("SIGRTMAX") {
+        return if rest.is_empty() { Some(64) } else { rest.parse::<i32>().ok().map(|less| 64 - less) };
+    }
+    let full = match full.as_str() {
+        "SIGCLD" => "SIGCHLD",
+        "SIGIOT" => "SIGABRT",
+        "SIGPOLL" => "SIGIO",
+        other => other,
+    };
+    full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+#[cfg(test)]
+mod tests;

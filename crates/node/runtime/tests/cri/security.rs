@@ -1,0 +1,204 @@
+//! What containers may and may not. Tests of podium alone that take a hostile container's part are named after the rows of
+//! SECURITY.md.
+
+use podium_cri::v1;
+
+use super::{Fixture, Kind};
+
+type Security = v1::LinuxContainerSecurityContext;
+
+/// Runs a script under a security context.
+async fn with(fixture: &Fixture, name: &str, change: impl FnOnce(&mut Security), script: &str) -> String {
+    let change = |_: &mut v1::PodSandboxConfig, config: &mut v1::ContainerConfig| {
+        change(config.linux.as_mut().unwrap().security_context.as_mut().unwrap());
+    };
+    fixture.outcome(name, change, script).await.1
+}
+
+fn int(value: i64) -> Option<v1::Int64Value> {
+    Some(v1::Int64Value { value })
+}
+
+pub(crate) async fn users(fixture: &Fixture) {
+    let script = "id -u; id -g; id -G; echo $HOME";
+    assert_eq!(with(fixture, "root", |_| {}, "id -u; id -g; echo $HOME").await, "0\n0\n/root\n");
+    let number = with(fixture, "number", |s| s.run_as_user = int(1000), "id -u; id -g").await;
+    assert_eq!(number, "1000\n0\n");
+    let named = with(fixture, "named", |s| s.run_as_username = "web".into(), script).await;
+    assert_eq!(named, "33\n34\n34 50\n/srv\n");
+    let groups = with(
+        fixture,
+        "groups",
+        |s| {
+            s.run_as_user = int(1000);
+            s.run_as_group = int(2000);
+            s.supplemental_groups = vec![3000, 4000];
+        },
+        "id -u; id -g; id -G",
+    )
+    .await;
+    assert_eq!(groups, "1000\n2000\n2000 3000 4000\n");
+    if fixture.kind == Kind::Podium {
+        let strict = |s: &mut Security| {
+            s.run_as_username = "web".into();
+            s.supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict.into();
+        };
+        assert_eq!(with(fixture, "strict", strict, "id -G").await, "34\n");
+    }
+    let pod = fixture.pod("nobody");
+    let sandbox = fixture.run_pod(&pod).await;
+    let mut config = fixture.script("c", "true");
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().run_as_username = "no-such-user".into();
+    let refused = match fixture.create(&sandbox, config, &pod).await {
+        Ok(id) => fixture.start_container(&id).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused);
+}
+
+pub(crate) async fn capabilities(fixture: &Fixture) {
+    let effective = "grep CapEff /proc/self/status; grep CapBnd /proc/self/status";
+    let sets = |text: &str| -> Vec<u64> {
+        let number = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        text.lines().map(number).collect()
+    };
+    assert_eq!(sets(&with(fixture, "default", |_| {}, effective).await), [0xa804_25fb, 0xa804_25fb]);
+    let caps = |add: &[&str], drop: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Some(v1::Capability {
+            add_capabilities: list(add),
+            drop_capabilities: list(drop),
+            ..Default::default()
+        })
+    };
+    let none = with(fixture, "none", |s| s.capabilities = caps(&[], &["ALL"]), effective).await;
+    assert_eq!(sets(&none), [0, 0]);
+    let one = with(fixture, "one", |s| s.capabilities = caps(&["NET_ADMIN"], &["ALL"]), effective).await;
+    assert_eq!(sets(&one), [1 << 12, 1 << 12]);
+    // Somebody else than root has nothing, but could get it back through a program that root has marked.
+    let other = with(fixture, "other", |s| s.run_as_user = int(1000), effective).await;
+    assert_eq!(sets(&other), [0, 0xa804_25fb]);
+    let privileges = |s: &mut Security| s.no_new_privs = true;
+    let text = with(fixture, "nnp", privileges, "grep NoNewPrivs /proc/self/status").await;
+    assert_eq!(text.split_whitespace().nth(1), Some("1"));
+}
+
+pub(crate) async fn filters(fixture: &Fixture) {
+    use v1::security_profile::ProfileType;
+    let profile = |kind: ProfileType, name: &str| {
+        Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
+    };
+    let admin = Some(v1::Capability { add_capabilities: vec!["SYS_ADMIN".into()], ..Default::default() });
+    let script =
+        "grep '^Seccomp:' /proc/self/status; unshare -m true 2>/dev/null && echo unshared || echo refused";
+    let mode = |text: &str| text.split_whitespace().nth(1).map(str::to_owned);
+    let open = with(fixture, "open", |s| s.seccomp = profile(ProfileType::Unconfined, ""), script).await;
+    assert_eq!(mode(&open).as_deref(), Some("0"));
+    let default = |s: &mut Security| s.seccomp = profile(ProfileType::RuntimeDefault, "");
+    let text = with(fixture, "default", default, script).await;
+    assert!(mode(&text).as_deref() == Some("2") && text.ends_with("refused\n"), "{text}");
+    let both = |s: &mut Security| {
+        s.seccomp = profile(ProfileType::RuntimeDefault, "");
+        s.capabilities = admin;
+    };
+    assert!(with(fixture, "admin", both, script).await.ends_with("unshared\n"));
+    let path = fixture.path("profile.json");
+    std::fs::write(&path, r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}"#).unwrap();
+    let name = path.display().to_string();
+    for (case, nnp) in [("local", false), ("local-nnp", true)] {
+        let local = |s: &mut Security| {
+            s.seccomp = profile(ProfileType::Localhost, &name);
+            s.no_new_privs = nnp;
+        };
+        let text = with(
+            fixture,
+            case,
+            local,
+            "mkdir /x 2>/dev/null && echo made || echo refused; touch /y && echo made",
+        )
+        .await;
+        assert_eq!(text, "refused\nmade\n", "{case}");
+    }
+    // A profile that is not there, or has no name, is no permission (CVE-2023-2431).
+    let pod = fixture.pod("absent");
+    let sandbox = fixture.run_pod(&pod).await;
+    for name in ["/no/such/profile.json", ""] {
+        let mut config = fixture.script(&format!("c{}", name.len()), "true");
+        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().seccomp =
+            profile(ProfileType::Localhost, name);
+        let refused = match fixture.create(&sandbox, config, &pod).await {
+            Ok(id) => fixture.start_container(&id).await.is_err(),
+            Err(_) => true,
+        };
+        assert!(refused, "{name:?}");
+    }
+}
+
+pub(crate) async fn paths(fixture: &Fixture) {
+    let masked = |s: &mut Security| {
+        s.masked_paths =
+            vec!["/proc/kcore".into(), "/proc/timer_list".into(), "/sys/firmware".into(), "/no/such".into()];
+        s.readonly_paths = vec!["/proc/sys".into(), "/proc/no-such".into()];
+    };
+    let script = "cat /proc/timer_list | busybox wc -c; ls -A /sys/firmware 2>/dev/null | busybox wc -l; \
+        (echo 1 > /proc/sys/kernel/shm_rmid_forced) 2>/dev/null && echo written || echo refused; \
+        test -c /proc/kcore && echo null";
+    let text = with(fixture, "masked", masked, script).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..3], ["0", "0", "refused"], "{text}");
+    // Privileged: the host's devices, nothing hidden; only in a pod that may.
+    let change = |pod: &mut v1::PodSandboxConfig, config: &mut v1::ContainerConfig| {
+        pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    };
+    let script = "grep CapEff /proc/self/status; test -e /dev/vda -o -e /dev/sda -o -e /dev/kmsg && echo devices; mount -t tmpfs x /tmp && echo mounted";
+    let (_, text) = fixture.outcome("privileged", change, script).await;
+    assert!(text.contains("devices\n") && text.ends_with("mounted\n"), "{text}");
+    let pod = fixture.pod("plain");
+    let sandbox = fixture.run_pod(&pod).await;
+    let mut config = fixture.script("c", "true");
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    assert!(fixture.create(&sandbox, config, &pod).await.is_err());
+}
+
+/// SECURITY.md, container runtime: a working directory that is a descriptor of the runtime's (runc CVE-2024-21626) leads
+/// nowhere outside the container, and no descriptor of the runtime's is open in it.
+pub(crate) async fn leaked_descriptors(fixture: &Fixture) {
+    let pod = fixture.pod("leaks");
+    let sandbox = fixture.run_pod(&pod).await;
+    for number in 3..20 {
+        let mut config = fixture.script(&format!("c{number}"), "test -e ../../../../../../../usr/lib/systemd -o -e ../../../../../../../boot && echo outside; ls / > /dev/null");
+        config.working_dir = format!("/proc/self/fd/{number}");
+        let id = fixture.create(&sandbox, config, &pod).await.unwrap();
+        if fixture.start_container(&id).await.is_ok() {
+            fixture.ended(&id).await;
+            assert_eq!(fixture.log("leaks", &format!("c{number}")).await, "", "descriptor {number}");
+        }
+    }
+}
+
+/// SECURITY.md, lost security context: what a container may not, its later commands may not either.
+pub(crate) async fn commands_are_confined(fixture: &Fixture) {
+    use v1::security_profile::ProfileType;
+    let pod = fixture.pod("confined");
+    let sandbox = fixture.run_pod(&pod).await;
+    let mut config = fixture.script("c", "sleep 1000");
+    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    security.run_as_user = int(1000);
+    security.run_as_group = int(2000);
+    security.no_new_privs = true;
+    security.seccomp = Some(v1::SecurityProfile {
+        profile_type: ProfileType::RuntimeDefault.into(),
+        localhost_ref: String::new(),
+    });
+    security.capabilities =
+        Some(v1::Capability { drop_capabilities: vec!["ALL".into()], ..Default::default() });
+    let id = fixture.run(&sandbox, config, &pod).await;
+    let (_, out, _) =
+        fixture.exec(&id, "id -u; id -g; grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status").await;
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words, ["1000", "2000", "CapBnd:", "0000000000000000", "NoNewPrivs:", "1", "Seccomp:", "2"]);
+    // The limits on memory and processes hold them too: they are in the container's groups.
+    let (_, out, _) = fixture.exec(&id, "cat /proc/self/cgroup").await;
+    assert!(out.lines().filter(|line| line.ends_with(&id)).count() >= 1 || out.trim() == "0::/", "{out}");
+}

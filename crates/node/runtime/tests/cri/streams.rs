@@ -1,0 +1,151 @@
+//! Streams, as the kubelet uses them: an upgrade to SPDY on the address that the runtime names.
+
+use podium_cri::v1;
+use podium_streaming::spdy::{Frame, Reader, Writer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+
+use super::Fixture;
+
+/// A client's connection.
+struct Client {
+    reader: Reader<ReadHalf<TcpStream>>,
+    writer: Writer<WriteHalf<TcpStream>>,
+}
+
+async fn connect(url: &str, protocol: &str) -> Client {
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let request = format!(
+        "POST /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let (read, write) = tokio::io::split(stream);
+    Client { reader: Reader::new(read), writer: Writer::client(write) }
+}
+
+/// Reads a stream's bytes until one is complete by `enough`, or the connection ends.
+async fn gather(
+    client: &mut Client,
+    enough: impl Fn(&std::collections::BTreeMap<u32, String>) -> bool,
+) -> std::collections::BTreeMap<u32, String> {
+    let mut said = std::collections::BTreeMap::<u32, String>::new();
+    let read = async {
+        while !enough(&said) {
+            match client.reader.next().await.unwrap() {
+                Some(Frame::Data { stream, bytes, .. }) => {
+                    said.entry(stream).or_default().push_str(&String::from_utf8_lossy(&bytes));
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+    };
+    tokio::time::timeout(super::fixture::LIMIT, read).await.expect("the streams answer");
+    said
+}
+
+pub(crate) async fn exec_attach_and_forward(fixture: &Fixture) {
+    let pod = fixture.pod("p");
+    let sandbox = fixture.run_pod(&pod).await;
+    let mut config = fixture.script("c", "while read line; do echo got $line; done; echo over; sleep 1000");
+    (config.stdin, config.stdin_once) = (true, true);
+    let id = fixture.run(&sandbox, config, &pod).await;
+
+    // Input, both outputs, an exit code.
+    let exec = |cmd: &str, tty: bool| v1::ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["sh".into(), "-c".into(), cmd.into()],
+        tty,
+        stdin: true,
+        stdout: true,
+        stderr: !tty,
+    };
+    let url = fixture.cri.exec(exec("cat; echo oops >&2; exit 3", false)).await.unwrap().url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        client.writer.open(&[("streamtype", kind)]).await.unwrap();
+    }
+    client.writer.data(3, b"hello\n", false).await.unwrap();
+    client.writer.data(3, b"", true).await.unwrap();
+    let said =
+        gather(&mut client, |said| said.contains_key(&1) && said.contains_key(&5) && said.contains_key(&7))
+            .await;
+    assert_eq!(said[&5], "hello\n");
+    assert_eq!(said[&7], "oops\n");
+    assert!(said[&1].contains("NonZeroExitCode") && said[&1].contains("\"message\":\"3\""), "{said:?}");
+    // The address was for one use.
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let again =
+        format!("POST /{path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
+    stream.write_all(again.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 404");
+
+    // A terminal and its size.
+    let url = fixture.cri.exec(exec("tty; read x; busybox stty size", true)).await.unwrap().url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await;
+    for kind in ["error", "stdin", "stdout", "resize"] {
+        client.writer.open(&[("streamtype", kind)]).await.unwrap();
+    }
+    client.writer.data(7, br#"{"Width":101,"Height":37}"#, false).await.unwrap();
+    let said = gather(&mut client, |said| said.get(&5).is_some_and(|text| text.contains("/dev/pts/"))).await;
+    assert!(said[&5].contains("/dev/pts/"), "{said:?}");
+    client.writer.data(3, b"go\n", false).await.unwrap();
+    let said = gather(&mut client, |said| said.contains_key(&1)).await;
+    assert!(said[&5].contains("37 101"), "{said:?}");
+    assert!(said[&1].contains("Success"), "{said:?}");
+
+    // Joining what runs; the one input ends with the first who had it.
+    let attach =
+        v1::AttachRequest { container_id: id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
+    let url = fixture.cri.attach(attach).await.unwrap().url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        client.writer.open(&[("streamtype", kind)]).await.unwrap();
+    }
+    client.writer.data(3, b"one\n", false).await.unwrap();
+    let said = gather(&mut client, |said| said.get(&5).is_some_and(|text| text.contains("got one"))).await;
+    assert_eq!(said[&5], "got one\n");
+    drop(client);
+    super::fixture::eventually("the input has ended", || async {
+        let log = fixture.log("p", "c").await;
+        if log == "got one\nover\n" { Ok(()) } else { Err(log) }
+    })
+    .await;
+
+    // Ports of the pod's own loopback.
+    let mut config =
+        fixture.script("server", "ip link set lo up; while true; do echo served | nc -l -p 8080; done");
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().capabilities =
+        Some(v1::Capability { add_capabilities: vec!["NET_ADMIN".into()], ..Default::default() });
+    let server = fixture.run(&sandbox, config, &pod).await;
+    super::fixture::eventually("the server listens", || async {
+        let (_, out, _) = fixture.exec(&server, "grep -c :1F90 /proc/net/tcp /proc/net/tcp6").await;
+        if out.contains(":1") || out.contains(":2") { Ok(()) } else { Err(out) }
+    })
+    .await;
+    let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080] };
+    let url = fixture.cri.port_forward(request).await.unwrap().url;
+    let mut client = connect(&url, "portforward.k8s.io").await;
+    for (kind, request, port) in
+        [("error", "0", "8080"), ("data", "0", "8080"), ("error", "1", "9"), ("data", "1", "9")]
+    {
+        client.writer.open(&[("streamtype", kind), ("port", port), ("requestid", request)]).await.unwrap();
+    }
+    let said = gather(&mut client, |said| {
+        said.contains_key(&3) && said.get(&5).is_some_and(|text| !text.is_empty())
+    })
+    .await;
+    assert_eq!(said[&3], "served\n");
+    assert!(said[&5].contains("refused"), "{said:?}");
+}

@@ -1,0 +1,27 @@
+//! The process that owns one pod: it makes the pod's namespaces, starts its containers, keeps their terminals, logs and
+//! exit codes, and answers the daemon over a unix socket. The daemon can stop, crash or be replaced meanwhile.
+//!
+//! It is single-threaded on purpose: it forks children that go on running this program's code (namespaces, mounts,
+//! credentials) before they become somebody else's program, which only a process without other threads may do.
+//!
+//! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
+//! - [`serve`](mod@serve): the loop that waits for everything at once.
+//! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `process`: a container's start. `log`: its output.
+//! - [`cgroup`]: groups of both versions; the daemon reads usage through it.
+
+pub mod cgroup;
+mod containers;
+mod devices;
+mod launch;
+mod log;
+mod mounts;
+mod process;
+pub mod protocol;
+mod rootfs;
+mod sandbox;
+pub mod serve;
+mod streams;
+mod sys;
+mod users;
+
+pub use log::Formatter;

@@ -1,0 +1,18 @@
+//! The shim's program: its socket is where input would be, its sandbox's state directory the second argument.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, _, directory] = arguments.as_slice() else {
+        eprintln!("podium-shim: started by podium's container runtime, not by people");
+        return ExitCode::from(2);
+    };
+    match podium_shim::serve::run(directory.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("podium-shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

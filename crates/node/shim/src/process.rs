@@ -1,0 +1,267 @@
+//! The last steps of a process before it becomes the container's program: streams, limits, user, capabilities, filter.
+//!
+//! Every one is done anew for every start and every exec, from the specification, so that none is lost by a restart
+//! (CVE-2019-11245).
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
+
+use crate::protocol::{Capabilities, Failure, Instruction, ProcessSpec, User};
+use crate::rootfs;
+use crate::sandbox::step;
+use crate::sys;
+use crate::users::{self, Resolved};
+
+/// Where programs are looked for when the container does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A start that failed.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    pub(crate) kind: Failure,
+    pub(crate) message: String,
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self { kind: Failure::Other, message: error.to_string() }
+    }
+}
+
+/// What the process reads from and writes to.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// Input, output, errors.
+    Pipes([OwnedFd; 3]),
+    /// All on one terminal, given by its controlling end.
+    Terminal(OwnedFd),
+}
+
+/// A filter as the kernel takes it.
+pub(crate) fn filter(program: &[Instruction]) -> Vec<libc::sock_filter> {
+    program
+        .iter()
+        .map(|(code, jt, jf, k)| libc::sock_filter { code: *code, jt: *jt, jf: *jf, k: *k })
+        .collect()
+}
+
+/// Becomes the program. `told` is given the user before; whoever waits learns of success by the end of their descriptor.
+/// Returns only with what went wrong.
+pub(crate) fn become_program(
+    spec: &ProcessSpec,
+    stdio: &Stdio,
+    told: impl FnOnce(&User) -> io::Result<()>,
+) -> StartError {
+    match prepare(spec, stdio, told) {
+        Err(error) => error,
+        Ok((program, env)) => {
+            let args: Vec<CString> = match strings(spec.args.iter()) {
+                Ok(args) => args,
+                Err(error) => return error.into(),
+            };
+            let path = match sys::text(&program) {
+                Ok(path) => path,
+                Err(error) => return error.into(),
+            };
+            let error = sys::exec(&path, &args, &env);
+            // The kernel says the same of a missing interpreter as of a missing program.
+            program_error(&format!("exec {}", program.display()), &plain(&error))
+        }
+    }
+}
+
+fn strings<'a>(texts: impl Iterator<Item = &'a String>) -> io::Result<Vec<CString>> {
+    texts.map(|text| CString::new(text.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())).collect()
+}
+
+/// An error as C libraries word it, without the number, and as other runtimes do in lower case.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn program_error(what: &str, why: &str) -> StartError {
+    StartError { kind: Failure::Program, message: format!("{what}: {why}") }
+}
+
+fn prepare(
+    spec: &ProcessSpec,
+    stdio: &Stdio,
+    told: impl FnOnce(&User) -> io::Result<()>,
+) -> Result<(PathBuf, Vec<CString>), StartError> {
+    sys::reset_signals();
+    match stdio {
+        Stdio::Pipes(streams) => {
+            for (number, stream) in (0..).zip(streams) {
+                step("streams", sys::duplicate_to(stream, number))?;
+            }
+        }
+        Stdio::Terminal(master) => {
+            let peer = step("terminal", sys::terminal_peer(master))?;
+            for number in 0..3 {
+                step("terminal", sys::duplicate_to(&peer, number))?;
+            }
+            step("terminal", sys::take_terminal(&peer))?;
+        }
+    }
+    for (resource, soft, hard) in &spec.rlimits {
+        step("resource limit", sys::set_rlimit(*resource, *soft, *hard))?;
+    }
+    let who = resolve(spec)?;
+    if let Stdio::Terminal(_) = stdio {
+        // The terminal belongs to whoever runs on it.
+        let owner = Some(Uid::from_raw(who.user.uid));
+        step("terminal", nix::unistd::fchown(io::stdin().as_fd(), owner, None))?;
+    }
+    let directory = rootfs::enter_directory(&spec.cwd);
+    let late = directory.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    if !late {
+        step(&format!("chdir to cwd ({:?})", spec.cwd.display()), directory)?;
+    }
+    // Without no_new_privs a filter needs a capability that the process is about to lose.
+    if let Some(program) = spec.seccomp.as_ref().filter(|_| !spec.no_new_privs) {
+        step("system call filter", sys::install_filter(&filter(program)))?;
+    }
+    step("capabilities and user", change_user(&who.user, &spec.capabilities))?;
+    if late {
+        step(&format!("chdir to cwd ({:?})", spec.cwd.display()), rootfs::enter_directory(&spec.cwd))?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    let env = environment(&spec.env, who.home.as_deref());
+    let program = find_program(spec.args.first().map_or("", String::as_str), &env)?;
+    step("telling the shim", told(&who.user))?;
+    step("parent's end", sys::die_with_parent())?;
+    if spec.no_new_privs {
+        step("no_new_privs", sys::no_new_privileges())?;
+        if let Some(program) = &spec.seccomp {
+            step("system call filter", sys::install_filter(&filter(program)))?;
+        }
+    }
+    // Nothing of ours is open in the program (CVE-2024-21626).
+    step("descriptors", sys::close_on_exec_from(3))?;
+    Ok((program, strings(env.iter())?))
+}
+
+fn resolve(spec: &ProcessSpec) -> Result<Resolved, StartError> {
+    let passwd = step("/etc/passwd", users::read("/etc/passwd"))?;
+    let group = step("/etc/group", users::read("/etc/group"))?;
+    users::resolve(&spec.user, &passwd, &group)
+        .map_err(|message| StartError { kind: Failure::Other, message })
+}
+
+/// Lowers the bounding set, changes the user, and sets what is left.
+fn change_user(user: &User, capabilities: &Capabilities) -> io::Result<()> {
+    for number in 0..64 {
+        if capabilities.bounding & 1 << number == 0 && !sys::drop_bounding(number)? {
+            break;
+        }
+    }
+    sys::keep_capabilities(true)?;
+    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    setgroups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    let effective = capabilities.effective & capabilities.bounding;
+    let ambient = capabilities.ambient & effective;
+    sys::set_capabilities(effective, effective, ambient)?;
+    for number in (0..64).filter(|number| ambient & 1 << number != 0) {
+        sys::raise_ambient(number)?;
+    }
+    sys::keep_capabilities(false)
+}
+
+/// The environment with what every process has.
+fn environment(given: &[String], home: Option<&str>) -> Vec<String> {
+    let mut env: Vec<String> = given.to_vec();
+    let has = |env: &[String], name: &str| {
+        env.iter().any(|entry| entry.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+    };
+    if !has(&env, "PATH") {
+        env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", home.unwrap_or("/")));
+    }
+    env
+}
+
+/// Where the program is: its path, or the first on `PATH` that can be executed. Messages are those that people look for.
+fn find_program(name: &str, env: &[String]) -> Result<PathBuf, StartError> {
+    let quoted = format!("exec: {name:?}");
+    if name.is_empty() {
+        return Err(program_error(&quoted, "no command"));
+    }
+    if name.contains('/') {
+        return match executable(Path::new(name)) {
+            Ok(()) => Ok(PathBuf::from(name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(program_error(&quoted, &format!("stat {name}: no such file or directory")))
+            }
+            Err(error) => Err(program_error(&quoted, &plain(&error))),
+        };
+    }
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let mut forbidden = false;
+    for directory in path.split(':') {
+        let at = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        match executable(&at) {
+            Ok(()) => return Ok(at),
+            Err(error) => forbidden |= error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    let why = if forbidden { "permission denied" } else { "executable file not found in $PATH" };
+    Err(program_error(&quoted, why))
+}
+
+fn executable(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::Error::from_raw_os_error(libc::EISDIR));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 || metadata.size() == 0 && !metadata.is_file() {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    nix::unistd::access(
+        Path::new(std::ffi::OsStr::from_bytes(path.as_os_str().as_bytes())),
+        nix::unistd::AccessFlags::X_OK,
+    )?;
+    Ok(())
+}
+
+/// A session of its own, whose terminal it can take.
+pub(crate) fn new_session() -> io::Result<()> {
+    step("session", setsid()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environments_are_completed() {
+        let env = environment(&["PATH=/x".into(), "HOMER=1".into()], Some("/srv"));
+        assert_eq!(env, ["PATH=/x", "HOMER=1", "HOME=/srv"]);
+        assert_eq!(environment(&["HOME=/h".into()], None)[1], format!("PATH={DEFAULT_PATH}"));
+    }
+
+    #[test]
+    fn programs_are_found_or_not_in_familiar_words() {
+        let env = vec!["PATH=/nowhere:/bin".to_owned()];
+        assert_eq!(find_program("sh", &env).unwrap(), Path::new("/bin/sh"));
+        let message = |name: &str| find_program(name, &env).unwrap_err().message;
+        assert_eq!(message("no-such"), "exec: \"no-such\": executable file not found in $PATH");
+        assert_eq!(message("/no/such"), "exec: \"/no/such\": stat /no/such: no such file or directory");
+        assert_eq!(message("/etc/passwd"), "exec: \"/etc/passwd\": permission denied");
+        assert_eq!(message("/etc"), "exec: \"/etc\": is a directory");
+    }
+}

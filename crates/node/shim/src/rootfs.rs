@@ -1,0 +1,269 @@
+//! A container's view of files, made by its own first process in its own mount namespace: layers, volumes, `/proc`, `/dev`,
+//! `/sys`, then the host's files let go. Nothing of it is in the host's mount table, so nothing of it can be left there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, fstat, mknodat, umask};
+use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
+
+use crate::cgroup::Cgroups;
+use crate::mounts::{self, Links};
+use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation};
+use crate::sandbox::step;
+use crate::sys::{self, attribute};
+
+/// Links that every `/dev` has.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Nothing there can be executed, be a device or raise privileges.
+const HARMLESS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+
+/// A mount taken from the host before it is let go.
+struct Taken {
+    tree: OwnedFd,
+    target: PathBuf,
+}
+
+/// Enters the container's files. Returns the terminal's controlling end, if it has one.
+pub(crate) fn enter(
+    spec: &ContainerSpec,
+    shm: Option<&OwnedFd>,
+    cgroups: &Cgroups,
+) -> io::Result<Option<OwnedFd>> {
+    let shm = match shm.filter(|_| !spec.host_ipc) {
+        Some(namespace) => Some(step("/dev/shm of the pod", take_shm(namespace))?),
+        None => None,
+    };
+    step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+    let mut taken = Vec::new();
+    for bind in &spec.binds {
+        let what = format!("mounting {:?} to {:?}", bind.source.display(), bind.target.display());
+        let tree = step(&what, take(bind))?;
+        taken.push((what, Taken { tree, target: bind.target.clone() }));
+    }
+    let groups = step("cgroups", take_groups(spec, cgroups))?;
+    // Changes of the host's mounts still reach volumes that want them; ours never reach the host.
+    step(
+        "mounts",
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>),
+    )?;
+    for (bind, (what, one)) in spec.binds.iter().zip(&taken) {
+        step(what, settle(bind, &one.tree))?;
+    }
+    umask(Mode::empty());
+    let place = step("layers", mount_layers(spec))?;
+    let root = File::open(&place)?;
+    step("/proc", put(&root, "proc", &sys::new_mount(c"proc", &[], HARMLESS)?))?;
+    let terminal = devices(spec, &root, shm)?;
+    let writable = if spec.privileged { 0 } else { attribute::RDONLY };
+    step("/sys", put(&root, "sys", &sys::new_mount(c"sysfs", &[], HARMLESS | writable)?))?;
+    step("/sys/fs/cgroup", put_groups(&root, groups, writable, cgroups.is_v2()))?;
+    for (what, one) in taken {
+        let target = step(&what, mounts::target(&root, mounts::relative(&one.target), &one.tree))?;
+        step(&what, sys::move_mount(one.tree, target))?;
+    }
+    step("new root", chdir(&place).and_then(|()| pivot_root(".", ".")))?;
+    step("let the host's files go", umount2(".", MntFlags::MNT_DETACH).and_then(|()| chdir("/")))?;
+    let root = File::open("/")?;
+    for path in &spec.readonly_paths {
+        step(&format!("read-only {}", path.display()), mounts::make_read_only(&root, path))?;
+    }
+    for path in &spec.masked_paths {
+        let null = step("/dev/null", mounts::null_device(&root))?;
+        step(&format!("masking {}", path.display()), mounts::mask(&root, &null, path))?;
+    }
+    if spec.rootfs.read_only {
+        step("read-only root", sys::mount_setattr(&root, false, attribute::RDONLY, 0))?;
+    }
+    Ok(terminal)
+}
+
+/// A copy of the pod's `/dev/shm`, fetched from the namespace that has it.
+fn take_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {
+    let own = File::open("/proc/self/ns/mnt")?;
+    sys::setns(namespace, libc::CLONE_NEWNS)?;
+    let tree = sys::clone_tree(Path::new("/"), false);
+    sys::setns(&own, libc::CLONE_NEWNS)?;
+    tree
+}
+
+fn take(bind: &Bind) -> io::Result<OwnedFd> {
+    sys::clone_tree(&bind.source, true)
+}
+
+/// Gives a taken mount what the volume asks for.
+fn settle(bind: &Bind, tree: &OwnedFd) -> io::Result<()> {
+    match bind.propagation {
+        Propagation::Private => sys::mount_setattr(tree, true, 0, libc::MS_PRIVATE)?,
+        Propagation::HostToContainer => sys::mount_setattr(tree, true, 0, libc::MS_SLAVE)?,
+        Propagation::Bidirectional => {}
+    }
+    if bind.read_only || bind.recursive_read_only {
+        sys::mount_setattr(tree, bind.recursive_read_only, attribute::RDONLY, 0)?;
+    }
+    Ok(())
+}
+
+/// The container's own groups, one for each tree of version 1. Version 2 is mounted anew inside.
+fn take_groups(spec: &ContainerSpec, cgroups: &Cgroups) -> io::Result<Vec<(String, OwnedFd)>> {
+    if cgroups.is_v2() {
+        return Ok(Vec::new());
+    }
+    let own = spec.cgroup.trim_start_matches('/');
+    cgroups
+        .trees()
+        .into_iter()
+        .map(|(name, mount)| Ok((name, sys::clone_tree(&mount.join(own), false)?)))
+        .collect()
+}
+
+fn mount_layers(spec: &ContainerSpec) -> io::Result<PathBuf> {
+    let layers = &spec.rootfs;
+    let place = layers.upper.parent().ok_or(io::ErrorKind::InvalidInput)?.join("rootfs");
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        layers.lower.join(":"),
+        layers.upper.display(),
+        layers.work.display()
+    );
+    // The kernel takes one page of options.
+    if options.len() > 4000 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many layers"));
+    }
+    chdir(&layers.base)?;
+    mount(Some("overlay"), &place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(place)
+}
+
+/// Mounts over a directory that must be one: a link in an image must not move `/proc` or `/dev` elsewhere.
+fn put(root: &File, path: &str, tree: &OwnedFd) -> io::Result<()> {
+    sys::move_mount(tree, mounts::directory(root, Path::new(path), Links::Refuse)?)
+}
+
+fn put_groups(root: &File, groups: Vec<(String, OwnedFd)>, attributes: u64, v2: bool) -> io::Result<()> {
+    if v2 {
+        return put(root, "sys/fs/cgroup", &sys::new_mount(c"cgroup2", &[], HARMLESS | attributes)?);
+    }
+    let view = sys::new_mount(c"tmpfs", &[("mode", Some("755"))], HARMLESS)?;
+    put(root, "sys/fs/cgroup", &view)?;
+    for (name, tree) in groups {
+        sys::mount_setattr(&tree, false, HARMLESS | attributes, libc::MS_PRIVATE)?;
+        put(root, &format!("sys/fs/cgroup/{name}"), &tree)?;
+    }
+    let top = mounts::find(root, Path::new("sys/fs/cgroup"), Links::Refuse)?;
+    sys::mount_setattr(top, false, attributes, 0)
+}
+
+/// `/dev` with its devices, terminals, shared memory and message queues; the terminal if there is to be one.
+fn devices(spec: &ContainerSpec, root: &File, shm: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    let attributes = attribute::NOSUID | attribute::STRICTATIME;
+    let tree = sys::new_mount(c"tmpfs", &[("mode", Some("755")), ("size", Some("65536k"))], attributes)?;
+    step("/dev", put(root, "dev", &tree))?;
+    let dev = mounts::find(root, Path::new("dev"), Links::Refuse)?;
+    for device in &spec.devices {
+        step(&format!("device {}", device.path.display()), make_device(root, device))?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        step("/dev links", nix::unistd::symlinkat(target, &dev, name))?;
+    }
+    let options =
+        [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))];
+    let terminals = sys::new_mount(c"devpts", &options, attribute::NOSUID | attribute::NOEXEC)?;
+    step("/dev/pts", put(root, "dev/pts", &terminals))?;
+    let queues = sys::new_mount(c"mqueue", &[], HARMLESS)?;
+    step("/dev/mqueue", put(root, "dev/mqueue", &queues))?;
+    let shm = match shm {
+        Some(tree) => tree,
+        None => sys::clone_tree(Path::new("/dev/shm"), true)?,
+    };
+    step("/dev/shm", put(root, "dev/shm", &shm))?;
+    if !spec.tty {
+        return Ok(None);
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = step("terminal", openat(&dev, "pts/ptmx", flags, Mode::empty()))?;
+    let peer = step("terminal", sys::terminal_peer(&master))?;
+    let console = mounts::target(root, Path::new("dev/console"), &peer)?;
+    step("/dev/console", sys::move_mount(sys::clone_tree_at(&peer, false)?, console))?;
+    Ok(Some(master))
+}
+
+fn make_device(root: &File, device: &DeviceFile) -> io::Result<()> {
+    let path = mounts::relative(&device.path);
+    let parent = mounts::directory(root, path.parent().unwrap_or(Path::new("")), Links::Refuse)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let kind = if device.kind == 'b' { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
+    let mode = Mode::from_bits_truncate(device.mode);
+    mknodat(&parent, name, kind, mode, libc::makedev(device.major, device.minor))?;
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    fchownat(&parent, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+/// A terminal of the container that this process has joined: only what is proven to be the kernel's (CVE-2025-52565).
+pub(crate) fn open_terminal() -> io::Result<OwnedFd> {
+    let root = File::open("/")?;
+    let found = mounts::find(&root, Path::new("dev/pts/ptmx"), Links::Refuse)?;
+    let stat = fstat(&found)?;
+    let character = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
+    if !character || stat.st_rdev != libc::makedev(5, 2) {
+        return Err(io::Error::other("/dev/pts/ptmx is no terminal"));
+    }
+    let directory = mounts::find(&root, Path::new("dev/pts"), Links::Refuse)?;
+    if nix::sys::statfs::fstatfs(&directory)?.filesystem_type() != nix::sys::statfs::DEVPTS_SUPER_MAGIC {
+        return Err(io::Error::other("/dev/pts has no terminals"));
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(openat(directory.as_fd(), "ptmx", flags, Mode::empty())?)
+}
+
+/// Makes the working directory, as the other runtimes do, and enters it.
+pub(crate) fn enter_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    match chdir(path) {
+        Err(nix::errno::Errno::ENOENT) => {
+            let root = File::open("/")?;
+            mounts::directory(&root, mounts::relative(path), Links::Follow)?;
+            chdir(path)?;
+        }
+        other => other?,
+    }
+    // Nothing may hold a way out of the root (CVE-2024-21626): the kernel says so in what it calls the directory.
+    let here = std::env::current_dir()?;
+    if !here.is_absolute() {
+        return Err(io::Error::other("the working directory is outside the container"));
+    }
+    Ok(())
+}
+
+/// A link, for tests of hostile roots.
+#[cfg(test)]
+fn link(target: &Path, at: &Path) {
+    std::os::unix::fs::symlink(target, at).unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_cannot_move_what_is_mounted() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        link(outside.path(), &inside.path().join("proc"));
+        let root = File::open(inside.path()).unwrap();
+        assert!(mounts::directory(&root, Path::new("proc"), Links::Refuse).is_err());
+    }
+}

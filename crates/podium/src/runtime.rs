@@ -1,0 +1,82 @@
+//! Which container runtime a cluster uses: podium's own, in the daemon; a containerd of its own; or one that runs already.
+
+use anyhow::{Context, Result};
+use podium_client::Shutdown;
+
+use crate::containerd::Containerd;
+use crate::layout::Layout;
+
+/// What `--container-runtime-endpoint` says for podium's own runtime.
+pub(crate) const PODIUM: &str = "podium";
+/// And for a containerd of the cluster's own.
+pub(crate) const CONTAINERD: &str = "containerd";
+
+/// A runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// In the daemon.
+    Podium,
+    /// A process beside it.
+    Containerd,
+    /// Somebody else's.
+    Other(String),
+}
+
+impl Choice {
+    /// What a cluster's or a node's settings say.
+    pub(crate) fn of(endpoint: Option<&str>) -> Self {
+        match endpoint {
+            None | Some(CONTAINERD) => Self::Containerd,
+            Some(PODIUM) => Self::Podium,
+            Some(endpoint) => Self::Other(endpoint.to_owned()),
+        }
+    }
+
+    /// Its CRI endpoint.
+    pub(crate) fn endpoint(&self, layout: &Layout) -> String {
+        match self {
+            Self::Podium => format!("unix://{}", layout.runtime_socket().display()),
+            Self::Containerd => Containerd::new(layout).endpoint(),
+            Self::Other(endpoint) => endpoint.clone(),
+        }
+    }
+}
+
+/// How podium's own runtime is started for a cluster.
+pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
+    podium_runtime::Config {
+        root: layout.data.join("runtime"),
+        run: layout.run(),
+        socket: layout.runtime_socket(),
+        cni_configuration: layout.cni_configuration(),
+        cni_plugins: layout.cni_plugins(),
+        registries: layout.data.join("registries"),
+        version: podium_api::VERSION.trim_start_matches('v').to_owned(),
+    }
+}
+
+/// Whether the cluster has pods that no daemon looks after now: shims listen without one.
+pub(crate) fn has_pods(layout: &Layout) -> bool {
+    let shims = std::fs::read_dir(layout.run().join("s"));
+    Containerd::new(layout).running().is_some()
+        || shims.is_ok_and(|mut sockets| sockets.any(|socket| socket.is_ok()))
+}
+
+/// Serves podium's own runtime while `work` is done with it: for a cluster whose daemon has ended.
+pub(crate) async fn meanwhile<T>(layout: &Layout, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let end = Shutdown::new();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let ready = || _ = tell.send(());
+    let serving = podium_runtime::run(config(layout), ready, end.clone());
+    let working = async {
+        let outcome = match told.await {
+            Ok(()) => work.await,
+            Err(_) => Err(anyhow::anyhow!("the container runtime did not start")),
+        };
+        end.cancel();
+        outcome
+    };
+    let (served, outcome) = tokio::join!(serving, working);
+    served.context("the container runtime")?;
+    outcome
+}
