@@ -80,6 +80,23 @@ pub(crate) fn bench() -> Result<()> {
     ]))
 }
 
+/// The figures of an API server: ours alone, in a process of its own, unless the arguments name another.
+pub(crate) fn bench_api(arguments: &[String]) -> Result<()> {
+    must(&mut cargo(&[
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "podium-apiserver",
+        "--example",
+        "bare",
+    ]))?;
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium-testkit"]))?;
+    let built = target_directory()?.join("release");
+    let mut load = Command::new(built.join("podium-testkit"));
+    must(load.arg("load").args(arguments).env("PODIUM_APISERVER", built.join("examples/bare")))
+}
+
 /// Cargo, the same one that runs us.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -19,6 +19,7 @@ const HELP: &str = "cargo xtask TASK
   ci [STEP...]       every check: packages fmt tidy codegen clippy test doc build e2e
   e2e [FILTER]       only the end-to-end tests
   bench              measures a node and the store, beside upstream's figures
+  bench api [ARGS]   measures an API server, ours alone or the one of --kubeconfig, beside upstream's figures
   codegen [--check]  write the generated files again, or compare them
   tidy               layering, headers, lints";
 
@@ -39,7 +40,11 @@ fn run(arguments: &[String]) -> Result<()> {
         "up" => up::run(rest),
         "ci" => ci::run(rest),
         "e2e" => ci::e2e(rest),
-        "bench" => ci::bench(),
+        "bench" => match rest.split_first() {
+            Some((what, rest)) if what == "api" => ci::bench_api(rest),
+            Some((what, _)) => bail!("unknown bench {what:?}\n\n{HELP}"),
+            None => ci::bench(),
+        },
         "tidy" => tidy::run(),
         "codegen" => codegen_task(rest),
         "" | "help" | "--help" | "-h" => {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod images;
 pub mod kubectl;
 pub mod second;
+pub mod load;
 pub mod wait;
 
 pub use cluster::Cluster;

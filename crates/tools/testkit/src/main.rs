@@ -1,10 +1,10 @@
 //! `podium-testkit images DIR` builds the images of the examples and tests as archives; `podium-testkit bench` measures a
-//! whole node.
+//! whole node, `podium-testkit load` an API server.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use podium_testkit::{bench, images};
+use podium_testkit::{bench, images, load};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -12,8 +12,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["images", directory] => build(Path::new(directory)),
         ["bench"] => bench::run(),
+        ["load", rest @ ..] => load::run(rest),
         _ => {
-            eprintln!("usage: podium-testkit images DIR | bench");
+            eprintln!("usage: podium-testkit images DIR | bench | load [ARGS]");
             return ExitCode::FAILURE;
         }
     };

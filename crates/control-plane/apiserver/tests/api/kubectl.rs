@@ -8,7 +8,7 @@ use crate::support::Server;
 
 async fn kubectl(server: &Server, args: &[&str], input: Option<&str>) -> Option<(bool, String)> {
     use tokio::io::AsyncWriteExt;
-    let home = server.directory.path().join("home");
+    let home = server.directory.join("home");
     let mut child = match Command::new("kubectl")
         .args(args)
         .env("KUBECONFIG", &server.kubeconfig)

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,9 @@ pub struct Server {
     pub store: Store,
     pub pki: Pki,
     pub shutdown: CancellationToken,
-    pub directory: tempfile::TempDir,
+    pub directory: PathBuf,
+    /// Removes the directory with the server, where it is a temporary one.
+    pub temporary: Option<tempfile::TempDir>,
     pub kubeconfig: PathBuf,
 }
 
@@ -33,7 +35,20 @@ impl Server {
 
     pub async fn start_with(port: u16, adjust: impl FnOnce(&mut Config)) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let pki = Pki::open(&directory.path().join("pki"), Timestamp::now()).expect("a PKI");
+        let path = directory.path().to_owned();
+        Server::start_over(&path, Some(directory), Store::memory(), port, adjust).await
+    }
+
+    /// A server over a store that may hold a cluster already; keys and kubeconfig lie in `path`, which goes with
+    /// `temporary` if it is given.
+    pub async fn start_over(
+        path: &Path,
+        temporary: Option<tempfile::TempDir>,
+        store: Store,
+        port: u16,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Server {
+        let pki = Pki::open(&path.join("pki"), Timestamp::now()).expect("a PKI");
         let names = ServerNames {
             addresses: vec![LOOPBACK],
             service_ip: "10.96.0.1".parse().expect("an address"),
@@ -75,7 +90,6 @@ impl Server {
             limits: Limits::default(),
         };
         adjust(&mut config);
-        let store = Store::memory();
         let shutdown = CancellationToken::new();
         let server =
             ApiServer::start(config, store.clone(), shutdown.clone()).await.expect("the server starts");
@@ -85,16 +99,17 @@ impl Server {
             kube::Api::default_namespaced(server.client("admin", &["system:masters"]));
         let mut account = k8s_openapi::api::core::v1::ServiceAccount::default();
         account.metadata.name = Some("default".to_owned());
-        accounts
-            .create(&kube::api::PostParams::default(), &account)
-            .await
-            .expect("the default service account");
+        match accounts.create(&kube::api::PostParams::default(), &account).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("the default service account: {error}"),
+        }
         let admin = pki.admin(Timestamp::now()).expect("the admin's certificate");
         let url = format!("https://{}", server.address());
         let text = kubeconfig::write("podium", "admin", &url, &authority, &admin);
-        let kubeconfig = directory.path().join("admin.conf");
+        let kubeconfig = path.join("admin.conf");
         std::fs::write(&kubeconfig, text.expose()).expect("the kubeconfig");
-        Server { server, store, pki, shutdown, directory, kubeconfig }
+        Server { server, store, pki, shutdown, directory: path.to_owned(), temporary, kubeconfig }
     }
 
     /// The administrator, in process.
