@@ -176,24 +176,30 @@ impl State {
     pub(crate) fn count(&self, range: &KeyRange) -> u64 {
         // An exact count wants one revision, and a read in pieces gives that.
         let options = RangeOptions { revision: None, limit: 1 };
-        match self.range(range, &options) {
+        match self.range(range, &options, &mut |_| true) {
             Ok(result) => result.records.len() as u64 + result.remaining,
             Err(_) => 0,
         }
     }
 
-    pub(crate) fn range(&self, range: &KeyRange, options: &RangeOptions) -> Result<RangeResult, ReadError> {
+    /// The records of a range that `keep` wants. It is called with the tree locked for reading.
+    pub(crate) fn range(
+        &self,
+        range: &KeyRange,
+        options: &RangeOptions,
+        keep: &mut dyn FnMut(&Arc<Record>) -> bool,
+    ) -> Result<RangeResult, ReadError> {
         let asked = options.revision.filter(|revision| *revision != 0);
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         // A compaction may overtake a read of the newest revision between two pieces. It is then begun again, and the
         // third time done in one piece.
         for pieces in [READ_KEYS, READ_KEYS] {
-            match self.range_in_pieces(range, asked, limit, pieces) {
+            match self.range_in_pieces(range, asked, limit, pieces, keep) {
                 Err(ReadError::Compacted { .. }) if asked.is_none() => {}
                 answer => return answer,
             }
         }
-        self.range_in_pieces(range, asked, limit, usize::MAX)
+        self.range_in_pieces(range, asked, limit, usize::MAX, keep)
     }
 
     fn range_in_pieces(
@@ -202,6 +208,7 @@ impl State {
         asked: Option<Revision>,
         limit: usize,
         pieces: usize,
+        keep: &mut dyn FnMut(&Arc<Record>) -> bool,
     ) -> Result<RangeResult, ReadError> {
         let mut tree = self.tree.read();
         let current = self.revision();
@@ -218,6 +225,9 @@ impl State {
                 return Err(ReadError::Compacted { compacted });
             }
             let last = tree.gather(&rest, revision, pieces, |record| {
+                if !keep(record) {
+                    return;
+                }
                 if records.len() < limit {
                     records.push(Arc::clone(record));
                 } else {

@@ -92,7 +92,18 @@ impl Store {
 
     /// The records of a range, consistent as of one revision.
     pub fn range(&self, range: &KeyRange, options: RangeOptions) -> Result<RangeResult, ReadError> {
-        self.state.range(range, &options)
+        self.state.range(range, &options, &mut |_| true)
+    }
+
+    /// As [`Store::range`], of the records that `keep` wants; the others are neither counted nor copied. It must be quick
+    /// and must not call the store, because writers may wait for it. It may be asked about a record more than once.
+    pub fn range_where(
+        &self,
+        range: &KeyRange,
+        options: RangeOptions,
+        mut keep: impl FnMut(&Record) -> bool,
+    ) -> Result<RangeResult, ReadError> {
+        self.state.range(range, &options, &mut |record| keep(record))
     }
 
     /// How many keys the range holds now.

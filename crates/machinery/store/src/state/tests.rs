@@ -40,14 +40,18 @@ fn lists_in_pieces_are_of_one_revision() {
     let keys: Vec<String> = (0..3 * READ_KEYS).map(|n| format!("/r/g/pods/{n:06}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     put(&feed, &keys);
-    let all = feed.state.range(&KeyRange::all(), &RangeOptions { revision: None, limit: 10 }).expect("read");
+    let all = feed
+        .state
+        .range(&KeyRange::all(), &RangeOptions { revision: None, limit: 10 }, &mut |_| true)
+        .expect("read");
     assert_eq!((all.records.len(), all.more, all.remaining), (10, true, keys.len() as u64 - 10));
     assert_eq!(feed.state.count(&KeyRange::prefix("/r/g/pods/0000")), 100);
     std::thread::scope(|scope| {
         let writer =
             scope.spawn(|| (0..200).for_each(|_| assert!(put(&feed, &[keys[0], keys[keys.len() - 1]]) > 1)));
         while !writer.is_finished() {
-            let all = feed.state.range(&KeyRange::all(), &RangeOptions::default()).expect("read");
+            let all =
+                feed.state.range(&KeyRange::all(), &RangeOptions::default(), &mut |_| true).expect("read");
             let (first, last) = (&all.records[0], &all.records[keys.len() - 1]);
             assert_eq!(first.mod_revision, last.mod_revision, "both were written together");
             assert!(first.mod_revision <= all.revision);
@@ -64,7 +68,9 @@ fn reads_outside_what_is_kept_say_so() {
     feed.compact(4);
     let at = |revision| {
         let options = RangeOptions { revision: Some(revision), limit: 0 };
-        feed.state.range(&KeyRange::all(), &options).map(|result| result.records[0].mod_revision)
+        feed.state
+            .range(&KeyRange::all(), &options, &mut |_| true)
+            .map(|result| result.records[0].mod_revision)
     };
     assert_eq!(at(3), Err(ReadError::Compacted { compacted: 4 }));
     assert_eq!(at(4), Ok(4));
