@@ -13,6 +13,8 @@ use rustls_pki_types::CertificateDer;
 use crate::authorization::Authorizer;
 use crate::objects::Objects;
 
+pub use certificates::Peer;
+
 pub mod certificates;
 pub mod impersonation;
 pub mod tokens;
@@ -146,13 +148,30 @@ impl Authenticator {
         headers: &HeaderMap,
         now: jiff::Timestamp,
     ) -> Result<User, ApiError> {
-        let certificates = peer_certificates.unwrap_or(&[]);
+        let peer = peer_certificates.filter(|chain| !chain.is_empty()).map(Peer::new);
+        self.decide(peer.as_ref(), headers, now).map(Arc::unwrap_or_clone)
+    }
+
+    /// As [`Authenticator::authenticate`], for a connection whose certificates are known already.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub fn authenticate_peer(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+        self.decide(peer, headers, jiff::Timestamp::now())
+    }
+
+    fn decide(
+        &self,
+        peer: Option<&Peer>,
+        headers: &HeaderMap,
+        now: jiff::Timestamp,
+    ) -> Result<Arc<User>, ApiError> {
         let mut refused = false;
-        if !certificates.is_empty() {
-            if let Some(user) = self.front_proxy(certificates, headers, now) {
-                return Ok(user);
+        if let Some(peer) = peer {
+            if let Some(user) = self.front_proxy(peer, headers, now) {
+                return Ok(Arc::new(user));
             }
-            match self.clients.verify(certificates, now) {
+            match self.clients.verify(peer, now) {
                 Ok(user) => return Ok(user),
                 Err(error) => {
                     tracing::debug!(%error, "client certificate refused");
@@ -162,7 +181,7 @@ impl Authenticator {
         }
         if let Some(token) = tokens::bearer(headers) {
             match self.tokens.authenticate(&token, None, now) {
-                Ok(token) => return Ok(token.user),
+                Ok(token) => return Ok(Arc::new(token.user)),
                 Err(error) => {
                     tracing::debug!(%error, "bearer token refused");
                     refused = true;
@@ -173,7 +192,7 @@ impl Authenticator {
         if refused || !self.config.anonymous {
             return Err(ApiError::unauthorized());
         }
-        Ok(User::anonymous())
+        Ok(Arc::new(User::anonymous()))
     }
 
     /// Applies `Impersonate-*` headers, if there are any and the user may.
@@ -195,16 +214,11 @@ impl Authenticator {
     }
 
     /// A front proxy vouches for the user in the headers. Without a proxy's certificate the headers mean nothing.
-    fn front_proxy(
-        &self,
-        certificates: &[CertificateDer<'_>],
-        headers: &HeaderMap,
-        now: jiff::Timestamp,
-    ) -> Option<User> {
+    fn front_proxy(&self, peer: &Peer, headers: &HeaderMap, now: jiff::Timestamp) -> Option<User> {
         if self.config.proxy_authorities.is_empty() || !headers.contains_key("x-remote-user") {
             return None;
         }
-        let proxy = self.proxies.verify(certificates, now).ok()?;
+        let proxy = self.proxies.verify(peer, now).ok()?;
         if !self.config.proxy_names.is_empty() && !self.config.proxy_names.contains(&proxy.name) {
             return None;
         }

@@ -55,14 +55,15 @@ pub struct KubeletClient {
 /// How much is done at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes under way. Source: upstream's `--max-mutating-requests-inflight` is 200; ours are cheaper.
+    /// Together with `reading` the seats of all priority levels. Source: upstream's `--max-mutating-requests-inflight`.
     pub mutating: usize,
-    /// Reads under way. Source: upstream's `--max-requests-inflight` is 400.
+    /// Source: upstream's `--max-requests-inflight`.
     pub reading: usize,
-    /// How long a request waits for its turn before it is told to come back.
-    pub queue: Duration,
-    /// How long a request that is not long-running may take.
+    /// How long a request that is not long-running may take; a quarter of it in a queue. Source: upstream's
+    /// `--request-timeout`.
     pub request: Duration,
+    /// How long a TLS handshake may take: a client that says nothing must not keep a socket.
+    pub handshake: Duration,
     /// Open connections.
     pub connections: usize,
 }
@@ -70,10 +71,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            mutating: 400,
-            reading: 800,
-            queue: Duration::from_secs(5),
+            mutating: 200,
+            reading: 400,
             request: Duration::from_secs(60),
+            handshake: Duration::from_secs(10),
             connections: 20_000,
         }
     }

@@ -14,7 +14,6 @@ use podium_store::{
     WatchStart,
 };
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +22,8 @@ use crate::authentication::Authenticator;
 use crate::authorization::Authorizer;
 use crate::catalogue::{Catalogue, Served, prefix};
 use crate::config::Config;
+use crate::flowcontrol::FlowControl;
+use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::objects::{ObjectSource, Objects, Observer};
 use crate::reviews::Reviews;
@@ -50,8 +51,9 @@ pub(crate) struct Core {
     pub(crate) event_leases: EventLeases,
     /// How kubelets are spoken to, where we have a certificate for it.
     pub(crate) kubelet_tls: Option<Arc<rustls::ClientConfig>>,
-    pub(crate) mutating: Arc<Semaphore>,
-    pub(crate) reading: Arc<Semaphore>,
+    pub(crate) flow_control: FlowControl,
+    /// Protobuf forms of objects that are asked for.
+    pub(crate) hot: Hot,
     pub(crate) tracker: TaskTracker,
     /// OpenAPI documents that have been asked for, by path. Their number is that of the group versions.
     pub(crate) documents: parking_lot::Mutex<HashMap<String, bytes::Bytes>>,
@@ -95,8 +97,11 @@ impl Core {
         Ok(Arc::new(Core {
             kubelet_tls,
             services: Services::new(config.service_cidr, config.node_ports.clone()),
-            mutating: Arc::new(Semaphore::new(config.limits.mutating)),
-            reading: Arc::new(Semaphore::new(config.limits.reading)),
+            hot: Hot::default(),
+            flow_control: FlowControl::new(
+                config.limits.mutating + config.limits.reading,
+                config.limits.request / 4,
+            ),
             config,
             store,
             catalogue: Catalogue::built_in(),
@@ -126,6 +131,12 @@ impl Core {
         change: Change,
         with: Vec<podium_store::Operation>,
     ) -> Result<Committed, CommitError> {
+        let began = Instant::now();
+        let operation = match (&change, &expect) {
+            (Change::Delete, _) => "delete",
+            (Change::Put { .. }, Expect::Absent) => "create",
+            (Change::Put { .. } | Change::Check, _) => "update",
+        };
         let told = self.observers.of(served.prefix.as_bytes());
         let named = told.is_some().then(|| key.clone());
         let committed = if with.is_empty() {
@@ -139,6 +150,7 @@ impl Core {
             }
             done.results.swap_remove(0)
         };
+        self.metrics.committed(operation, &served.prefix, began.elapsed());
         if let (Some(told), Some(key)) = (told, named)
             && let Some((namespace, name)) = storage::names_in(&served.prefix, &key)
         {

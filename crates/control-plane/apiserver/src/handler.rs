@@ -1,42 +1,41 @@
-//! The request path: identity, overload, authorisation, route, and what every answer carries.
+//! The request path: identity, turn, authorisation, route, and what every answer carries.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request};
-use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
-use rustls_pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::authentication::User;
+use crate::authentication::{Peer, User};
 use crate::authorization::Attributes;
 use crate::body::{self, Body, RequestBody};
 use crate::catalogue::Served;
 use crate::core::Core;
-use crate::metrics::{Labels, Resource};
+use crate::flowcontrol::{Classified, Seats};
+use crate::metrics::{self, Series, Watermark};
 use crate::negotiate::{self, Output};
 use crate::registry::{self, Call};
 use crate::request::{self, Query, RequestInfo};
 use crate::response::{self, Reply};
 use crate::{connect, gzip, routes};
 
+mod held;
+mod labels;
+
 /// Who is on the other side.
 #[derive(Clone, Debug)]
 pub(crate) enum Caller {
-    /// Someone on the network, with the certificates of the connection.
-    Network {
-        /// Leaf first; `None` if the client showed none.
-        certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
-    },
+    /// Someone on the network, with the certificates of the connection; `None` if the client showed none.
+    Network(Option<Arc<Peer>>),
     /// A part of this process, whose identity was attached when its client was made.
-    InProcess(User),
+    InProcess(Arc<User>),
 }
 
 /// Answers one request, whatever happens.
@@ -50,78 +49,100 @@ pub(crate) fn serve(
 
 async fn serve_any(core: Arc<Core>, request: Request<RequestBody>, caller: Caller) -> Reply {
     let started = Instant::now();
-    let audit_id = audit_id(request.headers());
-    let info =
-        request::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
-    let gzip_accepted = matches!(caller, Caller::Network { .. }) && gzip::accepted(request.headers());
-    let encoding = error_encoding(request.headers());
-    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let headers = request.headers();
+    let audit_id = audit_id(headers);
+    let uri_query = request.uri().query().unwrap_or_default();
+    let info = request::parse(request.method(), request.uri().path(), uri_query);
+    let gzip_accepted = matches!(caller, Caller::Network(_)) && gzip::accepted(headers);
+    // For refusals, which may come before anything else is known of the request.
+    let accept = headers.get(ACCEPT).cloned();
+    let client = metrics::system_client(text(headers.get(USER_AGENT)));
+    let query = Query::parse(uri_query);
     let served = core.catalogue.find(&info.group, &info.version, &info.resource);
     let long = is_long_running(&info, &query);
-    let labels = labels(&info, served.as_ref(), long, &query);
-    let counted = long.then(|| LongRunning::begin(Arc::clone(&core), labels.clone()));
+    let media = text(headers.get(http::header::CONTENT_TYPE));
+    let labels = labels::labels(&info, served.as_ref(), media, &query);
+    let series = core.metrics.series(&labels);
+    let counted = long.then(|| LongRunning::begin(Arc::clone(&series)));
 
-    let context = Context { core: Arc::clone(&core), info, query, caller, long };
-    let answered = AssertUnwindSafe(context.answer(request, served)).catch_unwind();
-    let limited = async {
-        if long {
-            Ok(answered.await)
-        } else {
-            tokio::time::timeout(core.config.limits.request, answered).await
-        }
-    };
-    let mut reply = match limited.await {
-        Ok(Ok(Ok(reply))) => reply,
-        Ok(Ok(Err(error))) => response::error(&error, encoding),
-        Ok(Err(panic)) => {
-            core.metrics.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(verb = labels.verb, resource = ?labels.resource.as_ref().map(|resource| &resource.0.plural), panic = panic_text(panic.as_ref()), "a handler panicked");
-            let text = "This request caused apiserver to panic. Look in the logs for details.";
-            response::error(&ApiError::internal(text), encoding)
-        }
-        Err(_) => {
-            let text = "Timeout: request did not complete within the allotted timeout";
-            response::error(&response::timeout(text, 1), encoding)
+    let mut told = Told::default();
+    let allotted =
+        if long { Ok(Duration::ZERO) } else { labels::allotted(&query, core.config.limits.request) };
+    let mut reply = match allotted {
+        Err(error) => response::error(&error, encoding_of(accept.as_ref())),
+        Ok(allotted) => {
+            let context =
+                Context { core: &core, series: &series, info, query, caller, long, told: &mut told };
+            let answered = AssertUnwindSafe(context.answer(request, served)).catch_unwind();
+            let limited = async {
+                if long { Ok(answered.await) } else { tokio::time::timeout(allotted, answered).await }
+            };
+            match limited.await {
+                Ok(Ok(Ok(reply))) => reply,
+                Ok(Ok(Err(error))) => response::error(&error, encoding_of(accept.as_ref())),
+                Ok(Err(panic)) => {
+                    core.metrics.panics.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(verb = labels.verb, resource = ?labels.resource.as_ref().map(|resource| &resource.0.plural), panic = panic_text(panic.as_ref()), "a handler panicked");
+                    let text = "This request caused apiserver to panic. Look in the logs for details.";
+                    response::error(&ApiError::internal(text), encoding_of(accept.as_ref()))
+                }
+                Err(_) => {
+                    series.terminated(504);
+                    response::error(&response::timed_out(), encoding_of(accept.as_ref()))
+                }
+            }
         }
     };
     let elapsed = (!long).then(|| started.elapsed());
-    core.metrics.answered(&labels, reply.status().as_u16(), elapsed);
+    series.answered(reply.status().as_u16(), client, elapsed, told.waited, reply.body().length());
     reply.headers_mut().insert("audit-id", audit_id);
+    if let Some(classified) = told.classified {
+        classified.write(reply.headers_mut());
+    }
     if gzip_accepted {
         reply = gzip::compress(reply);
     }
     match counted {
-        Some(counted) => reply.map(|body| counted.hold(body)),
+        Some(counted) => reply.map(|body| held::holding(body, counted)),
         None => reply,
     }
 }
 
-struct Context {
-    core: Arc<Core>,
+/// What is learnt on the way and belongs to the answer, whatever it is.
+#[derive(Default)]
+struct Told {
+    classified: Option<Classified>,
+    waited: Duration,
+}
+
+struct Context<'c> {
+    core: &'c Arc<Core>,
+    series: &'c Arc<Series>,
     info: RequestInfo,
     query: Query,
     caller: Caller,
     long: bool,
+    told: &'c mut Told,
 }
 
-impl Context {
+impl<'c> Context<'c> {
     async fn answer(
-        self,
+        mut self,
         mut request: Request<RequestBody>,
         served: Option<Arc<Served>>,
     ) -> Result<Reply, ApiError> {
         let user = self.identify(request.headers_mut())?;
-        let _turn = self.turn().await?;
+        let turn = self.turn(&user, served.as_deref()).await?;
         self.authorize(&user)?;
         if !self.info.is_resource {
             let (head, _) = request.into_parts();
-            return routes::serve(&self.core, &self.info, &head.method, &head.headers, &self.query).await;
+            return routes::serve(self.core, &self.info, &head.method, &head.headers, &self.query).await;
         }
         let served = served.ok_or_else(response::unknown_path)?;
         let output = self.output(request.headers())?;
         let manager = self.manager(request.headers(), &user);
         let call = Call {
-            core: Arc::clone(&self.core),
+            core: Arc::clone(self.core),
             served,
             info: self.info,
             query: self.query,
@@ -129,28 +150,35 @@ impl Context {
             output,
             content_type: registry::content_type(request.headers()),
             manager,
-            warnings: parking_lot::Mutex::default(),
+            warnings: Mutex::default(),
+            // A watch gives its seats back once it has begun, not when it ends.
+            seats: Mutex::new(Some(turn.seats)),
         };
         if connect::handles(&call.info) {
             return connect::serve(&call, request).await;
         }
         let has_body = !matches!(call.info.verb, "get" | "list" | "watch");
         let bytes = if has_body { body::read(request.into_body()).await? } else { bytes::Bytes::new() };
-        call.answer(bytes).await
+        let reply = call.answer(bytes).await?;
+        let limit = self.core.config.limits.request;
+        let seats = call.seats.lock().take();
+        Ok(match seats {
+            Some(seats) if matches!(reply.body(), Body::Stream { .. }) => {
+                reply.map(|body| held::with_seats(self.core, self.series, body, seats, limit))
+            }
+            _ => reply,
+        })
     }
 
     /// Who asks: authentication, then impersonation. Credentials go no further than this.
-    fn identify(&self, headers: &mut HeaderMap) -> Result<User, ApiError> {
+    fn identify(&self, headers: &mut HeaderMap) -> Result<Arc<User>, ApiError> {
         let user = match &self.caller {
-            Caller::InProcess(user) => user.clone(),
-            Caller::Network { certificates } => {
-                let certificates = certificates.as_ref().map(|chain| chain.as_slice());
-                self.core.authenticator.authenticate(certificates, headers)?
-            }
+            Caller::InProcess(user) => Arc::clone(user),
+            Caller::Network(peer) => self.core.authenticator.authenticate_peer(peer.as_deref(), headers)?,
         };
         headers.remove(AUTHORIZATION);
         match self.core.authenticator.impersonate(&user, headers, &self.core.authorizer)? {
-            Some(other) => Ok(other),
+            Some(other) => Ok(Arc::new(other)),
             None => Ok(user),
         }
     }
@@ -165,36 +193,39 @@ impl Context {
         }
     }
 
-    /// Waits for a turn among the requests under way; 429 when there are too many before it.
-    async fn turn(&self) -> Result<Option<Turn>, ApiError> {
-        // The process' own parts are not turned away: they are what brings the load down again.
-        if self.long || matches!(self.caller, Caller::InProcess(_)) {
-            return Ok(None);
+    /// Waits for the seats of this request; 429 when there are too many before it.
+    async fn turn(&mut self, user: &User, served: Option<&Served>) -> Result<Turn<'c>, ApiError> {
+        let none = || Turn { seats: Seats::none(), _under_way: None };
+        // The process' own parts are not turned away: they are what brings the load down again. Streams other than
+        // watches are not limited, as upstream's are not.
+        let limited = !self.long || self.info.verb == "watch";
+        if !limited || matches!(self.caller, Caller::InProcess(_)) {
+            return Ok(none());
         }
-        let metrics = &self.core.metrics;
+        let core = self.core;
+        let metrics = &core.metrics;
         let reads = matches!(self.info.verb, "get" | "list" | "watch" | "head" | "options");
-        let queue: &Arc<Semaphore> = if reads { &self.core.reading } else { &self.core.mutating };
-        let permit = match Arc::clone(queue).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                match tokio::time::timeout(self.core.config.limits.queue, Arc::clone(queue).acquire_owned())
-                    .await
-                {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) => return Err(response::unavailable("the server is shutting down")),
-                    Err(_) => {
-                        metrics.rejected.fetch_add(1, Ordering::Relaxed);
-                        return Err(response::too_many_requests(
-                            "Too many requests, please try again later.",
-                            1,
-                        ));
-                    }
-                }
-            }
+        let (waiting, handling) = if reads {
+            (&metrics.reading_waiting, &metrics.reading)
+        } else {
+            (&metrics.mutating_waiting, &metrics.mutating)
         };
-        let turn = Turn { core: Arc::clone(&self.core), reads, _permit: permit };
-        turn.gauge().fetch_add(1, Ordering::Relaxed);
-        Ok(Some(turn))
+        let arrived = Instant::now();
+        let kind = served.map(|served| served.prefix.as_str());
+        let (classified, admitted) = {
+            let _waiting = Counted::of(waiting);
+            core.flow_control.admit(user, &self.info, &self.query, kind).await
+        };
+        self.told.classified = classified;
+        self.told.waited = arrived.elapsed();
+        match admitted {
+            Ok(seats) => Ok(Turn { seats, _under_way: Some(Counted::of(handling)) }),
+            Err(refusal) => {
+                self.series.terminated(429);
+                let text = "Too many requests, please try again later.";
+                Err(response::too_many_requests(text, refusal.retry_after))
+            }
+        }
     }
 
     fn authorize(&self, user: &User) -> Result<(), ApiError> {
@@ -225,63 +256,55 @@ impl Context {
         if connect::handles(&self.info) {
             return Ok(Output::JSON);
         }
-        let accept: Vec<&str> =
-            headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-        let mut output = negotiate::output(Some(accept.join(",").as_str()))?;
+        let mut all = headers.get_all(ACCEPT).iter();
+        let mut output = match (all.next(), all.next()) {
+            (first, None) => negotiate::output(text(first))?,
+            _ => {
+                let accept: Vec<&str> =
+                    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+                negotiate::output(Some(accept.join(",").as_str()))?
+            }
+        };
         output.pretty = self.query.truthy("pretty");
         Ok(output)
     }
 }
 
 /// A turn among the requests under way.
-struct Turn {
-    core: Arc<Core>,
-    reads: bool,
-    _permit: OwnedSemaphorePermit,
+struct Turn<'m> {
+    seats: Seats,
+    _under_way: Option<Counted<'m>>,
 }
 
-impl Turn {
-    fn gauge(&self) -> &AtomicI64 {
-        let metrics = &self.core.metrics;
-        if self.reads { &metrics.inflight_reading } else { &metrics.inflight_mutating }
+/// One more in a gauge, for as long as it lives.
+struct Counted<'m>(&'m Watermark);
+
+impl<'m> Counted<'m> {
+    fn of(mark: &'m Watermark) -> Counted<'m> {
+        mark.change(1);
+        Counted(mark)
     }
 }
 
-impl Drop for Turn {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.gauge().fetch_sub(1, Ordering::Relaxed);
+        self.0.change(-1);
     }
 }
 
 /// Counts a long-running request until its body is dropped.
-struct LongRunning {
-    core: Arc<Core>,
-    labels: Labels,
-}
+struct LongRunning(Arc<Series>);
 
 impl LongRunning {
-    fn begin(core: Arc<Core>, labels: Labels) -> LongRunning {
-        core.metrics.long_running(&labels, 1);
-        LongRunning { core, labels }
-    }
-
-    fn hold(self, body: Body) -> Body {
-        let (pieces, length) = match body {
-            Body::Stream { pieces, length } => (pieces.boxed(), length),
-            Body::Foreign(body) => (body.into_data_stream().boxed(), None),
-            ready @ Body::Ready(_) => return ready,
-        };
-        // The closure owns the counter for as long as the stream lives.
-        let pieces = pieces.inspect(move |_| {
-            let _ = &self;
-        });
-        Body::Stream { pieces: Box::pin(pieces), length }
+    fn begin(series: Arc<Series>) -> LongRunning {
+        series.long_running(1);
+        LongRunning(series)
     }
 }
 
 impl Drop for LongRunning {
     fn drop(&mut self) {
-        self.core.metrics.long_running(&self.labels, -1);
+        self.0.long_running(-1);
     }
 }
 
@@ -306,49 +329,18 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
 /// How a refusal is encoded, before anything else is known about the request.
-fn error_encoding(headers: &HeaderMap) -> Encoding {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    negotiate::output(accept).map_or(Encoding::Json, |output| output.encoding)
+fn encoding_of(accept: Option<&HeaderValue>) -> Encoding {
+    negotiate::output(text(accept)).map_or(Encoding::Json, |output| output.encoding)
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// Only what is served becomes a label, so clients cannot make new ones.
-fn labels(info: &RequestInfo, served: Option<&Arc<Served>>, long: bool, query: &Query) -> Labels {
-    let verb = match info.verb {
-        _ if connect::handles(info) && info.subresource != "log" => "CONNECT",
-        "get" => "GET",
-        "list" => "LIST",
-        "watch" => "WATCH",
-        "create" | "post" => "POST",
-        "update" | "put" => "PUT",
-        "patch" => "PATCH",
-        "delete" => "DELETE",
-        "deletecollection" => "DELETECOLLECTION",
-        _ => "other",
-    };
-    let Some(served) = served else {
-        return Labels { verb, resource: None, subresource: String::new(), scope: "", dry_run: "" };
-    };
-    let known = served.subresource(&info.subresource).is_some();
-    let scope = if !info.name.is_empty() || verb == "POST" {
-        "resource"
-    } else if info.namespace.is_empty() {
-        "cluster"
-    } else {
-        "namespace"
-    };
-    Labels {
-        verb,
-        resource: Some(Resource(Arc::clone(served))),
-        subresource: if known { info.subresource.clone() } else { String::new() },
-        scope,
-        dry_run: if !long && query.has("dryRun") { "All" } else { "" },
-    }
 }
 
 /// How long connections may take to finish when the server stops.

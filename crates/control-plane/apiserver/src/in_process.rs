@@ -19,12 +19,12 @@ use crate::handler::{self, Caller};
 #[derive(Clone)]
 pub struct InProcess {
     core: Arc<Core>,
-    user: User,
+    user: Arc<User>,
 }
 
 impl InProcess {
     pub(crate) fn new(core: Arc<Core>, user: User) -> InProcess {
-        InProcess { core, user }
+        InProcess { core, user: Arc::new(user) }
     }
 }
 
@@ -50,7 +50,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(|body| body.map_err(|error| BodyError(error.into())).boxed_unsync());
-        let served = handler::serve(Arc::clone(&self.core), request, Caller::InProcess(self.user.clone()));
+        let served =
+            handler::serve(Arc::clone(&self.core), request, Caller::InProcess(Arc::clone(&self.user)));
         Box::pin(async move { Ok(served.await) })
     }
 }

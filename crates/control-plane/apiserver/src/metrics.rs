@@ -1,23 +1,38 @@
-//! Counters and histograms under upstream's names, and their text form.
+//! What is counted, under upstream's names. [`expose`] writes it down.
 //!
-//! Label values come only from closed sets (served resources, verbs, codes), so a client cannot make series.
+//! Label values come only from closed sets (served resources, verbs, codes), so a client cannot make series. A request
+//! looks its series up once; counting then takes no lock that another kind of request could hold.
 
-use std::collections::HashMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::catalogue::Served;
 
+mod expose;
+pub(crate) mod histogram;
+
+pub(crate) use expose::Stored;
+use histogram::Histogram;
+
 /// Upper bounds in seconds. Source: upstream `apiserver_request_duration_seconds`.
-const BUCKETS: &[f64] = &[
+const DURATIONS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
+/// Source: upstream `apiserver_request_sli_duration_seconds`.
+const SLI_DURATIONS: &[f64] = &[
+    0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+/// Bytes. Source: upstream `apiserver_response_sizes`.
+const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// Bytes. Source: upstream `apiserver_watch_events_sizes`.
+const EVENT_SIZES: &[f64] = &[1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 
 /// What a request is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +41,10 @@ pub(crate) struct Labels {
     pub(crate) verb: &'static str,
     /// The resource; `None` for paths that are none.
     pub(crate) resource: Option<Resource>,
-    /// Subresource.
-    pub(crate) subresource: String,
+    /// The index of the subresource in the resource's list.
+    pub(crate) subresource: Option<usize>,
+    /// For a path that is no resource: the path, if it is one of ours.
+    pub(crate) path: &'static str,
     /// `cluster`, `namespace`, `resource` or empty.
     pub(crate) scope: &'static str,
     /// `All` for a dry run.
@@ -46,7 +63,7 @@ impl Resource {
 
 impl PartialEq for Resource {
     fn eq(&self, other: &Resource) -> bool {
-        self.names() == other.names()
+        Arc::ptr_eq(&self.0, &other.0) || self.names() == other.names()
     }
 }
 
@@ -58,44 +75,176 @@ impl Hash for Resource {
     }
 }
 
+/// Which of the cluster's own components sent a request, by its user agent. Source: upstream's `system_client`.
+pub(crate) fn system_client(user_agent: Option<&str>) -> &'static str {
+    const KNOWN: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+    let name = user_agent.and_then(|agent| agent.split_once('/')).map_or("", |(name, _)| name);
+    KNOWN.into_iter().find(|known| *known == name).unwrap_or_default()
+}
+
 /// What is counted under one set of labels.
-#[derive(Debug, Default)]
-struct Answered {
-    /// Answers by status code; few codes, so a list.
-    codes: Vec<(u16, u64)>,
+#[derive(Debug)]
+pub(crate) struct Series {
+    labels: Labels,
+    /// Answers by status code and system client; few, so a list.
+    answers: Mutex<Vec<(u16, &'static str, u64)>>,
     durations: Histogram,
+    sli_durations: Histogram,
+    sizes: Histogram,
+    long_running: AtomicI64,
+    /// Requests ended in self-defence, by status code.
+    terminations: Mutex<Vec<(u16, u64)>>,
+    aborts: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn observe(&mut self, seconds: f64) {
-        self.buckets.resize(BUCKETS.len(), 0);
-        if let Some(index) = BUCKETS.iter().position(|bound| seconds <= *bound) {
-            self.buckets[index] += 1;
+impl Series {
+    fn new(labels: Labels) -> Series {
+        Series {
+            labels,
+            answers: Mutex::default(),
+            durations: Histogram::new(DURATIONS),
+            sli_durations: Histogram::new(SLI_DURATIONS),
+            sizes: Histogram::new(SIZES),
+            long_running: AtomicI64::new(0),
+            terminations: Mutex::default(),
+            aborts: AtomicU64::new(0),
         }
-        self.count += 1;
-        self.sum += seconds;
     }
+
+    /// Counts an answered request. `elapsed` is left out for long-running ones, `waited` is the part of it in queues.
+    pub(crate) fn answered(
+        &self,
+        code: u16,
+        client: &'static str,
+        elapsed: Option<Duration>,
+        waited: Duration,
+        size: Option<u64>,
+    ) {
+        {
+            let mut answers = self.answers.lock();
+            match answers.iter_mut().find(|(c, k, _)| *c == code && *k == client) {
+                Some((_, _, count)) => *count += 1,
+                None => answers.push((code, client, 1)),
+            }
+        }
+        if let Some(elapsed) = elapsed {
+            self.durations.observe(elapsed.as_secs_f64());
+            if self.labels.dry_run.is_empty() {
+                self.sli_durations.observe(elapsed.saturating_sub(waited).as_secs_f64());
+            }
+        }
+        if let (Some(size), "GET" | "LIST") = (size, self.labels.verb) {
+            self.sizes.observe(size as f64);
+        }
+    }
+
+    /// A long-running request begins (1) or ends (-1).
+    pub(crate) fn long_running(&self, change: i64) {
+        self.long_running.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// A request was ended in self-defence with this code.
+    pub(crate) fn terminated(&self, code: u16) {
+        let mut terminations = self.terminations.lock();
+        match terminations.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => terminations.push((code, 1)),
+        }
+    }
+
+    /// An answer was cut off while it was sent.
+    pub(crate) fn aborted(&self) {
+        self.aborts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Events sent to the watchers of one kind.
+#[derive(Debug)]
+pub(crate) struct WatchSeries {
+    sizes: Histogram,
+}
+
+impl WatchSeries {
+    /// Counts one event of this many bytes.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sizes.observe(bytes as f64);
+    }
+}
+
+/// How many there are now, and the most there were lately.
+#[derive(Debug)]
+pub(crate) struct Watermark {
+    now: AtomicI64,
+    /// The second that `high` is of.
+    second: AtomicU64,
+    high: AtomicI64,
+    /// The most in the second before.
+    before: AtomicI64,
+    began: Instant,
+}
+
+impl Default for Watermark {
+    fn default() -> Watermark {
+        Watermark {
+            now: AtomicI64::new(0),
+            second: AtomicU64::new(0),
+            high: AtomicI64::new(0),
+            before: AtomicI64::new(0),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Watermark {
+    /// One more (1) or less (-1).
+    pub(crate) fn change(&self, by: i64) {
+        let now = self.now.fetch_add(by, Ordering::Relaxed) + by;
+        self.turn();
+        self.high.fetch_max(now.max(now - by), Ordering::Relaxed);
+    }
+
+    fn turn(&self) {
+        let second = self.began.elapsed().as_secs();
+        let old = self.second.swap(second, Ordering::Relaxed);
+        if old != second {
+            let high = self.high.swap(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+            let before = if old + 1 == second { high } else { self.now.load(Ordering::Relaxed) };
+            self.before.store(before, Ordering::Relaxed);
+        }
+    }
+
+    /// The most in the last second.
+    pub(crate) fn most(&self) -> i64 {
+        self.turn();
+        self.before.load(Ordering::Relaxed).max(self.high.load(Ordering::Relaxed))
+    }
+}
+
+/// How often a health check was made, and how it went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checked {
+    last: bool,
+    good: u64,
+    bad: u64,
 }
 
 /// All counters of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    answered: Mutex<HashMap<Labels, Answered, ahash::RandomState>>,
-    long_running: Mutex<HashMap<Labels, i64, ahash::RandomState>>,
-    watch_events: Mutex<HashMap<(String, String, String), u64, ahash::RandomState>>,
+    series: RwLock<HashMap<Labels, Arc<Series>, ahash::RandomState>>,
+    watches: RwLock<HashMap<Resource, Arc<WatchSeries>, ahash::RandomState>>,
+    /// How long commits took, by operation and the prefix of the keys.
+    commits: RwLock<BTreeMap<(&'static str, String), Arc<Histogram>>>,
+    /// Health checks by endpoint and name.
+    checks: Mutex<BTreeMap<(String, &'static str), Checked>>,
     /// Mutating requests being handled.
-    pub(crate) inflight_mutating: AtomicI64,
+    pub(crate) mutating: Watermark,
     /// Reading requests being handled.
-    pub(crate) inflight_reading: AtomicI64,
-    /// Requests turned away because there were too many.
-    pub(crate) rejected: AtomicU64,
+    pub(crate) reading: Watermark,
+    /// Mutating requests waiting for their turn.
+    pub(crate) mutating_waiting: Watermark,
+    /// Reading requests waiting for their turn.
+    pub(crate) reading_waiting: Watermark,
     /// Handlers that panicked.
     pub(crate) panics: AtomicU64,
     /// TLS handshakes that failed or took too long.
@@ -105,169 +254,52 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered request. `elapsed` is left out for long-running ones.
-    pub(crate) fn answered(&self, labels: &Labels, code: u16, elapsed: Option<Duration>) {
-        let mut all = self.answered.lock();
-        if !all.contains_key(labels) {
-            all.insert(labels.clone(), Answered::default());
+    /// The series of these labels.
+    pub(crate) fn series(&self, labels: &Labels) -> Arc<Series> {
+        if let Some(series) = self.series.read().get(labels) {
+            return Arc::clone(series);
         }
-        let Some(answered) = all.get_mut(labels) else { return };
-        match answered.codes.iter_mut().find(|(known, _)| *known == code) {
-            Some((_, count)) => *count += 1,
-            None => answered.codes.push((code, 1)),
-        }
-        if let Some(elapsed) = elapsed {
-            answered.durations.observe(elapsed.as_secs_f64());
-        }
+        let mut all = self.series.write();
+        Arc::clone(all.entry(labels.clone()).or_insert_with(|| Arc::new(Series::new(labels.clone()))))
     }
 
-    /// Counts watch events sent.
-    pub(crate) fn watch_events(&self, group: &str, version: &str, resource: &str, count: u64) {
-        let key = (group.to_owned(), version.to_owned(), resource.to_owned());
-        *self.watch_events.lock().entry(key).or_default() += count;
+    /// The series of events of a kind.
+    pub(crate) fn watch(&self, served: &Arc<Served>) -> Arc<WatchSeries> {
+        let resource = Resource(Arc::clone(served));
+        if let Some(series) = self.watches.read().get(&resource) {
+            return Arc::clone(series);
+        }
+        let series = || Arc::new(WatchSeries { sizes: Histogram::new(EVENT_SIZES) });
+        Arc::clone(self.watches.write().entry(resource).or_insert_with(series))
     }
 
-    /// A long-running request begins (1) or ends (-1).
-    pub(crate) fn long_running(&self, labels: &Labels, change: i64) {
-        *self.long_running.lock().entry(labels.clone()).or_default() += change;
+    /// Counts a commit.
+    pub(crate) fn committed(&self, operation: &'static str, prefix: &str, took: Duration) {
+        let known = {
+            // Few keys: found without making one.
+            let all = self.commits.read();
+            all.iter().find(|((o, p), _)| *o == operation && p == prefix).map(|(_, h)| Arc::clone(h))
+        };
+        let histogram = known.unwrap_or_else(|| {
+            let mut all = self.commits.write();
+            let key = (operation, prefix.to_owned());
+            Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Histogram::new(DURATIONS))))
+        });
+        histogram.observe(took.as_secs_f64());
     }
 
-    /// The text exposition format.
-    pub(crate) fn render(&self, storage_objects: &[(String, u64)]) -> String {
-        let mut out = String::with_capacity(64 * 1024);
-        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
-        let all = self.answered.lock();
-        let mut rows: Vec<(&Labels, &Answered)> = all.iter().collect();
-        rows.sort_by_key(|(labels, _)| resource_labels(labels));
-        for (labels, answered) in &rows {
-            for (code, count) in &answered.codes {
-                let _ = writeln!(
-                    out,
-                    "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"{}\",{}}} {count}",
-                    labels.dry_run,
-                    resource_labels(labels)
-                );
-            }
+    /// Counts a health check of an endpoint (`livez` and the like).
+    pub(crate) fn checked(&self, endpoint: &str, name: &'static str, good: bool) {
+        let mut checks = self.checks.lock();
+        let entry = checks.entry((endpoint.to_owned(), name)).or_default();
+        entry.last = good;
+        if good {
+            entry.good += 1;
+        } else {
+            entry.bad += 1;
         }
-        head(
-            &mut out,
-            "apiserver_request_duration_seconds",
-            "histogram",
-            "Response latency distribution in seconds for each verb and resource.",
-        );
-        for (labels, answered) in rows.iter().filter(|(_, answered)| answered.durations.count > 0) {
-            let histogram = &answered.durations;
-            let text =
-                format!("component=\"apiserver\",dry_run=\"{}\",{}", labels.dry_run, resource_labels(labels));
-            let mut total = 0;
-            for (bound, count) in BUCKETS.iter().zip(&histogram.buckets) {
-                total += count;
-                let _ = writeln!(
-                    out,
-                    "apiserver_request_duration_seconds_bucket{{{text},le=\"{bound}\"}} {total}"
-                );
-            }
-            let name = "apiserver_request_duration_seconds";
-            let _ = writeln!(out, "{name}_bucket{{{text},le=\"+Inf\"}} {}", histogram.count);
-            let _ = writeln!(out, "{name}_sum{{{text}}} {}", histogram.sum);
-            let _ = writeln!(out, "{name}_count{{{text}}} {}", histogram.count);
-        }
-        drop(rows);
-        drop(all);
-        head(
-            &mut out,
-            "apiserver_longrunning_requests",
-            "gauge",
-            "Gauge of all active long-running requests.",
-        );
-        for (labels, count) in sorted(&self.long_running.lock()) {
-            let _ = writeln!(
-                out,
-                "apiserver_longrunning_requests{{component=\"apiserver\",{}}} {count}",
-                resource_labels(labels)
-            );
-        }
-        head(&mut out, "apiserver_watch_events_total", "counter", "Number of events sent in watch clients.");
-        for ((group, version, resource), count) in sorted(&self.watch_events.lock()) {
-            let _ = writeln!(
-                out,
-                "apiserver_watch_events_total{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {count}"
-            );
-        }
-        head(
-            &mut out,
-            "apiserver_current_inflight_requests",
-            "gauge",
-            "Maximal number of currently used inflight request limit per request kind.",
-        );
-        let value = |number: &AtomicI64| number.load(Ordering::Relaxed);
-        let _ = writeln!(
-            out,
-            "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {}\napiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {}",
-            value(&self.inflight_mutating),
-            value(&self.inflight_reading)
-        );
-        head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects by resource.");
-        for (resource, count) in storage_objects {
-            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
-        }
-        let single = [
-            ("apiserver_dropped_requests_total", "counter", self.rejected.load(Ordering::Relaxed) as i64),
-            ("apiserver_panics_total", "counter", self.panics.load(Ordering::Relaxed) as i64),
-            (
-                "apiserver_tls_handshake_errors_total",
-                "counter",
-                self.handshake_failures.load(Ordering::Relaxed) as i64,
-            ),
-            ("apiserver_open_connections", "gauge", value(&self.connections)),
-        ];
-        for (name, kind, number) in single {
-            head(&mut out, name, kind, "See the name.");
-            let _ = writeln!(out, "{name} {number}");
-        }
-        out
     }
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-}
-
-fn resource_labels(labels: &Labels) -> String {
-    let (resource, group, version) = labels.resource.as_ref().map_or(("", "", ""), Resource::names);
-    format!(
-        "group=\"{group}\",resource=\"{resource}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{version}\"",
-        labels.scope, labels.subresource, labels.verb
-    )
-}
-
-/// A stable order, so that two scrapes differ only in numbers.
-fn sorted<'m, K: std::fmt::Debug, V: Copy>(map: &'m HashMap<K, V, ahash::RandomState>) -> Vec<(&'m K, V)> {
-    let mut rows: Vec<(&'m K, V)> = map.iter().map(|(k, v)| (k, *v)).collect();
-    rows.sort_by_key(|(key, _)| format!("{key:?}"));
-    rows
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_has_upstreams_names() {
-        let metrics = Metrics::default();
-        let labels = Labels {
-            verb: "GET",
-            resource: crate::catalogue::Catalogue::built_in().find("", "v1", "pods").map(Resource),
-            subresource: String::new(),
-            scope: "resource",
-            dry_run: "",
-        };
-        metrics.answered(&labels, 200, Some(Duration::from_millis(7)));
-        let text = metrics.render(&[("pods".into(), 3)]);
-        assert!(text.contains(
-            "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\"} 1"
-        ));
-        assert!(text.contains("le=\"0.005\"} 0") && text.contains("le=\"0.025\"} 1"));
-        assert!(text.contains("apiserver_storage_objects{resource=\"pods\"} 3"));
-    }
-}
+mod tests;

@@ -20,6 +20,8 @@ use crate::admission::{Operation, Request as AdmissionRequest};
 use crate::authentication::User;
 use crate::catalogue::Served;
 use crate::core::Core;
+use crate::flowcontrol::Seats;
+use crate::hot::Hot;
 use crate::negotiate::{self, Output, Shape};
 use crate::options::{self, IncludeObject};
 use crate::request::{Query, RequestInfo};
@@ -57,7 +59,7 @@ pub(crate) struct Call {
     /// The query.
     pub(crate) query: Query,
     /// Who asks.
-    pub(crate) user: User,
+    pub(crate) user: Arc<User>,
     /// What the client wants back.
     pub(crate) output: Output,
     /// The body's media type.
@@ -66,6 +68,8 @@ pub(crate) struct Call {
     pub(crate) manager: String,
     /// Texts for `Warning` headers, gathered on the way.
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// The seats it holds while it is handled.
+    pub(crate) seats: Mutex<Option<Seats>>,
 }
 
 impl Call {
@@ -85,11 +89,12 @@ impl Call {
             served,
             info,
             query: Query::default(),
-            user: User::new("system:apiserver", &["system:masters"]),
+            user: Arc::new(User::new("system:apiserver", &["system:masters"])),
             output: Output::JSON,
             content_type: None,
             manager: "kube-apiserver".to_owned(),
             warnings: Mutex::default(),
+            seats: Mutex::default(),
         }
     }
 
@@ -233,9 +238,13 @@ impl Call {
     }
 
     /// Answers with a stored record: its own bytes where they are what the client asked for.
-    pub(crate) fn reply_record(&self, code: StatusCode, record: &Record) -> Result<Reply, ApiError> {
+    pub(crate) fn reply_record(&self, code: StatusCode, record: &Arc<Record>) -> Result<Reply, ApiError> {
         if self.served.as_stored() && self.output == Output::JSON {
             return Ok(response::bytes(code, "application/json", record.value.clone()));
+        }
+        if is_hot(&self.served, self.output) {
+            let form = self.core.hot.form(&self.served, record, true)?;
+            return Ok(response::bytes(code, negotiate::content_type(Encoding::Protobuf), form));
         }
         let object = storage::parse(record)?;
         self.reply_object(code, object)
@@ -346,6 +355,11 @@ pub(crate) fn commit_failed(error: &podium_store::CommitError) -> ApiError {
         podium_store::CommitError::Closed => response::unavailable("the server is shutting down"),
         other => ApiError::internal(other.to_string()),
     }
+}
+
+/// Whether the answer is the kept protobuf form of an object.
+pub(crate) fn is_hot(served: &Served, output: Output) -> bool {
+    output.encoding == Encoding::Protobuf && output.shape == Shape::Native && Hot::covers(served)
 }
 
 /// Whether the encoding can be sent without parsing.

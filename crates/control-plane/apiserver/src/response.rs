@@ -92,6 +92,14 @@ pub(crate) fn timeout(message: impl Into<String>, seconds: u64) -> ApiError {
     error
 }
 
+/// 504: the request took longer than it may.
+pub(crate) fn timed_out() -> ApiError {
+    let text = "Timeout: request did not complete within the allotted timeout";
+    let mut error = ApiError::new(504, "Timeout", text);
+    error.details = Some(serde_json::json!({}));
+    error
+}
+
 /// 503.
 pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
     ApiError::new(503, "ServiceUnavailable", message)

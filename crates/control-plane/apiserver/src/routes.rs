@@ -1,5 +1,6 @@
 //! Everything that is not a resource: discovery, OpenAPI, health, metrics, version, keys.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,9 @@ use podium_store::KeyRange;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::authorization::go_quote;
 use crate::core::Core;
+use crate::metrics::Stored;
 use crate::negotiate::{self, Output};
 use crate::request::{Query, RequestInfo};
 use crate::response::{self, Reply};
@@ -57,6 +60,7 @@ pub(crate) async fn serve(
         }
         ["healthz" | "livez" | "readyz", check @ ..] => health(core, segments[0], &check.join("/"), query),
         ["metrics"] => Ok(metrics(core)),
+        ["metrics", "slis"] => Ok(response::bytes(StatusCode::OK, EXPOSITION, core.metrics.render_slis())),
         ["openapi", rest @ ..] => documents(core, &rest.join("/"), headers, query).await,
         [".well-known", "openid-configuration"] => openid_configuration(core),
         ["openid", "v1", "jwks"] => jwks(core),
@@ -214,75 +218,103 @@ fn version() -> Value {
     })
 }
 
-/// One named check: `Err` says why it fails.
+/// The checks of an endpoint, with whether each passes, in upstream's order.
 fn checks(core: &Core, kind: &str) -> Vec<(&'static str, bool)> {
-    let alive = !core.shutdown.is_cancelled();
     let booted = core.booted.load(Ordering::Acquire);
-    let mut checks = vec![
-        ("ping", true),
-        ("log", true),
-        ("etcd", core.store.revision() > 0),
+    let mut checks = vec![("ping", true), ("log", true), ("etcd", core.store.revision() > 0)];
+    if kind == "readyz" {
+        checks.push(("etcd-readiness", core.store.revision() > 0));
+        checks.push(("informer-sync", true));
+    }
+    checks.extend([
         ("poststarthook/start-apiserver-admission-initializer", true),
+        ("poststarthook/generic-apiserver-start-informers", true),
+        ("poststarthook/priority-and-fairness-config-consumer", true),
+        ("poststarthook/priority-and-fairness-filter", true),
+        ("poststarthook/storage-object-count-tracker-hook", true),
         ("poststarthook/rbac/bootstrap-roles", booted),
         ("poststarthook/scheduling/bootstrap-system-priority-classes", booted),
-        ("poststarthook/start-system-namespaces-controller", booted),
+        ("poststarthook/priority-and-fairness-config-producer", booted),
         ("poststarthook/bootstrap-controller", booted),
-    ];
+        ("poststarthook/start-system-namespaces-controller", booted),
+    ]);
     if kind == "readyz" {
-        checks.push(("informer-sync", true));
-        checks.push(("shutdown", alive));
+        checks.push(("shutdown", !core.shutdown.is_cancelled()));
     }
     checks
 }
 
+/// Source: upstream's `apiserver/pkg/server/healthz`.
 fn health(core: &Core, kind: &str, only: &str, query: &Query) -> Result<Reply, ApiError> {
-    let mut checks = checks(core, kind);
+    let checks = checks(core, kind);
     if !only.is_empty() {
-        checks.retain(|(name, _)| *name == only);
-        if checks.is_empty() {
-            return Err(response::unknown_path());
-        }
+        let (name, good) =
+            checks.into_iter().find(|(name, _)| *name == only).ok_or_else(response::unknown_path)?;
+        core.metrics.checked(kind, name, good);
+        return Ok(match good {
+            true => response::text(StatusCode::OK, "ok"),
+            // Who may ask for one check may know why it fails.
+            false => response::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {name}: not finished\n"),
+            ),
+        });
     }
-    let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut unknown: BTreeSet<&str> = query.all("exclude").collect();
+    let excluded = unknown.clone();
     let mut text = String::new();
     let mut failed = false;
     for (name, good) in &checks {
         if excluded.contains(name) {
+            unknown.remove(name);
             let _ = writeln!(text, "[+]{name} excluded: ok");
-        } else if *good {
+            continue;
+        }
+        core.metrics.checked(kind, name, *good);
+        if *good {
             let _ = writeln!(text, "[+]{name} ok");
         } else {
             failed = true;
             let _ = writeln!(text, "[-]{name} failed: reason withheld");
         }
     }
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.into_iter().map(go_quote).collect();
+        let names = names.join(", ");
+        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {names}");
+    }
     if failed {
         let _ = writeln!(text, "{kind} check failed");
         return Ok(response::text(StatusCode::INTERNAL_SERVER_ERROR, text));
     }
-    if query.has("verbose") && only.is_empty() {
+    if query.has("verbose") {
         let _ = writeln!(text, "{kind} check passed");
         return Ok(response::text(StatusCode::OK, text));
     }
     Ok(response::text(StatusCode::OK, "ok"))
 }
 
+/// Media type of the text exposition format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 fn metrics(core: &Core) -> Reply {
-    let counts: Vec<(String, u64)> = core
+    let stored: Vec<Stored> = core
         .catalogue
         .all_stored()
         .iter()
         .map(|served| {
-            let name = if served.group.is_empty() {
-                served.plural.clone()
-            } else {
-                format!("{}.{}", served.plural, served.group)
-            };
-            (name, core.store.count(&KeyRange::prefix(&served.prefix)))
+            let objects = core.store.count(&KeyRange::prefix(&served.prefix));
+            Stored {
+                group: served.group.clone(),
+                resource: served.plural.clone(),
+                objects,
+                bytes: objects * core.flow_control.stored(&served.prefix).bytes_each,
+            }
         })
         .collect();
-    let text = core.metrics.render(&counts);
-    response::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+    let mut text = core.metrics.render(&stored);
+    core.flow_control.render(&mut text);
+    response::bytes(StatusCode::OK, EXPOSITION, text)
 }
 
 fn openid_configuration(core: &Core) -> Result<Reply, ApiError> {
@@ -313,6 +345,7 @@ fn index(core: &Core) -> Value {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",

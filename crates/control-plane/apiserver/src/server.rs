@@ -22,16 +22,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authentication::User;
+use crate::authentication::{Peer, User};
 use crate::body::{BodyError, RequestBody};
 use crate::config::Config;
 use crate::core::Core;
 use crate::handler::{self, Caller, DRAIN};
 use crate::in_process::InProcess;
 use crate::system;
-
-/// How long a TLS handshake may take: a client that says nothing must not keep a socket.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(30);
@@ -251,7 +248,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no-delay refused");
     }
-    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+    let handshake = tokio::time::timeout(core.config.limits.handshake, acceptor.accept(stream));
     let stream = tokio::select! {
         done = handshake => match done {
             Ok(Ok(stream)) => stream,
@@ -266,8 +263,9 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, 
         .get_ref()
         .1
         .peer_certificates()
-        .map(|chain| Arc::new(chain.iter().map(|c| c.clone().into_owned()).collect::<Vec<_>>()));
-    let caller = Caller::Network { certificates };
+        .filter(|chain| !chain.is_empty())
+        .map(|chain| Arc::new(Peer::new(chain)));
+    let caller = Caller::Network(certificates);
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let core = Arc::clone(core);
         let caller = caller.clone();

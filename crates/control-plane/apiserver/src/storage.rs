@@ -15,6 +15,7 @@ use podium_api::selector::{FieldSelector, LabelSelector};
 use podium_api::status::ApiError;
 
 use crate::catalogue::Served;
+use crate::hot::Slot;
 
 /// A segment of a key that cannot leave its place: not empty, no slash, no NUL, not `.` or `..`.
 fn segment_is_safe(segment: &str) -> bool {
@@ -128,8 +129,8 @@ pub(crate) fn parse(record: &Record) -> Result<Value, ApiError> {
     })
 }
 
-/// What lists and watches select by, kept beside the record.
-#[derive(Debug)]
+/// What lists and watches select by and send, kept beside the record.
+#[derive(Debug, Default)]
 pub(crate) struct Meta {
     /// `metadata.namespace`.
     pub(crate) namespace: Box<str>,
@@ -139,6 +140,8 @@ pub(crate) struct Meta {
     pub(crate) labels: Box<[(Box<str>, Box<str>)]>,
     /// The kind's own selectable fields.
     pub(crate) fields: Box<[(&'static str, Box<str>)]>,
+    /// The object in protobuf, while that is asked for.
+    pub(crate) protobuf: Slot,
 }
 
 #[derive(Deserialize)]
@@ -178,6 +181,7 @@ impl Meta {
                     .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
                     .collect(),
                 fields: fields(served, object),
+                protobuf: Slot::default(),
             }
         });
     }
@@ -198,6 +202,7 @@ impl Meta {
             name: if own_name.is_empty() { name.into() } else { own_name.into() },
             labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             fields,
+            protobuf: Slot::default(),
         }
     }
 

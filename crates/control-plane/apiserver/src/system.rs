@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::bootstrap;
 use crate::catalogue::Served;
 use crate::core::Core;
+use crate::flowcontrol::keeper;
 use crate::options::WriteOptions;
 use crate::registry::{Call, Change};
 use crate::{clock, storage};
@@ -27,6 +28,9 @@ const CONCURRENT: usize = 64;
 /// Before trying again when something could not be written.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How often encoded forms that nobody asks for are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
 /// Writes what is missing, says that the server is ready, then keeps up the `kubernetes` Service.
 pub(crate) async fn run(core: Arc<Core>) {
     let work = async {
@@ -36,7 +40,9 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         core.booted.store(true, Ordering::Release);
         core.boot_done.notify_waiters();
-        keep_service(&core).await;
+        // The defaults' conditions are written once the defaults are there.
+        core.tracker.spawn(keeper::run(Arc::clone(&core)));
+        tokio::join!(keep_service(&core), forget_the_cold(&core));
     };
     tokio::select! { () = work => {}, () = core.shutdown.cancelled() => {} }
 }
@@ -50,6 +56,7 @@ async fn boot(core: &Arc<Core>) -> Result<(), ApiError> {
     objects.push(extension_authentication(core));
     ensure_all(core, objects).await?;
     service_cidr_ready(core).await?;
+    keeper::ensure(core).await?;
     ensure_service(core).await
 }
 
@@ -98,7 +105,7 @@ async fn put(core: &Arc<Core>, wanted: Value, members: &[&str]) -> Result<(), Ap
     change.await.map(|_| ())
 }
 
-async fn create(call: &Call, object: Value) -> Result<(), ApiError> {
+pub(crate) async fn create(call: &Call, object: Value) -> Result<(), ApiError> {
     match call.create_object(object, &internal(), false).await {
         Ok(_) => Ok(()),
         // Another server on the same store was faster.
@@ -107,12 +114,15 @@ async fn create(call: &Call, object: Value) -> Result<(), ApiError> {
     }
 }
 
-fn internal() -> WriteOptions {
+pub(crate) fn internal() -> WriteOptions {
     WriteOptions { dry_run: false, validation: FieldValidation::Ignore, force: false, object: Value::Null }
 }
 
 /// The call that addresses an object, and its key.
-fn call_for(core: &Arc<Core>, object: &Value) -> Result<Option<(Call, podium_store::Key)>, ApiError> {
+pub(crate) fn call_for(
+    core: &Arc<Core>,
+    object: &Value,
+) -> Result<Option<(Call, podium_store::Key)>, ApiError> {
     let kind = object["kind"].as_str().unwrap_or_default();
     let (group, version) = split_api_version(object["apiVersion"].as_str().unwrap_or_default());
     let Some(served) = served_for(core, group, version, kind) else {
@@ -236,6 +246,14 @@ async fn ensure_kubernetes_service(core: &Arc<Core>, wanted: Value) -> Result<()
         Ok(new)
     });
     change.await.map(|_| ())
+}
+
+/// Lets go of encoded forms that nobody asks for any more.
+async fn forget_the_cold(core: &Core) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        core.hot.sweep();
+    }
 }
 
 /// Puts the Service and its endpoints back whenever somebody changes or deletes them.

@@ -43,9 +43,29 @@ pub enum CertificateError {
     NoName,
 }
 
+/// The certificates of a connection, with the mark they are remembered by; made once, though each request is verified.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Leaf first, never empty.
+    chain: Vec<CertificateDer<'static>>,
+    /// SHA-256 of the leaf.
+    digest: [u8; 32],
+}
+
+impl Peer {
+    /// The peer with this chain, leaf first.
+    pub fn new(chain: &[CertificateDer<'_>]) -> Peer {
+        let mut digest = [0_u8; 32];
+        if let Some(leaf) = chain.first() {
+            digest.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
+        }
+        Peer { chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(), digest }
+    }
+}
+
 #[derive(Clone)]
 struct Known {
-    user: User,
+    user: Arc<User>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -74,15 +94,14 @@ impl Verifier {
         Verifier { verifier, known: RwLock::default() }
     }
 
-    /// The identity in a chain (leaf first) at this time, `system:authenticated` included.
+    /// The identity in a peer's chain at this time, `system:authenticated` included.
     ///
     /// # Errors
     /// [`CertificateError`].
-    pub fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<User, CertificateError> {
+    pub fn verify(&self, peer: &Peer, now: Timestamp) -> Result<Arc<User>, CertificateError> {
         let verifier = self.verifier.as_ref().ok_or(CertificateError::NoAuthority)?;
-        let (leaf, intermediates) = chain.split_first().ok_or(CertificateError::NoAuthority)?;
-        let mut digest = [0_u8; 32];
-        digest.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
+        let (leaf, intermediates) = peer.chain.split_first().ok_or(CertificateError::NoAuthority)?;
+        let digest = peer.digest;
         // The lock is not held while verifying.
         let known = self.known.read().get(&digest).cloned();
         if let Some(known) = known {
@@ -113,13 +132,14 @@ impl Verifier {
             ..User::default()
         };
         user.add_authenticated();
+        let user = Arc::new(user);
         let mut known = self.known.write();
         if known.len() >= MAX_REMEMBERED {
             known.clear();
         }
         known.insert(
             digest,
-            Known { user: user.clone(), not_before: facts.not_before, not_after: facts.not_after },
+            Known { user: Arc::clone(&user), not_before: facts.not_before, not_after: facts.not_after },
         );
         Ok(user)
     }

@@ -1,8 +1,24 @@
 //! Puts lists together item by item, so that never more than one item is held as a tree.
 
-use podium_api::codec;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream;
 use podium_api::status::ApiError;
+use podium_store::Record;
 use serde_json::Value;
+
+use crate::body::{Body, BoxError};
+use crate::catalogue::Served;
+use crate::core::Core;
+use crate::hot::{Hot, message_in};
+
+/// Bytes gathered into one piece of a list's body: large enough for the connection, small enough that a thousand
+/// lists at once stay in memory.
+pub(super) const PIECE: usize = 128 * 1024;
+
+/// Objects that are encoded by the task that asked; more are shared out among threads that may work for long.
+const AT_ONCE: usize = 64;
 
 /// A JSON list being written: a head, items between commas, a tail.
 pub(super) struct JsonList {
@@ -35,79 +51,159 @@ impl JsonList {
     }
 }
 
-/// A protobuf list being written. Every list message has its metadata as field 1 and its items as field 2.
-pub(super) struct ProtobufList {
-    raw: Vec<u8>,
+/// A list whose items stand between others' bytes.
+struct Gather<N> {
+    records: Vec<Arc<Record>>,
+    at: usize,
+    head: Option<Vec<u8>>,
+    tail: &'static [u8],
+    /// Adds the item of this number.
+    append: N,
 }
 
-impl ProtobufList {
-    /// An empty list; `metadata` is a ListMeta.
-    pub(super) fn new(metadata: &Value) -> ProtobufList {
-        let mut meta = Vec::new();
-        for (tag, name) in [(2, "resourceVersion"), (3, "continue")] {
-            if let Some(text) = metadata[name].as_str() {
-                field(&mut meta, tag, text.as_bytes());
-            }
-        }
-        if let Some(count) = metadata["remainingItemCount"].as_u64() {
-            // Field 4, a varint.
-            meta.push(4 << 3);
-            varint(&mut meta, count);
-        }
-        let mut raw = Vec::new();
-        field(&mut raw, 1, &meta);
-        ProtobufList { raw }
+/// A body of a head, an item for each record, and a tail, of `length` bytes in all. Only one piece is made at a time, as
+/// fast as the client takes them.
+pub(super) fn gathered(
+    records: Vec<Arc<Record>>,
+    head: Vec<u8>,
+    tail: &'static [u8],
+    length: usize,
+    append: impl FnMut(&mut BytesMut, usize, &Arc<Record>) -> Result<(), ApiError> + Send + 'static,
+) -> Result<Body, ApiError> {
+    let mut state = Gather { records, at: 0, head: Some(head), tail, append };
+    if length <= PIECE {
+        let mut all = BytesMut::with_capacity(length);
+        state.fill(&mut all, usize::MAX)?;
+        return Ok(Body::full(all.freeze()));
     }
+    let pieces = stream::try_unfold(Some(state), |state| async move {
+        let Some(mut state) = state else { return Ok::<_, BoxError>(None) };
+        let mut piece = BytesMut::with_capacity(PIECE + PIECE / 4);
+        let more = state.fill(&mut piece, PIECE)?;
+        Ok(Some((Bytes::from(piece), more.then_some(state))))
+    });
+    Ok(Body::Stream { pieces: Box::pin(pieces), length: Some(length as u64) })
+}
 
-    /// Adds an item.
-    ///
-    /// Errors: 500 where a stored object does not fit its own type.
-    pub(super) fn push(&mut self, item: &Value) -> Result<(), ApiError> {
-        let enveloped = codec::json_to_protobuf(item)?;
-        let message = message_in(&enveloped)
-            .ok_or_else(|| ApiError::internal("a protobuf envelope without a message"))?;
-        field(&mut self.raw, 2, message);
+impl<N: FnMut(&mut BytesMut, usize, &Arc<Record>) -> Result<(), ApiError>> Gather<N> {
+    /// Writes until a piece is full; whether there is more.
+    fn fill(&mut self, piece: &mut BytesMut, size: usize) -> Result<bool, ApiError> {
+        if let Some(head) = self.head.take() {
+            piece.extend_from_slice(&head);
+        }
+        while self.at < self.records.len() && piece.len() < size {
+            (self.append)(piece, self.at, &self.records[self.at])?;
+            self.at += 1;
+        }
+        if self.at < self.records.len() {
+            return Ok(true);
+        }
+        piece.extend_from_slice(self.tail);
+        Ok(false)
+    }
+}
+
+/// A protobuf list of the kept forms of these records. Every list message has its metadata as field 1 and its items as
+/// field 2, and all of it stands behind its length, so the lengths come first.
+pub(super) async fn protobuf(
+    core: &Arc<Core>,
+    served: &Arc<Served>,
+    records: Vec<Arc<Record>>,
+    metadata: &Value,
+    kind: &str,
+) -> Result<Body, ApiError> {
+    // The forms are mostly shorter than the stored bytes.
+    let keep = Hot::has_room_for(records.iter().map(|record| record.value.len()).sum());
+    let (records, lengths) = measured(core, served, records, keep).await?;
+    let metadata = list_meta(metadata);
+    let mut raw = Vec::new();
+    field(&mut raw, 1, &metadata);
+    let items: usize = lengths.iter().map(|length| 1 + varint_length(*length) + length).sum();
+    let mut head = b"k8s\0".to_vec();
+    let mut type_meta = Vec::new();
+    field(&mut type_meta, 1, served.api_version().as_bytes());
+    field(&mut type_meta, 2, kind.as_bytes());
+    field(&mut head, 1, &type_meta);
+    head.push(2 << 3 | 2);
+    varint(&mut head, (raw.len() + items) as u64);
+    head.extend_from_slice(&raw);
+    // Fields 3 and 4 of the envelope, empty, as upstream writes them.
+    const TAIL: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
+    let length = head.len() + items + TAIL.len();
+    let (core, served) = (Arc::clone(core), Arc::clone(served));
+    gathered(records, head, TAIL, length, move |out, index, record| {
+        let form = core.hot.form(&served, record, keep)?;
+        let message = message_in(&form).unwrap_or_default();
+        if message.len() != lengths[index] {
+            return Err(ApiError::internal("an object's protobuf form changed its length"));
+        }
+        out.extend_from_slice(&[2 << 3 | 2]);
+        let mut digits = Vec::with_capacity(5);
+        varint(&mut digits, message.len() as u64);
+        out.extend_from_slice(&digits);
+        out.extend_from_slice(message);
         Ok(())
-    }
-
-    /// The list in the envelope that all protobuf bodies have (`runtime.Unknown` behind a magic number).
-    pub(super) fn finish(self, api_version: &str, kind: &str) -> Vec<u8> {
-        let mut type_meta = Vec::new();
-        field(&mut type_meta, 1, api_version.as_bytes());
-        field(&mut type_meta, 2, kind.as_bytes());
-        let mut out = Vec::with_capacity(self.raw.len() + 64);
-        out.extend_from_slice(b"k8s\0");
-        field(&mut out, 1, &type_meta);
-        field(&mut out, 2, &self.raw);
-        field(&mut out, 3, b"");
-        field(&mut out, 4, b"");
-        out
-    }
+    })
 }
 
-/// The message in an envelope: its field 2. All fields of an envelope are length-delimited.
-fn message_in(enveloped: &[u8]) -> Option<&[u8]> {
-    let mut rest = enveloped.strip_prefix(b"k8s\0")?;
-    loop {
-        let (tag, tail) = rest.split_first()?;
-        let (length, tail) = read_varint(tail)?;
-        let (bytes, tail) = tail.split_at_checked(usize::try_from(length).ok()?)?;
-        if *tag == (2 << 3 | 2) {
-            return Some(bytes);
-        }
-        rest = tail;
+/// The records that have a form, with the lengths of their messages. One damaged object must not hide the others.
+async fn measured(
+    core: &Arc<Core>,
+    served: &Arc<Served>,
+    records: Vec<Arc<Record>>,
+    keep: bool,
+) -> Result<(Vec<Arc<Record>>, Vec<usize>), ApiError> {
+    if records.len() <= AT_ONCE {
+        return Ok(measure(core, served, &records, keep));
     }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut parts = Vec::new();
+    for part in records.chunks(records.len().div_ceil(threads)) {
+        let (core, served, part) = (Arc::clone(core), Arc::clone(served), part.to_vec());
+        parts.push(tokio::task::spawn_blocking(move || measure(&core, &served, &part, keep)));
+    }
+    let (mut good, mut lengths) = (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+    for part in parts {
+        let (records, measured) = part.await.map_err(|error| ApiError::internal(error.to_string()))?;
+        good.extend(records);
+        lengths.extend(measured);
+    }
+    Ok((good, lengths))
 }
 
-fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0;
-    for (index, byte) in bytes.iter().enumerate().take(9) {
-        number |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((number, &bytes[index + 1..]));
+fn measure(
+    core: &Core,
+    served: &Served,
+    records: &[Arc<Record>],
+    keep: bool,
+) -> (Vec<Arc<Record>>, Vec<usize>) {
+    let mut good = (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+    for record in records {
+        match core.hot.length(served, record, keep) {
+            Ok(length) => {
+                good.0.push(Arc::clone(record));
+                good.1.push(length);
+            }
+            Err(error) => tracing::error!(key = %record.key, %error, "left out of a list"),
         }
     }
-    None
+    good
+}
+
+/// A ListMeta.
+fn list_meta(metadata: &Value) -> Vec<u8> {
+    let mut meta = Vec::new();
+    for (tag, name) in [(2, "resourceVersion"), (3, "continue")] {
+        if let Some(text) = metadata[name].as_str() {
+            field(&mut meta, tag, text.as_bytes());
+        }
+    }
+    if let Some(count) = metadata["remainingItemCount"].as_u64() {
+        // Field 4, a varint.
+        meta.push(4 << 3);
+        varint(&mut meta, count);
+    }
+    meta
 }
 
 /// A length-delimited field.
@@ -126,6 +222,10 @@ fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
+fn varint_length(number: usize) -> usize {
+    (number | 1).ilog2() as usize / 7 + 1
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -133,24 +233,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_make_the_whole() {
+    fn json_parts_make_the_whole() {
         let metadata = json!({"resourceVersion": "7", "continue": "token", "remainingItemCount": 300});
-        let items = [
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v".repeat(200)}}),
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}}),
-        ];
-        let mut list = ProtobufList::new(&metadata);
         let mut text = JsonList::new(&json!({"kind": "ConfigMapList", "metadata": metadata}), "items");
-        for item in &items {
-            list.push(item).unwrap();
-            text.push(item);
-        }
-        let whole =
-            json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
-        let bytes = list.finish("v1", "ConfigMapList");
-        assert_eq!(bytes, codec::encode(&whole, codec::Encoding::Protobuf));
+        text.push(&json!({"metadata": {"name": "a"}}));
+        text.push(&json!({"metadata": {"name": "b"}}));
         let back: Value = serde_json::from_slice(&text.finish()).unwrap();
         assert_eq!(back["items"].as_array().unwrap().len(), 2);
         assert_eq!(back["metadata"], metadata);
+    }
+
+    #[test]
+    fn lengths_of_varints() {
+        for number in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 1 << 40] {
+            let mut out = Vec::new();
+            varint(&mut out, number as u64);
+            assert_eq!(varint_length(number), out.len(), "{number}");
+        }
     }
 }

@@ -64,11 +64,12 @@ impl Call {
             served: pods,
             info,
             query: self.query.clone(),
-            user: self.user.clone(),
+            user: Arc::clone(&self.user),
             output: self.output,
             content_type: self.content_type.clone(),
             manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),
+            seats: parking_lot::Mutex::default(),
         };
         call.bind(body).await
     }

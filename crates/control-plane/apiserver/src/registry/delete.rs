@@ -272,11 +272,12 @@ impl Call {
             served: Arc::clone(&self.served),
             info,
             query: self.query.clone(),
-            user: self.user.clone(),
+            user: Arc::clone(&self.user),
             output: self.output,
             content_type: None,
             manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),
+            seats: parking_lot::Mutex::default(),
         }
     }
 }

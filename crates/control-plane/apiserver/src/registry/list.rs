@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures::stream;
 use http::StatusCode;
 use podium_store::{RangeOptions, RangeResult, ReadError, Record};
 use serde_json::{Map, Value, json};
@@ -11,18 +9,14 @@ use serde_json::{Map, Value, json};
 use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 
-use super::assemble::{JsonList, ProtobufList};
+use super::assemble::{JsonList, gathered, protobuf as protobuf_list};
 use super::{Call, is_plain, too_large};
-use crate::body::{Body, BoxError};
 use crate::continue_token::ContinueToken;
+use crate::hot::Hot;
 use crate::negotiate::{self, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
 use crate::{storage, table};
-
-/// Bytes gathered into one piece of a list's body: large enough for the connection, small enough that a thousand
-/// lists at once stay in memory.
-const PIECE: usize = 128 * 1024;
 
 /// The records read at once when a selector leaves most of them out of a page.
 const SCAN: usize = 4096;
@@ -56,7 +50,7 @@ impl Call {
             self.wait_for(revision).await?;
         }
         match self.read_page(&options)? {
-            Ok(page) => self.reply_page(page),
+            Ok(page) => self.reply_page(page).await,
             Err(expired) => Ok(response::object(StatusCode::GONE, &expired, self.output_of_status())),
         }
     }
@@ -125,10 +119,18 @@ impl Call {
         let all = selection.is_everything();
         let matches = |record: &Arc<Record>| all || selection.matches(&self.served, record);
         if options.limit == 0 {
-            let found = store.range(range, RangeOptions { revision, limit: 0 })?;
-            let records =
-                if all { found.records } else { found.records.into_iter().filter(matches).collect() };
-            return Ok(Page { records, revision: found.revision, next: None, remaining: None });
+            let options = RangeOptions { revision, limit: 0 };
+            let found = if all {
+                store.range(range, options)?
+            } else {
+                store.range_where(range, options, |record| selection.matches(&self.served, record))?
+            };
+            return Ok(Page {
+                records: found.records,
+                revision: found.revision,
+                next: None,
+                remaining: None,
+            });
         }
         let mut records: Vec<Arc<Record>> = Vec::new();
         let mut rest = range.clone();
@@ -167,19 +169,22 @@ impl Call {
         Some(ContinueToken { revision, start: format!("{tail}\0") }.encode())
     }
 
-    fn reply_page(&self, page: Page) -> Result<Reply, ApiError> {
+    async fn reply_page(&self, page: Page) -> Result<Reply, ApiError> {
         let metadata = page.metadata();
         if is_plain(self.output) && self.served.as_stored() {
-            return Ok(self.gather(page, &metadata));
+            return self.gather(page, &metadata);
         }
         let kind = format!("{}List", self.served.kind);
+        let protobuf = (self.output.shape, self.output.encoding) == (Shape::Native, Encoding::Protobuf);
+        if protobuf && Hot::covers(&self.served) {
+            let body = protobuf_list(&self.core, &self.served, page.records, &metadata, &kind).await?;
+            return Ok(response::with_body(
+                StatusCode::OK,
+                negotiate::content_type(Encoding::Protobuf),
+                body,
+            ));
+        }
         match (self.output.shape, self.output.encoding) {
-            (Shape::Native, Encoding::Protobuf) if self.served.type_id.is_some() => {
-                let mut list = ProtobufList::new(&metadata);
-                self.each(&page, |object| list.push(&self.to_served(object)?));
-                let bytes = list.finish(&self.served.api_version(), &kind);
-                Ok(response::bytes(StatusCode::OK, negotiate::content_type(Encoding::Protobuf), bytes))
-            }
             (shape, Encoding::Json) if !self.output.pretty => {
                 let include = self.include_object()?;
                 let (head, items) = match shape {
@@ -240,7 +245,7 @@ impl Call {
     }
 
     /// The list as stored bytes between brackets: nothing is parsed, and only one piece at a time is copied.
-    fn gather(&self, page: Page, metadata: &Value) -> Reply {
+    fn gather(&self, page: Page, metadata: &Value) -> Result<Reply, ApiError> {
         let head = format!(
             "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
             self.served.kind,
@@ -248,54 +253,16 @@ impl Call {
         );
         const TAIL: &[u8] = b"]}\n";
         let commas = page.records.len().saturating_sub(1);
-        let length = head.len()
-            + TAIL.len()
-            + commas
-            + page.records.iter().map(|record| record.value.len()).sum::<usize>();
-        if length <= PIECE {
-            let mut all = BytesMut::with_capacity(length);
-            all.extend_from_slice(head.as_bytes());
-            append(&mut all, &page.records, true);
-            all.extend_from_slice(TAIL);
-            return response::bytes(StatusCode::OK, "application/json", all.freeze());
-        }
-        let state = Gather { records: page.records, at: 0, head: Some(head) };
-        let pieces = stream::try_unfold(Some(state), |state| async move {
-            let Some(mut state) = state else { return Ok::<_, BoxError>(None) };
-            let mut piece = BytesMut::with_capacity(PIECE + PIECE / 4);
-            if let Some(head) = state.head.take() {
-                piece.extend_from_slice(head.as_bytes());
+        let items: usize = page.records.iter().map(|record| record.value.len()).sum();
+        let length = head.len() + items + commas + TAIL.len();
+        let body = gathered(page.records, head.into_bytes(), TAIL, length, |out, index, record| {
+            if index > 0 {
+                out.extend_from_slice(b",");
             }
-            while state.at < state.records.len() && piece.len() < PIECE {
-                append(&mut piece, &state.records[state.at..=state.at], state.at == 0);
-                state.at += 1;
-            }
-            let next = if state.at == state.records.len() {
-                piece.extend_from_slice(TAIL);
-                None
-            } else {
-                Some(state)
-            };
-            Ok(Some((Bytes::from(piece), next)))
-        });
-        let body = Body::Stream { pieces: Box::pin(pieces), length: Some(length as u64) };
-        response::with_body(StatusCode::OK, "application/json", body)
-    }
-}
-
-struct Gather {
-    records: Vec<Arc<Record>>,
-    at: usize,
-    head: Option<String>,
-}
-
-fn append(out: &mut BytesMut, records: &[Arc<Record>], first: bool) {
-    let mut first = first;
-    for record in records {
-        if !std::mem::replace(&mut first, false) {
-            out.extend_from_slice(b",");
-        }
-        out.extend_from_slice(&record.value);
+            out.extend_from_slice(&record.value);
+            Ok(())
+        })?;
+        Ok(response::with_body(StatusCode::OK, "application/json", body))
     }
 }
 

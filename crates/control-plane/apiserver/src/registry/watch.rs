@@ -5,11 +5,13 @@
 //! not seen, gets one clear error.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::StatusCode;
+use parking_lot::Mutex;
 use podium_store::{Event, EventKind, RangeOptions, Record, WatchError, WatchOptions, WatchStart, Watcher};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -17,9 +19,11 @@ use tokio::time::Instant;
 use podium_api::codec::{self, Encoding};
 use podium_api::status::ApiError;
 
-use super::{Call, is_plain};
+use super::{Call, is_hot, is_plain};
 use crate::body::{Body, BoxError};
 use crate::core::Core;
+use crate::flowcontrol::Seats;
+use crate::metrics::WatchSeries;
 use crate::negotiate::{Output, Shape};
 use crate::options::{self, Freshness, IncludeObject, ListOptions};
 use crate::response::{self, Reply};
@@ -32,6 +36,9 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// The shortest life of a watch without `timeoutSeconds`; the longest is twice that, chosen at random so that watchers
 /// do not all come back at once. Source: upstream's `--min-request-timeout`.
 const MIN_LIFE: Duration = Duration::from_secs(1800);
+
+/// More initial events than this are watched for being read.
+const WATCHED: usize = 100;
 
 /// Bytes of initial events made at once.
 const PIECE: usize = 64 * 1024;
@@ -67,11 +74,11 @@ impl Call {
             output: self.output,
             include,
             columns_sent: false,
-            count: 0,
+            series: self.core.metrics.watch(&self.served),
         };
         let store = &self.core.store;
         let mut pending = BytesMut::new();
-        let mut initial = Vec::new().into_iter();
+        let mut initial = Vec::new();
         let mut mark = None;
         let start = match begins {
             Begins::AfterState { marked, at_least } => {
@@ -79,7 +86,7 @@ impl Call {
                 let state = store
                     .range(&range, RangeOptions::default())
                     .map_err(|error| ApiError::internal(error.to_string()))?;
-                initial = state.records.into_iter();
+                initial = state.records;
                 mark = marked.then_some(state.revision);
                 WatchStart::After(state.revision)
             }
@@ -108,12 +115,13 @@ impl Call {
             frames,
             watcher,
             pending,
-            initial,
+            initial: Initial::of(&self.core, initial),
             mark,
             bookmarks: options.bookmarks,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
             ends: Instant::now() + life,
             done: false,
+            seats: self.seats.lock().take(),
         };
         let media = match self.output.encoding {
             Encoding::Json => "application/json",
@@ -161,21 +169,31 @@ struct WatchState {
     watcher: Option<Watcher>,
     pending: BytesMut,
     /// What was there when the watch began and has not been sent yet. Framed only as fast as the client reads.
-    initial: std::vec::IntoIter<Arc<Record>>,
+    initial: Initial,
     /// The revision of the bookmark that ends the initial events, where one is wanted.
     mark: Option<u64>,
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
     done: bool,
+    /// Held until the initial events are made: from then on a watch costs next to nothing.
+    seats: Option<Seats>,
 }
 
 impl WatchState {
     /// The next piece of the body; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.initial.is_cut() {
+                let status =
+                    ApiError::expired("the initial events of this watch were not read in time").to_status();
+                self.frames.error(&mut self.pending, &status);
+                self.done = true;
+                self.mark = None;
+            }
             while self.pending.len() < PIECE {
                 let Some(record) = self.initial.next() else {
+                    drop(self.seats.take());
                     if let Some(revision) = self.mark.take() {
                         self.frames.bookmark(&mut self.pending, revision, true);
                     }
@@ -226,6 +244,66 @@ impl WatchState {
     }
 }
 
+/// Initial events that have not been sent. They are dropped when the client does not read for as long as a request may
+/// take: a body that is not asked for more does not run, and would hold every object of its list for ever.
+struct Initial {
+    shared: Arc<Unsent>,
+    /// Its end is how the watchman learns that the watch ended.
+    _ended: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+struct Unsent {
+    records: Mutex<std::vec::IntoIter<Arc<Record>>>,
+    cut: AtomicBool,
+}
+
+impl Initial {
+    fn of(core: &Arc<Core>, records: Vec<Arc<Record>>) -> Initial {
+        let large = records.len() > WATCHED;
+        let shared =
+            Arc::new(Unsent { records: Mutex::new(records.into_iter()), cut: AtomicBool::new(false) });
+        if !large {
+            return Initial { shared, _ended: None };
+        }
+        let (sender, ended) = tokio::sync::oneshot::channel();
+        let watchman = cut_if_unread(Arc::clone(&shared), ended, core.config.limits.request);
+        let shutdown = core.shutdown.clone();
+        core.tracker.spawn(async move {
+            tokio::select! { () = watchman => {}, () = shutdown.cancelled() => {} }
+        });
+        Initial { shared, _ended: Some(sender) }
+    }
+
+    fn next(&mut self) -> Option<Arc<Record>> {
+        self.shared.records.lock().next()
+    }
+
+    /// Whether some were dropped. Said once.
+    fn is_cut(&self) -> bool {
+        self.shared.cut.swap(false, Ordering::AcqRel)
+    }
+}
+
+async fn cut_if_unread(shared: Arc<Unsent>, mut ended: tokio::sync::oneshot::Receiver<()>, limit: Duration) {
+    let mut seen = shared.records.lock().len();
+    while seen > 0 {
+        tokio::select! {
+            _ = &mut ended => return,
+            () = tokio::time::sleep(limit) => {}
+        }
+        let mut records = shared.records.lock();
+        let left = records.len();
+        if left > 0 && left == seen {
+            shared.cut.store(true, Ordering::Release);
+            let unsent = std::mem::take(&mut *records);
+            drop(records);
+            drop(unsent);
+            return;
+        }
+        seen = left;
+    }
+}
+
 /// Turns events into bytes.
 struct Frames {
     core: Arc<Core>,
@@ -234,14 +312,7 @@ struct Frames {
     output: Output,
     include: IncludeObject,
     columns_sent: bool,
-    count: u64,
-}
-
-impl Drop for Frames {
-    fn drop(&mut self) {
-        let served = &self.served;
-        self.core.metrics.watch_events(&served.group, &served.version, &served.plural, self.count);
-    }
+    series: Arc<WatchSeries>,
 }
 
 impl Frames {
@@ -267,8 +338,7 @@ impl Frames {
     }
 
     /// A frame with the record's own bytes, or its object in the shape asked for.
-    fn push(&mut self, out: &mut BytesMut, kind: Kind, record: &Record) {
-        self.count += 1;
+    fn push(&mut self, out: &mut BytesMut, kind: Kind, record: &Arc<Record>) {
         if is_plain(self.output) && self.served.as_stored() {
             out.reserve(record.value.len() + 40);
             out.extend_from_slice(b"{\"type\":\"");
@@ -276,6 +346,18 @@ impl Frames {
             out.extend_from_slice(b"\",\"object\":");
             out.extend_from_slice(&record.value);
             out.extend_from_slice(b"}\n");
+            self.series.sent(record.value.len() + kind.name().len() + 22);
+            return;
+        }
+        if is_hot(&self.served, self.output) {
+            match self.core.hot.form(&self.served, record, true) {
+                Ok(form) => {
+                    let frame = codec::watch_frame(kind.name(), &form, Encoding::Protobuf);
+                    out.extend_from_slice(&frame);
+                    self.series.sent(frame.len());
+                }
+                Err(error) => self.error(out, &error.to_status()),
+            }
             return;
         }
         match storage::parse(record) {
@@ -285,7 +367,6 @@ impl Frames {
     }
 
     fn push_at(&mut self, out: &mut BytesMut, kind: Kind, record: &Record, revision: u64) {
-        self.count += 1;
         match storage::parse(record) {
             Ok(mut object) => {
                 object["metadata"]["resourceVersion"] = json!(revision.to_string());
@@ -310,7 +391,11 @@ impl Frames {
             }
         };
         match shaped {
-            Ok(shaped) => self.frame(out, kind.name(), &shaped),
+            Ok(shaped) => {
+                let before = out.len();
+                self.frame(out, kind.name(), &shaped);
+                self.series.sent(out.len() - before);
+            }
             Err(error) => self.error(out, &error.to_status()),
         }
     }

@@ -7,6 +7,7 @@ mod kubectl;
 mod kubelets;
 mod lists;
 mod network;
+mod overload;
 mod special;
 mod support;
 mod watches;

@@ -207,8 +207,23 @@ async fn discovery_documentation_and_health() {
     }
     let verbose = call(&server, "GET", "/readyz?verbose", Value::Null).await.text();
     assert!(verbose.contains("[+]etcd ok") && verbose.ends_with("readyz check passed\n"), "{verbose}");
+    let without =
+        call(&server, "GET", "/livez?verbose&exclude=etcd&exclude=b&exclude=a", Value::Null).await.text();
+    assert!(without.starts_with("[+]ping ok\n[+]log ok\n[+]etcd excluded: ok\n"), "{without}");
+    let unknown =
+        "warn: some health checks cannot be excluded: no matches for \"a\", \"b\"\nlivez check passed\n";
+    assert!(without.ends_with(unknown), "{without}");
+    assert_eq!(call(&server, "GET", "/livez/nothing", Value::Null).await.status, 404);
+    let slis = call(&server, "GET", "/metrics/slis", Value::Null).await.text();
+    assert!(slis.contains("kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n"), "{slis}");
     let metrics = call(&server, "GET", "/metrics", Value::Null).await.text();
     assert!(metrics.contains("apiserver_request_total{code=\"200\""), "{metrics}");
+    for name in [
+        "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"workload-low\"} 245",
+        "process_start_time_seconds ",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in {metrics}");
+    }
     let keys = call(&server, "GET", "/openid/v1/jwks", Value::Null).await.json();
     assert_eq!(keys["keys"][0]["alg"], "ES256");
     server.stop().await;

@@ -1,0 +1,369 @@
+//! The text exposition format.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::histogram::{Histogram, head};
+use super::{Metrics, Resource, Series};
+
+/// What is stored of one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// The group; empty for core.
+    pub(crate) group: String,
+    /// The plural resource.
+    pub(crate) resource: String,
+    /// Objects.
+    pub(crate) objects: u64,
+    /// Estimated bytes.
+    pub(crate) bytes: u64,
+}
+
+impl Stored {
+    /// `pods`, `deployments.apps`.
+    fn name(&self) -> String {
+        if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
+    }
+}
+
+/// The labels of a request's series without those that only some metrics have, in the order of their names.
+struct Texts {
+    group: String,
+    rest: String,
+    dry_run: &'static str,
+}
+
+impl Texts {
+    fn of(series: &Series) -> Texts {
+        let labels = &series.labels;
+        let (resource, group, version) = labels.resource.as_ref().map_or(("", "", ""), Resource::names);
+        let subresource = match (&labels.resource, labels.subresource) {
+            (Some(resource), Some(index)) => {
+                resource.0.subresources.get(index).map_or("", |sub| sub.name.as_str())
+            }
+            _ => labels.path,
+        };
+        Texts {
+            group: format!("group=\"{group}\","),
+            rest: format!("resource=\"{resource}\",scope=\"{}\",subresource=\"{subresource}\"", labels.scope),
+            dry_run: labels.dry_run,
+        }
+        .with_version(labels.verb, version)
+    }
+
+    fn with_version(mut self, verb: &str, version: &str) -> Texts {
+        // `system_client` stands between these in the one metric that has it.
+        let _ = write!(self.rest, "\u{0}verb=\"{verb}\",version=\"{version}\"");
+        self
+    }
+
+    fn plain(&self) -> String {
+        format!("component=\"apiserver\",{}{}", self.group, self.rest.replace('\u{0}', ","))
+    }
+
+    fn dry(&self) -> String {
+        let rest = self.rest.replace('\u{0}', ",");
+        format!("component=\"apiserver\",dry_run=\"{}\",{}{rest}", self.dry_run, self.group)
+    }
+
+    fn answered(&self, code: u16, client: &str) -> String {
+        let rest = self.rest.replace('\u{0}', &format!(",system_client=\"{client}\","));
+        format!("code=\"{code}\",component=\"apiserver\",dry_run=\"{}\",{}{rest}", self.dry_run, self.group)
+    }
+}
+
+/// A distribution of each request series.
+type Distribution = (&'static str, &'static str, bool, fn(&Series) -> &Histogram);
+
+const DISTRIBUTIONS: &[Distribution] = &[
+    (
+        "apiserver_request_duration_seconds",
+        "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        true,
+        |series| &series.durations,
+    ),
+    (
+        "apiserver_request_sli_duration_seconds",
+        "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+        false,
+        |series| &series.sli_durations,
+    ),
+    (
+        "apiserver_response_sizes",
+        "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+        false,
+        |series| &series.sizes,
+    ),
+];
+
+impl Metrics {
+    /// Everything that is counted here and what is stored.
+    pub(crate) fn render(&self, stored: &[Stored]) -> String {
+        let mut out = String::with_capacity(64 * 1024);
+        let mut rows: Vec<(Texts, std::sync::Arc<Series>)> =
+            self.series.read().values().map(|series| (Texts::of(series), series.clone())).collect();
+        rows.sort_by(|(a, _), (b, _)| (&a.group, &a.rest, a.dry_run).cmp(&(&b.group, &b.rest, b.dry_run)));
+        requests(&mut out, &rows);
+        self.inflight(&mut out);
+        self.watches(&mut out);
+        self.storage(&mut out, stored);
+        let single = |number: &AtomicU64| number.load(Ordering::Relaxed) as i64;
+        let numbers = [
+            (
+                "apiserver_tls_handshake_errors_total",
+                "counter",
+                "[ALPHA] Number of requests dropped with 'TLS handshake error from' error",
+                single(&self.handshake_failures),
+            ),
+            ("podium_apiserver_panics_total", "counter", "Handlers that panicked.", single(&self.panics)),
+            (
+                "podium_apiserver_open_connections",
+                "gauge",
+                "Connections open now.",
+                self.connections.load(Ordering::Relaxed),
+            ),
+        ];
+        for (name, kind, help, number) in numbers {
+            head(&mut out, name, kind, help);
+            let _ = writeln!(out, "{name} {number}");
+        }
+        process(&mut out);
+        out
+    }
+
+    fn inflight(&self, out: &mut String) {
+        let pairs = [
+            (
+                "apiserver_current_inflight_requests",
+                "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+                [&self.mutating, &self.reading],
+            ),
+            (
+                "apiserver_current_inqueue_requests",
+                "[ALPHA] Maximal number of queued requests in this apiserver per request kind in last second.",
+                [&self.mutating_waiting, &self.reading_waiting],
+            ),
+        ];
+        for (name, help, [mutating, reading]) in pairs {
+            head(out, name, "gauge", help);
+            let _ = writeln!(out, "{name}{{request_kind=\"mutating\"}} {}", mutating.most());
+            let _ = writeln!(out, "{name}{{request_kind=\"readOnly\"}} {}", reading.most());
+        }
+    }
+
+    fn watches(&self, out: &mut String) {
+        let mut rows: Vec<_> = self
+            .watches
+            .read()
+            .iter()
+            .map(|(resource, series)| {
+                let (plural, group, version) = resource.names();
+                (format!("group=\"{group}\",resource=\"{plural}\",version=\"{version}\""), series.clone())
+            })
+            .collect();
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let name = "apiserver_watch_events_total";
+        head(out, name, "counter", "[ALPHA] Number of events sent in watch clients");
+        for (labels, series) in rows.iter().filter(|(_, series)| series.sizes.count() > 0) {
+            let _ = writeln!(out, "{name}{{{labels}}} {}", series.sizes.count());
+        }
+        let name = "apiserver_watch_events_sizes";
+        head(out, name, "histogram", "[ALPHA] Watch event size distribution in bytes");
+        for (labels, series) in &rows {
+            series.sizes.render(out, name, labels);
+        }
+    }
+
+    fn storage(&self, out: &mut String, stored: &[Stored]) {
+        let name = "apiserver_storage_objects";
+        head(
+            out,
+            name,
+            "gauge",
+            "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+        );
+        for kind in stored {
+            let _ = writeln!(out, "{name}{{resource=\"{}\"}} {}", kind.name(), kind.objects);
+        }
+        let each: [(&str, &str, fn(&Stored) -> u64); 2] = [
+            (
+                "apiserver_resource_objects",
+                "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+                |kind| kind.objects,
+            ),
+            (
+                "apiserver_resource_size_estimate_bytes",
+                "[ALPHA] Estimated size of stored objects in database. Estimate is based on sum of last observed sizes of serialized objects. In case of a fetching error, the value will be -1.",
+                |kind| kind.bytes,
+            ),
+        ];
+        for (name, help, number) in each {
+            head(out, name, "gauge", help);
+            for kind in stored {
+                let labels = format!("group=\"{}\",resource=\"{}\"", kind.group, kind.resource);
+                let _ = writeln!(out, "{name}{{{labels}}} {}", number(kind));
+            }
+        }
+        let name = "etcd_request_duration_seconds";
+        head(
+            out,
+            name,
+            "histogram",
+            "[ALPHA] Etcd request latency in seconds for each operation and object type.",
+        );
+        for ((operation, prefix), histogram) in self.commits.read().iter() {
+            // `/registry/<group>/<resource>/`, the only form of a prefix.
+            let mut parts = prefix.trim_matches('/').split('/').skip(1);
+            let (group, resource) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let group = if group == "core" { "" } else { group };
+            let labels = format!("group=\"{group}\",operation=\"{operation}\",resource=\"{resource}\"");
+            histogram.render(out, name, &labels);
+        }
+    }
+
+    /// `/metrics/slis`: the health checks.
+    pub(crate) fn render_slis(&self) -> String {
+        let mut out = String::new();
+        let checks = self.checks.lock();
+        let name = "kubernetes_healthcheck";
+        head(&mut out, name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
+        for ((endpoint, check), known) in checks.iter() {
+            let _ = writeln!(out, "{name}{{name=\"{check}\",type=\"{endpoint}\"}} {}", u8::from(known.last));
+        }
+        let name = "kubernetes_healthchecks_total";
+        head(&mut out, name, "counter", "[STABLE] This metric records the results of all healthcheck.");
+        for ((endpoint, check), known) in checks.iter() {
+            for (status, count) in [("error", known.bad), ("success", known.good)] {
+                if count > 0 {
+                    let labels = format!("name=\"{check}\",status=\"{status}\",type=\"{endpoint}\"");
+                    let _ = writeln!(out, "{name}{{{labels}}} {count}");
+                }
+            }
+        }
+        out
+    }
+}
+
+fn requests(out: &mut String, rows: &[(Texts, std::sync::Arc<Series>)]) {
+    let name = "apiserver_request_total";
+    head(
+        out,
+        name,
+        "counter",
+        "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+    );
+    for (texts, series) in rows {
+        for (code, client, count) in series.answers.lock().iter() {
+            let _ = writeln!(out, "{name}{{{}}} {count}", texts.answered(*code, client));
+        }
+    }
+    for (name, help, dry_run, histogram) in DISTRIBUTIONS {
+        head(out, name, "histogram", help);
+        for (texts, series) in rows {
+            let labels = if *dry_run { texts.dry() } else { texts.plain() };
+            histogram(series).render(out, name, &labels);
+        }
+    }
+    let name = "apiserver_longrunning_requests";
+    head(
+        out,
+        name,
+        "gauge",
+        "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+    );
+    for (texts, series) in rows {
+        let count = series.long_running.load(Ordering::Relaxed);
+        if matches!(series.labels.verb, "WATCH" | "CONNECT") {
+            let _ = writeln!(out, "{name}{{{}}} {count}", texts.plain());
+        }
+    }
+    let name = "apiserver_request_terminations_total";
+    head(out, name, "counter", "[ALPHA] Number of requests which apiserver terminated in self-defense.");
+    for (texts, series) in rows {
+        for (code, count) in series.terminations.lock().iter() {
+            let _ = writeln!(out, "{name}{{code=\"{code}\",{}}} {count}", texts.plain());
+        }
+    }
+    let name = "apiserver_request_aborts_total";
+    head(
+        out,
+        name,
+        "counter",
+        "[ALPHA] Number of requests which apiserver aborted possibly due to a timeout, for each group, version, verb, resource, subresource and scope",
+    );
+    for (texts, series) in rows {
+        let count = series.aborts.load(Ordering::Relaxed);
+        if count > 0 {
+            let labels = texts.plain();
+            let labels = labels.strip_prefix("component=\"apiserver\",").unwrap_or(&labels);
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
+        }
+    }
+}
+
+/// The process, as the Prometheus client libraries tell it, and the build.
+fn process(out: &mut String) {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let stat = read("stat");
+    // Behind the name, which may hold anything: field 3 is the first.
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let field = |index: usize| fields.get(index - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok()).unwrap_or(0.0);
+    let limits = read("limits");
+    let files =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // The kernel counts in hundredths of a second here, whatever its own clock's rate.
+    let rows: [(&str, &str, &str, f64); 7] = [
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "Total user and system CPU time spent in seconds.",
+            (field(14) + field(15)) / 100.0,
+        ),
+        (
+            "process_max_fds",
+            "gauge",
+            "Maximum number of open file descriptors.",
+            files.and_then(|text| text.parse().ok()).unwrap_or(0.0),
+        ),
+        ("process_open_fds", "gauge", "Number of open file descriptors.", open as f64),
+        (
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory size in bytes.",
+            // Pages of 4 KiB on the machines we run on.
+            field(24) * 4096.0,
+        ),
+        (
+            "process_start_time_seconds",
+            "gauge",
+            "Start time of the process since unix epoch in seconds.",
+            boot + field(22) / 100.0,
+        ),
+        ("process_threads", "gauge", "Number of OS threads in the process.", field(20)),
+        ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", field(23)),
+    ];
+    for (name, kind, help, number) in rows {
+        head(out, name, kind, help);
+        let _ = writeln!(out, "{name} {number}");
+    }
+    let name = "kubernetes_build_info";
+    head(
+        out,
+        name,
+        "gauge",
+        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+    );
+    let _ = writeln!(
+        out,
+        "{name}{{compiler=\"rustc\",git_version=\"{}\",major=\"1\",minor=\"36\",platform=\"linux/amd64\"}} 1",
+        podium_api::VERSION
+    );
+}
