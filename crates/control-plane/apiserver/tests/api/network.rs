@@ -133,40 +133,6 @@ async fn stalled(server: &Server, name: &str) -> tokio_rustls::client::TlsStream
 }
 
 #[tokio::test]
-async fn too_much_at_once_is_told_to_come_back() {
-    let server = Server::start_with(0, |config| {
-        config.limits.mutating = 1;
-        config.limits.queue = Duration::from_millis(20);
-        config.limits.request = Duration::from_secs(20);
-    })
-    .await;
-    let held = stalled(&server, "a").await;
-    let admin = server.pki.admin(Timestamp::now()).unwrap();
-    let body = r#"{"metadata":{"name":"b"}}"#;
-    let head = format!(
-        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    // The stalled request takes its turn when its head has been read; until then there is room.
-    let refused = async {
-        loop {
-            let (code, text) = over_tls(&server, Some(&admin), &head).await;
-            if code == 429 {
-                return text;
-            }
-        }
-    };
-    let text = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("a refusal");
-    assert!(text.to_ascii_lowercase().contains("retry-after: 1"), "{text}");
-    assert!(text.contains("TooManyRequests"), "{text}");
-    // Reads have turns of their own.
-    let (code, _) = over_tls(&server, Some(&admin), &format!("{GET_PODS}\r\n")).await;
-    assert_eq!(code, 200);
-    drop(held);
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn a_request_that_takes_too_long_is_ended() {
     let server = Server::start_with(0, |config| config.limits.request = Duration::from_millis(100)).await;
     let mut stream = stalled(&server, "a").await;

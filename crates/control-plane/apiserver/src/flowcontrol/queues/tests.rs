@@ -80,7 +80,7 @@ fn fewer_queues_lose_nobody() {
     let mut level = Queues::new(SHAPE, 1);
     let Verdict::Execute(running) = level.arrive(1, 1, millis(0)) else { panic!("no seat") };
     for flow in 0..20 {
-        assert!(matches!(level.arrive(flow << 32 | flow * 31, 1, millis(0)), Verdict::Wait(..)));
+        assert!(matches!(level.arrive(flow * 0x1_0000_001f, 1, millis(0)), Verdict::Wait(..)));
     }
     level.reshape(Shape { queues: 2, hand: 1, length: 50 }, 100, millis(1));
     level.finish(running, millis(1));
