@@ -171,7 +171,7 @@ impl Authenticator {
             if let Some(user) = self.front_proxy(peer, headers, now) {
                 return Ok(Arc::new(user));
             }
-            match self.clients.verify(peer, now) {
+            match self.clients.verify_peer(peer, now) {
                 Ok(user) => return Ok(user),
                 Err(error) => {
                     tracing::debug!(%error, "client certificate refused");
@@ -218,7 +218,7 @@ impl Authenticator {
         if self.config.proxy_authorities.is_empty() || !headers.contains_key("x-remote-user") {
             return None;
         }
-        let proxy = self.proxies.verify(peer, now).ok()?;
+        let proxy = self.proxies.verify_peer(peer, now).ok()?;
         if !self.config.proxy_names.is_empty() && !self.config.proxy_names.contains(&proxy.name) {
             return None;
         }

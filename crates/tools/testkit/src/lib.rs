@@ -8,8 +8,8 @@ pub mod cluster;
 pub mod http;
 pub mod images;
 pub mod kubectl;
-pub mod second;
 pub mod load;
+pub mod second;
 pub mod wait;
 
 pub use cluster::Cluster;

@@ -94,11 +94,19 @@ impl Verifier {
         Verifier { verifier, known: RwLock::default() }
     }
 
-    /// The identity in a peer's chain at this time, `system:authenticated` included.
+    /// The identity in a chain (leaf first) at this time, `system:authenticated` included.
     ///
     /// # Errors
     /// [`CertificateError`].
-    pub fn verify(&self, peer: &Peer, now: Timestamp) -> Result<Arc<User>, CertificateError> {
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<User, CertificateError> {
+        self.verify_peer(&Peer::new(chain), now).map(Arc::unwrap_or_clone)
+    }
+
+    /// As [`Verifier::verify`], for a connection whose certificates are known already.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify_peer(&self, peer: &Peer, now: Timestamp) -> Result<Arc<User>, CertificateError> {
         let verifier = self.verifier.as_ref().ok_or(CertificateError::NoAuthority)?;
         let (leaf, intermediates) = peer.chain.split_first().ok_or(CertificateError::NoAuthority)?;
         let digest = peer.digest;

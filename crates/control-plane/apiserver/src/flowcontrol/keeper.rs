@@ -32,7 +32,8 @@ pub(crate) async fn ensure(core: &Arc<Core>) -> Result<(), ApiError> {
             None => system::create(&call, wanted.clone()).await?,
             Some(stored) if defaults::kept(stored, wanted).is_some() => {
                 let write = system::internal();
-                let change = Change { part: Part::Main, write: &write, body: None, internal: false };
+                let change =
+                    Change { part: Part::Main, write: &write, body: None, internal: false, tracked: false };
                 call.change(&change, |old| Ok(defaults::kept(old, wanted).unwrap_or_else(|| old.clone())))
                     .await?;
             }
@@ -151,7 +152,7 @@ fn dangling(schema: &Value, level: &str, exists: bool, now: &str) -> Option<Valu
 async fn say(core: &Arc<Core>, schema: &Value, condition: Value) -> Result<(), ApiError> {
     let Some((call, _)) = system::call_for(core, schema)? else { return Ok(()) };
     let write = system::internal();
-    let change = Change { part: Part::Status, write: &write, body: None, internal: true };
+    let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: false };
     let changed = call.change(&change, |old| {
         let mut new = old.clone();
         let mut conditions = old["status"]["conditions"].as_array().cloned().unwrap_or_default();

@@ -130,7 +130,7 @@ impl Managers {
 
     pub(super) fn into_wire(mut self) -> Value {
         self.0.sort_by(|a, b| {
-            fn key<'e>(e: &'e Entry) -> (Operation, &'e str, &'e str, &'e str, &'e str) {
+            fn key(e: &Entry) -> (Operation, &str, &str, &str, &str) {
                 (e.operation, &e.time, &e.manager, &e.api_version, &e.subresource)
             }
             key(a).cmp(&key(b))
