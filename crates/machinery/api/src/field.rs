@@ -49,6 +49,13 @@ impl<'a> Path<'a> {
     }
 }
 
+impl Path<'_> {
+    /// Whether it stands for the object itself.
+    fn is_object(&self) -> bool {
+        self.parent.is_none() && matches!(self.step, Step::Name(""))
+    }
+}
+
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parent) = self.parent {
@@ -57,7 +64,7 @@ impl fmt::Display for Path<'_> {
         match self.step {
             // An empty name stands for the object itself, as in upstream's `field.NewPath("")`.
             Step::Name("") => Ok(()),
-            Step::Name(name) if self.parent.is_some() => write!(f, ".{name}"),
+            Step::Name(name) if self.parent.is_some_and(|p| !p.is_object()) => write!(f, ".{name}"),
             Step::Name(name) => f.write_str(name),
             Step::Index(index) => write!(f, "[{index}]"),
             Step::Key(key) => write!(f, "[{key}]"),

@@ -128,6 +128,7 @@ pub struct Plain;
 impl Rules for Plain {}
 
 mod admission;
+mod autoscaler;
 mod batch;
 pub mod certificates;
 mod config_map;
@@ -136,6 +137,8 @@ mod deployment;
 mod devices;
 mod endpoints;
 mod event;
+mod flow_control;
+mod go;
 mod kind;
 mod namespace;
 mod networking;
@@ -189,7 +192,7 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("apps", "ControllerRevision") => &batch::CONTROLLER_REVISION,
         ("batch", "Job") => &batch::JOB,
         ("batch", "CronJob") => &batch::CRON_JOB,
-        ("autoscaling", "HorizontalPodAutoscaler") => &batch::AUTOSCALER,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaler::AUTOSCALER,
         ("policy", "PodDisruptionBudget") => &batch::DISRUPTION_BUDGET,
         ("networking.k8s.io", "Ingress") => &networking::INGRESS,
         ("networking.k8s.io", "IngressClass") => &networking::INGRESS_CLASS,
@@ -214,8 +217,8 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
         ("apiregistration.k8s.io", "APIService") => &admission::API_SERVICE,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &admission::CUSTOM_RESOURCE_DEFINITION,
-        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &admission::FLOW_SCHEMA,
-        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &admission::PRIORITY_LEVEL,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow_control::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow_control::PRIORITY_LEVEL,
         ("resource.k8s.io", "DeviceClass") => &devices::DEVICE_CLASS,
         ("resource.k8s.io", "ResourceClaim") => &devices::RESOURCE_CLAIM,
         ("resource.k8s.io", "ResourceClaimTemplate") => &devices::RESOURCE_CLAIM_TEMPLATE,

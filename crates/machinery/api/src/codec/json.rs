@@ -523,19 +523,19 @@ pub(super) fn is_written(field: &Field, value: &Value) -> bool {
     }
 }
 
-/// Adds the structs that Go always writes and that were not seen. `seen` has one bit per field index.
+/// Adds what Go always writes and was not seen: structs, and zeros of fields that are not left out when empty. `seen` has
+/// one bit per field index.
 pub(super) fn fill(ty: TypeId, seen: u128, object: &mut Map<String, Value>) {
     for index in &ty.get().always_written {
         let field = &ty.fields()[usize::from(*index)];
-        if let (Kind::Object(inner), 0) = (field.kind, seen & (1 << index)) {
-            let mut empty = Map::new();
-            fill(inner, 0, &mut empty);
-            object.insert(field.name.to_owned(), Value::Object(empty));
+        if seen & (1 << index) == 0 {
+            let value = if field.shape == Shape::One { zero(field.kind) } else { Value::Null };
+            object.insert(field.name.to_owned(), value);
         }
     }
 }
 
-/// What a null is as an item of a list or map.
+/// What a null is as an item of a list or map, and an absent value that is always written.
 pub(super) fn zero(kind: Kind) -> Value {
     match kind {
         Kind::Bool => Value::Bool(false),

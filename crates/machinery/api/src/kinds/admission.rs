@@ -1,22 +1,25 @@
 //! Webhook configurations, admission policies, and the kinds that extend the API itself.
 
+mod api_service;
+mod policies;
+mod webhooks;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, integer, name, or, string};
-use super::tree::{
-    child, default, default_int, ensure_map, flag, has, items_mut, list, opt_int, same, text, value,
-};
-use super::validate::{self, label_selector};
-use crate::field::{Errors, Path};
+use super::tree::{child, default, ensure_map, flag, has, items_mut, list, same, text, value};
+use crate::field::Path;
 use crate::selector::LabelSelector;
 
-pub(super) static VALIDATING_WEBHOOKS: Kind = Kind { default: |object| webhooks(object, false), ..WEBHOOKS };
-pub(super) static MUTATING_WEBHOOKS: Kind = Kind { default: |object| webhooks(object, true), ..WEBHOOKS };
+pub(super) static VALIDATING_WEBHOOKS: Kind =
+    Kind { default: |object| default_webhooks(object, false), ..WEBHOOKS };
+pub(super) static MUTATING_WEBHOOKS: Kind =
+    Kind { default: |object| default_webhooks(object, true), ..WEBHOOKS };
 
 const WEBHOOKS: Kind = Kind {
-    validate: validate_webhooks,
+    validate: webhooks::validate,
     columns: &[NAME, integer("Webhooks"), AGE],
     row: |object, now| vec![name(object), list(object, "webhooks").len().into(), age(object, now)],
     generation: true,
@@ -25,7 +28,7 @@ const WEBHOOKS: Kind = Kind {
     ..Kind::BASE
 };
 
-fn webhooks(object: &mut Value, mutating: bool) {
+fn default_webhooks(object: &mut Value, mutating: bool) {
     for webhook in items_mut(object, "webhooks") {
         default(webhook, "failurePolicy", "Fail");
         default(webhook, "matchPolicy", "Equivalent");
@@ -44,61 +47,10 @@ fn webhooks(object: &mut Value, mutating: bool) {
     }
 }
 
-fn validate_webhooks(object: &Value, errors: &mut Errors) {
-    let path = Path::new("webhooks");
-    let mut names = ahash::AHashSet::new();
-    for (index, webhook) in list(object, "webhooks").iter().enumerate() {
-        let at = path.index(index);
-        let hook = text(webhook, "name");
-        if hook.is_empty() {
-            errors.required(&at.child("name"), "");
-        } else {
-            let faults = validate::subdomain(hook);
-            if !faults.is_empty() {
-                errors.invalid(&at.child("name"), hook, &faults.join(","));
-            } else if hook.split('.').count() < 3 {
-                errors.invalid(
-                    &at.child("name"),
-                    hook,
-                    "should be a domain with at least three segments separated by dots",
-                );
-            }
-        }
-        if !names.insert(hook) {
-            errors.duplicate(&at.child("name"), hook);
-        }
-        for field in ["namespaceSelector", "objectSelector"] {
-            label_selector(value(webhook, field), &at.child(field), errors);
-        }
-        if !has(webhook, "sideEffects") {
-            errors.required(&at.child("sideEffects"), "must specify one of None, NoneOnDryRun");
-        } else if !matches!(text(webhook, "sideEffects"), "None" | "NoneOnDryRun") {
-            errors.not_supported(
-                &at.child("sideEffects"),
-                text(webhook, "sideEffects"),
-                &["None", "NoneOnDryRun"],
-            );
-        }
-        if list(webhook, "admissionReviewVersions").is_empty() {
-            errors.required(&at.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
-        }
-        if let Some(seconds) = opt_int(webhook, "timeoutSeconds").filter(|s| !(1..=30).contains(s)) {
-            errors.invalid(
-                &at.child("timeoutSeconds"),
-                seconds,
-                "the timeout value must be between 1 and 30 seconds",
-            );
-        }
-        let client = value(webhook, "clientConfig");
-        if has(client, "url") == has(client, "service") {
-            errors.required(&at.child("clientConfig"), "exactly one of url or service is required");
-        }
-    }
-}
-
 pub(super) static VALIDATING_POLICY: Kind = Kind {
     default: policy_defaults,
     status: Some(empty_status),
+    validate: policies::validating,
     columns: &[NAME, integer("Validations"), string("ParamKind"), AGE],
     row: |object, now| policy_row(object, "validations", now),
     generation: true,
@@ -151,6 +103,7 @@ pub(super) static POLICY_BINDING: Kind = Kind {
             match_resources(resources);
         }
     },
+    validate: policies::binding,
     columns: &[NAME, string("PolicyName"), string("ParamRef"), AGE],
     row: |object, now| {
         let spec = value(object, "spec");
@@ -175,6 +128,10 @@ pub(super) static API_SERVICE: Kind = Kind {
         }
     },
     status: Some(empty_status),
+    validate: api_service::validate,
+    validate_status: |new, _, errors| api_service::status(new, errors),
+    // The name is judged together with the version and the group.
+    name: |name, _| super::validate::path_segment(name, false),
     columns: &[NAME, string("Service"), string("Available"), AGE],
     row: |object, now| {
         let service = value(value(object, "spec"), "service");
@@ -222,7 +179,7 @@ pub(super) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
     status: Some(|object| {
         let stored = list(value(object, "spec"), "versions").iter().find(|v| flag(v, "storage"));
         let stored: Vec<&str> = stored.into_iter().map(|v| text(v, "name")).collect();
-        json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored})
+        json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored})
     }),
     validate: |object, errors| {
         let spec = value(object, "spec");
@@ -256,87 +213,6 @@ pub(super) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
     },
     columns: CREATED_AT,
     row: created_at_row,
-    generation: true,
-    ..Kind::BASE
-};
-
-pub(super) static FLOW_SCHEMA: Kind = Kind {
-    default: |object| {
-        if let Some(spec) = child(object, "spec") {
-            default_int(spec, "matchingPrecedence", 1000);
-        }
-    },
-    status: Some(empty_status),
-    columns: &[
-        NAME,
-        string("PriorityLevel"),
-        string("MatchingPrecedence"),
-        string("DistinguisherMethod"),
-        AGE,
-        string("MissingPL"),
-    ],
-    row: |object, now| {
-        let spec = value(object, "spec");
-        let dangling =
-            list(value(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Dangling");
-        vec![
-            name(object),
-            text(value(spec, "priorityLevelConfiguration"), "name").into(),
-            value(spec, "matchingPrecedence").clone(),
-            or(text(value(spec, "distinguisherMethod"), "type"), "<none>").into(),
-            age(object, now),
-            dangling.map_or("?", |c| text(c, "status")).into(),
-        ]
-    },
-    generation: true,
-    ..Kind::BASE
-};
-
-pub(super) static PRIORITY_LEVEL: Kind = Kind {
-    default: |object| {
-        let Some(spec) = child(object, "spec") else { return };
-        if let Some(exempt) = child(spec, "exempt") {
-            default(exempt, "nominalConcurrencyShares", 0);
-            default(exempt, "lendablePercent", 0);
-        }
-        if let Some(limited) = child(spec, "limited") {
-            default(limited, "nominalConcurrencyShares", 30);
-            default(limited, "lendablePercent", 0);
-            if let Some(queuing) = child(limited, "limitResponse").and_then(|r| child(r, "queuing")) {
-                default_int(queuing, "queues", 64);
-                default_int(queuing, "handSize", 8);
-                default_int(queuing, "queueLengthLimit", 50);
-            }
-        }
-    },
-    status: Some(empty_status),
-    columns: &[
-        NAME,
-        string("Type"),
-        string("NominalConcurrencyShares"),
-        string("Queues"),
-        string("HandSize"),
-        string("QueueLengthLimit"),
-        AGE,
-    ],
-    row: |object, now| {
-        let spec = value(object, "spec");
-        let limited = value(spec, "limited");
-        let queuing = value(value(limited, "limitResponse"), "queuing");
-        let cell = |object: &Value, field: &str| match value(object, field) {
-            Value::Null => "<none>".into(),
-            number => number.clone(),
-        };
-        vec![
-            name(object),
-            text(spec, "type").into(),
-            cell(limited, "nominalConcurrencyShares"),
-            cell(queuing, "queues"),
-            cell(queuing, "handSize"),
-            cell(queuing, "queueLengthLimit"),
-            age(object, now),
-        ]
-    },
     generation: true,
     ..Kind::BASE
 };

@@ -1,5 +1,7 @@
 //! Jobs and CronJobs. Source: `pkg/registry/batch`, `pkg/apis/batch`.
 
+mod job;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -16,7 +18,6 @@ use super::tree::{
 use super::validate::{label_selector, meta::immutable};
 use super::workload::{self, condition, not_negative};
 use crate::field::{Errors, Path};
-use crate::selector::LabelSelector;
 
 pub(super) static JOB: Kind = Kind {
     default: |object| {
@@ -33,10 +34,7 @@ pub(super) static JOB: Kind = Kind {
     },
     status: Some(empty_status),
     prepare: own_pods,
-    validate: |object, errors| {
-        let path = Path::new("spec");
-        validate_job(value(object, "spec"), true, &path, errors);
-    },
+    validate: job::validate,
     validate_update: job_update,
     validate_status: |new, _, errors| {
         not_negative(
@@ -109,57 +107,6 @@ fn own_pods(object: &mut Value) {
     }
     if let Some(selector) = ensure_map(spec, "selector").and_then(|s| ensure_map(s, "matchLabels")) {
         default(selector, "batch.kubernetes.io/controller-uid", uid);
-    }
-}
-
-/// Validates a Job's spec; in a CronJob's template the selector is not there yet.
-fn validate_job(spec: &Value, stored: bool, path: &Path<'_>, errors: &mut Errors) {
-    const COUNTS: &[&str] =
-        &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"];
-    not_negative(spec, COUNTS, path, errors);
-    not_negative(spec, &["backoffLimitPerIndex", "maxFailedIndexes"], path, errors);
-    if has(spec, "completionMode") {
-        choice(spec, "completionMode", &["Indexed", "NonIndexed"], path, errors);
-        if text(spec, "completionMode") == "Indexed" && !has(spec, "completions") {
-            errors.required(&path.child("completions"), "when completion mode is Indexed");
-        }
-    }
-    let pod = value(value(spec, "template"), "spec");
-    validate_template(value(spec, "template"), &path.child("template"), errors);
-    let template = path.child("template");
-    let at = template.child("spec");
-    match text(pod, "restartPolicy") {
-        "OnFailure" | "Never" => {}
-        other => errors.push(
-            if other == "Always" {
-                crate::field::Reason::Required
-            } else {
-                crate::field::Reason::NotSupported
-            },
-            &at.child("restartPolicy"),
-            if other == "Always" {
-                "Required value: valid values: \"OnFailure\", \"Never\"".to_owned()
-            } else {
-                format!("Unsupported value: {other:?}: supported values: \"OnFailure\", \"Never\"")
-            },
-        ),
-    }
-    if !stored {
-        if has(spec, "manualSelector") && super::tree::flag(spec, "manualSelector") {
-            errors.not_supported(&path.child("manualSelector"), true, &["nil", "false"]);
-        }
-        return;
-    }
-    let selector = value(spec, "selector");
-    if selector.is_null() {
-        errors.required(&path.child("selector"), "");
-        return;
-    }
-    label_selector(selector, &path.child("selector"), errors);
-    let labels = value(value(value(spec, "template"), "metadata"), "labels");
-    if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches_value(value(spec, "template"))) {
-        let meta = template.child("metadata");
-        errors.invalid(&meta.child("labels"), labels.clone(), "`selector` does not match template `labels`");
     }
 }
 
@@ -294,7 +241,7 @@ fn cron_job(object: &Value, errors: &mut Errors) {
     );
     choice(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], &path, errors);
     let template = path.child("jobTemplate");
-    validate_job(value(value(spec, "jobTemplate"), "spec"), false, &template.child("spec"), errors);
+    job::in_template(value(value(spec, "jobTemplate"), "spec"), &template.child("spec"), errors);
 }
 
 fn time_zone(zone: &str, path: &Path<'_>, errors: &mut Errors) {
@@ -455,160 +402,6 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
     ..Kind::BASE
 };
 
-/// HorizontalPodAutoscalers, as stored: autoscaling/v2.
-pub(super) static AUTOSCALER: Kind = Kind {
-    default: |object| {
-        let Some(spec) = child(object, "spec") else { return };
-        default(spec, "minReplicas", 1);
-        if is_empty(spec, "metrics") {
-            set(
-                spec,
-                "metrics",
-                json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]),
-            );
-        }
-        if let Some(behavior) = child(spec, "behavior") {
-            for (direction, policies, window) in [
-                (
-                    "scaleUp",
-                    json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]),
-                    Some(0),
-                ),
-                ("scaleDown", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]), None),
-            ] {
-                if let Some(rules) = ensure_map(behavior, direction) {
-                    default(rules, "selectPolicy", "Max");
-                    default(rules, "policies", policies);
-                    if let Some(window) = window {
-                        default(rules, "stabilizationWindowSeconds", window);
-                    }
-                }
-            }
-        }
-    },
-    status: Some(|_| json!({"desiredReplicas": 0, "currentMetrics": null})),
-    validate: |object, errors| {
-        let path = Path::new("spec");
-        let spec = value(object, "spec");
-        if let Some(low) = opt_int(spec, "minReplicas").filter(|low| *low < 1) {
-            errors.invalid(&path.child("minReplicas"), low, "must be greater than or equal to 1");
-        }
-        let high = int(spec, "maxReplicas");
-        if high < 1 {
-            errors.invalid(&path.child("maxReplicas"), high, "must be greater than 0");
-        }
-        if opt_int(spec, "minReplicas").is_some_and(|low| high < low) {
-            errors.invalid(
-                &path.child("maxReplicas"),
-                high,
-                "must be greater than or equal to `minReplicas`",
-            );
-        }
-        let target = value(spec, "scaleTargetRef");
-        let at = path.child("scaleTargetRef");
-        for field in ["kind", "name"] {
-            if text(target, field).is_empty() {
-                errors.required(&at.child(field), "");
-            }
-        }
-    },
-    columns: &[
-        NAME,
-        string("Reference"),
-        string("Targets"),
-        string("MinPods"),
-        string("MaxPods"),
-        string("Replicas"),
-        AGE,
-    ],
-    row: |object, now| {
-        let (spec, status) = (value(object, "spec"), value(object, "status"));
-        let target = value(spec, "scaleTargetRef");
-        vec![
-            name(object),
-            format!("{}/{}", text(target, "kind"), text(target, "name")).into(),
-            metrics_cell(spec, status).into(),
-            opt_int(spec, "minReplicas").map_or("<unset>".to_owned(), |n| n.to_string()).into(),
-            int(spec, "maxReplicas").into(),
-            int(status, "currentReplicas").into(),
-            age(object, now),
-        ]
-    },
-    ..Kind::BASE
-};
-
-/// `cpu: 35%/80%, 120m/200m + 1 more...`
-fn metrics_cell(spec: &Value, status: &Value) -> String {
-    let metrics = list(spec, "metrics");
-    if metrics.is_empty() {
-        return "<none>".to_owned();
-    }
-    let amount = |object: &Value, field: &str| {
-        has(object, field).then(|| {
-            crate::quantity::Quantity::from_value(value(object, field)).unwrap_or_default().to_string()
-        })
-    };
-    let unknown = || "<unknown>".to_owned();
-    let mut cells = Vec::new();
-    for (index, metric) in metrics.iter().enumerate() {
-        let (field, resource) = match text(metric, "type") {
-            "External" => ("external", false),
-            "Pods" => ("pods", false),
-            "Object" => ("object", false),
-            "Resource" => ("resource", true),
-            "ContainerResource" => ("containerResource", true),
-            _ => {
-                cells.push("<unknown type>".to_owned());
-                continue;
-            }
-        };
-        let source = value(metric, field);
-        let target = value(source, "target");
-        let now = list(status, "currentMetrics").get(index).map_or(&Value::Null, |m| value(m, field));
-        let current = value(now, "current");
-        let average = amount(target, "averageValue");
-        let cell = if resource {
-            let shown = match average {
-                Some(target) => {
-                    let current = if now.is_null() {
-                        unknown()
-                    } else {
-                        amount(current, "averageValue").unwrap_or_else(|| "0".to_owned())
-                    };
-                    format!("{current}/{target}")
-                }
-                None => {
-                    let percent =
-                        |object: &Value| opt_int(object, "averageUtilization").map(|n| format!("{n}%"));
-                    format!(
-                        "{}/{}",
-                        percent(current).unwrap_or_else(unknown),
-                        percent(target).unwrap_or_else(|| "<auto>".to_owned())
-                    )
-                }
-            };
-            format!("{}: {shown}", text(source, "name"))
-        } else {
-            match average {
-                Some(target) => {
-                    let suffix = if field == "pods" { "" } else { " (avg)" };
-                    format!("{}/{target}{suffix}", amount(current, "averageValue").unwrap_or_else(unknown))
-                }
-                None => format!(
-                    "{}/{}",
-                    amount(current, "value").unwrap_or_else(unknown),
-                    amount(target, "value").unwrap_or_else(|| "0".to_owned())
-                ),
-            }
-        };
-        cells.push(cell);
-    }
-    let count = cells.len();
-    cells.truncate(2);
-    let shown = cells.join(", ");
-    if count > 2 { format!("{shown} + {} more...", count - 2) } else { shown }
-}
-
 /// PodDisruptionBudgets.
 pub(super) static DISRUPTION_BUDGET: Kind = Kind {
     status: Some(
@@ -618,7 +411,8 @@ pub(super) static DISRUPTION_BUDGET: Kind = Kind {
         let path = Path::new("spec");
         let spec = value(object, "spec");
         if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
-            errors.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+            let fault = "minAvailable and maxUnavailable cannot be both set";
+            super::go::invalid("policy.v1.PodDisruptionBudgetSpec", spec, fault, &path, errors);
         }
         for field in ["minAvailable", "maxUnavailable"] {
             if has(spec, field) {

@@ -9,7 +9,7 @@ use super::print::{self, AGE, NAME, age, name, or, string};
 use super::service::ingress_addresses;
 use super::tree::{child, default, has, is_empty, items_mut, list, opt_int, set, text, value};
 use super::validate::{self, label_selector, meta::immutable};
-use crate::field::{Errors, Path};
+use crate::field::{Errors, Path, Reason};
 
 pub(super) static INGRESS: Kind = Kind {
     status: Some(|_| json!({"loadBalancer": {}})),
@@ -61,7 +61,7 @@ fn ingress(object: &Value, errors: &mut Errors) {
     let spec = value(object, "spec");
     let rules = list(spec, "rules");
     if rules.is_empty() && !has(spec, "defaultBackend") {
-        errors.invalid(&path, rules, "either `defaultBackend` or `rules` must be specified");
+        errors.invalid(&path, Value::Null, "either `defaultBackend` or `rules` must be specified");
     }
     if has(spec, "defaultBackend") {
         backend(value(spec, "defaultBackend"), &path.child("defaultBackend"), errors);
@@ -107,6 +107,10 @@ fn ingress(object: &Value, errors: &mut Errors) {
                 errors.invalid(&at.child("hosts").index(number), host, &fault);
             }
         }
+        let secret = text(tls, "secretName");
+        for fault in if secret.is_empty() { Vec::new() } else { validate::subdomain(secret) } {
+            errors.invalid(&at.child("secretName"), secret, &fault);
+        }
     }
 }
 
@@ -117,13 +121,17 @@ fn paths(paths: &[Value], path: &Path<'_>, errors: &mut Errors) {
     for (index, one) in paths.iter().enumerate() {
         let at = path.index(index);
         let (kind, prefix) = (text(one, "pathType"), text(one, "path"));
+        if !has(one, "pathType") {
+            errors.required(&at.child("pathType"), "pathType must be specified");
+            continue;
+        }
         match kind {
             "Exact" | "Prefix" => {
                 if !prefix.starts_with('/') {
                     errors.invalid(&at.child("path"), prefix, "must be an absolute path");
                 }
-                for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| prefix.contains(**part))
-                {
+                const PARTS: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
+                for part in PARTS.iter().filter(|part| prefix.contains(**part)) {
                     errors.invalid(&at.child("path"), prefix, &format!("must not contain '{part}'"));
                 }
                 for end in ["/..", "/."].iter().filter(|end| prefix.ends_with(**end)) {
@@ -135,7 +143,6 @@ fn paths(paths: &[Value], path: &Path<'_>, errors: &mut Errors) {
                     errors.invalid(&at.child("path"), prefix, "must be an absolute path");
                 }
             }
-            "" => errors.required(&at.child("pathType"), "pathType must be specified"),
             other => errors.not_supported(
                 &at.child("pathType"),
                 other,
@@ -149,16 +156,9 @@ fn paths(paths: &[Value], path: &Path<'_>, errors: &mut Errors) {
 fn backend(backend: &Value, path: &Path<'_>, errors: &mut Errors) {
     let (service, resource) = (value(backend, "service"), value(backend, "resource"));
     match (service.is_null(), resource.is_null()) {
-        (true, true) => errors.required(path, "either `service` or `resource` must be specified"),
+        (true, true) => errors.invalid(path, "", "resource or service backend is required"),
         (false, false) => errors.invalid(path, "", "cannot set both resource and service backends"),
-        (true, false) => {
-            for field in ["kind", "name"] {
-                if text(resource, field).is_empty() {
-                    let at = path.child("resource");
-                    errors.required(&at.child(field), "");
-                }
-            }
-        }
+        (true, false) => typed_reference(resource, &path.child("resource"), errors),
         (false, true) => {
             let at = path.child("service");
             let service_name = text(service, "name");
@@ -172,20 +172,44 @@ fn backend(backend: &Value, path: &Path<'_>, errors: &mut Errors) {
             let port = value(service, "port");
             let at = at.child("port");
             match (text(port, "name"), opt_int(port, "number").unwrap_or(0)) {
-                ("", 0) => errors.required(&at, "port name or number is required"),
+                ("", 0) => errors.required(path, "port name or number is required"),
                 ("", number) => {
                     if let Some(fault) = validate::port_number(number) {
                         errors.invalid(&at.child("number"), number, &fault);
                     }
                 }
                 (port, 0) => {
-                    for fault in validate::label(port) {
+                    for fault in validate::port_name(port) {
                         errors.invalid(&at.child("name"), port, &fault);
                     }
                 }
-                _ => errors.invalid(&at, "", "cannot set both port name & port number"),
+                _ => errors.invalid(path, "", "cannot set both port name & port number"),
             }
         }
+    }
+}
+
+/// A reference to an object of another group; its group may be absent.
+fn typed_reference(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if has(reference, "apiGroup") {
+        let group = text(reference, "apiGroup");
+        for fault in validate::subdomain(group) {
+            errors.invalid(&path.child("apiGroup"), group, &fault);
+        }
+    }
+    for field in ["kind", "name"] {
+        required_segment(reference, field, path, errors);
+    }
+}
+
+/// A field that has to be there and has to fit into a path.
+fn required_segment(object: &Value, field: &str, path: &Path<'_>, errors: &mut Errors) {
+    let content = text(object, field);
+    if content.is_empty() {
+        errors.required(&path.child(field), "");
+    }
+    for fault in validate::path_segment(content, false) {
+        errors.invalid(&path.child(field), content, &fault);
     }
 }
 
@@ -203,14 +227,9 @@ pub(super) static INGRESS_CLASS: Kind = Kind {
         if controller.len() > 250 {
             errors.too_long(&at, 250);
         }
-        match controller.split_once('/') {
-            _ if controller.is_empty() => errors.required(&at, ""),
-            Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
-                for fault in validate::subdomain(host) {
-                    errors.invalid(&at, host, &fault);
-                }
-            }
-            _ => errors.invalid(&at, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+        validate::domain_prefixed_path(controller, &at, errors);
+        if has(spec, "parameters") {
+            class_parameters(value(spec, "parameters"), &path.child("parameters"), errors);
         }
     },
     validate_update: |new, old, errors| {
@@ -239,6 +258,26 @@ pub(super) static INGRESS_CLASS: Kind = Kind {
     generation: true,
     ..Kind::BASE
 };
+
+fn class_parameters(parameters: &Value, path: &Path<'_>, errors: &mut Errors) {
+    typed_reference(parameters, path, errors);
+    let namespace = text(parameters, "namespace");
+    let at = path.child("namespace");
+    match (has(parameters, "scope"), text(parameters, "scope")) {
+        (false, _) => errors.required(&path.child("scope"), ""),
+        (true, "Cluster") if has(parameters, "namespace") => {
+            errors.forbidden(&at, "`parameters.scope` is set to 'Cluster'");
+        }
+        (true, "Cluster") => {}
+        (true, "Namespace") if namespace.is_empty() => {
+            errors.required(&at, "`parameters.scope` is set to 'Namespace'");
+        }
+        (true, "Namespace") => {
+            validate::label(namespace).iter().for_each(|fault| errors.invalid(&at, namespace, fault));
+        }
+        (true, other) => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
+    }
+}
 
 /// The name, with ` (default)` where an annotation says so.
 pub(super) fn default_marked(object: &Value, annotation: &str) -> String {
@@ -284,7 +323,7 @@ fn network_policy(object: &Value, errors: &mut Errors) {
             for (number, port) in list(rule, "ports").iter().enumerate() {
                 let at = at.child("ports");
                 let at = at.index(number);
-                choice(port, "protocol", &["SCTP", "TCP", "UDP"], &at, errors);
+                choice(port, "protocol", &["TCP", "UDP", "SCTP"], &at, errors);
                 if has(port, "port") {
                     super::pod::port_or_name(value(port, "port"), &at.child("port"), errors);
                 }
@@ -326,7 +365,7 @@ fn network_policy(object: &Value, errors: &mut Errors) {
     }
     for (index, kind) in types.iter().filter_map(Value::as_str).enumerate() {
         if !matches!(kind, "Ingress" | "Egress") {
-            errors.not_supported(&at.index(index), kind, &["Egress", "Ingress"]);
+            errors.not_supported(&at.index(index), kind, &["Ingress", "Egress"]);
         }
     }
 }
@@ -389,14 +428,21 @@ pub(super) static IP_ADDRESS: Kind = Kind {
             return;
         }
         let at = path.child("parentRef");
-        for field in ["resource", "name"] {
-            if text(parent, field).is_empty() {
-                errors.required(&at.child(field), "");
-            }
+        let group = text(parent, "group");
+        for fault in if group.is_empty() { Vec::new() } else { validate::subdomain(group) } {
+            errors.invalid(&at.child("group"), group, &fault);
+        }
+        required_segment(parent, "resource", &at, errors);
+        required_segment(parent, "name", &at, errors);
+        let namespace = text(parent, "namespace");
+        for fault in validate::path_segment(namespace, false) {
+            errors.invalid(&at.child("namespace"), namespace, &fault);
         }
     },
     validate_update: |new, old, errors| {
-        immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+        let path = Path::new("spec");
+        let parent = |o| value(value(o, "spec"), "parentRef");
+        immutable(parent(new), parent(old), &path.child("parentRef"), errors);
     },
     name: |name, _| match validate::ip(name) {
         Ok(ip) if ip.to_string() == name => Vec::new(),
@@ -432,20 +478,47 @@ pub(super) static SERVICE_CIDR: Kind = Kind {
         let cidrs = list(value(object, "spec"), "cidrs");
         if cidrs.is_empty() {
             errors.required(&path, "at least one CIDR required");
+            return;
         }
         if cidrs.len() > 2 {
-            errors.invalid(&path, cidrs, "must not have more than 2 cidrs");
+            let spec = value(object, "spec");
+            super::go::invalid(
+                "networking.v1.ServiceCIDRSpec",
+                spec,
+                "may only hold up to 2 values",
+                &path,
+                errors,
+            );
+            return;
         }
         for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
             if let Err(fault) = validate::cidr(cidr) {
                 errors.invalid(&path.index(index), cidr, fault);
             }
         }
+        let family =
+            |cidr: &Value| cidr.as_str().and_then(|c| validate::cidr(c).ok()).map(|(ip, _)| ip.is_ipv4());
+        if let [first, second] = cidrs
+            && family(first).is_some()
+            && family(first) == family(second)
+        {
+            let fault =
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            errors.invalid(&path, cidrs, fault);
+        }
     },
     validate_update: |new, old, errors| {
         let spec = Path::new("spec");
-        let cidrs = |o| value(value(o, "spec"), "cidrs");
-        immutable(cidrs(new), cidrs(old), &spec.child("cidrs"), errors);
+        let path = spec.child("cidrs");
+        let (after, before) = (list(value(new, "spec"), "cidrs"), list(value(old, "spec"), "cidrs"));
+        // A second family may be added, nothing else changes.
+        if after.len() != before.len() && !(before.len() == 1 && after.len() == 2) {
+            errors.invalid(&path, after, validate::IMMUTABLE);
+            return;
+        }
+        for (index, (after, before)) in after.iter().zip(before).enumerate() {
+            immutable(after, before, &path.index(index), errors);
+        }
     },
     columns: &[NAME, string("CIDRs"), AGE],
     row: |object, now| {
@@ -460,13 +533,31 @@ pub(super) static SERVICE_CIDR: Kind = Kind {
 pub(super) static RUNTIME_CLASS: Kind = Kind {
     validate: |object, errors| {
         let handler = text(object, "handler");
-        for fault in validate::label(handler) {
+        if handler.is_empty() {
+            errors.required(&Path::new("handler"), "");
+        }
+        for fault in if handler.is_empty() { Vec::new() } else { validate::label(handler) } {
             errors.invalid(&Path::new("handler"), handler, &fault);
         }
         let scheduling = value(object, "scheduling");
         let path = Path::new("scheduling");
         validate::labels(value(scheduling, "nodeSelector"), &path.child("nodeSelector"), errors);
-        super::pod::tolerations(list(scheduling, "tolerations"), &path.child("tolerations"), errors);
+        let tolerations = list(scheduling, "tolerations");
+        super::pod::tolerations(tolerations, &path.child("tolerations"), errors);
+        for (index, one) in tolerations.iter().enumerate() {
+            if tolerations[..index].iter().any(|other| super::tree::same(other, one)) {
+                let shown = super::go::shown("core.v1.Toleration", one);
+                let at = path.child("tolerations");
+                errors.push(Reason::Duplicate, &at.index(index), format!("Duplicate value: {shown}"));
+            }
+        }
+        for (resource, raw) in super::tree::entries(value(object, "overhead"), "podFixed") {
+            let path = Path::new("overhead");
+            let at = path.child("limits");
+            let at = at.key(resource);
+            super::pod::container_resource_name(resource, &at, errors);
+            super::pod::amount(resource, raw, &at, errors);
+        }
     },
     validate_update: |new, old, errors| {
         immutable(value(new, "handler"), value(old, "handler"), &Path::new("handler"), errors);

@@ -21,15 +21,18 @@ mod security;
 pub(crate) mod spec;
 mod status;
 mod update;
-mod volumes;
+pub(crate) mod volumes;
 mod warnings;
 
 pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};
 pub use qos::qos_class;
-pub(crate) use resources::{amount, limit_range_name, overcommit, quota_name};
+pub(crate) use resources::{
+    amount, container_name as container_resource_name, limit_range_name, overcommit, quota_name,
+};
 pub(crate) use security::optional_choice;
 pub(crate) use spec::{default_template, validate_template};
+pub(crate) use volumes::{csi_driver_name, no_backsteps, volume_source};
 pub(crate) use warnings::of_spec as spec_warnings;
 
 /// The rules of Pods.

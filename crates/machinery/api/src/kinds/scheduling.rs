@@ -82,9 +82,12 @@ pub(super) static LEASE: Kind = Kind {
         if let Some(count) = opt_int(spec, "leaseTransitions").filter(|c| *c < 0) {
             errors.invalid(&path.child("leaseTransitions"), count, NEGATIVE);
         }
-        if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
-            errors
-                .forbidden(&path.child("preferredHolder"), "may only be specified if `strategy` is defined");
+    },
+    // Fields of a gate that is off.
+    prepare: |object| {
+        if let Some(spec) = super::tree::child(object, "spec") {
+            super::tree::remove(spec, "strategy");
+            super::tree::remove(spec, "preferredHolder");
         }
     },
     columns: &[NAME, string("Holder"), AGE],

@@ -1,18 +1,32 @@
 //! Volumes, their classes, attachments, and what CSI drivers say of themselves.
 
+mod check;
+mod sources;
+
 use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::networking::default_marked;
-use super::pod::{amount as resource_amount, optional_choice};
 use super::print::{AGE, NAME, age, boolean, integer, name, or, string, wide};
 use super::tree::{
-    child, default, default_text, ensure_map, entries, flag, has, is_empty, list, same, set, text, value,
+    child, default, default_text, ensure_map, flag, has, is_empty, list, same, set, text, value,
 };
 use super::validate::{self, IMMUTABLE, meta::immutable};
-use super::volume_claim::{ACCESS_MODES, class, modes_text};
-use crate::field::{Errors, Path};
+use super::volume_claim::{class, modes_text};
+use crate::field::Path;
 use crate::quantity::Quantity;
+use check::{
+    attachment, csi_capacity, csi_driver, csi_node, parameters, provisioner, storage_class, validate_volume,
+};
+use sources::VOLUME_SOURCES;
+
+/// A new volume is pending since now.
+fn stamp_phase(object: &mut Value) {
+    let created = value(value(object, "metadata"), "creationTimestamp").clone();
+    if let Some(status) = ensure_map(object, "status") {
+        set(status, "lastPhaseTransitionTime", created);
+    }
+}
 
 pub(super) static PERSISTENT_VOLUME: Kind = Kind {
     default: |object| {
@@ -28,7 +42,10 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
         }
     },
     status: Some(|_| json!({"phase": "Pending"})),
-    validate: volume,
+    validate: |object, errors| {
+        validate_volume(value(object, "spec"), false, &Path::new("spec"), errors);
+    },
+    prepare: |object| stamp_phase(object),
     validate_update: |new, old, errors| {
         let path = Path::new("spec");
         let (spec, before) = (value(new, "spec"), value(old, "spec"));
@@ -98,134 +115,16 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
     ..Kind::BASE
 };
 
-const VOLUME_SOURCES: &[&str] = &[
-    "awsElasticBlockStore",
-    "azureDisk",
-    "azureFile",
-    "cephfs",
-    "cinder",
-    "csi",
-    "fc",
-    "flexVolume",
-    "flocker",
-    "gcePersistentDisk",
-    "glusterfs",
-    "hostPath",
-    "iscsi",
-    "local",
-    "nfs",
-    "photonPersistentDisk",
-    "portworxVolume",
-    "quobyte",
-    "rbd",
-    "scaleIO",
-    "storageos",
-    "vsphereVolume",
-];
-
-fn volume(object: &Value, errors: &mut Errors) {
-    let path = Path::new("spec");
-    let spec = value(object, "spec");
-    if list(spec, "accessModes").is_empty() {
-        errors.required(&path.child("accessModes"), "");
-    }
-    for mode in
-        list(spec, "accessModes").iter().filter_map(Value::as_str).filter(|m| !ACCESS_MODES.contains(m))
-    {
-        errors.not_supported(&path.child("accessModes"), mode, ACCESS_MODES);
-    }
-    let at = path.child("capacity");
-    if is_empty(spec, "capacity") {
-        errors.required(&at, "");
-    } else if !has(value(spec, "capacity"), "storage") || entries(spec, "capacity").count() > 1 {
-        errors.not_supported(&at, value(spec, "capacity").clone(), &["storage"]);
-    }
-    for (resource, raw) in entries(spec, "capacity") {
-        if let Some(amount) = resource_amount(resource, raw, &at.key(resource), errors)
-            && amount <= Quantity::ZERO
-        {
-            errors.invalid(&at.key(resource), amount.to_string(), "must be greater than zero");
-        }
-    }
-    super::pod::choice(
-        spec,
-        "persistentVolumeReclaimPolicy",
-        &["Delete", "Recycle", "Retain"],
-        &path,
-        errors,
-    );
-    if has(value(spec, "nodeAffinity"), "required") {
-        let at = path.child("nodeAffinity");
-        super::pod::node_selector(
-            value(value(spec, "nodeAffinity"), "required"),
-            &at.child("required"),
-            errors,
-        );
-    }
-    let sources: Vec<&&str> = VOLUME_SOURCES.iter().filter(|source| has(spec, source)).collect();
-    match sources.as_slice() {
-        [] => errors.required(&path, "must specify a volume type"),
-        [_, rest @ ..] => {
-            for source in rest {
-                errors.forbidden(&path.child(source), "may not specify more than 1 volume type");
-            }
-        }
-    }
-    if has(spec, "local") && !has(spec, "nodeAffinity") {
-        errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
-    }
-    if has(spec, "hostPath") {
-        let host = text(value(spec, "hostPath"), "path");
-        let at = path.child("hostPath");
-        if host.is_empty() {
-            errors.required(&at.child("path"), "");
-        }
-        if host.split('/').any(|part| part == "..") {
-            errors.invalid(&at.child("path"), host, "must not contain '..'");
-        }
-    }
-    let storage_class = text(spec, "storageClassName");
-    for fault in if storage_class.is_empty() { Vec::new() } else { validate::subdomain(storage_class) } {
-        errors.invalid(&path.child("storageClassName"), storage_class, &fault);
-    }
-    optional_choice(spec, "volumeMode", &["Block", "Filesystem"], &path, errors);
-}
-
 pub(super) static STORAGE_CLASS: Kind = Kind {
     default: |object| {
         default(object, "reclaimPolicy", "Delete");
         default(object, "volumeBindingMode", "Immediate");
     },
-    validate: |object, errors| {
-        let provisioner = text(object, "provisioner");
-        if provisioner.is_empty() {
-            errors.required(&Path::new("provisioner"), "");
-        } else {
-            for fault in validate::qualified_name(&provisioner.to_lowercase()) {
-                errors.invalid(&Path::new("provisioner"), provisioner, &fault);
-            }
-        }
-        optional_choice(object, "reclaimPolicy", &["Delete", "Retain"], &Path::new(""), errors);
-        optional_choice(
-            object,
-            "volumeBindingMode",
-            &["Immediate", "WaitForFirstConsumer"],
-            &Path::new(""),
-            errors,
-        );
-    },
+    validate: storage_class,
     validate_update: |new, old, errors| {
-        if !same(value(new, "parameters"), value(old, "parameters")) {
-            errors.forbidden(&Path::new("parameters"), "updates to parameters are forbidden.");
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            immutable(value(new, field), value(old, field), &Path::new(field), errors);
         }
-        if text(new, "provisioner") != text(old, "provisioner") {
-            errors.forbidden(&Path::new("provisioner"), "updates to provisioner are forbidden.");
-        }
-        if text(new, "reclaimPolicy") != text(old, "reclaimPolicy") {
-            errors.forbidden(&Path::new("reclaimPolicy"), "updates to reclaimPolicy are forbidden.");
-        }
-        let path = Path::new("volumeBindingMode");
-        immutable(value(new, "volumeBindingMode"), value(old, "volumeBindingMode"), &path, errors);
     },
     columns: &[
         NAME,
@@ -249,6 +148,10 @@ pub(super) static STORAGE_CLASS: Kind = Kind {
 };
 
 pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
+    validate: |object, errors| {
+        provisioner(text(object, "driverName"), &Path::new("driverName"), errors);
+        parameters(object, false, errors);
+    },
     validate_update: |new, old, errors| {
         for field in ["driverName", "parameters"] {
             if !same(value(new, field), value(old, field)) {
@@ -263,22 +166,8 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
 
 pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
     status: Some(|_| json!({"attached": false})),
-    validate: |object, errors| {
-        let path = Path::new("spec");
-        let spec = value(object, "spec");
-        for field in ["attacher", "nodeName"] {
-            if text(spec, field).is_empty() {
-                errors.required(&path.child(field), "");
-            }
-        }
-        let source = value(spec, "source");
-        if !has(source, "inlineVolumeSpec") && !has(source, "persistentVolumeName") {
-            errors.required(
-                &path.child("source"),
-                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-            );
-        }
-    },
+    validate: attachment,
+    validate_status: |new, _, errors| attachment(new, errors),
     validate_update: |new, old, errors| {
         immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
     },
@@ -306,9 +195,19 @@ pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
 };
 
 pub(super) static CSI_NODE: Kind = Kind {
-    default: |object| {
-        if let Some(spec) = ensure_map(object, "spec") {
-            default(spec, "drivers", Value::Array(Vec::new()));
+    validate: csi_node,
+    validate_update: |new, old, errors| {
+        let path = Path::new("spec");
+        let drivers = |node| list(value(node, "spec"), "drivers");
+        let fixed = |driver: &Value| {
+            let mut driver = driver.clone();
+            super::tree::remove(&mut driver, "allocatable");
+            driver
+        };
+        for before in drivers(old) {
+            for after in drivers(new).iter().filter(|d| text(d, "name") == text(before, "name")) {
+                immutable(&fixed(after), &fixed(before), &path.child("drivers"), errors);
+            }
         }
     },
     columns: &[NAME, integer("Drivers"), AGE],
@@ -332,12 +231,29 @@ pub(super) static CSI_DRIVER: Kind = Kind {
             set(spec, "volumeLifecycleModes", json!(["Persistent"]));
         }
     },
+    // Fields of gates that are off.
+    prepare: |object| {
+        if let Some(spec) = child(object, "spec") {
+            super::tree::remove(spec, "preventPodSchedulingIfMissing");
+        }
+    },
+    validate: csi_driver,
     validate_update: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
-        for field in ["attachRequired", "volumeLifecycleModes"] {
-            immutable(value(new, field), value(old, field), &path.child(field), errors);
+        // The first is named as upstream names it.
+        for (field, shown) in
+            [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
+        {
+            immutable(value(new, field), value(old, field), &path.child(shown), errors);
         }
+    },
+    warnings: |object, _| {
+        let spec = value(object, "spec");
+        if has(spec, "tokenRequests") && !has(spec, "serviceAccountTokenInSecrets") {
+            return vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()];
+        }
+        Vec::new()
     },
     columns: &[
         NAME,
@@ -376,6 +292,7 @@ pub(super) static CSI_DRIVER: Kind = Kind {
 };
 
 pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
+    validate: csi_capacity,
     validate_update: |new, old, errors| {
         for field in ["nodeTopology", "storageClassName"] {
             immutable(value(new, field), value(old, field), &Path::new(field), errors);

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::field::{Errors, Path};
+
 pub(crate) mod meta;
 
 pub use meta::{annotations, label_selector, label_selector_at, labels, metadata, metadata_update};
@@ -270,6 +272,27 @@ pub fn c_identifier(value: &str) -> Vec<String> {
         "[A-Za-z_][A-Za-z0-9_]*",
         &["my_name", "MY_NAME", "MyName"],
     )]
+}
+
+/// Faults of a path with a domain before it, such as `acme.io/foo`; the host and the rest are judged apart.
+pub fn domain_prefixed_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if value.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let Some((host, rest)) =
+        value.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty())
+    else {
+        errors.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    };
+    for fault in subdomain(host) {
+        errors.invalid(path, host, &fault);
+    }
+    if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let fault = pattern_fault("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[]);
+        errors.invalid(path, rest, &fault);
+    }
 }
 
 /// Faults of a port number.

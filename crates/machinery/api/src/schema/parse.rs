@@ -67,8 +67,13 @@ fn finish(schema: &mut Schema) {
     order.retain(|i| fields[usize::from(*i)].tags[0] != 0);
     order.sort_by_key(|i| fields[usize::from(*i)].tags);
     last.by_tag = order.into_boxed_slice();
-    let always = |f: &Field| {
-        matches!((f.kind, f.shape), (Kind::Object(_), Shape::One)) && f.flags & (POINTER | OMIT_ZERO) == 0
+    // Structs are written even where their tag says otherwise; what else has no such tag is written as its zero.
+    let always = |f: &Field| match (f.kind, f.shape) {
+        _ if f.flags & (POINTER | OMIT_ZERO) != 0 => false,
+        (Kind::Object(_), Shape::One) => true,
+        (Kind::String | Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Double, Shape::One)
+        | (_, Shape::List | Shape::Map) => f.flags & OMIT_EMPTY == 0,
+        _ => false,
     };
     let always = fields.iter().enumerate().filter(|(_, f)| always(f));
     last.always_written = always.map(|(i, _)| u8::try_from(i).expect(WELL_FORMED)).collect();

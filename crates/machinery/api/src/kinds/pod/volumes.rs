@@ -1,10 +1,12 @@
 //! Volumes of a pod: one source each, and what each source needs.
 
+mod legacy;
+
 use ahash::AHashSet;
 use serde_json::Value;
 
 use super::containers::{choice, field_ref, resource_field_ref};
-use super::defaults::VOLUME_SOURCES;
+use super::security::optional_choice;
 use crate::field::{Errors, Path};
 use crate::kinds::tree::{has, int, is_empty, list, opt_int, text, value};
 use crate::kinds::validate;
@@ -68,9 +70,40 @@ pub(super) fn validate<'a>(
     Volumes(valid)
 }
 
+/// The sources after emptyDir in the order in which upstream looks at them, and the names it gives two of them.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
+];
+
 fn source(volume: &Value, name: &str, pod_name: &str, path: &Path<'_>, errors: &mut Errors) {
-    let Some(fields) = volume.as_object() else { return };
-    // Upstream looks at them in the order of its struct: emptyDir first.
     let mut chosen = has(volume, "emptyDir");
     if chosen {
         let limit = value(value(volume, "emptyDir"), "sizeLimit");
@@ -79,21 +112,26 @@ fn source(volume: &Value, name: &str, pod_name: &str, path: &Path<'_>, errors: &
             errors.forbidden(&at.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
     }
-    for (kind, source) in fields {
-        if kind == "name"
-            || kind == "emptyDir"
-            || source.is_null()
-            || !VOLUME_SOURCES.contains(&kind.as_str())
-        {
-            continue;
-        }
-        let at = path.child(kind);
+    for kind in SOURCES.iter().copied().filter(|kind| has(volume, kind)) {
+        let source = value(volume, kind);
         if chosen {
-            errors.forbidden(&at, "may not specify more than 1 volume type");
+            let shown = match kind {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                other => other,
+            };
+            errors.forbidden(&path.child(shown), "may not specify more than 1 volume type");
             continue;
         }
         chosen = true;
-        one_source(kind, source, &at, errors);
+        let shown = if kind == "gcePersistentDisk" { "persistentDisk" } else { kind };
+        volume_source(kind, source, &path.child(shown), errors);
+        if kind == "iscsi"
+            && has(source, "initiatorName")
+            && name.len() + 1 + text(source, "targetPortal").len() > 64
+        {
+            errors.invalid(&path.child("name"), name, legacy::LONG_PORTAL);
+        }
         if kind == "ephemeral" && !pod_name.is_empty() && !name.is_empty() {
             let claim = format!("{pod_name}-{name}");
             for fault in validate::subdomain(&claim) {
@@ -106,7 +144,8 @@ fn source(volume: &Value, name: &str, pod_name: &str, path: &Path<'_>, errors: &
     }
 }
 
-fn one_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// Faults of one source, by the name of its field.
+pub(crate) fn volume_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) {
     let require = |errors: &mut Errors, fields: &[&str]| {
         for field in fields.iter().filter(|field| text(source, field).is_empty()) {
             errors.required(&path.child(field), "");
@@ -170,28 +209,7 @@ fn one_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) 
             require(errors, &["repository"]);
             relative_path(text(source, "directory"), &path.child("directory"), errors);
         }
-        "iscsi" => require(errors, &["targetPortal", "iqn"]),
-        "glusterfs" => require(errors, &["endpoints", "path"]),
-        "rbd" => {
-            if list(source, "monitors").is_empty() {
-                errors.required(&path.child("monitors"), "");
-            }
-            require(errors, &["image"]);
-        }
-        "cephfs" if list(source, "monitors").is_empty() => {
-            errors.required(&path.child("monitors"), "");
-        }
-        "cinder" | "portworxVolume" => require(errors, &["volumeID"]),
-        "gcePersistentDisk" => require(errors, &["pdName"]),
-        "awsElasticBlockStore" => require(errors, &["volumeID"]),
-        "azureFile" => require(errors, &["secretName", "shareName"]),
-        "azureDisk" => require(errors, &["diskName", "diskURI"]),
-        "vsphereVolume" => require(errors, &["volumePath"]),
-        "photonPersistentDisk" => require(errors, &["pdID"]),
-        "flexVolume" => require(errors, &["driver"]),
-        "quobyte" => require(errors, &["registry", "volume"]),
-        "scaleIO" => require(errors, &["gateway", "system", "volumeName"]),
-        _ => {}
+        other => legacy::validate(other, source, path, errors),
     }
 }
 
@@ -381,7 +399,7 @@ pub(super) fn relative_path(target: &str, path: &Path<'_>, errors: &mut Errors) 
 }
 
 /// No `..` in a path.
-pub(super) fn no_backsteps(target: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn no_backsteps(target: &str, path: &Path<'_>, errors: &mut Errors) {
     if target.split('/').any(|part| part == "..") {
         errors.invalid(path, target, "must not contain '..'");
     }

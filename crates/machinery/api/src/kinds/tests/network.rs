@@ -205,7 +205,7 @@ fn networks() {
         &[
             "spec.rules[0].host: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address",
             "spec.rules[0].http.paths[0].path: Invalid value: \"a\": must be an absolute path",
-            "spec.rules[0].http.paths[0].backend: Required value: either `service` or `resource` must be specified",
+            "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
         ],
     );
     let rules: Vec<Value> = ["a", "b", "c", "d"].iter().map(|host| json!({"host": host})).collect();

@@ -217,7 +217,7 @@ fn autoscalers_and_budgets() {
         "PodDisruptionBudget",
         json!({"metadata": {}, "spec": {"minAvailable": 1, "maxUnavailable": "101%"}}),
         &[
-            "spec: Invalid value: {\"maxUnavailable\":\"101%\",\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+            "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":\"101%\",\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set",
             "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
         ],
     );

@@ -1,0 +1,261 @@
+//! Faults of admission policies and their bindings, but for the expressions in them, which are judged where they are
+//! compiled. Source: `pkg/apis/admissionregistration/validation`.
+
+use ahash::AHashSet;
+use serde_json::Value;
+
+use super::webhooks::{match_conditions, rule_with_operations};
+use crate::field::{Errors, Path};
+use crate::kinds::pod::optional_choice;
+use crate::kinds::tree::{has, list, text, value};
+use crate::kinds::validate::{self, label_selector};
+
+/// Audit annotations of a policy at most.
+const MOST_ANNOTATIONS: usize = 20;
+
+pub(super) fn validating(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    required_choice(spec, "failurePolicy", &["Fail", "Ignore"], &path, errors);
+    if has(spec, "paramKind") {
+        parameter_kind(value(spec, "paramKind"), &path.child("paramKind"), errors);
+    }
+    let at = path.child("matchConstraints");
+    if has(spec, "matchConstraints") {
+        let constraints = value(spec, "matchConstraints");
+        match_resources(constraints, &at, errors);
+        if list(constraints, "resourceRules").is_empty() {
+            errors.required(&at.child("resourceRules"), "");
+        }
+    } else {
+        errors.required(&at, "");
+    }
+    match_conditions(spec, &path, errors);
+    for (index, variable) in list(spec, "variables").iter().enumerate() {
+        let at = path.child("variables");
+        let at = at.index(index);
+        let name = text(variable, "name");
+        if name.trim().is_empty() {
+            errors.required(&at.child("name"), "name is not specified");
+        } else if !identifier(name) {
+            errors.invalid(&at.child("name"), name, "must be a valid CEL identifier");
+        }
+        if text(variable, "expression").trim().is_empty() {
+            errors.required(&at.child("expression"), "expression is not specified");
+        }
+    }
+    let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
+    if validations.is_empty() && annotations.is_empty() {
+        for field in ["validations", "auditAnnotations"] {
+            let fault = "validations or auditAnnotations must contain at least one item";
+            errors.required(&path.child(field), fault);
+        }
+        return;
+    }
+    for (index, one) in validations.iter().enumerate() {
+        let at = path.child("validations");
+        validation(one, &at.index(index), errors);
+    }
+    let at = path.child("auditAnnotations");
+    if annotations.len() > MOST_ANNOTATIONS {
+        let fault = format!("must not have more than {MOST_ANNOTATIONS} auditAnnotations");
+        errors.invalid(&at, annotations, &fault);
+    }
+    let policy = text(value(object, "metadata"), "name");
+    let mut keys = AHashSet::new();
+    for (index, annotation) in annotations.iter().enumerate() {
+        let at = at.index(index);
+        let key = text(annotation, "key");
+        if policy.is_empty() {
+            errors.invalid(&at.child("key"), key, "requires metadata.name be non-empty");
+        } else {
+            let full = format!("{policy}/{key}");
+            for fault in validate::qualified_name(&full) {
+                errors.invalid(&at.child("key"), full.as_str(), &fault);
+            }
+        }
+        if text(annotation, "valueExpression").trim().is_empty() {
+            errors.required(&at.child("valueExpression"), "valueExpression is not specified");
+        }
+        if !keys.insert(key) {
+            errors.duplicate(&at.child("key"), key);
+        }
+    }
+}
+
+/// A field that must be there, with a closed set of values that may include none of length zero.
+fn required_choice(object: &Value, field: &str, allowed: &[&str], path: &Path<'_>, errors: &mut Errors) {
+    if has(object, field) {
+        optional_choice(object, field, allowed, path, errors);
+    } else {
+        errors.required(&path.child(field), "");
+    }
+}
+
+/// Whether a name can be a variable in an expression.
+fn identifier(name: &str) -> bool {
+    const RESERVED: [&str; 20] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+    ];
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !RESERVED.contains(&name)
+        && name != "while"
+}
+
+fn parameter_kind(kind: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let version = text(kind, "apiVersion");
+    let at = path.child("apiVersion");
+    match version.matches('/').count() {
+        _ if version.is_empty() => errors.required(&at, ""),
+        0 | 1 => {
+            let (group, version_only) = version.split_once('/').unwrap_or(("", version));
+            let faults = if group.is_empty() { Vec::new() } else { validate::subdomain(group) };
+            if !faults.is_empty() {
+                errors.invalid(&at, group, &faults.join(","));
+            }
+            let faults = validate::label_1035(version_only);
+            if version_only.is_empty() {
+                errors.invalid(&at, version, "version must be specified");
+            } else if !faults.is_empty() {
+                errors.invalid(&at, version_only, &faults.join(","));
+            }
+        }
+        _ => errors.invalid(&at, version, &format!("unexpected GroupVersion string: {version}")),
+    }
+    let name = text(kind, "kind");
+    let at = path.child("kind");
+    let faults = validate::label_1035(&name.to_lowercase());
+    if name.is_empty() {
+        errors.required(&at, "");
+    } else if !faults.is_empty() {
+        let fault = format!("may have mixed case, but should otherwise match: {}", faults.join(","));
+        errors.invalid(&at, name, &fault);
+    }
+}
+
+fn match_resources(resources: &Value, path: &Path<'_>, errors: &mut Errors) {
+    required_choice(resources, "matchPolicy", &["Equivalent", "Exact"], path, errors);
+    for field in ["namespaceSelector", "objectSelector"] {
+        if has(resources, field) {
+            label_selector(value(resources, field), &path.child(field), errors);
+        } else {
+            errors.required(&path.child(field), "");
+        }
+    }
+    for field in ["resourceRules", "excludeResourceRules"] {
+        let at = path.child(field);
+        for (index, rule) in list(resources, field).iter().enumerate() {
+            let at = at.index(index);
+            let names: Vec<&str> = list(rule, "resourceNames").iter().filter_map(Value::as_str).collect();
+            for (number, name) in names.iter().enumerate() {
+                let at = at.child("resourceNames");
+                for fault in validate::path_segment(name, false) {
+                    errors.invalid(&at.index(number), *name, &fault);
+                }
+                if names[..number].contains(name) {
+                    errors.duplicate(&at.index(number), *name);
+                }
+            }
+            rule_with_operations(rule, true, &at, errors);
+        }
+    }
+}
+
+fn validation(validation: &Value, path: &Path<'_>, errors: &mut Errors) {
+    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    if text(validation, "expression").trim().is_empty() {
+        errors.required(&path.child("expression"), "expression is not specified");
+    }
+    for field in ["messageExpression", "message"] {
+        let content = text(validation, field);
+        if !content.is_empty() && content.trim().is_empty() {
+            errors.invalid(&path.child(field), content, "must be non-empty if specified");
+        } else if field == "message" && content.trim().contains(['\n', '\r']) {
+            errors.invalid(&path.child(field), content, "must not contain line breaks");
+        }
+    }
+    optional_choice(validation, "reason", REASONS, path, errors);
+}
+
+pub(super) fn binding(object: &Value, errors: &mut Errors) {
+    const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    let policy = text(spec, "policyName");
+    if policy.is_empty() {
+        errors.required(&path.child("policyName"), "");
+    }
+    for fault in if policy.is_empty() { Vec::new() } else { validate::subdomain(policy) } {
+        errors.invalid(&path.child("policyName"), policy, &fault);
+    }
+    if has(spec, "paramRef") {
+        parameter(value(spec, "paramRef"), &path.child("paramRef"), errors);
+    }
+    if has(spec, "matchResources") {
+        match_resources(value(spec, "matchResources"), &path.child("matchResources"), errors);
+    }
+    // Bindings of mutating policies have no actions.
+    if text(object, "kind") == "MutatingAdmissionPolicyBinding" {
+        return;
+    }
+    let actions: Vec<&str> = list(spec, "validationActions").iter().filter_map(Value::as_str).collect();
+    let at = path.child("validationActions");
+    for (index, action) in actions.iter().enumerate() {
+        if !ACTIONS.contains(action) {
+            errors.not_supported(&at.index(index), *action, ACTIONS);
+        }
+        if actions[..index].contains(action) {
+            errors.duplicate(&at.index(index), *action);
+        }
+    }
+    if actions.contains(&"Deny") && actions.contains(&"Warn") {
+        let fault = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        errors.invalid(&at, value(spec, "validationActions").clone(), fault);
+    }
+    if actions.is_empty() {
+        errors.required(&at, "at least one validation action is required");
+    }
+}
+
+fn parameter(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
+    const BOTH: &str = "name and selector are mutually exclusive";
+    let name = text(reference, "name");
+    let selects = has(reference, "selector");
+    if !name.is_empty() {
+        for fault in validate::path_segment(name, false) {
+            errors.invalid(&path.child("name"), name, &fault);
+        }
+        if selects {
+            errors.forbidden(&path.child("name"), BOTH);
+        }
+    }
+    if selects {
+        label_selector(value(reference, "selector"), &path.child("selector"), errors);
+        if !name.is_empty() {
+            errors.forbidden(&path.child("selector"), BOTH);
+        }
+    } else if name.is_empty() {
+        errors.required(path, "one of name or selector must be specified");
+    }
+    super::super::pod::choice(reference, "parameterNotFoundAction", &["Deny", "Allow"], path, errors);
+}
