@@ -179,6 +179,7 @@ impl EventSink {
             sleep(FLUSH_WITHIN).await;
         };
         let in_time = tokio::select! {
+            biased;
             () = self.write_all(&shutdown) => true,
             () = too_late => false,
         };
@@ -194,7 +195,9 @@ impl EventSink {
         let mut names = HashSet::new();
         let mut closed = false;
         loop {
+            // In this order, so that a simulation can replay: what is finished makes room for what comes.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled(), if !closed => {
                     self.queue.close();
                     closed = true;

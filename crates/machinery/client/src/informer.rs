@@ -21,13 +21,16 @@ use kube::Client;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::reflector::Reflector;
 use self::scan::EventKind;
 use self::store::{Sink, Store};
 use crate::{Object, ObjectKey, Shutdown};
+
+/// Something that happens once and stays so. Unlike a watch channel it wakes its waiters in the order in which they came, so
+/// that a simulation can replay.
+type Latch = tokio_util::sync::CancellationToken;
 
 /// Part of a kind's objects, as the server selects them. The default is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -123,7 +126,7 @@ struct InformerId {
 struct Running {
     /// An `Informer<K>` of the id's type.
     informer: Box<dyn Any + Send>,
-    synced: watch::Receiver<bool>,
+    synced: Latch,
     stop: Shutdown,
 }
 
@@ -181,8 +184,8 @@ impl SharedInformers {
         let waiting: Vec<_> =
             self.shared.informers.lock().values().map(|running| running.synced.clone()).collect();
         let all = async {
-            for mut synced in waiting {
-                wait_true(&mut synced).await;
+            for synced in waiting {
+                synced.cancelled().await;
             }
         };
         self.shared.shutdown.run_until_cancelled(all).await;
@@ -230,11 +233,6 @@ fn collection(group: &str, version: &str, plural: &str, namespace: Option<&str>)
         Some(namespace) => format!("{base}/namespaces/{namespace}/{plural}"),
         None => format!("{base}/{plural}"),
     }
-}
-
-async fn wait_true(synced: &mut watch::Receiver<bool>) {
-    // An error means the store is gone, and nobody is left to read it.
-    let _ = synced.wait_for(|synced| *synced).await;
 }
 
 /// Reads one shared copy. Cheap to clone.
@@ -310,12 +308,12 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
 
     /// Waits until the first list is in and told. Forever, if it never comes: combine with shutdown.
     pub async fn synced(&self) {
-        wait_true(&mut self.store.synced()).await;
+        self.store.synced().cancelled().await;
     }
 
     /// Whether the first list is in.
     pub fn is_synced(&self) -> bool {
-        *self.store.synced().borrow()
+        self.store.synced().is_cancelled()
     }
 
     /// The number of objects.

@@ -194,6 +194,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
             };
             match due {
                 Some(due) => tokio::select! {
+                    biased;
                     () = woken => {}
                     () = sleep_until(due) => {}
                 },

@@ -13,10 +13,9 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
 
-use super::Change;
 use super::scan::{self, EventKind, Head};
+use super::{Change, Latch};
 use crate::ObjectKey;
 
 /// How many typed values one informer keeps. At some 15 KB for a typed pod this bounds a kind to
@@ -70,7 +69,7 @@ pub(super) struct Store<K> {
     state: RwLock<State<K>>,
     handlers: Mutex<Vec<Handler<K>>>,
     recent: Mutex<VecDeque<Weak<Entry<K>>>>,
-    synced: watch::Sender<bool>,
+    synced: Latch,
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
@@ -85,12 +84,12 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
             }),
             handlers: Mutex::new(Vec::new()),
             recent: Mutex::new(VecDeque::new()),
-            synced: watch::Sender::new(false),
+            synced: Latch::new(),
         }
     }
 
-    pub(super) fn synced(&self) -> watch::Receiver<bool> {
-        self.synced.subscribe()
+    pub(super) fn synced(&self) -> Latch {
+        self.synced.clone()
     }
 
     pub(super) fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
@@ -323,7 +322,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
             self.remove(&handlers, &entry, None);
         }
         self.progress(resource_version);
-        self.synced.send_replace(true);
+        self.synced.cancel();
     }
 
     fn event(&self, kind: EventKind, object: &[u8]) -> Option<String> {
