@@ -142,7 +142,8 @@ pub(crate) fn namespace_is_terminating(error: &kube::Error) -> bool {
         .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
 }
 
-/// Whether the call may have taken effect although it failed: there was no answer from the API.
+/// Whether the call may have taken effect although it failed: there was no answer from the API, or one that tells of its own
+/// trouble.
 pub(crate) fn is_uncertain(error: &kube::Error) -> bool {
-    status_of(error).is_none()
+    status_of(error).is_none_or(|status| matches!(status.code, 500 | 504))
 }

@@ -14,4 +14,6 @@ mod strategy;
 mod tests;
 
 pub(crate) use shell::run;
+#[cfg(test)]
+pub(crate) use strategy::Strategy;
 pub(crate) use strategy::scaled;

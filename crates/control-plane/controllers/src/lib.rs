@@ -7,6 +7,8 @@
 //!
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
+mod bootstrapsigner;
+mod bootstraptokens;
 mod canonical;
 mod certificates;
 mod children;
@@ -21,12 +23,15 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
+mod ephemeralvolume;
 mod expect;
+mod finalizers;
 mod garbagecollector;
 mod hash;
 mod history;
 mod job;
 mod labels;
+mod legacytokencleaner;
 mod manager;
 mod names;
 mod namespace;
@@ -38,18 +43,25 @@ mod owner;
 mod podgc;
 mod pods;
 mod pvcprotection;
+mod pvprotection;
 mod replicaset;
 mod resourcequota;
 mod rootca;
 mod serviceaccount;
+mod serviceaccounttoken;
+mod servicecidr;
 mod services;
+#[cfg(test)]
+mod simulation;
 mod slow_start;
 mod statefulset;
 mod tainteviction;
 #[cfg(test)]
 mod testing;
+mod tokencleaner;
 mod ttl;
 mod ttlafterfinished;
+mod vacprotection;
 
 pub use clock::{Clock, RuntimeClock, SystemClock};
 pub use manager::{Config, Error, Settings, accounts, names, run};

@@ -17,10 +17,11 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption, endpoints,
-    endpointslice, endpointslicemirroring, garbagecollector, job, namespace, nodeipam, nodelifecycle, podgc,
-    pvcprotection, replicaset, resourcequota, rootca, serviceaccount, statefulset, tainteviction, ttl,
-    ttlafterfinished,
+    bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption,
+    endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector, job,
+    legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, pvprotection, replicaset,
+    resourcequota, rootca, serviceaccount, serviceaccounttoken, servicecidr, statefulset, tainteviction,
+    tokencleaner, ttl, ttlafterfinished, vacprotection,
 };
 
 /// Why the controllers could not run.
@@ -93,6 +94,8 @@ pub struct Settings {
     pub node_monitor_grace: Duration,
     /// How many ended pods are kept. Source: `--terminated-pod-gc-threshold`.
     pub terminated_pods_kept: usize,
+    /// Signs the tokens of Secrets that users make for service accounts; without it they stay empty.
+    pub token_keys: Option<Arc<podium_pki::token::Keys>>,
     /// The name of this host in Events.
     pub host: String,
     /// Signs approved certificate signing requests; without it they wait. Source: `--cluster-signing-cert-file` and
@@ -109,6 +112,7 @@ impl Default for Settings {
             node_cidr_mask_v6: 64,
             node_monitor_grace: Duration::from_secs(50),
             terminated_pods_kept: 12_500,
+            token_keys: None,
             host: String::new(),
             signer: None,
         }
@@ -321,7 +325,66 @@ pub(crate) const ENTRIES: &[Entry] = &[
         workers: 5,
         start: |context| replicaset::run::<ReplicationController>(context).boxed(),
     },
+    Entry {
+        name: "serviceaccount-token-controller",
+        account: "kube-controller-manager",
+        component: "serviceaccount-token-controller",
+        workers: 5,
+        start: |context| serviceaccounttoken::run(context).boxed(),
+    },
+    Entry {
+        name: "ephemeral-volume-controller",
+        account: "ephemeral-volume-controller",
+        component: "ephemeral_volume",
+        workers: 5,
+        start: |context| ephemeralvolume::run(context).boxed(),
+    },
+    Entry {
+        name: "persistentvolume-protection-controller",
+        account: "pv-protection-controller",
+        component: "pv-protection-controller",
+        workers: 1,
+        start: |context| pvprotection::run(context).boxed(),
+    },
+    Entry {
+        name: "volumeattributesclass-protection-controller",
+        account: "volumeattributesclass-protection-controller",
+        component: "volumeattributesclass-protection-controller",
+        workers: 1,
+        start: |context| vacprotection::run(context).boxed(),
+    },
+    Entry {
+        name: "service-cidr-controller",
+        account: "service-cidrs-controller",
+        component: "service-cidr-controller",
+        workers: 5,
+        start: |context| servicecidr::run(context).boxed(),
+    },
+    Entry {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        account: "legacy-service-account-token-cleaner",
+        component: "legacy-service-account-token-cleaner",
+        workers: 1,
+        start: |context| legacytokencleaner::run(context).boxed(),
+    },
+    Entry {
+        name: "bootstrap-signer-controller",
+        account: "bootstrap-signer",
+        component: "bootstrap-signer",
+        workers: 1,
+        start: |context| bootstrapsigner::run(context).boxed(),
+    },
+    Entry {
+        name: "token-cleaner-controller",
+        account: "token-cleaner",
+        component: "token-cleaner",
+        workers: 1,
+        start: |context| tokencleaner::run(context).boxed(),
+    },
 ];
+
+/// Controllers that must be asked for by name, as upstream.
+const OFF_BY_DEFAULT: [&str; 2] = ["bootstrap-signer-controller", "token-cleaner-controller"];
 
 /// The names of all controllers, for help texts and checks.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -385,7 +448,7 @@ fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
     };
     // The star first wherever it stands, so that "-x,*" leaves x out as it does upstream.
     if wanted.iter().any(|name| name == "*") {
-        chosen.extend(names());
+        chosen.extend(names().filter(|name| !OFF_BY_DEFAULT.contains(name)));
     }
     for name in wanted.iter().filter(|name| *name != "*") {
         match name.strip_prefix('-') {
@@ -402,7 +465,7 @@ fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{choose, names};
+    use super::{OFF_BY_DEFAULT, choose, names};
 
     fn chosen(list: &[&str]) -> Vec<&'static str> {
         let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
@@ -411,11 +474,13 @@ mod tests {
 
     #[test]
     fn the_list_adds_and_takes_away() {
-        assert_eq!(chosen(&["*"]).len(), names().count());
+        let by_default = names().count() - OFF_BY_DEFAULT.len();
+        assert_eq!(chosen(&["*"]).len(), by_default);
+        assert_eq!(chosen(&["*", "token-cleaner-controller"]).len(), by_default + 1);
         assert_eq!(chosen(&["deployment-controller"]), ["deployment-controller"]);
         for list in [["*", "-deployment-controller"], ["-deployment-controller", "*"]] {
             assert!(!chosen(&list).contains(&"deployment-controller"));
-            assert_eq!(chosen(&list).len(), names().count() - 1);
+            assert_eq!(chosen(&list).len(), by_default - 1);
         }
         assert!(choose(&["nonsense".to_owned()]).is_err());
         assert!(chosen(&[]).is_empty());

@@ -195,7 +195,8 @@ impl Rollout {
         }
         let old_pods_left = plan.old.iter().any(|set| set.actual() > 0)
             || sets_with_pods.iter().any(|name| plan.new.as_ref().is_none_or(|new| new.name() != name));
-        if !active.is_empty() || old_pods_left {
+        // A set that has not acted on its last size may still be making pods for the one before.
+        if !active.is_empty() || old_pods_left || !plan.old.iter().all(Planned::is_settled) {
             return;
         }
         if plan.new.is_none() {

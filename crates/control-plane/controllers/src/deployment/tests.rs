@@ -265,6 +265,9 @@ fn recreate_waits_for_the_last_old_pod() {
     let name = gone.metadata.name.clone().unwrap();
     let terminating = Observed { deployment: &new, sets: vec![gone.clone()], sets_with_pods: vec![name] };
     assert!(decide(terminating, at(1)).writes.is_empty(), "a pod is still terminating");
+    let mut behind = gone.clone();
+    behind.metadata.generation = Some(7);
+    check(&new, vec![behind], &[]);
     check(&new, vec![gone], &[("v2", (-1, 3))]);
 }
 

@@ -1,6 +1,6 @@
 //! Follows the metadata of everything, asks the API about what the graph points at, and deletes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use crate::owner;
 
 /// A definition of new kinds is followed by its controller's own writes; one look after the last of them is enough.
 const DISCOVERY_DELAY: Duration = Duration::from_millis(200);
+/// How soon groups that did not answer are asked again.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(5);
 /// Owners known to be gone. Many dependents of one owner are looked at in a row.
 const ABSENT_OWNERS: usize = 500;
 /// Source: upstream's `initialSyncTimeout`.
@@ -78,8 +80,8 @@ struct Controller {
     discovery: WorkQueue<Discover>,
     graph: Mutex<Graph>,
     /// By `apiVersion` and `kind`.
-    resources: RwLock<HashMap<(String, String), Served>>,
-    followed: Mutex<HashSet<ResourcePath>>,
+    resources: RwLock<BTreeMap<(String, String), Served>>,
+    followed: Mutex<BTreeSet<ResourcePath>>,
     absent: Mutex<AbsentOwners>,
     /// Whether the resources have been discovered once.
     discovered: watch::Sender<bool>,
@@ -135,6 +137,10 @@ async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
         }
     }
     controller.discovered.send_replace(true);
+    if !found.failed.is_empty() {
+        // Nobody tells when a group answers again.
+        controller.discovery.add_after(Discover, DISCOVERY_RETRY);
+    }
     Ok(())
 }
 
@@ -159,7 +165,7 @@ fn is_event_group(group: &str) -> bool {
 }
 
 impl Controller {
-    fn forget_all_but(&self, served: &HashSet<ResourcePath>) {
+    fn forget_all_but(&self, served: &BTreeSet<ResourcePath>) {
         self.followed.lock().retain(|path| {
             let stays = served.contains(path);
             if !stays {

@@ -32,6 +32,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) job: &'a Job,
     /// The pods it controls.
     pub(crate) pods: &'a [Arc<Pod>],
+    /// Its namespace is on its way out: nothing new can be made in it, and nothing must be kept for that.
+    pub(crate) namespace_ends: bool,
 }
 
 /// A pod to create.
@@ -92,6 +94,7 @@ struct Work<'a> {
     job: &'a Job,
     spec: &'a JobSpec,
     pods: &'a [Arc<Pod>],
+    namespace_ends: bool,
     active: Vec<Arc<Pod>>,
     now: Timestamp,
     status: JobStatus,
@@ -116,6 +119,7 @@ impl<'a> Work<'a> {
             job: seen.job,
             spec,
             pods: seen.pods,
+            namespace_ends: seen.namespace_ends,
             active: seen.pods.iter().filter(|pod| pods::is_active(pod)).cloned().collect(),
             now,
             succeeded_uncounted: uncounted.succeeded.unwrap_or_default(),
@@ -213,7 +217,8 @@ impl<'a> Work<'a> {
         }
         let busy: BTreeSet<i32> = self.active.iter().filter_map(|pod| self.index(pod)).collect();
         for (index, pod) in held_failures {
-            if failed.contains(index) || self.completed.contains(index) || busy.contains(&index) {
+            let settled = failed.contains(index) || self.completed.contains(index) || busy.contains(&index);
+            if settled || self.namespace_ends {
                 continue;
             }
             let rank = |pod: &Arc<Pod>| {
@@ -354,7 +359,7 @@ impl<'a> Work<'a> {
 
     /// Brings the number of running pods to what is wanted.
     fn manage(&mut self) {
-        if self.job.metadata.deletion_timestamp.is_some() {
+        if self.job.metadata.deletion_timestamp.is_some() || self.namespace_ends {
             return;
         }
         self.note_suspension();

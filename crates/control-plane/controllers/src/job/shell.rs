@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{
+    EnvVar, EnvVarSource, Namespace, ObjectFieldSelector, Pod, PodTemplateSpec,
+};
 use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
 use serde_json::json;
@@ -33,6 +35,7 @@ pub(crate) async fn run(context: Context) {
     });
     let controller = Arc::new(Controller {
         jobs: context.informers.of::<Job>(),
+        namespaces: context.informers.of::<Namespace>(),
         pods,
         queue: WorkQueue::new("job"),
         expectations: Expectations::default(),
@@ -49,6 +52,7 @@ pub(crate) async fn run(context: Context) {
 struct Controller {
     context: Context,
     jobs: Informer<Job>,
+    namespaces: Informer<Namespace>,
     pods: Informer<Pod>,
     queue: WorkQueue<ObjectKey>,
     /// Writes to pods.
@@ -128,7 +132,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         // What was taken over is looked at when the cache shows it.
         return Ok(());
     };
-    let decision = decide(&Observed { job: &job, pods: &pods }, now);
+    let namespace = controller.namespaces.get(&ObjectKey::cluster(key.namespace.as_str()));
+    let namespace_ends = namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some());
+    let decision = decide(&Observed { job: &job, pods: &pods, namespace_ends }, now);
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }

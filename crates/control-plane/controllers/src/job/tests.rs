@@ -109,7 +109,7 @@ fn freed(pod: Pod) -> Pod {
 
 fn decided(job: &Job, pods: Vec<Pod>) -> Decision {
     let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-    decide(&Observed { job, pods: &pods }, at(1000))
+    decide(&Observed { job, pods: &pods, namespace_ends: false }, at(1000))
 }
 
 fn with_status(job: &Job, status: JobStatus) -> Job {
@@ -282,6 +282,9 @@ fn indexes_with_their_own_limit_fail_alone() {
     let first = decided(&current, vec![failed("a", 0, 0)]);
     assert_eq!(first.create[0], NewPod { index: Some(0), failures: Some((1, 0)) });
     assert!(first.release.is_empty(), "it is kept until its successor is there");
+    let pods = [Arc::new(failed("a", 0, 0))];
+    let ends = decide(&Observed { job: &current, pods: &pods, namespace_ends: true }, at(1000));
+    assert_eq!((ends.create.len(), ends.release.len()), (0, 1), "there will be no successor");
     let second = decided(&current, vec![failed("a", 0, 0), of_index("b", 0)]);
     assert_eq!(second.release.len(), 1);
     let last = decided(&current, vec![failed("b", 0, 1)]);

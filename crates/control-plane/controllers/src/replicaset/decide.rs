@@ -70,6 +70,8 @@ pub(crate) struct Decision {
     pub(crate) active: Vec<Arc<Pod>>,
     /// How many of its pods are on their way out.
     pub(crate) terminating: usize,
+    /// As in [`Observed`].
+    pub(crate) caught_up: bool,
 }
 
 /// Chooses what one set needs next. No I/O; `now` only ranks pods by age.
@@ -80,6 +82,7 @@ pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp, names: &dyn NameSource
         scale: Scale::Keep,
         active: Vec::new(),
         terminating: 0,
+        caught_up: seen.caught_up,
     };
     for pod in seen.pods {
         let claim = owner::claim(seen.view.meta, seen.selector, &pod.metadata);

@@ -176,7 +176,8 @@ async fn write_status<K: Replicated>(
 ) -> Result<(), Error> {
     let failure = failure.map(context::words);
     let now = children.context.now();
-    let new = status(view, &decision.active, decision.terminating, failure.as_deref(), now);
+    let new =
+        status(view, &decision.active, decision.terminating, failure.as_deref(), decision.caught_up, now);
     let Some(new) = new else { return Ok(()) };
     let api: Api<K> = Api::namespaced(children.context.client.clone(), &children.key.namespace);
     let updated = children.owner.with_status(new);

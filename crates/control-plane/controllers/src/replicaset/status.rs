@@ -16,12 +16,15 @@ const REPLICA_FAILURE: &str = "ReplicaFailure";
 /// The status after acting, or `None` when the stored one is right already.
 ///
 /// `failure` is what went wrong when pods were created or deleted. Source: `calculateStatus` in
-/// `pkg/controller/replicaset/replica_set_utils.go`.
+/// `pkg/controller/replicaset/replica_set_utils.go`. One difference: while the cache does not show all that was written
+/// (`caught_up`), a new generation does not count as observed, because there may be pods that the numbers leave out; the
+/// Deployment controller builds on that.
 pub(crate) fn status(
     view: &View<'_>,
     active: &[Arc<Pod>],
     terminating: usize,
     failure: Option<&str>,
+    caught_up: bool,
     now: Timestamp,
 ) -> Option<ReplicaSetStatus> {
     let template_labels = view.template.and_then(|template| template.metadata.as_ref()?.labels.as_ref());
@@ -38,11 +41,10 @@ pub(crate) fn status(
         conditions: view.status.conditions.clone(),
     };
     set_failure(&mut new, active.len(), view.replicas, failure, now);
-    if new == view.status && view.meta.generation == view.status.observed_generation {
-        return None;
+    if caught_up {
+        new.observed_generation = view.meta.generation;
     }
-    new.observed_generation = view.meta.generation;
-    Some(new)
+    (new != view.status).then_some(new)
 }
 
 fn set_failure(

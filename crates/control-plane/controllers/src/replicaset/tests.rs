@@ -188,7 +188,24 @@ fn pods_that_are_not_available_go_before_those_that_are() {
 
 fn status_of(set: &ReplicaSet, pods: Vec<Pod>, failure: Option<&str>) -> Option<ReplicaSetStatus> {
     let decision = decided(set, pods, true);
-    status(&set.view(), &decision.active, decision.terminating, failure, at(1000))
+    status(&set.view(), &decision.active, decision.terminating, failure, decision.caught_up, at(1000))
+}
+
+#[test]
+fn a_size_counts_as_observed_when_the_cache_shows_what_it_led_to() {
+    let mut set = set(0);
+    set.metadata.generation = Some(2);
+    set.status = Some(ReplicaSetStatus {
+        observed_generation: Some(1),
+        terminating_replicas: Some(0),
+        ..ReplicaSetStatus::default()
+    });
+    for (caught_up, observed) in [(false, Some(1)), (true, Some(2))] {
+        let decision = decided(&set, vec![ours("a")], caught_up);
+        let new = status(&set.view(), &decision.active, 0, None, caught_up, at(1000)).expect("a pod more");
+        assert_eq!((new.observed_generation, new.replicas), (observed, 1), "{caught_up}");
+    }
+    assert!(status(&set.view(), &[], 0, None, false, at(1000)).is_none(), "nothing to say yet");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Objects are kept as they come: nothing is defaulted or validated. Watches can be held back, to see what controllers do on
 //! stale caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,14 @@ use k8s_openapi::serde::de::DeserializeOwned;
 use kube::Client;
 use kube::client::Body;
 use parking_lot::Mutex;
+use podium_api::patch::strategic_merge_patch;
+use podium_api::schema;
 use podium_client::{ClientSource, SharedInformers, Shutdown, in_process};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::clock::RuntimeClock;
+use crate::clock::{Clock, RuntimeClock};
 use crate::manager::{Config, Settings, run};
 use crate::names::CountedNames;
 
@@ -51,11 +53,44 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("coordination.k8s.io", "v1", "leases", "Lease", true),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
+    ("", "v1", "persistentvolumes", "PersistentVolume", false),
+    ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false),
+    ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
+    ("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false),
     ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
 ];
 
-type Key = (String, String, String);
+/// Resource (`group/plural`), namespace and name.
+pub(crate) type Key = (String, String, String);
+/// Everything there is.
+pub(crate) type Objects = BTreeMap<Key, Value>;
 type Sender = futures::channel::mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+
+/// One change, told to a [`Hook`] after it was made.
+pub(crate) struct Commit<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) old: Option<&'a Value>,
+    /// `None` when it is gone.
+    pub(crate) new: Option<&'a Value>,
+    /// Everything there is, after the change.
+    pub(crate) objects: &'a Objects,
+    /// Who wrote: the number of a client made by [`FakeApi::client_of`].
+    pub(crate) writer: Option<usize>,
+}
+
+/// Sees every change as it is made.
+pub(crate) type Hook = Box<dyn FnMut(&Commit<'_>) + Send>;
+
+/// One open watch.
+struct Watcher {
+    resource: String,
+    name: Option<String>,
+    /// See [`FakeApi::client_of`].
+    reader: usize,
+    /// What it is not told yet.
+    backlog: VecDeque<Bytes>,
+    sender: Sender,
+}
 
 #[derive(Default)]
 struct State {
@@ -65,7 +100,18 @@ struct State {
     objects: BTreeMap<Key, Value>,
     /// Version, key, type, object.
     log: Vec<(u64, Key, &'static str, Value)>,
-    watchers: Vec<(String, Option<String>, Sender)>,
+    watchers: Vec<Watcher>,
+    /// Whether watches are told only by [`FakeApi::deliver`].
+    lagging: bool,
+    /// Watches of this reader and resource are told once that their version is too old.
+    expired: Vec<(usize, String)>,
+    /// Gives objects their times; without it every object is a second younger than the one before.
+    clock: Option<RuntimeClock>,
+    hook: Option<Hook>,
+    trace: Option<Vec<String>>,
+    /// Entries of the log that are about anything but leases.
+    changes: usize,
+    writer: Option<usize>,
     /// Resources whose watches are held back, from which place in the log.
     held: BTreeMap<String, usize>,
     /// Refuses creates of this resource with this message.
@@ -88,10 +134,15 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the named controllers. Call with the runtime's clock paused.
     pub(crate) fn start(api: &FakeApi, controllers: &[&str]) -> Self {
+        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
+        Self::start_with(api, controllers, settings)
+    }
+
+    /// The same, as the operator chooses.
+    pub(crate) fn start_with(api: &FakeApi, controllers: &[&str], settings: Settings) -> Self {
         let stop = Shutdown::new();
         let clients = Arc::new(api.clone());
         let informers = SharedInformers::new(api.client(), stop.clone());
-        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
         let config = Config {
             controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
             clock: Arc::new(RuntimeClock::starting_at(super::at(1_000_000))),
@@ -132,12 +183,99 @@ impl FakeApi {
                     .headers
                     .get("content-type")
                     .is_some_and(|it| it == "application/strategic-merge-patch+json");
-                let response = api.answer(&parts.method, &parts.uri, body, strategic);
-                api.changed.notify_waiters();
-                Ok::<_, std::io::Error>(response)
+                Ok::<_, std::io::Error>(api.answer(&parts.method, &parts.uri, body, strategic, None))
             }
         });
         in_process(service, "default")
+    }
+
+    /// Has watches told by [`Self::deliver`] only, times taken from `clock`, and changes shown to `hook`.
+    pub(crate) fn simulate(&self, clock: RuntimeClock, hook: Hook) {
+        let mut state = self.state.lock();
+        state.lagging = true;
+        state.clock = Some(clock);
+        state.hook = Some(hook);
+    }
+
+    /// Answers a request of the client with that number.
+    pub(crate) fn answer_to(
+        &self,
+        client: usize,
+        method: &Method,
+        uri: &http::Uri,
+        body: Value,
+        strategic: bool,
+    ) -> Answer {
+        self.answer(method, uri, body, strategic, Some(client))
+    }
+
+    /// The open watches that have something to be told, as reader and resource.
+    pub(crate) fn waiting(&self) -> Vec<(usize, String)> {
+        let mut state = self.state.lock();
+        state.watchers.retain(|watcher| !watcher.sender.is_closed());
+        let waiting = state.watchers.iter().filter(|watcher| !watcher.backlog.is_empty());
+        waiting.map(|watcher| (watcher.reader, watcher.resource.clone())).collect()
+    }
+
+    /// Tells the watches of a reader and resource up to `most` of what they wait for, each line `times` times.
+    pub(crate) fn deliver(&self, (reader, resource): &(usize, String), most: usize, times: usize) {
+        let mut state = self.state.lock();
+        let watchers = state.watchers.iter_mut();
+        for watcher in watchers.filter(|it| it.reader == *reader && it.resource == *resource) {
+            let count = most.min(watcher.backlog.len());
+            for line in watcher.backlog.drain(..count) {
+                for _ in 0..times {
+                    // A reader that is gone is no trouble.
+                    let _ = watcher.sender.unbounded_send(Ok(Frame::data(line.clone())));
+                }
+            }
+        }
+    }
+
+    /// Ends the watches of a reader and resource; what they wait for is lost. With `expire` the reader must list again.
+    pub(crate) fn cut(&self, (reader, resource): &(usize, String), expire: bool) {
+        let mut state = self.state.lock();
+        state.watchers.retain(|it| it.reader != *reader || it.resource != *resource);
+        if expire {
+            state.expired.push((*reader, resource.clone()));
+        }
+    }
+
+    /// The number of changes so far, renewals of leases not counted.
+    pub(crate) fn changes(&self) -> usize {
+        self.state.lock().changes
+    }
+
+    /// Everything there is.
+    pub(crate) fn objects(&self) -> Objects {
+        self.state.lock().objects.clone()
+    }
+
+    /// Has every request and change written down from now on.
+    pub(crate) fn trace(&self) {
+        self.state.lock().trace = Some(Vec::new());
+    }
+
+    /// Writes a line down.
+    pub(crate) fn note(&self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.state.lock().trace {
+            trace.push(line());
+        }
+    }
+
+    /// What was written down.
+    pub(crate) fn traced(&self) -> Vec<String> {
+        self.state.lock().trace.take().unwrap_or_default()
+    }
+
+    /// What happened, in brief: equal for equal runs.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        for (version, key, type_, object) in &self.state.lock().log {
+            (version, key, type_, object.to_string()).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Creates an object as a user would.
@@ -278,6 +416,19 @@ impl FakeApi {
         }
     }
 
+    /// As a kubelet deletes a pod for good: finalizers still hold it.
+    pub(crate) fn finish_pod(&self, namespace: &str, name: &str) {
+        let mut state = self.state.lock();
+        let key = ("/pods".to_owned(), namespace.to_owned(), name.to_owned());
+        let Some(mut pod) = state.objects.get(&key).cloned() else { return };
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        if !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            pod["status"]["phase"] = json!("Failed");
+        }
+        pod["status"]["conditions"] = json!([]);
+        state.store(key, pod);
+    }
+
     /// The kubelet's last word on a deleted pod.
     pub(crate) fn end_pod(&self, namespace: &str, name: &str) {
         self.state.lock().remove(&("/pods".to_owned(), namespace.to_owned(), name.to_owned()));
@@ -285,17 +436,44 @@ impl FakeApi {
     }
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 #[derive(Debug)]
 struct Refusal(u16, &'static str, String);
+
+/// A refusal in the API's words.
+pub(crate) fn refusal(code: u16, reason: &'static str) -> Answer {
+    respond(code, &failure(&Refusal(code, reason, "by chance".to_owned())))
+}
 
 fn respond(code: u16, body: &Value) -> Answer {
     Response::builder().status(code).body(Full::new(Bytes::from(body.to_string())).boxed()).unwrap()
 }
 
 impl FakeApi {
-    fn answer(&self, method: &Method, uri: &http::Uri, body: Value, strategic: bool) -> Answer {
+    fn answer(
+        &self,
+        method: &Method,
+        uri: &http::Uri,
+        body: Value,
+        strategic: bool,
+        client: Option<usize>,
+    ) -> Answer {
+        let answer = self.answer_quietly(method, uri, body, strategic, client);
+        if *method != Method::GET {
+            self.changed.notify_waiters();
+        }
+        answer
+    }
+
+    fn answer_quietly(
+        &self,
+        method: &Method,
+        uri: &http::Uri,
+        body: Value,
+        strategic: bool,
+        client: Option<usize>,
+    ) -> Answer {
         if let Some(document) = discovery(uri.path()) {
             return respond(200, &document);
         }
@@ -307,8 +485,9 @@ impl FakeApi {
         let mut state = self.state.lock();
         if *method == Method::GET && query.get("watch") == Some(&"true") {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-            return state.watch(&target, from, name_selector(&query));
+            return state.watch(&target, from, name_selector(&query), client.unwrap_or_default());
         }
+        state.writer = client;
         let outcome = match (method.as_str(), target.name.is_empty()) {
             ("GET", true) => Ok(state.list(&target, name_selector(&query).as_deref())),
             ("GET", false) => state.get(&target.key()),
@@ -319,6 +498,7 @@ impl FakeApi {
             ("DELETE", true) => state.delete_all(&target, &body),
             _ => Err(Refusal(405, "MethodNotAllowed", method.to_string())),
         };
+        state.writer = None;
         match outcome {
             Ok(object) => respond(if *method == Method::POST { 201 } else { 200 }, &object),
             Err(refusal) => respond(refusal.0, &failure(&refusal)),
@@ -332,6 +512,10 @@ fn name_selector(query: &BTreeMap<&str, &str>) -> Option<String> {
 }
 
 fn failure(refusal: &Refusal) -> Value {
+    if refusal.1 == "NamespaceTerminating" {
+        return json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": refusal.0,
+            "reason": "Forbidden", "message": refusal.2, "details": {"causes": [{"reason": refusal.1}]}});
+    }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "code": refusal.0, "reason": refusal.1, "message": refusal.2})
 }
@@ -419,9 +603,16 @@ fn kind_of(resource: &str) -> (String, &'static str) {
 impl State {
     fn tell(&mut self, key: &Key, type_: &str, object: &Value) {
         let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
-        self.watchers.retain(|(resource, name, sender)| {
-            let concerns = *resource == key.0 && name.as_ref().is_none_or(|name| *name == key.2);
-            !concerns || sender.unbounded_send(Ok(Frame::data(line.clone()))).is_ok()
+        let lagging = self.lagging;
+        self.watchers.retain_mut(|watcher| {
+            if watcher.resource != key.0 || watcher.name.as_ref().is_some_and(|name| *name != key.2) {
+                return true;
+            }
+            if lagging {
+                watcher.backlog.push_back(line.clone());
+                return !watcher.sender.is_closed();
+            }
+            watcher.sender.unbounded_send(Ok(Frame::data(line.clone()))).is_ok()
         });
     }
 
@@ -429,6 +620,10 @@ impl State {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.log.push((self.version, key.clone(), type_, object.clone()));
+        self.changes += usize::from(key.0 != "coordination.k8s.io/leases");
+        if let Some(trace) = &mut self.trace {
+            trace.push(brief(self.version, key, type_, object));
+        }
         if !self.held.contains_key(&key.0) {
             self.tell(key, type_, &object.clone());
         }
@@ -436,27 +631,36 @@ impl State {
 
     /// Stores an object unless it is the same, and lets it go when it was only waiting for its finalizers.
     fn store(&mut self, key: Key, mut object: Value) -> Value {
-        let old = self.objects.get(&key);
-        let type_ = if old.is_some() { "MODIFIED" } else { "ADDED" };
-        if old == Some(&object) {
-            return object;
-        }
+        let type_ = match self.objects.get(&key) {
+            Some(old) if *old == object => return object,
+            Some(_) => "MODIFIED",
+            None => "ADDED",
+        };
         let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
         let held = !empty(&object["metadata"]["finalizers"]) || !empty(&object["spec"]["finalizers"]);
-        let running = key.0 == "/pods" && object["spec"]["nodeName"].is_string();
-        if object["metadata"]["deletionTimestamp"].is_string() && !held && !running {
+        let ending = object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|grace| grace > 0);
+        if object["metadata"]["deletionTimestamp"].is_string() && !held && !ending {
             self.commit(&key, "DELETED", &mut object);
-            self.objects.remove(&key);
+            let old = self.objects.remove(&key);
+            self.show(&key, old.as_ref(), None);
             return object;
         }
         self.commit(&key, type_, &mut object);
-        self.objects.insert(key, object.clone());
+        let old = self.objects.insert(key.clone(), object.clone());
+        self.show(&key, old.as_ref(), Some(&object));
         object
+    }
+
+    fn show(&mut self, key: &Key, old: Option<&Value>, new: Option<&Value>) {
+        if let Some(hook) = &mut self.hook {
+            hook(&Commit { key, old, new, objects: &self.objects, writer: self.writer });
+        }
     }
 
     fn remove(&mut self, key: &Key) {
         if let Some(mut object) = self.objects.remove(key) {
             self.commit(key, "DELETED", &mut object);
+            self.show(key, Some(&object), None);
         }
     }
 
@@ -478,17 +682,28 @@ impl State {
             "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
     }
 
-    fn watch(&mut self, target: &Target, from: u64, name: Option<String>) -> Answer {
+    fn watch(&mut self, target: &Target, from: u64, name: Option<String>, reader: usize) -> Answer {
         let (sender, receiver) = futures::channel::mpsc::unbounded();
+        let mut backlog = VecDeque::new();
+        let id = (reader, target.resource.clone());
+        if let Some(place) = self.expired.iter().position(|it| *it == id) {
+            self.expired.remove(place);
+            return respond(410, &failure(&Refusal(410, "Expired", "too old resource version".to_owned())));
+        }
         let until = self.held.get(&target.resource).copied().unwrap_or(self.log.len());
         for (version, key, type_, object) in &self.log[..until] {
             if *version > from && key.0 == target.resource && name.as_ref().is_none_or(|name| *name == key.2)
             {
                 let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
-                sender.unbounded_send(Ok(Frame::data(line))).expect("just opened");
+                if self.lagging {
+                    backlog.push_back(line);
+                } else {
+                    sender.unbounded_send(Ok(Frame::data(line))).expect("just opened");
+                }
             }
         }
-        self.watchers.push((target.resource.clone(), name, sender));
+        let resource = target.resource.clone();
+        self.watchers.push(Watcher { resource, name, reader, backlog, sender });
         Response::builder().status(200).body(BodyExt::boxed(StreamBody::new(receiver))).unwrap()
     }
 
@@ -497,6 +712,9 @@ impl State {
             && refused == resource
         {
             return Err(Refusal(403, "Forbidden", message.clone()));
+        }
+        if self.clock.is_some() {
+            self.admit(resource, namespace, &mut object)?;
         }
         self.uids += 1;
         let (api_version, kind) = kind_of(resource);
@@ -516,9 +734,12 @@ impl State {
         }
         object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
         object["metadata"]["generation"] = json!(1);
-        // Creation times must differ: they order ReplicaSets.
-        let created = jiff::Timestamp::from_second(i64::try_from(self.uids).unwrap()).unwrap();
-        object["metadata"]["creationTimestamp"] = json!(created.to_string());
+        // Without a clock creation times must differ: they order ReplicaSets.
+        let created = match self.clock {
+            Some(clock) => clock.now().as_second(),
+            None => i64::try_from(self.uids).unwrap(),
+        };
+        object["metadata"]["creationTimestamp"] = json!(seconds(created));
         if resource == "/pods" {
             object["status"] = json!({"phase": "Pending"});
         }
@@ -527,6 +748,23 @@ impl State {
             object["status"]["phase"] = json!("Active");
         }
         Ok(self.store(key, object))
+    }
+
+    /// What the API server's own admission and defaulting do, as far as controllers count on it.
+    fn admit(&self, resource: &str, namespace: &str, object: &mut Value) -> Result<(), Refusal> {
+        let inside = self.objects.get(&("/namespaces".to_owned(), String::new(), namespace.to_owned()));
+        let special = namespace.is_empty() || namespace.starts_with("kube-");
+        if !special && inside.is_none_or(|it| it["metadata"]["deletionTimestamp"].is_string()) {
+            let message = format!("namespace {namespace} is being terminated");
+            return Err(Refusal(403, "NamespaceTerminating", message));
+        }
+        if resource == "batch/jobs" && object["spec"]["selector"].is_null() {
+            let uid = format!("uid-{}", self.uids + 1);
+            object["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+            object["spec"]["template"]["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] =
+                json!(uid);
+        }
+        Ok(())
     }
 
     fn replace(&mut self, target: &Target, mut object: Value) -> Result<Value, Refusal> {
@@ -538,7 +776,14 @@ impl State {
         {
             return Err(Refusal(409, "Conflict", format!("{} {:?} has been modified", key.0, key.2)));
         }
-        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"] {
+        for field in [
+            "uid",
+            "resourceVersion",
+            "generation",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ] {
             object["metadata"][field] = old["metadata"][field].clone();
         }
         object["apiVersion"] = old["apiVersion"].clone();
@@ -557,26 +802,19 @@ impl State {
 
     fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Value, Refusal> {
         let mut object = self.get(&target.key())?;
-        let mut patch = patch.clone();
-        if strategic && let Some(references) = patch["metadata"]["ownerReferences"].take().as_array() {
-            let mut owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-            for reference in references {
-                owners.retain(|it| it["uid"] != reference["uid"]);
-                if reference["$patch"] != "delete" {
-                    owners.push(reference.clone());
-                }
-            }
-            patch["metadata"]["ownerReferences"] = json!(owners);
-        }
-        if strategic
-            && let Some(metadata) = patch["metadata"].as_object_mut()
-            && let Some(gone) = metadata.remove("$deleteFromPrimitiveList/finalizers")
+        if let Some(uid) = patch["metadata"]["uid"].as_str()
+            && object["metadata"]["uid"] != uid
         {
-            let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-            finalizers.retain(|it| !gone.as_array().unwrap().contains(it));
-            patch["metadata"]["finalizers"] = json!(finalizers);
+            return Err(Refusal(409, "Conflict", "uid in precondition is another".to_owned()));
         }
-        merge(&mut object, &patch);
+        if strategic {
+            let (group, version) = target.group_version();
+            let type_ = schema::type_of(&group, version, target.kind).expect("a known kind");
+            object = strategic_merge_patch(&object, &serde_json::to_vec(patch).unwrap(), type_)
+                .map_err(|error| Refusal(422, "Invalid", error.message.clone()))?;
+        } else {
+            merge(&mut object, patch);
+        }
         self.replace(&Target { subresource: target.subresource.clone(), ..Target::of(target) }, object)
     }
 
@@ -598,8 +836,14 @@ impl State {
         if !finalizers.is_empty() {
             object["metadata"]["finalizers"] = json!(finalizers);
         }
-        if object["metadata"]["deletionTimestamp"].is_null() {
-            object["metadata"]["deletionTimestamp"] = json!("1970-01-12T13:46:40Z");
+        let finished = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        let runs = key.0 == "/pods" && object["spec"]["nodeName"].is_string() && !finished;
+        let now = options["gracePeriodSeconds"] == 0 || !runs;
+        let later = object["metadata"]["deletionGracePeriodSeconds"].as_i64() != Some(0);
+        if object["metadata"]["deletionTimestamp"].is_null() || (now && later) {
+            let time = self.clock.map_or(1_000_000, |clock| clock.now().as_second());
+            object["metadata"]["deletionTimestamp"] = json!(seconds(time));
+            object["metadata"]["deletionGracePeriodSeconds"] = json!(if now { 0 } else { 30 });
         }
         if key.0 == "/namespaces" {
             object["status"]["phase"] = json!("Terminating");
@@ -621,7 +865,34 @@ impl State {
     }
 }
 
+/// A change in a line.
+fn brief(version: u64, key: &Key, type_: &str, object: &Value) -> String {
+    let mut line = format!("  {version} {type_} {} {}/{}", key.0, key.1, key.2);
+    let (meta, spec) = (&object["metadata"], &object["spec"]);
+    for (name, value) in [
+        ("replicas", &spec["replicas"]),
+        ("node", &spec["nodeName"]),
+        ("deleted", &meta["deletionTimestamp"]),
+        ("finalizers", &meta["finalizers"]),
+        ("status", &object["status"]),
+    ] {
+        if !value.is_null() {
+            line.push_str(&format!(" {name} {value}"));
+        }
+    }
+    line
+}
+
+fn seconds(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap().to_string()
+}
+
 impl Target {
+    fn group_version(&self) -> (String, &'static str) {
+        let group = self.resource.split('/').next().unwrap_or_default();
+        (group.to_owned(), "v1")
+    }
+
     fn of(other: &Self) -> Self {
         Self {
             resource: other.resource.clone(),

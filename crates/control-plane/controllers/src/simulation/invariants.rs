@@ -1,0 +1,413 @@
+//! What must hold after every single change.
+//!
+//! Promises are judged by the most generous spec of the last [`STALE_SECONDS`]: a controller cannot act on an edit it has not
+//! been told of. All else is judged by the API's own state at that instant.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::clock::{Clock, RuntimeClock};
+use crate::deployment::Strategy;
+use crate::owner::controller_of;
+use crate::pods;
+use crate::testing::api::{Commit, Hook, Objects};
+
+/// No watch lags longer than this.
+pub(super) const STALE_SECONDS: i64 = 20;
+
+/// What a seed lets happen, as far as promises depend on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Strictness {
+    /// One process leads at a time. Two that create pods at once may together create too many for a moment.
+    pub(super) one_leader: bool,
+    /// Pods that serve go on serving until a controller deletes them.
+    pub(super) steady_pods: bool,
+}
+
+/// The judge's memory.
+#[derive(Debug)]
+pub(super) struct Judge {
+    clock: RuntimeClock,
+    strict: Strictness,
+    /// By uid, what was promised from when on.
+    promises: HashMap<String, Vec<(Timestamp, Promise)>>,
+    /// By the uid of a Job: the uids of pods that ended, and how.
+    pub(super) ended: HashMap<String, BTreeMap<String, bool>>,
+    pub(super) broken: Vec<String>,
+    pub(super) judged: u64,
+}
+
+/// What a workload says about the number of its pods.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Promise {
+    most: i32,
+    fewest: i32,
+}
+
+impl Judge {
+    pub(super) fn new(clock: RuntimeClock, strict: Strictness) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            clock,
+            strict,
+            promises: HashMap::new(),
+            ended: HashMap::new(),
+            broken: Vec::new(),
+            judged: 0,
+        }))
+    }
+
+    pub(super) fn hook(judge: &Arc<Mutex<Self>>) -> Hook {
+        let judge = Arc::clone(judge);
+        Box::new(move |commit| judge.lock().see(commit))
+    }
+
+    fn fail(&mut self, commit: &Commit<'_>, what: impl Into<String>) {
+        let at = self.clock.now();
+        self.broken.push(format!("{at} {}/{}: {}", commit.key.0, commit.key.2, what.into()));
+    }
+
+    fn see(&mut self, commit: &Commit<'_>) {
+        self.judged += 1;
+        match commit.key.0.as_str() {
+            "/pods" => self.pod(commit),
+            "apps/deployments" => self.deployment(commit),
+            "apps/replicasets" | "/replicationcontrollers" | "apps/statefulsets" => self.replicated(commit),
+            "batch/jobs" => self.job(commit),
+            "/configmaps" => self.dependent(commit),
+            _ => {}
+        }
+    }
+
+    fn promise(&mut self, uid: &str, promise: Promise) {
+        let now = self.clock.now();
+        let history = self.promises.entry(uid.to_owned()).or_default();
+        if history.last().is_none_or(|(_, last)| *last != promise) {
+            history.push((now, promise));
+        }
+    }
+
+    /// The most generous promise in force within the last seconds.
+    fn promised(&self, uid: &str) -> Option<Promise> {
+        let history = self.promises.get(uid)?;
+        let horizon = crate::clock::after(self.clock.now(), -STALE_SECONDS);
+        let start = history.iter().rposition(|(since, _)| *since <= horizon).unwrap_or(0);
+        let recent = history[start..].iter().map(|(_, promise)| *promise);
+        recent.reduce(|one, other| Promise {
+            most: one.most.max(other.most),
+            fewest: one.fewest.min(other.fewest),
+        })
+    }
+
+    fn deployment(&mut self, commit: &Commit<'_>) {
+        let Some(new) = commit.new else { return };
+        let deployment: Deployment = parse(new);
+        let strategy = Strategy::of(&deployment);
+        let promise = Promise { most: strategy.most(), fewest: strategy.fewest() };
+        self.promise(uid(new), promise);
+    }
+
+    fn replicated(&mut self, commit: &Commit<'_>) {
+        let Some(new) = commit.new else {
+            let old = commit.old.expect("deleted objects were there");
+            // Only history may be cleaned up while the Deployment lives.
+            let owner = old["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default();
+            let lives = commit
+                .objects
+                .iter()
+                .any(|(key, it)| key.0 == "apps/deployments" && uid(it) == owner && !is_going(it));
+            if lives && commit.key.0 == "apps/replicasets" && old["spec"]["replicas"].as_i64() != Some(0) {
+                self.fail(commit, "a ReplicaSet that is not empty was deleted under its Deployment");
+            }
+            return;
+        };
+        let replicas = i32::try_from(new["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap();
+        self.promise(uid(new), Promise { most: replicas, fewest: replicas });
+    }
+
+    fn job(&mut self, commit: &Commit<'_>) {
+        let Some(new) = commit.new else { return };
+        let parallelism = new["spec"]["parallelism"].as_i64().unwrap_or(1);
+        let parallelism = i32::try_from(parallelism).unwrap();
+        self.promise(uid(new), Promise { most: parallelism, fewest: 0 });
+        let Some(old) = commit.old else { return };
+        for field in ["succeeded", "failed"] {
+            let count = |job: &Value| job["status"][field].as_i64().unwrap_or(0);
+            if count(new) < count(old) {
+                self.fail(commit, format!("{field} went from {} to {}", count(old), count(new)));
+            }
+            let true_count = self.ended.get(uid(new)).map_or(0, |ended| {
+                ended.values().filter(|succeeded| **succeeded == (field == "succeeded")).count()
+            });
+            if field == "succeeded" && count(new) > i64::try_from(true_count).unwrap() {
+                self.fail(commit, format!("{field} is {} but only {true_count} did", count(new)));
+            }
+        }
+        if has_condition(new, "Complete") && has_condition(new, "Failed") {
+            self.fail(commit, "both complete and failed");
+        }
+        for type_ in ["Complete", "Failed"] {
+            if has_condition(old, type_) && !has_condition(new, type_) {
+                self.fail(commit, format!("no longer {type_}"));
+            }
+        }
+    }
+
+    /// Only the garbage collector deletes ConfigMaps, and not while an owner lives.
+    fn dependent(&mut self, commit: &Commit<'_>) {
+        let Some(old) = commit.old.filter(|_| commit.new.is_none_or(is_going)) else { return };
+        let owners = old["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        for owner in owners {
+            let id = owner["uid"].as_str().unwrap_or_default();
+            let lives = commit
+                .objects
+                .iter()
+                .any(|(key, it)| key.1 == commit.key.1 && uid(it) == id && !is_going(it));
+            if lives && commit.writer.is_some() && !namespace_is_going(commit.objects, &commit.key.1) {
+                self.fail(commit, format!("deleted although its owner {} lives", owner["name"]));
+            }
+        }
+    }
+
+    fn pod(&mut self, commit: &Commit<'_>) {
+        match (commit.old, commit.new) {
+            (None, Some(new)) => self.created(commit, &parse(new)),
+            (Some(old), new) => {
+                if let Some(new) = new {
+                    self.note_end(old, new);
+                }
+                let begins = !is_going(old) && new.is_none_or(is_going);
+                if begins && commit.writer.is_some() {
+                    self.deleted(commit, &parse(old));
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn note_end(&mut self, old: &Value, new: &Value) {
+        let phase = new["status"]["phase"].as_str().unwrap_or_default();
+        if old["status"]["phase"].as_str() == Some(phase) || !matches!(phase, "Succeeded" | "Failed") {
+            return;
+        }
+        let pod: Pod = parse(new);
+        if let Some(owner) = controller_of(&pod.metadata).filter(|owner| owner.kind == "Job") {
+            let ended = self.ended.entry(owner.uid.clone()).or_default();
+            ended.insert(uid(new).to_owned(), phase == "Succeeded");
+        }
+    }
+
+    fn created(&mut self, commit: &Commit<'_>, pod: &Pod) {
+        let Some(owner) = controller_of(&pod.metadata) else { return };
+        let siblings = active_pods(commit.objects, &owner.uid);
+        let strict = self.strict.one_leader;
+        match owner.kind.as_str() {
+            "ReplicaSet" | "ReplicationController" | "Job" if strict => {
+                self.at_most(commit, &owner.uid, siblings.len(), &owner.kind);
+            }
+            _ => {}
+        }
+        match owner.kind.as_str() {
+            "ReplicaSet" if strict => self.created_by_deployment(commit, &owner.uid),
+            "Job" if strict => {
+                let index = |pod: &Pod| {
+                    let annotations = pod.metadata.annotations.as_ref()?;
+                    annotations.get("batch.kubernetes.io/job-completion-index").cloned()
+                };
+                let own = index(pod);
+                if own.is_some() && siblings.iter().filter(|it| index(it) == own).count() > 1 {
+                    self.fail(commit, format!("two pods work on index {own:?}"));
+                }
+            }
+            "DaemonSet" if strict => {
+                let node = target_node(pod);
+                let count = siblings.iter().filter(|it| target_node(it) == node).count();
+                let set = commit.objects.values().find(|it| uid(it) == owner.uid);
+                let set: Option<DaemonSet> = set.map(parse);
+                let surge = set.is_some_and(|set| surges(&set));
+                if count > 1 + usize::from(surge) {
+                    self.fail(commit, format!("{count} daemons on {node:?}"));
+                }
+            }
+            "StatefulSet" => self.created_in_order(commit, pod, &owner.uid),
+            _ => {}
+        }
+    }
+
+    fn at_most(&mut self, commit: &Commit<'_>, uid: &str, count: usize, kind: &str) {
+        let Some(promise) = self.promised(uid) else { return };
+        if count > usize::try_from(promise.most).unwrap() {
+            self.fail(commit, format!("{count} pods of a {kind} that is to have {}", promise.most));
+        }
+    }
+
+    fn created_by_deployment(&mut self, commit: &Commit<'_>, set: &str) {
+        let Some((deployment, sets)) = family(commit.objects, set) else { return };
+        let active: usize = sets.iter().map(|uid| active_pods(commit.objects, uid).len()).sum();
+        self.at_most(commit, deployment.metadata.uid.as_deref().unwrap_or_default(), active, "Deployment");
+        if !Strategy::of(&deployment).rolling {
+            let others = sets.iter().filter(|uid| *uid != set);
+            let left =
+                others.flat_map(|uid| pods_of(commit.objects, uid)).filter(|pod| !pods::is_finished(pod));
+            if left.count() > 0 {
+                self.fail(commit, "old and new pods at once in a Deployment that recreates");
+            }
+        }
+    }
+
+    fn created_in_order(&mut self, commit: &Commit<'_>, pod: &Pod, uid: &str) {
+        let ordinal = ordinal(pod);
+        if let Some(promise) = self.promised(uid)
+            && ordinal >= promise.most
+        {
+            self.fail(commit, format!("ordinal {ordinal} of {}", promise.most));
+        }
+        let set = commit.objects.values().find(|it| self::uid(it) == uid);
+        let parallel = set.is_some_and(|set| set["spec"]["podManagementPolicy"] == "Parallel");
+        if parallel || !self.strict.steady_pods || !self.strict.one_leader {
+            return;
+        }
+        let ready: BTreeSet<i32> = pods_of(commit.objects, uid)
+            .iter()
+            .filter(|pod| pods::is_ready(pod) && !pods::is_terminating(pod))
+            .map(self::ordinal)
+            .collect();
+        if let Some(missing) = (0..ordinal).find(|lower| !ready.contains(lower)) {
+            self.fail(commit, format!("made before ordinal {missing} was ready"));
+        }
+    }
+
+    fn deleted(&mut self, commit: &Commit<'_>, pod: &Pod) {
+        if namespace_is_going(commit.objects, &commit.key.1) {
+            return;
+        }
+        let Some(owner) = controller_of(&pod.metadata) else { return };
+        match owner.kind.as_str() {
+            "ReplicaSet" => self.deleted_by_deployment(commit, pod, &owner.uid),
+            "StatefulSet" => self.deleted_in_order(commit, pod, &owner.uid),
+            _ => {}
+        }
+    }
+
+    fn deleted_by_deployment(&mut self, commit: &Commit<'_>, pod: &Pod, set: &str) {
+        let now = self.clock.now();
+        let Some((deployment, sets)) = family(commit.objects, set) else { return };
+        let min_ready = deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+        let rolling = Strategy::of(&deployment).rolling;
+        if !self.strict.steady_pods || !self.strict.one_leader || !rolling || is_leaving(&deployment) {
+            return;
+        }
+        if !pods::is_available(pod, min_ready, now) {
+            return;
+        }
+        let available = sets
+            .iter()
+            .flat_map(|uid| active_pods(commit.objects, uid))
+            .filter(|pod| pods::is_available(pod, min_ready, now))
+            .count();
+        let promise = self.promised(deployment.metadata.uid.as_deref().unwrap_or_default());
+        if let Some(promise) = promise
+            && i32::try_from(available).unwrap() < promise.fewest
+        {
+            self.fail(commit, format!("{available} available pods left, {} promised", promise.fewest));
+        }
+    }
+
+    fn deleted_in_order(&mut self, commit: &Commit<'_>, pod: &Pod, uid: &str) {
+        let Some(set) = commit.objects.values().find(|it| self::uid(it) == uid) else { return };
+        if is_going(set) || set["spec"]["podManagementPolicy"] == "Parallel" || !self.strict.one_leader {
+            return;
+        }
+        let higher = pods_of(commit.objects, uid).iter().any(|it| ordinal(it) > ordinal(pod));
+        let fewest = self.promised(uid).map_or(0, |promise| promise.most);
+        if ordinal(pod) >= fewest && higher {
+            self.fail(commit, "scaled down out of order");
+        }
+        if self.strict.steady_pods && ordinal(pod) < fewest {
+            let others = pods_of(commit.objects, uid);
+            let below = others.iter().filter(|it| ordinal(it) != ordinal(pod) && ordinal(it) < fewest);
+            if below.clone().any(|it| !pods::is_ready(it) || pods::is_terminating(it)) && pods::is_ready(pod)
+            {
+                self.fail(commit, "updated while another pod was not ready");
+            }
+        }
+    }
+}
+
+pub(super) fn parse<K: k8s_openapi::serde::de::DeserializeOwned>(value: &Value) -> K {
+    serde_json::from_value(value.clone()).expect("stored objects are readable")
+}
+
+pub(super) fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+pub(super) fn is_going(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+pub(super) fn has_condition(object: &Value, type_: &str) -> bool {
+    object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|it| it["type"] == type_ && it["status"] == "True")
+}
+
+fn namespace_is_going(objects: &Objects, name: &str) -> bool {
+    objects.get(&("/namespaces".to_owned(), String::new(), name.to_owned())).is_none_or(is_going)
+}
+
+fn is_leaving(deployment: &Deployment) -> bool {
+    deployment.metadata.deletion_timestamp.is_some()
+}
+
+fn owned_by(object: &Value, uid: &str) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().any(|it| it["controller"] == true && it["uid"] == uid)
+}
+
+/// Pods controlled by the object with that uid.
+pub(super) fn pods_of(objects: &Objects, uid: &str) -> Vec<Pod> {
+    let of = objects.iter().filter(|(key, pod)| key.0 == "/pods" && owned_by(pod, uid));
+    of.map(|(_, pod)| parse(pod)).collect()
+}
+
+pub(super) fn active_pods(objects: &Objects, uid: &str) -> Vec<Pod> {
+    pods_of(objects, uid).into_iter().filter(pods::is_active).collect()
+}
+
+/// The Deployment of a ReplicaSet and the uids of all its ReplicaSets.
+fn family(objects: &Objects, set: &str) -> Option<(Deployment, Vec<String>)> {
+    let set = objects.iter().find(|(key, it)| key.0 == "apps/replicasets" && uid(it) == set)?;
+    let set: ReplicaSet = parse(set.1);
+    let owner = &controller_of(&set.metadata)?.uid;
+    let deployment = objects.iter().find(|(key, it)| key.0 == "apps/deployments" && uid(it) == owner)?;
+    let sets = objects.iter().filter(|(key, it)| key.0 == "apps/replicasets" && owned_by(it, owner));
+    Some((parse(deployment.1), sets.map(|(_, it)| uid(it).to_owned()).collect()))
+}
+
+pub(super) fn ordinal(pod: &Pod) -> i32 {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    name.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(-1)
+}
+
+/// The node a daemon is meant for.
+fn target_node(pod: &Pod) -> Option<String> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    terms.first()?.match_fields.as_ref()?.first()?.values.as_ref()?.first().cloned()
+}
+
+fn surges(set: &DaemonSet) -> bool {
+    let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+    strategy
+        .and_then(|it| it.rolling_update.as_ref())
+        .and_then(|it| it.max_surge.as_ref())
+        .is_some_and(|it| crate::deployment::scaled(it, 1, true) > 0)
+}

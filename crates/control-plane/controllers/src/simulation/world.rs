@@ -1,0 +1,422 @@
+//! One seed's run: the API, the processes, and everything around them that moves.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use parking_lot::Mutex;
+use podium_client::{SharedInformers, Shutdown};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::ending;
+use super::invariants::{Judge, Strictness, is_going};
+use super::link::Link;
+use super::scenario::{Ending, NAMESPACE, NODES, Scenario, edit, furnish};
+use crate::clock::{Clock, RuntimeClock};
+use crate::manager::{Config, Settings};
+use crate::names::{ALPHABET, NameSource, SUFFIX_LENGTH};
+use crate::testing::api::FakeApi;
+use crate::testing::at;
+
+/// How long nothing must have happened before everybody is at rest: longer than the longest back-off and deadline.
+const REST_SECONDS: u64 = 620;
+/// By then everybody must be at rest.
+const PATIENCE_SECONDS: u64 = 4 * 3600;
+
+/// How a seed went, or many.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) broken: Vec<String>,
+    pub(super) fingerprint: u64,
+    pub(super) judged: u64,
+    pub(super) crashes: u64,
+    pub(super) overlaps: u64,
+    pub(super) cuts: u64,
+    /// Every change, a line each; kept only if asked for.
+    pub(super) history: Vec<String>,
+}
+
+impl Outcome {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.judged += other.judged;
+        self.crashes += other.crashes;
+        self.overlaps += other.overlaps;
+        self.cuts += other.cuts;
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { judged, crashes, overlaps, cuts, .. } = self;
+        write!(
+            f,
+            "{judged} changes judged, {crashes} crashes, {overlaps} times two leaders, {cuts} watches cut"
+        )
+    }
+}
+
+/// Runs one seed.
+///
+/// With `verbose` it says what it was about, and keeps its history.
+pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
+    run_with(seed, verbose, false)
+}
+
+/// Runs one seed with someone who makes pods that nobody asked for.
+pub(super) fn run_sabotaged(seed: u64) -> Outcome {
+    run_with(seed, false, true)
+}
+
+fn run_with(seed: u64, verbose: bool, sabotage: bool) -> Outcome {
+    // The client's back-offs draw from the thread's generator.
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without I/O can be built");
+    runtime.block_on(async {
+        let mut world = World::new(seed, verbose);
+        if verbose {
+            println!("{:#?}", world.scenario);
+        }
+        for step in 0..world.scenario.steps {
+            world.step(step).await;
+            if sabotage && step == 30 {
+                world.sabotage();
+            }
+        }
+        world.finish(verbose).await
+    })
+}
+
+/// Names from the seed.
+#[derive(Debug)]
+struct SeededNames(Mutex<Rng>);
+
+impl NameSource for SeededNames {
+    fn suffix(&self) -> String {
+        let mut rng = self.0.lock();
+        (0..SUFFIX_LENGTH).map(|_| char::from(ALPHABET[rng.usize(..ALPHABET.len())])).collect()
+    }
+}
+
+struct Process {
+    link: Link,
+    stop: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Process {
+    fn kill(&self) {
+        self.link.die();
+        self.task.abort();
+        self.stop.cancel();
+    }
+}
+
+struct World {
+    api: FakeApi,
+    rng: Rng,
+    scenario: Scenario,
+    clock: RuntimeClock,
+    judge: Arc<Mutex<Judge>>,
+    processes: Vec<Process>,
+    started: usize,
+    /// The step at which the older of two leaders learns that it is none.
+    overlap_ends: Option<u32>,
+    renewed: i64,
+    addresses: u32,
+    outcome: Outcome,
+}
+
+impl World {
+    fn new(seed: u64, trace: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let scenario = Scenario::of(&mut rng);
+        let clock = RuntimeClock::starting_at(at(1_000_000));
+        let strict = Strictness { one_leader: !scenario.two_leaders, steady_pods: scenario.steady_pods };
+        let judge = Judge::new(clock, strict);
+        let api = FakeApi::default();
+        if trace {
+            api.trace();
+        }
+        api.simulate(clock, Judge::hook(&judge));
+        furnish(&api, &scenario);
+        let outcome = Outcome::default();
+        let mut world = Self {
+            api,
+            rng,
+            scenario,
+            clock,
+            judge,
+            processes: Vec::new(),
+            started: 0,
+            overlap_ends: None,
+            renewed: 0,
+            addresses: 0,
+            outcome,
+        };
+        world.start();
+        world
+    }
+
+    fn start(&mut self) {
+        self.started += 1;
+        let link = Link::new(&self.api, self.started, self.clock, self.rng.fork(), self.scenario.faults);
+        if self.scenario.crashes && self.rng.u32(0..3) > 0 {
+            link.doom(self.rng.u32(0..60));
+        }
+        let stop = Shutdown::new();
+        let informers = SharedInformers::new(link.client(), stop.clone());
+        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
+        let config = Config {
+            clock: Arc::new(self.clock),
+            names: Arc::new(SeededNames(Mutex::new(self.rng.fork()))),
+            ..Config::new(Arc::new(link.clone()), informers, settings)
+        };
+        let shutdown = stop.clone();
+        let task = tokio::spawn(async move {
+            crate::manager::run(config, shutdown).await.expect("controllers run");
+        });
+        self.processes.push(Process { link, stop, task });
+    }
+
+    async fn step(&mut self, step: u32) {
+        let pause = Duration::from_millis(self.rng.u64(1..400));
+        tokio::time::sleep(pause).await;
+        self.renew_leases();
+        self.processes_live_and_die(step);
+        self.tell_watches(step);
+        self.run_kubelets(false);
+        if self.rng.u32(0..12) == 0 {
+            self.act_as_user();
+        }
+    }
+
+    fn processes_live_and_die(&mut self, step: u32) {
+        let before = self.processes.len();
+        self.processes.retain(|process| {
+            if process.link.is_dead() {
+                process.kill();
+            }
+            !process.link.is_dead()
+        });
+        self.outcome.crashes += (before - self.processes.len()) as u64;
+        if self.overlap_ends.is_some_and(|end| end <= step) {
+            self.overlap_ends = None;
+            if self.processes.len() > 1 {
+                self.processes.remove(0).kill();
+            }
+        }
+        let wants_two = self.scenario.two_leaders && self.overlap_ends.is_none() && self.rng.u32(0..20) == 0;
+        if wants_two && self.processes.len() == 1 {
+            self.overlap_ends = Some(step + self.rng.u32(1..20));
+            self.outcome.overlaps += 1;
+            self.start();
+        }
+        if self.processes.is_empty() && self.rng.u32(0..3) == 0 {
+            self.start();
+        }
+    }
+
+    fn tell_watches(&mut self, step: u32) {
+        let all = step.is_multiple_of(20);
+        for watch in self.api.waiting() {
+            let chance = self.rng.u32(0..100);
+            if all || chance < 40 {
+                self.api.deliver(&watch, usize::MAX, 1);
+            } else if chance < 60 {
+                self.api.deliver(&watch, 1, 1);
+            } else if chance < 65 {
+                self.api.deliver(&watch, 3, 2);
+            } else if chance < 67 && self.scenario.cuts {
+                self.outcome.cuts += 1;
+                let expire = self.rng.bool();
+                self.api.cut(&watch, expire);
+            }
+        }
+    }
+
+    fn renew_leases(&mut self) {
+        let now = self.clock.now();
+        if now.as_second() - self.renewed < 10 {
+            return;
+        }
+        self.renewed = now.as_second();
+        for node in NODES {
+            let time = format!("{now:.6}");
+            self.api.edit("coordination.k8s.io/leases", "kube-node-lease", node, |lease| {
+                lease["spec"]["renewTime"] = json!(time);
+            });
+        }
+    }
+
+    /// Plays scheduler and kubelets. `surely`: everything that can happen does, and nothing fails.
+    fn run_kubelets(&mut self, surely: bool) {
+        let objects = self.api.objects();
+        for (key, pod) in objects.iter().filter(|(key, _)| key.0 == "/pods") {
+            if surely || self.rng.u32(0..100) < 45 {
+                self.run_pod(&key.2, pod, surely);
+            }
+        }
+    }
+
+    fn run_pod(&mut self, name: &str, pod: &Value, surely: bool) {
+        let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+        let bound = pod["spec"]["nodeName"].is_string();
+        if is_going(pod) {
+            if bound {
+                self.api.finish_pod(NAMESPACE, name);
+            }
+            return;
+        }
+        let now = self.clock.now();
+        let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let ready = pod["status"]["conditions"]
+            .as_array()
+            .is_some_and(|it| it.iter().any(|it| it["type"] == "Ready" && it["status"] == "True"));
+        let is_work = pod["metadata"]["ownerReferences"][0]["kind"] == "Job";
+        let (mut node, mut end, mut serves) = (None, None, None);
+        match phase {
+            "Pending" if !bound => {
+                let wanted = &pod["spec"]["affinity"]["nodeAffinity"];
+                let wanted =
+                    &wanted["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0];
+                let wanted = wanted["matchFields"][0]["values"][0].as_str().map(str::to_owned);
+                node = Some(wanted.unwrap_or_else(|| NODES[self.rng.usize(0..NODES.len())].to_owned()));
+            }
+            "Pending" => serves = Some(false),
+            "Running" if is_work && (surely || self.rng.bool()) => {
+                end = Some(if surely || self.rng.u32(0..4) > 0 { "Succeeded" } else { "Failed" });
+            }
+            "Running" if !ready => serves = Some(true),
+            "Running" if !surely && !self.scenario.steady_pods && self.rng.u32(0..25) == 0 => {
+                match self.rng.u32(0..3) {
+                    0 => serves = Some(false),
+                    1 => end = Some("Failed"),
+                    _ => self.api.delete("/pods", NAMESPACE, name, "Background"),
+                }
+                if serves.is_none() && end.is_none() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+        self.addresses += 1;
+        let address = format!("10.{}.{}.{}", 1, self.addresses / 250, self.addresses % 250 + 1);
+        self.api.edit("/pods", NAMESPACE, name, |pod| {
+            if let Some(node) = node {
+                pod["spec"]["nodeName"] = json!(node);
+            }
+            if let Some(end) = end {
+                pod["status"]["phase"] = json!(end);
+                pod["status"]["containerStatuses"] = json!([{"name": "main", "restartCount": 0, "ready": false,
+                    "image": "", "imageID": "",
+                    "state": {"terminated": {"exitCode": i32::from(end == "Failed"), "finishedAt": now}}}]);
+            }
+            if let Some(serves) = serves {
+                let status = &mut pod["status"];
+                status["phase"] = json!("Running");
+                if !status["podIP"].is_string() {
+                    status["podIP"] = json!(address);
+                    status["podIPs"] = json!([{"ip": address}]);
+                }
+                status["conditions"] = json!([{"type": "Ready", "status": if serves { "True" } else { "False" },
+                    "lastTransitionTime": now}]);
+            } else if end.is_some() {
+                pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False", "lastTransitionTime": now}]);
+            }
+        });
+    }
+
+    fn act_as_user(&mut self) {
+        let index = self.rng.usize(0..self.scenario.workloads.len());
+        let workload = self.scenario.workloads[index].clone();
+        if workload.edits && self.exists(workload.resource, &workload.name) {
+            edit(&self.api, &mut self.rng, &workload);
+        }
+    }
+
+    fn exists(&self, resource: &str, name: &str) -> bool {
+        self.api.objects().contains_key(&(resource.to_owned(), NAMESPACE.to_owned(), name.to_owned()))
+    }
+
+    fn sabotage(&self) {
+        let objects = self.api.objects();
+        let pods = objects.iter().filter(|(key, pod)| {
+            let kind = &pod["metadata"]["ownerReferences"][0]["kind"];
+            key.0 == "/pods" && (kind == "ReplicaSet" || kind == "DaemonSet")
+        });
+        for (_, pod) in pods {
+            for copy in 0..10 {
+                let mut pod = pod.clone();
+                pod["metadata"]["name"] =
+                    json!(format!("{}-{copy}", pod["metadata"]["name"].as_str().unwrap()));
+                pod["metadata"]["resourceVersion"] = Value::Null;
+                self.api.create("/pods", &pod);
+            }
+        }
+    }
+
+    /// The last wishes of users, then nothing goes wrong any more until everybody is at rest.
+    async fn finish(mut self, verbose: bool) -> Outcome {
+        match self.scenario.ends_with {
+            Ending::Stay => {}
+            Ending::DeleteOwners => {
+                for workload in self.scenario.workloads.clone() {
+                    let policy = ["Background", "Foreground", "Orphan"][self.rng.usize(0..3)];
+                    if self.exists(workload.resource, &workload.name) {
+                        self.api.delete(workload.resource, NAMESPACE, &workload.name, policy);
+                    }
+                }
+            }
+            Ending::DeleteNamespace => self.api.delete("/namespaces", "", NAMESPACE, "Background"),
+        }
+        for workload in &self.scenario.workloads {
+            if workload.resource == "batch/cronjobs" && self.exists(workload.resource, &workload.name) {
+                self.api.edit(workload.resource, NAMESPACE, &workload.name, |cron| {
+                    cron["spec"]["suspend"] = json!(true)
+                });
+            }
+        }
+        self.scenario.faults = super::link::Faults::default();
+        self.scenario.crashes = false;
+        while self.processes.len() > 1 {
+            self.processes.remove(0).kill();
+        }
+        self.processes.retain(|process| {
+            process.link.mend();
+            !process.link.is_dead()
+        });
+        if self.processes.is_empty() {
+            self.start();
+        }
+        let (mut changes, mut rested, mut waited) = (self.api.changes(), 0, 0);
+        while rested < REST_SECONDS && waited < PATIENCE_SECONDS {
+            self.renew_leases();
+            self.run_kubelets(true);
+            for watch in self.api.waiting() {
+                self.api.deliver(&watch, usize::MAX, 1);
+            }
+            // While things move they are watched closely.
+            let pause = if rested < 5 { 1 } else { 40 };
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            waited += pause;
+            rested = if self.api.changes() == changes { rested + pause } else { 0 };
+            changes = self.api.changes();
+        }
+        let mut broken = std::mem::take(&mut self.judge.lock().broken);
+        if rested < REST_SECONDS {
+            broken.push(format!("no rest in {PATIENCE_SECONDS} s"));
+        }
+        broken.extend(ending::judge(&self.scenario, &self.api.objects(), &self.judge.lock()));
+        if verbose {
+            self.outcome.history = self.api.traced();
+        }
+        self.processes.iter().for_each(Process::kill);
+        self.outcome.broken = broken;
+        self.outcome.fingerprint = self.api.fingerprint();
+        self.outcome.judged = self.judge.lock().judged;
+        self.outcome
+    }
+}
