@@ -1,0 +1,112 @@
+//! What a simulation does to the server: holding watches back, repeating and cutting them, and seeing everything that happens.
+
+use http::Method;
+use http_body::Frame;
+use serde_json::{Value, json};
+
+use super::{Answer, FakeApi, Hook, Objects};
+use crate::clock::RuntimeClock;
+
+impl FakeApi {
+    /// Has watches told by [`Self::deliver`] only, times taken from `clock`, and changes shown to `hook`.
+    pub(crate) fn simulate(&self, clock: RuntimeClock, hook: Hook) {
+        let mut state = self.state.lock();
+        state.lagging = true;
+        state.clock = Some(clock);
+        state.hook = Some(hook);
+    }
+
+    /// Answers a request of the client with that number.
+    pub(crate) fn answer_to(
+        &self,
+        client: usize,
+        method: &Method,
+        uri: &http::Uri,
+        body: Value,
+        strategic: bool,
+    ) -> Answer {
+        self.answer(method, uri, body, strategic, Some(client))
+    }
+
+    /// The open watches that have something to be told, as reader and resource.
+    pub(crate) fn waiting(&self) -> Vec<(usize, String)> {
+        let mut state = self.state.lock();
+        state.watchers.retain(|watcher| !watcher.sender.is_closed());
+        let waiting = state.watchers.iter().filter(|watcher| !watcher.backlog.is_empty());
+        waiting.map(|watcher| (watcher.reader, watcher.resource.clone())).collect()
+    }
+
+    /// Tells the watches of a reader and resource up to `most` of what they wait for, each line `times` times.
+    pub(crate) fn deliver(&self, (reader, resource): &(usize, String), most: usize, times: usize) {
+        let mut state = self.state.lock();
+        let watchers = state.watchers.iter_mut();
+        for watcher in watchers.filter(|it| it.reader == *reader && it.resource == *resource) {
+            let count = most.min(watcher.backlog.len());
+            for line in watcher.backlog.drain(..count) {
+                for _ in 0..times {
+                    // A reader that is gone is no trouble.
+                    let _ = watcher.sender.unbounded_send(Ok(Frame::data(line.clone())));
+                }
+            }
+        }
+    }
+
+    /// Ends the watches of a reader and resource; what they wait for is lost. With `expire` the reader must list again.
+    pub(crate) fn cut(&self, (reader, resource): &(usize, String), expire: bool) {
+        let mut state = self.state.lock();
+        state.watchers.retain(|it| it.reader != *reader || it.resource != *resource);
+        if expire {
+            state.expired.push((*reader, resource.clone()));
+        }
+    }
+
+    /// The number of changes so far, renewals of leases not counted.
+    pub(crate) fn changes(&self) -> usize {
+        self.state.lock().changes
+    }
+
+    /// Everything there is.
+    pub(crate) fn objects(&self) -> Objects {
+        self.state.lock().objects.clone()
+    }
+
+    /// Has every request and change written down from now on.
+    pub(crate) fn trace(&self) {
+        self.state.lock().trace = Some(Vec::new());
+    }
+
+    /// Writes a line down.
+    pub(crate) fn note(&self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.state.lock().trace {
+            trace.push(line());
+        }
+    }
+
+    /// What was written down.
+    pub(crate) fn traced(&self) -> Vec<String> {
+        self.state.lock().trace.take().unwrap_or_default()
+    }
+
+    /// What happened, in brief: equal for equal runs.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        for (version, key, type_, object) in &self.state.lock().log {
+            (version, key, type_, object.to_string()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// As a kubelet deletes a pod for good: finalizers still hold it.
+    pub(crate) fn finish_pod(&self, namespace: &str, name: &str) {
+        let mut state = self.state.lock();
+        let key = ("/pods".to_owned(), namespace.to_owned(), name.to_owned());
+        let Some(mut pod) = state.objects.get(&key).cloned() else { return };
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        if !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            pod["status"]["phase"] = json!("Failed");
+        }
+        pod["status"]["conditions"] = json!([]);
+        state.store(key, pod);
+    }
+}
