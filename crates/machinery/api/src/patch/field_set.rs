@@ -242,14 +242,14 @@ mod tests {
 
     use super::*;
 
-    fn set(wire: Value) -> FieldSet {
-        FieldSet::from_wire(&wire).expect("a set")
+    fn set(wire: &Value) -> FieldSet {
+        FieldSet::from_wire(wire).expect("a set")
     }
 
     #[test]
     fn sets_are_combined_in_their_wire_form() {
-        let a = set(json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}, "f:d": {"f:e": {}}}));
-        let b = set(json!({"f:a": {"f:x": {}}, "f:b": {"f:c": {}}, "f:d": {"f:e": {}}}));
+        let a = set(&json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}, "f:d": {"f:e": {}}}));
+        let b = set(&json!({"f:a": {"f:x": {}}, "f:b": {"f:c": {}}, "f:d": {"f:e": {}}}));
         let mut both = a.clone();
         both.add(&b);
         assert_eq!(
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_clients_elements_are_brought_into_our_form() {
-        let sent = set(json!({"f:l": {"k:{\"b\": 1,\"a\":\"x\"}": {".": {}}, "v: \"q\"": {}}}));
+        let sent = set(&json!({"f:l": {"k:{\"b\": 1,\"a\":\"x\"}": {".": {}}, "v: \"q\"": {}}}));
         assert_eq!(sent.clone().into_wire(), json!({"f:l": {"k:{\"a\":\"x\",\"b\":1}": {}, "v:\"q\"": {}}}));
         assert_eq!(sent.paths(), [r#".l[a="x",b=1]"#, r#".l[="q"]"#]);
         assert_eq!(FieldSet::from_wire(&json!({"x:y": {}})), None);
