@@ -38,6 +38,7 @@ mod eviction;
 mod get;
 mod list;
 mod managed;
+mod owners;
 mod patch;
 mod scale;
 mod update;
@@ -100,12 +101,19 @@ impl Call {
 
     /// Answers the request.
     pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
-        let mut reply = if self.info.subresource.is_empty() {
+        let answered = if self.info.subresource.is_empty() {
             self.main_resource(body).await
         } else {
             self.subresource(body).await
-        }?;
-        for warning in self.warnings.lock().drain(..) {
+        };
+        let warnings: Vec<String> = self.warnings.lock().drain(..).collect();
+        let mut reply = match answered {
+            Ok(reply) => reply,
+            // A refusal carries the warnings too.
+            Err(error) if !warnings.is_empty() => response::error(&error, self.output.encoding),
+            Err(error) => return Err(error),
+        };
+        for warning in warnings {
             if let Some(value) = response::warning_header(&warning) {
                 reply.headers_mut().append("warning", value);
             }

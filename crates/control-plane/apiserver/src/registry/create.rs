@@ -114,6 +114,7 @@ impl Call {
         fill_system_metadata(&mut object, &now);
         rules.default(&mut object);
         if !tracked {
+            self.dedup_owners(&mut object, false);
             // What admission adds is nobody's, as upstream.
             self.track(&Value::Null, &mut object, &now)?;
         }
@@ -131,6 +132,7 @@ impl Call {
             let warnings = std::mem::take(&mut request.warnings);
             self.warn(warnings);
         }
+        self.dedup_owners(&mut object, true);
         self.check_namespace(&mut object["metadata"])?;
         rules.default(&mut object);
         let context = Context { part: Part::Main, now: &now };

@@ -39,18 +39,28 @@ impl Call {
             Method::Apply => return self.apply(body, &write, subresource).await,
             Method::Patch(kind) => kind,
         };
-        let ty = self.patched_type(kind)?;
+        if self.served.type_id.is_none() && kind == PatchType::Strategic {
+            // A kind without merge keys: upstream refuses the media type for custom resources.
+            return Err(negotiate::unsupported_media_type(ACCEPTED_CUSTOM));
+        }
         let change =
             Change { part: part(subresource), write: &write, body: None, internal: false, tracked: false };
         debug_assert!(change.part != Part::Scale, "scale patches a Scale");
         let outcome = self
             .change(&change, |old| {
                 let old = self.to_served(old.clone())?;
-                let decoded = patch::patch(&old, body, kind, ty, write.validation)?;
-                self.warn(decoded.warnings);
-                self.check_kind(&decoded.object)?;
-                self.check_name(&decoded.object)?;
-                self.to_stored(decoded.object)
+                let new = match (self.served.type_id, kind) {
+                    (Some(ty), _) => {
+                        let decoded = patch::patch(&old, body, kind, ty, write.validation)?;
+                        self.warn(decoded.warnings);
+                        decoded.object
+                    }
+                    (None, PatchType::Json) => patch::json_patch(&old, body)?,
+                    (None, _) => patch::merge_patch(&old, body)?,
+                };
+                self.check_kind(&new)?;
+                self.check_name(&new)?;
+                self.to_stored(new)
             })
             .await?;
         self.reply_outcome(outcome)
@@ -66,15 +76,6 @@ impl Call {
             "application/apply-patch+yaml" => Ok(Method::Apply),
             _ => Err(negotiate::unsupported_media_type(ACCEPTED)),
         }
-    }
-
-    /// The type that a patch is merged by.
-    fn patched_type(&self, kind: PatchType) -> Result<TypeId, ApiError> {
-        self.served.type_id.ok_or_else(|| match kind {
-            // A kind without merge keys: upstream refuses the media type for custom resources.
-            PatchType::Strategic => negotiate::unsupported_media_type(ACCEPTED_CUSTOM),
-            _ => ApiError::internal("a kind without a schema cannot be patched"),
-        })
     }
 
     /// A patch may not make another kind of the object.

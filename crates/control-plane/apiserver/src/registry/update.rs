@@ -50,6 +50,7 @@ impl Call {
         let object = self.decode(body, &served.group, &served.version, &served.kind, write.validation)?;
         let mut object = self.to_stored(object)?;
         self.check_addressed(&mut object)?;
+        self.dedup_owners(&mut object, false);
         if self.core.store.get(&self.key()?).is_none()
             && part == Part::Main
             && served.rules.create_on_update()
@@ -150,6 +151,8 @@ impl Call {
         mut new: Value,
     ) -> Result<Outcome, Failure> {
         self.check_preconditions(&new, &old, record)?;
+        // From here on it is a change of what is stored, also where the client did not say of what.
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
         let mut operations = Vec::new();
         if change.internal {
             keep_system_metadata(&mut new, &old);
@@ -160,8 +163,6 @@ impl Call {
         if goes_now(&new, &old) && !finalizes_namespace(&self.served.plural, &new) {
             return self.delete_instead(change, key, record, new).await;
         }
-        // The client's resourceVersion has been checked; the store writes the new one.
-        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
         if change.write.dry_run {
             return Ok(Outcome::DryRun(new));
         }
@@ -198,6 +199,7 @@ impl Call {
             self.track(old, new, &now)?;
         }
         self.mutate(change, new, old)?;
+        self.dedup_owners(new, true);
         self.check_namespace(&mut new["metadata"])?;
         rules.default(new);
         keep_system_metadata(new, old);
@@ -241,7 +243,7 @@ impl Call {
                 errors.push(
                     Reason::Invalid,
                     &metadata.child("resourceVersion"),
-                    "Invalid value: 0: must be specified for an update".to_owned(),
+                    "Invalid value: 0x0: must be specified for an update".to_owned(),
                 );
                 Err(ApiError::invalid(&self.served.group, &self.served.plural, &self.info.name, &errors)
                     .into())

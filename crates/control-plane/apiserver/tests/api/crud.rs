@@ -331,3 +331,25 @@ async fn events_are_forgotten_and_other_objects_are_not() {
     assert!(cells.contains(&json!("m")) && cells.contains(&json!("R")), "{table}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_owner_is_named_once() {
+    let server = Server::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u1"});
+    let body = json!({"metadata": {"name": "owned", "ownerReferences": [owner, owner]}});
+    let created = call(&server, "POST", maps, body.clone()).await;
+    assert_eq!(created.status, 201, "{}", created.text());
+    assert_eq!(created.json()["metadata"]["ownerReferences"], json!([owner]));
+    let warning = |answer: &crate::support::Answer| answer.headers["warning"].to_str().unwrap().to_owned();
+    let text = "contains duplicate entries; API server dedups owner references in 1.20+";
+    assert!(warning(&created).contains(text) && warning(&created).ends_with("observed: u1\""), "{created:?}");
+    let put = call(&server, "PUT", &format!("{maps}/owned"), body.clone()).await;
+    assert_eq!(put.status, 200, "{}", put.text());
+    assert!(warning(&put).contains(text), "{put:?}");
+    let patch = json!({"metadata": {"ownerReferences": body["metadata"]["ownerReferences"]}});
+    let patched = call(&server, "PATCH", &format!("{maps}/owned"), patch).await;
+    assert!(warning(&patched).contains("after mutating admission happens"), "{patched:?}");
+    assert_eq!(patched.json()["metadata"]["ownerReferences"], json!([owner]));
+    server.stop().await;
+}
