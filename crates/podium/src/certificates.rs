@@ -1,8 +1,10 @@
 //! How a node gets its certificates: it makes keys, asks the API for certificates, and keeps both below its data directory.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,13 +13,22 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use podium_client::{Api, Client};
+use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 use podium_pki::certificate::AltName;
-use podium_pki::{KeyPair, NewRequest, Secret};
+use podium_pki::tls::ServingCertificate;
+use podium_pki::{Authority, KeyPair, NewRequest, Secret};
+use tokio::sync::watch;
+
+use crate::parts::Parts;
 
 /// How long an answer may take before the request is made again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a pending request is looked at. A node without a certificate may not watch, and this happens once.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How often the serving certificate is looked at, and how long after a failed try the next one is made.
+const RENEWAL: Duration = Duration::from_secs(6 * 3600);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +83,7 @@ pub(crate) fn kept(
         && facts.names == *names
         && !facts.renewal_due(Timestamp::now())
         // A crash between the two files leaves a key of another certificate.
-        && podium_pki::tls::ServingCertificate::new(&pair).is_ok();
+        && ServingCertificate::new(&pair).is_ok();
     good.then_some(pair)
 }
 
@@ -104,7 +115,7 @@ pub(crate) async fn obtain(
     })??;
     let pair = KeyPair { certificate, key: new.key };
     // Also sees that the key fits.
-    podium_pki::tls::ServingCertificate::new(&pair).context("the issued certificate")?;
+    ServingCertificate::new(&pair).context("the issued certificate")?;
     podium_pki::files::private_directory(directory)?;
     let write = |ending: &str, text: &str| {
         podium_pki::files::write(&directory.join(format!("{}.{ending}", purpose.file())), text.as_bytes())
@@ -129,6 +140,72 @@ async fn issued(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// A serving certificate of the node that is asked for and renewed, in whose place one signed by nobody stands until it comes.
+/// The channel becomes true once it is there.
+pub(crate) fn serving(
+    parts: &mut Parts,
+    client: &Client,
+    directory: &Path,
+    name: &str,
+    ip: IpAddr,
+) -> Result<(Arc<ServingCertificate>, watch::Receiver<bool>)> {
+    let names = serving_names(name, ip);
+    let kept = kept(directory, Purpose::Serving, name, &names);
+    let (issued, seen) = watch::channel(kept.is_some());
+    let pair = match kept {
+        Some(kept) => kept,
+        None => self_signed(name, &names)?,
+    };
+    let serving = ServingCertificate::new(&pair)?;
+    let (resolver, client, end) = (serving.clone(), client.clone(), parts.shutdown());
+    let (directory, name) = (directory.to_owned(), name.to_owned());
+    parts.spawn("serving certificate", async move {
+        let keep = keep_serving(&client, &directory, &name, &names, &resolver, &issued);
+        end.run_until_cancelled(keep).await;
+        Ok::<(), Infallible>(())
+    });
+    Ok((serving, seen))
+}
+
+async fn keep_serving(
+    client: &Client,
+    directory: &Path,
+    name: &str,
+    names: &BTreeSet<AltName>,
+    serving: &ServingCertificate,
+    issued: &watch::Sender<bool>,
+) {
+    loop {
+        if kept(directory, Purpose::Serving, name, names).is_none() {
+            let renewed = async {
+                let pair = obtain(client, directory, Purpose::Serving, name, names).await?;
+                serving.replace(&pair).context("use the new certificate")
+            };
+            if let Err(error) = renewed.await {
+                tracing::warn!(error = %format!("{error:#}"), "no serving certificate for the kubelet");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            issued.send_replace(true);
+        }
+        tokio::time::sleep(RENEWAL).await;
+    }
+}
+
+/// A pair signed by nobody that anyone knows, as upstream's kubelet makes one for itself.
+pub(crate) fn self_signed(name: &str, names: &BTreeSet<AltName>) -> Result<KeyPair> {
+    let now = Timestamp::now();
+    let authority = Authority::generate(&format!("{name}-ca"), now)?;
+    let request = Request {
+        common_name: name,
+        organization: None,
+        names: names.clone(),
+        usage: Usage::Server,
+        life: LEAF_LIFE,
+    };
+    Ok(authority.issue(&request, now)?)
 }
 
 #[cfg(test)]

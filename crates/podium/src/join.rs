@@ -1,7 +1,6 @@
 //! `podium node`: everything that one more node of a cluster needs, in one process.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,16 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use podium_client::{Api, Client, SharedInformers, Shutdown};
-use podium_pki::authority::{LEAF_LIFE, Request, Usage};
-use podium_pki::certificate::AltName;
+use podium_client::{Api, Client, SharedInformers};
 use podium_pki::tls::ServingCertificate;
-use podium_pki::{Authority, KeyPair, Secret};
+use podium_pki::{KeyPair, Secret};
 use tokio::sync::watch;
 
-use crate::certificates::{self, Purpose, serving_names};
+use crate::certificates::{self, Purpose};
 use crate::commands::{become_daemon, end_of_start};
 use crate::connection::{Connection, who_am_i};
 use crate::containerd::Containerd;
@@ -36,9 +32,6 @@ pub(crate) use settings::{Flags, NodeSettings};
 /// How long a start waits for the serving certificate: it comes at once where something approves it, and otherwise when a
 /// person does.
 const SERVING_WAIT: Duration = Duration::from_secs(5);
-/// How often the serving certificate is looked at, and how long after a failed try the next one is made.
-const RENEWAL: Duration = Duration::from_secs(6 * 3600);
-const RETRY: Duration = Duration::from_secs(10);
 /// How often a `kube-dns` Service that is not there yet is looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -78,9 +71,8 @@ impl Program for Joined<'_> {
         let client = identity(&connection, &layout.pki(), name).await?;
         self.steps.done("certificates", &format!("system:node:{name} of {}", connection.server()));
 
-        let end = parts.shutdown();
-        let informers = SharedInformers::new(client.clone(), end.clone());
-        let (serving, mut issued) = self.serving(parts, &client, ip, &end)?;
+        let informers = SharedInformers::new(client.clone(), parts.shutdown());
+        let (serving, mut issued) = self.serving(parts, &client, ip)?;
         let client_ca = match &settings.client_ca_file {
             Some(path) => node::authorities(&read(path)?)?,
             None => connection.authorities()?,
@@ -119,37 +111,19 @@ impl Program for Joined<'_> {
 }
 
 impl Joined<'_> {
-    /// The kubelet's serving certificate: the administrator's, or one that is asked for and renewed, in whose place a
-    /// certificate of our own stands until it comes. The channel becomes true once it is there.
+    /// The kubelet's serving certificate: the administrator's, or one that is asked for.
     fn serving(
         &self,
         parts: &mut Parts,
         client: &Client,
         ip: IpAddr,
-        end: &Shutdown,
     ) -> Result<(Arc<ServingCertificate>, watch::Receiver<bool>)> {
         let settings = self.settings;
         if let (Some(certificate), Some(key)) = (&settings.tls_cert_file, &settings.tls_private_key_file) {
             let pair = KeyPair { certificate: read(certificate)?, key: Secret::new(read(key)?) };
             return Ok((ServingCertificate::new(&pair)?, watch::channel(true).1));
         }
-        let name = settings.node_name.clone();
-        let names = serving_names(&name, ip);
-        let directory = self.layout.pki();
-        let kept = certificates::kept(&directory, Purpose::Serving, &name, &names);
-        let (issued, seen) = watch::channel(kept.is_some());
-        let pair = match kept {
-            Some(kept) => kept,
-            None => self_signed(&name, &names)?,
-        };
-        let serving = ServingCertificate::new(&pair)?;
-        let (resolver, client, end) = (serving.clone(), client.clone(), end.clone());
-        parts.spawn("serving certificate", async move {
-            let keep = keep_serving(&client, &directory, &name, &names, &resolver, &issued);
-            end.run_until_cancelled(keep).await;
-            Ok::<(), Infallible>(())
-        });
-        Ok((serving, seen))
+        certificates::serving(parts, client, &self.layout.pki(), &settings.node_name, ip)
     }
 }
 
@@ -173,45 +147,6 @@ async fn identity(connection: &Connection, directory: &Path, name: &str) -> Resu
             connection.client_by(&pair)
         }
     }
-}
-
-async fn keep_serving(
-    client: &Client,
-    directory: &Path,
-    name: &str,
-    names: &BTreeSet<AltName>,
-    serving: &ServingCertificate,
-    issued: &watch::Sender<bool>,
-) {
-    loop {
-        if certificates::kept(directory, Purpose::Serving, name, names).is_none() {
-            let renewed = async {
-                let pair = certificates::obtain(client, directory, Purpose::Serving, name, names).await?;
-                serving.replace(&pair).context("use the new certificate")
-            };
-            if let Err(error) = renewed.await {
-                tracing::warn!(error = %format!("{error:#}"), "no serving certificate for the kubelet");
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-            issued.send_replace(true);
-        }
-        tokio::time::sleep(RENEWAL).await;
-    }
-}
-
-/// A pair signed by nobody that anyone knows, as upstream's kubelet makes one for itself.
-pub(crate) fn self_signed(name: &str, names: &BTreeSet<AltName>) -> Result<KeyPair> {
-    let now = Timestamp::now();
-    let authority = Authority::generate(&format!("{name}-ca"), now)?;
-    let request = Request {
-        common_name: name,
-        organization: None,
-        names: names.clone(),
-        usage: Usage::Server,
-        life: LEAF_LIFE,
-    };
-    Ok(authority.issue(&request, now)?)
 }
 
 /// The address of the cluster's DNS Service, once it is there.

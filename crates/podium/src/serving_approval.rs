@@ -7,13 +7,14 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
-use podium_client::{Api, Client, Informer, ObjectKey, SharedInformers, Shutdown, WorkQueue, run_workers};
+use podium_client::{
+    Api, Change, Client, Informer, ObjectKey, SharedInformers, Shutdown, WorkQueue, run_workers,
+};
 use podium_pki::SigningRequest;
 
 const SIGNER: &str = "kubernetes.io/kubelet-serving";
@@ -39,6 +40,21 @@ pub(crate) async fn run(
     requests.on_event(move |change| {
         if change.object().spec.signer_name == SIGNER {
             to.add(ObjectKey::of(change.object().as_ref()));
+        }
+    });
+    let (to, pending) = (queue.clone(), requests.clone());
+    nodes.on_event(move |change| {
+        // A request may come before its Node's addresses do.
+        let told = match change {
+            Change::Modified { old, new } => !addresses(old).eq(addresses(new)),
+            _ => true,
+        };
+        let name = change.object().metadata.name.clone().unwrap_or_default();
+        let user = format!("system:node:{name}");
+        for request in pending.list().iter().filter(|_| told) {
+            if request.spec.signer_name == SIGNER && request.spec.username.as_deref() == Some(&user) {
+                to.add(ObjectKey::of(request.as_ref()));
+            }
         }
     });
     let synced = async {
@@ -68,10 +84,10 @@ async fn approve(
     }
     let all = nodes.list();
     let all: Vec<&Node> = all.iter().map(AsRef::as_ref).collect();
-    // Tried again: the Node's addresses may come later than its request.
-    judge(&parsed, &all, &reserved)
-        .map_err(|why| anyhow::anyhow!(why))
-        .with_context(|| format!("certificate signing request {} is left to a person", key.name))?;
+    if let Err(why) = judge(&parsed, &all, &reserved) {
+        tracing::info!(request = key.name, why, "a kubelet's serving certificate is not approved");
+        return Ok(());
+    }
     let mut request = (*request).clone();
     let now = Some(Time(Timestamp::now()));
     request.status.get_or_insert_default().conditions.get_or_insert_default().push(

@@ -143,7 +143,8 @@ pub async fn run(
                 routes: failing || known.is_none_or(|known| known.routes != plan.routes),
             };
             if known.is_none_or(|known| known.faults != plan.faults) {
-                plan.faults.iter().for_each(|fault| tracing::warn!("{fault}"));
+                // A Node has its range a moment before its first status: that is no reason to worry anyone.
+                plan.faults.iter().for_each(|fault| tracing::info!("{fault}"));
             }
             let (job, wanted) = (config.clone(), plan.clone());
             let (ready, faults) = tokio::task::spawn_blocking(move || work.run(&job, cidr, &wanted))

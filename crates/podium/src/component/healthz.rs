@@ -63,7 +63,7 @@ impl Serving {
             (Some(certificate), Some(key)) => {
                 Ok(KeyPair { certificate: read(certificate)?, key: Secret::new(read(key)?) })
             }
-            _ => crate::join::self_signed(
+            _ => crate::certificates::self_signed(
                 component,
                 &crate::certificates::serving_names("localhost", [127, 0, 0, 1].into()),
             ),

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use k8s_openapi::api::core::v1::Taint;
-use podium_client::SharedInformers;
+use podium_client::{Client, SharedInformers};
 use podium_pki::tls::ServingCertificate;
 use podium_pki::{KeyPair, Secret};
 
 use super::Common;
-use crate::certificates::serving_names;
+use crate::certificates::{self, self_signed, serving_names};
 use crate::daemon::Program;
 use crate::node;
 use crate::parts::Parts;
@@ -69,6 +70,9 @@ pub(crate) struct Flags {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    /// Directory of certificates that are asked for, with serverTLSBootstrap in the configuration
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/pki")]
+    cert_dir: PathBuf,
     /// The cgroup below which pods' groups are made
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<String>,
@@ -154,8 +158,9 @@ impl Program for Kubelet<'_> {
         config.version = podium_api::VERSION.to_owned();
         config.pod_logs_dir = file.pod_logs_dir.clone().unwrap_or_else(|| PathBuf::from("/var/log/pods"));
         let ca = flags.client_ca_file.as_ref().or(file.client_ca_file.as_ref());
+        let resolver = self.serving(parts, &config.client, &name, ip)?;
         config.serving = Some(podium_kubelet::ServingCertificate {
-            resolver: ServingCertificate::new(&self.serving(&name, ip)?)?,
+            resolver,
             client_ca: match ca {
                 Some(path) => node::authorities(&read(path)?)?,
                 None => connection.authorities()?,
@@ -170,18 +175,27 @@ impl Program for Kubelet<'_> {
 }
 
 impl Kubelet<'_> {
-    fn serving(&self, name: &str, ip: IpAddr) -> Result<KeyPair> {
-        let flags = self.flags;
-        let file = &self.configuration;
+    fn serving(
+        &self,
+        parts: &mut Parts,
+        client: &Client,
+        name: &str,
+        ip: IpAddr,
+    ) -> Result<Arc<ServingCertificate>> {
+        let (flags, file) = (self.flags, &self.configuration);
         let certificate = flags.tls_cert_file.as_ref().or(file.tls_cert_file.as_ref());
         let key = flags.tls_private_key_file.as_ref().or(file.tls_private_key_file.as_ref());
-        match (certificate, key) {
+        let pair = match (certificate, key) {
             (Some(certificate), Some(key)) => {
-                Ok(KeyPair { certificate: read(certificate)?, key: Secret::new(read(key)?) })
+                KeyPair { certificate: read(certificate)?, key: Secret::new(read(key)?) }
             }
-            (None, None) => crate::join::self_signed(name, &serving_names(name, ip)),
+            (None, None) if file.server_tls_bootstrap => {
+                return Ok(certificates::serving(parts, client, &flags.cert_dir, name, ip)?.0);
+            }
+            (None, None) => self_signed(name, &serving_names(name, ip))?,
             _ => bail!("tlsCertFile and tlsPrivateKeyFile belong together"),
-        }
+        };
+        Ok(ServingCertificate::new(&pair)?)
     }
 
     /// The settings that are values and nothing more.

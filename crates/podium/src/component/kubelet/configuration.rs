@@ -28,6 +28,7 @@ pub(super) struct Configuration {
     pub(super) client_ca_file: Option<PathBuf>,
     pub(super) tls_cert_file: Option<PathBuf>,
     pub(super) tls_private_key_file: Option<PathBuf>,
+    pub(super) server_tls_bootstrap: bool,
     /// Fields that were given and are not followed.
     pub(super) unsupported: Vec<String>,
 }
@@ -45,7 +46,6 @@ const UNSUPPORTED: &[&str] = &[
     "tlsCurvePreferences",
     "tlsMinVersion",
     "rotateCertificates",
-    "serverTLSBootstrap",
     "registryPullQPS",
     "registryBurst",
     "imagePullCredentialsVerificationPolicy",
@@ -173,6 +173,7 @@ impl Configuration {
             container_runtime_endpoint: take(&mut fields, "containerRuntimeEndpoint")?,
             tls_cert_file: take(&mut fields, "tlsCertFile")?,
             tls_private_key_file: take(&mut fields, "tlsPrivateKeyFile")?,
+            server_tls_bootstrap: take(&mut fields, "serverTLSBootstrap")?.unwrap_or_default(),
             ..Configuration::default()
         };
         read.client_ca_file = authentication(&mut fields)?;
@@ -241,11 +242,12 @@ mod tests {
              x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}\nauthorization:\n  mode: Webhook\n  \
              webhook: {cacheAuthorizedTTL: 0s}\ncgroupDriver: cgroupfs\nclusterDNS: [10.96.0.10]\n\
              clusterDomain: cluster.local\nmaxPods: 50\nstaticPodPath: /etc/kubernetes/manifests\n\
-             registerWithTaints:\n- {key: a, effect: NoSchedule}\nrotateCertificates: true\nevictionHard: null\n",
+             registerWithTaints:\n- {key: a, effect: NoSchedule}\nrotateCertificates: true\nserverTLSBootstrap: true\nevictionHard: null\n",
         )
         .unwrap();
         assert_eq!(read.client_ca_file, Some("/etc/kubernetes/pki/ca.crt".into()));
         assert_eq!(read.cluster_dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+        assert!(read.server_tls_bootstrap);
         assert_eq!((read.max_pods, read.register_with_taints.len()), (Some(50), 1));
         assert_eq!(read.unsupported, ["rotateCertificates", "staticPodPath"]);
     }
