@@ -1,7 +1,7 @@
 //! Two nodes on one machine: the second one in a network namespace, joined as on any other machine.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
 use podium_testkit::second::get_inside;
@@ -20,7 +20,7 @@ fn deploy(kubectl: &Kubectl) {
     kubectl.apply(&format!(
         "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: tools}}, spec: {{selector: {{matchLabels: {{app: tools}}}}, \
          template: {{metadata: {{labels: {{app: tools}}}}, spec: {{terminationGracePeriodSeconds: 0, \
-         containers: [{{name: tools, image: '{}', command: [sleep, '3600']}}]}}}}}}}}",
+         containers: [{{name: tools, image: '{}', command: [nc, -ll, -p, '7777', -e, cat, /proc/net/tcp, /proc/net/tcp6]}}]}}}}}}}}",
         images::BUSYBOX
     ));
     kubectl.apply(
@@ -76,35 +76,28 @@ fn a_second_node_is_a_node_like_the_first() {
     pods_see_each_others_addresses(&kubectl);
 }
 
-/// Pods reach pods on the other node, and are seen there under their own addresses.
+/// Pods reach pods on the other node, and are seen there under their own addresses: the tools pod answers every connection
+/// with its kernel's table of connections.
 fn pods_see_each_others_addresses(kubectl: &Kubectl) {
     for (from, to) in [("first", "second"), ("second", "first"), ("second", "second")] {
         let tools = of_pod(kubectl, "tools", from, ".metadata.name");
-        let own = of_pod(kubectl, "tools", from, ".status.podIP");
-        let other = of_pod(kubectl, "tools", to, ".metadata.name");
+        let own: Ipv4Addr = of_pod(kubectl, "tools", from, ".status.podIP").parse().expect("an address");
         let target = of_pod(kubectl, "tools", to, ".status.podIP");
-        // The listener prints who called; it ends with the connection.
-        let mut listener = kubectl
-            .command()
-            .args(["exec", &other, "--", "nc", "-v", "-l", "-p", "7777"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl runs");
-        let said = BufReader::new(listener.stderr.take().expect("piped"));
+        // The table has addresses as the machine's numbers, in hexadecimal; an IPv4 caller of an IPv6 socket is at the end of one.
+        let seen_as = format!("{:08X}", u32::from_le_bytes(own.octets()));
+        let is_caller = |line: &str| {
+            let mut columns = line.split_whitespace().skip(1).map(|column| column.split_once(':'));
+            let (local, remote) = (columns.next().flatten(), columns.next().flatten());
+            local.is_some_and(|(_, port)| port == "1E61")
+                && remote.is_some_and(|(address, _)| address.ends_with(&seen_as))
+        };
+        let ask = format!("nc -w 2 {target} 7777 </dev/null");
         wait_for(
-            &format!("{from} to reach {to}"),
+            &format!("{from} to be seen by {to} as {own} ({seen_as})"),
             LIMIT,
-            || {
-                let line = format!("echo hello | nc -w 2 {target} 7777");
-                kubectl.args(&["exec", &tools, "--", "sh", "-c", &line]).code
-            },
-            |code| *code == 0,
+            || kubectl.args(&["exec", &tools, "--", "sh", "-c", &ask]).stdout,
+            |table| table.lines().any(is_caller),
         );
-        listener.wait().expect("the listener ends");
-        let said: Vec<String> = said.lines().map_while(Result::ok).collect();
-        let seen = said.iter().any(|line| line.contains(&format!("{own}:")));
-        assert!(seen, "{to} was not called by {own}: {said:?}");
     }
 }
 
@@ -132,8 +125,8 @@ fn services_and_names_work_on_both(kubectl: &Kubectl, namespace: &Namespace) {
         let tools = of_pod(kubectl, "tools", node, ".metadata.name");
         for url in [format!("http://{service}/"), "http://web.default.svc.cluster.local/".to_owned()] {
             both(&format!("{url} from {node}"), &|| {
-                let outcome = kubectl.args(&["exec", &tools, "--", "wget", "-q", "-T", "2", "-O", "-", &url]);
-                (outcome.code == 0).then_some(outcome.stdout)
+                let outcome = kubectl.args(&["exec", &tools, "--", "wget", "-qO-", &url]);
+                Some(outcome.stdout + &outcome.stderr)
             });
         }
         let answer =
@@ -159,17 +152,21 @@ fn streams_reach_the_second_kubelet(kubectl: &Kubectl) {
         .command()
         .args(["port-forward", &format!("pod/{web}"), ":3000"])
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("kubectl runs");
     let mut line = String::new();
-    BufReader::new(forward.stdout.take().expect("piped")).read_line(&mut line).expect("kubectl says where");
+    // Kept open: kubectl says more, and would end by a broken pipe.
+    let mut output = BufReader::new(forward.stdout.take().expect("piped"));
+    output.read_line(&mut line).expect("kubectl says where");
     // Forwarding from 127.0.0.1:PORT -> 3000
     let port =
         line.split(" -> ").next().and_then(|left| left.rsplit(':').next()).and_then(|p| p.parse().ok());
     let port: u16 = port.unwrap_or_else(|| panic!("no port in {line:?}"));
     let answer = http::get(SocketAddr::from(([127, 0, 0, 1], port)), "/");
     forward.kill().expect("it runs");
-    forward.wait().expect("it ends");
-    assert!(answer.expect("an answer through the forwarded port").body.contains(&web));
+    drop(output);
+    let said = forward.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(answer.as_ref().is_ok_and(|answer| answer.body.contains(&web)), "{answer:?}\n{said}");
 }
