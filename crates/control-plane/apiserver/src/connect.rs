@@ -20,6 +20,7 @@ use crate::response::{self, Reply};
 use crate::storage;
 
 mod exchange;
+mod html;
 mod target;
 mod websocket;
 
@@ -52,7 +53,8 @@ pub(crate) fn also_needs(info: &RequestInfo) -> Option<&'static str> {
 pub(crate) async fn serve(call: &Call, request: Request<RequestBody>) -> Result<Reply, ApiError> {
     let info = &call.info;
     let sub = call.served.subresource(&info.subresource).ok_or_else(response::unknown_path)?;
-    if !sub.verbs.iter().any(|verb| verb == info.verb) {
+    let asks_a_proxied_service = info.subresource == "proxy" && request.method() == Method::OPTIONS;
+    if !asks_a_proxied_service && !sub.verbs.iter().any(|verb| verb == info.verb) {
         return Err(response::method_not_allowed());
     }
     if call.query.has("dryRun") && info.subresource != "proxy" {
@@ -67,7 +69,13 @@ pub(crate) async fn serve(call: &Call, request: Request<RequestBody>) -> Result<
         call.core.admission.validate(&mut admission)?;
     }
     match info.subresource.as_str() {
-        "log" => logs(call).await,
+        "log" => {
+            let reply = logs(call).await?;
+            if upgrade_of(request.headers()).as_deref() == Some("websocket") {
+                return websocket::send(call, request, reply);
+            }
+            Ok(reply)
+        }
         "exec" | "attach" => {
             let pod = pod(call)?;
             let container = container(&pod, call.query.first("container").unwrap_or_default(), false)?;

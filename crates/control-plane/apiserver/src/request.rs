@@ -180,6 +180,8 @@ fn resource_verb(method: &Method, info: &mut RequestInfo, watch_prefix: bool, qu
             }
             if options.truthy("watch") { "watch" } else { "list" }
         }
+        // It has no verb; only who may do everything may ask, and only a proxied service answers.
+        Method::OPTIONS => "",
         _ => "other",
     }
 }

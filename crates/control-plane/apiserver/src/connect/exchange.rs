@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -18,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::html::{self, Place};
 use super::target::{Scheme, Target};
 use super::upgrade_of;
 use crate::body::{Body, BoxError, RequestBody};
@@ -33,6 +36,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// Bytes of a target's refusal that are shown to the client. Source: upstream's `maxReadLength`.
 const REFUSAL_BYTES: usize = 50_000;
+
+/// Bytes of a page whose links are rewritten; who serves larger ones wants our memory.
+const PAGE_BYTES: usize = 16 << 20;
 
 /// Headers that belong to one connection and are never passed on (RFC 9110 section 7.6.1), and credentials, which are
 /// ours to know and nobody else's.
@@ -93,12 +99,29 @@ pub(super) async fn forward(
     query: &str,
 ) -> Result<Reply, ApiError> {
     let (parts, body) = request.into_parts();
-    let onwards = build(target, parts.method, path, query, &parts.headers, body)?;
+    let asked = parts.headers.get(HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let asked = asked.or_else(|| parts.uri.authority().map(ToString::to_string)).unwrap_or_default();
+    let mut onwards = build(target, parts.method, path, query, &parts.headers, body)?;
+    // A page's links are rewritten, which takes reading it.
+    onwards.headers_mut().remove(ACCEPT_ENCODING);
     let answer = send(call, target, onwards).await?;
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
-    if head.status.is_redirection() {
-        rewrite_location(call, &mut head.headers);
+    let address = target.address.to_string();
+    let place = Place { prefix: prefix(call), hosts: [&address, &asked] };
+    if head.headers.contains_key(LOCATION) {
+        rewrite_location(place, &mut head.headers);
+    } else if is_page(&head.headers) {
+        let body = Limited::new(body, PAGE_BYTES).collect().await;
+        let body =
+            body.map_err(|error| response::unavailable(format!("reading the page failed: {error}")))?;
+        head.headers.remove(CONTENT_LENGTH);
+        let page = body.to_bytes();
+        let page = match std::str::from_utf8(&page) {
+            Ok(text) => html::rewrite(text, place).into(),
+            Err(_) => page,
+        };
+        return Ok(Response::from_parts(head, Body::full(page)));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(response::unavailable("the target switched protocols without being asked"));
@@ -242,18 +265,25 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// The proxy's path up to where the target's begins.
+fn prefix(call: &Call) -> &str {
+    let (path, rest) = (call.info.path.as_str(), call.info.rest.as_str());
+    path.strip_suffix(rest).unwrap_or(path).trim_end_matches('/')
+}
+
+fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind == "text/html" && !headers.contains_key(CONTENT_ENCODING)
+}
+
 /// A redirect to another path of the target becomes one to the same proxy subresource; to another host it is dropped.
-fn rewrite_location(call: &Call, headers: &mut HeaderMap) {
-    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return };
-    let rest = match location.strip_prefix('/') {
-        Some(rest) if !rest.starts_with('/') => rest.to_owned(),
-        _ => {
-            headers.remove(LOCATION);
-            return;
-        }
-    };
-    let base = call.info.path.find("/proxy").map_or("", |at| &call.info.path[..at]);
-    if let Ok(value) = HeaderValue::from_str(&format!("{base}/proxy/{rest}")) {
+fn rewrite_location(place: Place<'_>, headers: &mut HeaderMap) {
+    let location = headers.remove(LOCATION);
+    let Some(location) = location.as_ref().and_then(|value| value.to_str().ok()) else { return };
+    let elsewhere = location.contains("://") || location.starts_with("//");
+    let rewritten = place.rewrite(location).or_else(|| (!elsewhere).then(|| location.to_owned()));
+    if let Some(value) = rewritten.and_then(|text| HeaderValue::from_str(&text).ok()) {
         headers.insert(LOCATION, value);
     }
 }

@@ -41,6 +41,15 @@ async fn answer(
             .body(Full::default())
             .unwrap());
     }
+    if path == "/page" {
+        return Ok(http::Response::builder()
+            .header("content-type", "text/html; charset=utf-8")
+            .body(Full::new("<a href=\"/x\">x</a>".into()))
+            .unwrap());
+    }
+    if request.method() == http::Method::OPTIONS {
+        return Ok(reply(200, "options".to_owned()));
+    }
     if path.starts_with("/exec/") {
         let protocol = request.headers().get("upgrade").cloned();
         let Some(protocol) = protocol else { return Ok(reply(400, "no upgrade".to_owned())) };
@@ -133,6 +142,12 @@ async fn a_node_is_proxied_to_and_a_pod_on_loopback_is_not() {
     let (server, _kubelet) = with_kubelet().await;
     let answer = call(&server, "GET", "/api/v1/nodes/n1/proxy/stats/summary?x=1", Value::Null).await;
     assert_eq!(answer.text().trim(), "/stats/summary?x=1");
+    let page = call(&server, "GET", "/api/v1/nodes/n1/proxy/page", Value::Null).await;
+    assert_eq!(page.text(), "<a href=\"/api/v1/nodes/n1/proxy/x\">x</a>");
+    let options = call(&server, "OPTIONS", "/api/v1/nodes/n1/proxy/anything", Value::Null).await;
+    assert_eq!((options.status, options.text().as_str()), (200, "options"));
+    let elsewhere = call(&server, "OPTIONS", PODS, Value::Null).await;
+    assert_eq!(elsewhere.status, 405, "{}", elsewhere.text());
     let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     call(&server, "PATCH", &format!("{PODS}/p/status"), status).await;
     let refused = call(&server, "GET", &format!("{PODS}/p:10250/proxy/"), Value::Null).await.json();
@@ -179,5 +194,31 @@ async fn a_stream_is_copied_only_after_the_kubelet_agreed() {
     let plain =
         call(&server, "POST", &format!("{PODS}/p/exec?command=sh&stdout=true"), Value::Null).await.json();
     assert_eq!(plain["message"], "Upgrade request required");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn logs_come_in_messages_to_who_asks_for_a_websocket() {
+    let (server, _kubelet) = with_kubelet().await;
+    for (offered, opcode) in [("binary.k8s.io", 2_u8), ("base64.binary.k8s.io", 1)] {
+        let mut stream = connect(&server, Some(&server.pki.admin(Timestamp::now()).unwrap())).await;
+        let head = format!(
+            "GET {PODS}/p/log HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: {offered}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            text.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8_lossy(&text).to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(head.contains(&format!("sec-websocket-protocol: {offered}")), "{head}");
+        let first = stream.read_u8().await.unwrap();
+        assert_eq!(first, 0x80 | opcode);
+        let mut message = vec![0; usize::from(stream.read_u8().await.unwrap())];
+        stream.read_exact(&mut message).await.unwrap();
+        assert!(!message.is_empty());
+        assert_eq!(stream.read_u8().await.unwrap(), 0x88, "the end of the log closes the connection");
+    }
     server.stop().await;
 }
