@@ -257,8 +257,10 @@ fn field_line(
         Some(located) => located.tags.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
         None => "0".to_owned(),
     };
-    let mut line = format!(" {json} {tags} {}", type_text(name, &property.ty)?);
     let go = go(name, json, property, required, overlay);
+    // A list type that is a message of its own in protobuf.
+    let ty = if go.ty == "Verbs" { "E".to_owned() } else { type_text(name, &property.ty)? };
+    let mut line = format!(" {json} {tags} {ty}");
     let mut flags = String::new();
     for (set, flag) in [(required, '!'), (go.pointer, 'p'), (go.omit_empty, 'o'), (go.omit_zero, 'z')] {
         if set {
