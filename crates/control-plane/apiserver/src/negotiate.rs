@@ -86,13 +86,17 @@ pub(crate) fn output(accept: Option<&str>) -> Result<Output, ApiError> {
         }
         return Ok(Output { encoding, shape, pretty: false });
     }
-    let message = if table_in_protobuf {
-        "only the following media types are accepted when converting to Table: application/json, application/yaml"
-            .to_owned()
-    } else {
-        format!("only the following media types are accepted: {OFFERED}")
-    };
+    if !table_in_protobuf {
+        return Err(not_acceptable());
+    }
+    let message = "only the following media types are accepted when converting to Table: application/json, application/yaml";
     Err(ApiError::new(406, "NotAcceptable", message))
+}
+
+/// The refusal of an encoding or a shape that the resource has not.
+pub(crate) fn not_acceptable() -> ApiError {
+    let message = format!("only the following media types are accepted: {OFFERED}");
+    ApiError::new(406, "NotAcceptable", message)
 }
 
 /// The encoding of a request body. An absent header means JSON.

@@ -178,6 +178,9 @@ impl Call {
 
     /// Virtual resources: an answer, nothing stored.
     fn review(&self, body: &[u8]) -> Result<Reply, ApiError> {
+        if self.output.shape != negotiate::Shape::Native {
+            return Err(negotiate::not_acceptable());
+        }
         let write = options::write(&self.query, "CreateOptions")?;
         let (group, version, kind) = match self.served.subresource(&self.info.subresource) {
             Some(sub) => (sub.group.as_str(), sub.version.as_str(), sub.kind.as_str()),

@@ -362,17 +362,6 @@ impl FieldSelector {
         FieldSelector { requirements: Vec::new() }
     }
 
-    /// The same requirements about fields of other names, where `name` knows one.
-    #[must_use]
-    pub fn renamed(mut self, name: impl Fn(&str) -> Option<&'static str>) -> Self {
-        for requirement in &mut self.requirements {
-            if let Some(name) = name(&requirement.field) {
-                name.clone_into(&mut requirement.field);
-            }
-        }
-        self
-    }
-
     /// Parses the text of a `fieldSelector` parameter, for example `spec.nodeName=n1,status.phase!=Failed`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         parse::field_selector(text).map(|requirements| FieldSelector { requirements })

@@ -353,3 +353,20 @@ async fn an_owner_is_named_once() {
     assert_eq!(patched.json()["metadata"]["ownerReferences"], json!([owner]));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_change_without_a_version_is_one_of_the_newest_state() {
+    let server = Server::start().await;
+    call(&server, "POST", MAPS, json!({"metadata": {"name": "any"}, "data": {"k": "1"}})).await;
+    let wanted =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "any"}, "data": {"k": "2"}});
+    let answer = call(&server, "PUT", &format!("{MAPS}/any"), wanted).await;
+    assert_eq!((answer.status, &answer.json()["data"]["k"]), (200, &json!("2")), "{}", answer.text());
+    // Leases are among the kinds whose writers have to say what they saw.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    call(&server, "POST", leases, json!({"metadata": {"name": "l"}})).await;
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}});
+    let refused = call(&server, "PUT", &format!("{leases}/l"), lease).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    server.stop().await;
+}

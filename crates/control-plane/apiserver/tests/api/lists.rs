@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, call, get_as};
+use crate::support::{Server, call, get_as, raw};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -230,6 +230,17 @@ async fn versions_matches_limits_and_tokens() {
         assert_eq!(answer.status, code, "{query}: {}", answer.text());
         assert!(answer.text().contains(text), "{query}: {}", answer.text());
     }
+
+#[tokio::test]
+async fn discovery_in_protobuf() {
+    let server = Server::start().await;
+    let answer = get_as(&server, "/api/v1", "application/vnd.kubernetes.protobuf").await;
+    // Field 4 of a resource, its verbs, is a message that holds the list: `create` and its neighbours lie one level down.
+    let (tag, inner) = (b"\x22", b"\x0a\x06create");
+    let found = answer.body.windows(inner.len() + 2).any(|at| at[..1] == tag[..] && at[2..] == inner[..]);
+    assert!(found, "{}", String::from_utf8_lossy(&answer.body));
+    let list = podium_api::codec::protobuf_to_json(&answer.body).unwrap();
+    assert_eq!(list["resources"][0]["verbs"], json!(["create"]));
     server.stop().await;
 }
 
@@ -251,6 +262,23 @@ async fn partial_metadata_in_protobuf() {
         let list = podium_api::codec::protobuf_to_json(&list.body).unwrap();
         assert_eq!((&list["kind"], names(&list).len()), (&json!("PartialObjectMetadataList"), 2));
     }
+
+async fn newer_events_are_selected_by_their_own_field_names() {
+    let server = Server::start().await;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    for (name, controller) in [("a", "one"), ("b", "two")] {
+        let event = json!({"metadata": {"name": name}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "x",
+            "reason": "r", "type": "Normal", "reportingController": controller, "reportingInstance": "i",
+            "regarding": {"namespace": "default", "name": name}});
+        let made = call(&server, "POST", events, event).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+    }
+    let list =
+        call(&server, "GET", &format!("{events}?fieldSelector=reportingController%3Dtwo"), Value::Null).await;
+    assert_eq!(names(&list.json()), ["b"]);
+    let refused =
+        call(&server, "GET", &format!("{events}?fieldSelector=involvedObject.name%3Da"), Value::Null).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
     server.stop().await;
 }
 
@@ -269,5 +297,17 @@ async fn a_collection_is_deleted_page_by_page_if_asked() {
     assert_eq!(names(&next), ["m002", "m003"]);
     let left = call(&server, "GET", &format!("{MAPS}?labelSelector=parity"), Value::Null).await.json();
     assert_eq!(names(&left), ["m004"]);
+
+async fn reviews_have_no_tables() {
+    let server = Server::start().await;
+    let request = http::Request::builder()
+        .method("POST")
+        .uri("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+        .header("content-type", "application/json")
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(br#"{"spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}"#.to_vec())
+        .unwrap();
+    let answer = raw(&server.server, "admin", &["system:masters"], request).await;
+    assert_eq!(answer.status, 406, "{}", answer.text());
     server.stop().await;
 }
