@@ -143,6 +143,7 @@ chain refuse {{
   ct state != new return
   ip daddr . meta l4proto . th dport @refused jump reject-it
   {node_ports}fib daddr type local meta l4proto . th dport @refused-ports jump reject-it
+  ip daddr @cluster-ips jump reject-it
 }}
 chain reject-it {{
   meta l4proto tcp reject with tcp reset
@@ -203,14 +204,10 @@ pub fn service(id: &str, ports: &[PortPlan]) -> ServiceRules {
             let maps = ["nodeports", "port-endpoints", "refused-ports"];
             add_entrance(&mut rules, &key, maps, &external, pick, own.as_deref());
         }
-        if !port.internal.is_empty() {
-            for address in &port.cluster_ips {
-                rules.elements.insert(Element {
-                    container: "cluster-ips",
-                    key: address.to_string(),
-                    value: None,
-                });
-            }
+        // What still has such a destination in a filter chain asked for a port that the Service has not.
+        for address in &port.cluster_ips {
+            let key = address.to_string();
+            rules.elements.insert(Element { container: "cluster-ips", key, value: None });
         }
         for backend in port.internal.iter().chain(&port.external) {
             let key = format!("{0} . {0}", backend.address);

@@ -230,17 +230,6 @@ async fn versions_matches_limits_and_tokens() {
         assert_eq!(answer.status, code, "{query}: {}", answer.text());
         assert!(answer.text().contains(text), "{query}: {}", answer.text());
     }
-
-#[tokio::test]
-async fn discovery_in_protobuf() {
-    let server = Server::start().await;
-    let answer = get_as(&server, "/api/v1", "application/vnd.kubernetes.protobuf").await;
-    // Field 4 of a resource, its verbs, is a message that holds the list: `create` and its neighbours lie one level down.
-    let (tag, inner) = (b"\x22", b"\x0a\x06create");
-    let found = answer.body.windows(inner.len() + 2).any(|at| at[..1] == tag[..] && at[2..] == inner[..]);
-    assert!(found, "{}", String::from_utf8_lossy(&answer.body));
-    let list = podium_api::codec::protobuf_to_json(&answer.body).unwrap();
-    assert_eq!(list["resources"][0]["verbs"], json!(["create"]));
     server.stop().await;
 }
 
@@ -262,7 +251,41 @@ async fn partial_metadata_in_protobuf() {
         let list = podium_api::codec::protobuf_to_json(&list.body).unwrap();
         assert_eq!((&list["kind"], names(&list).len()), (&json!("PartialObjectMetadataList"), 2));
     }
+    server.stop().await;
+}
 
+#[tokio::test]
+async fn a_collection_is_deleted_page_by_page_if_asked() {
+    let server = Server::start().await;
+    fill(&server, 5).await;
+    let uri = format!("{MAPS}?labelSelector=parity&limit=2");
+    let first = call(&server, "DELETE", &uri, Value::Null).await.json();
+    assert_eq!(names(&first), ["m000", "m001"]);
+    let token = first["metadata"]["continue"].as_str().expect("a token").to_owned();
+    let dry =
+        call(&server, "DELETE", &format!("{uri}&continue={token}&dryRun=All"), Value::Null).await.json();
+    assert_eq!(names(&dry), ["m002", "m003"]);
+    let next = call(&server, "DELETE", &format!("{uri}&continue={token}"), Value::Null).await.json();
+    assert_eq!(names(&next), ["m002", "m003"]);
+    let left = call(&server, "GET", &format!("{MAPS}?labelSelector=parity"), Value::Null).await.json();
+    assert_eq!(names(&left), ["m004"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn discovery_in_protobuf() {
+    let server = Server::start().await;
+    let answer = get_as(&server, "/api/v1", "application/vnd.kubernetes.protobuf").await;
+    // Field 4 of a resource, its verbs, is a message that holds the list: `create` and its neighbours lie one level down.
+    let (tag, inner) = (b"\x22", b"\x0a\x06create");
+    let found = answer.body.windows(inner.len() + 2).any(|at| at[..1] == tag[..] && at[2..] == inner[..]);
+    assert!(found, "{}", String::from_utf8_lossy(&answer.body));
+    let list = podium_api::codec::protobuf_to_json(&answer.body).unwrap();
+    assert_eq!(list["resources"][0]["verbs"], json!(["create"]));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn newer_events_are_selected_by_their_own_field_names() {
     let server = Server::start().await;
     let events = "/apis/events.k8s.io/v1/namespaces/default/events";
@@ -283,21 +306,6 @@ async fn newer_events_are_selected_by_their_own_field_names() {
 }
 
 #[tokio::test]
-async fn a_collection_is_deleted_page_by_page_if_asked() {
-    let server = Server::start().await;
-    fill(&server, 5).await;
-    let uri = format!("{MAPS}?labelSelector=parity&limit=2");
-    let first = call(&server, "DELETE", &uri, Value::Null).await.json();
-    assert_eq!(names(&first), ["m000", "m001"]);
-    let token = first["metadata"]["continue"].as_str().expect("a token").to_owned();
-    let dry =
-        call(&server, "DELETE", &format!("{uri}&continue={token}&dryRun=All"), Value::Null).await.json();
-    assert_eq!(names(&dry), ["m002", "m003"]);
-    let next = call(&server, "DELETE", &format!("{uri}&continue={token}"), Value::Null).await.json();
-    assert_eq!(names(&next), ["m002", "m003"]);
-    let left = call(&server, "GET", &format!("{MAPS}?labelSelector=parity"), Value::Null).await.json();
-    assert_eq!(names(&left), ["m004"]);
-
 async fn reviews_have_no_tables() {
     let server = Server::start().await;
     let request = http::Request::builder()

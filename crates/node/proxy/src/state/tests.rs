@@ -60,7 +60,8 @@ fn without_endpoints_connections_are_refused() {
     state.update("n/web", rules::service("web", &[PortPlan { node_port: Some(30080), ..port(&[]) }]));
     assert_eq!(
         state.take(),
-        "add element ip t refused { 10.96.0.7 . tcp . 80 }\n\
+        "add element ip t cluster-ips { 10.96.0.7 }\n\
+         add element ip t refused { 10.96.0.7 . tcp . 80 }\n\
          add element ip t refused-ports { tcp . 30080 }\n"
     );
 }
