@@ -5,18 +5,22 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// One forwarded port, as CNI's `portMappings` capability gives it.
+/// One forwarded port, as CNI's `portMappings` capability gives it. The convention has small letters first; containerd
+/// writes its Go names, which Go's plugins read as well.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPort {
     /// The port of the node.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// The port of the pod.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// `tcp` or `udp`, in any case.
+    #[serde(alias = "Protocol")]
     pub protocol: String,
     /// The node's address it is bound to; empty or `0.0.0.0`: all.
-    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    #[serde(default, rename = "hostIP", alias = "HostIP", skip_serializing_if = "String::is_empty")]
     pub host_ip: String,
 }
 
@@ -89,6 +93,16 @@ mod tests {
 
     fn port(host_port: u16, protocol: &str, host_ip: &str) -> HostPort {
         HostPort { host_port, container_port: 80, protocol: protocol.to_owned(), host_ip: host_ip.to_owned() }
+    }
+
+    #[test]
+    fn reads_both_spellings() {
+        for text in [
+            r#"{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.2"}"#,
+            r#"{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "192.0.2.2"}"#,
+        ] {
+            assert_eq!(serde_json::from_str::<HostPort>(text).unwrap(), port(8080, "tcp", "192.0.2.2"));
+        }
     }
 
     #[test]
