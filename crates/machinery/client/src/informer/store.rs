@@ -192,7 +192,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     fn parse(&self, head: &Head, bytes: &[u8]) -> Option<K> {
-        match serde_json::from_slice(bytes) {
+        match serde_json::from_slice(bytes).or_else(|error| mended(bytes).unwrap_or(Err(error))) {
             Ok(value) => Some(value),
             Err(error) => {
                 tracing::warn!(
@@ -304,6 +304,24 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 }
 
+/// Reads an object again whose conditions lack what their Go type fills with its zero value and ours demands. `None` if
+/// that is not what is wrong with it.
+fn mended<K: DeserializeOwned>(bytes: &[u8]) -> Option<Result<K, serde_json::Error>> {
+    let mut object: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let conditions = object.get_mut("status")?.get_mut("conditions")?.as_array_mut()?;
+    for condition in conditions.iter_mut().filter_map(serde_json::Value::as_object_mut) {
+        for (field, zero) in
+            [("lastTransitionTime", "1970-01-01T00:00:00Z"), ("type", ""), ("status", ""), ("reason", ""), ("message", "")]
+        {
+            let value = condition.entry(field).or_insert(serde_json::Value::Null);
+            if value.is_null() {
+                *value = zero.into();
+            }
+        }
+    }
+    Some(serde_json::from_value(object))
+}
+
 impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
     fn replace(&self, items: Vec<Box<[u8]>>, resource_version: &str) {
         let handlers = self.handlers.lock();
@@ -404,5 +422,22 @@ impl<K> Index<K> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Service;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_without_its_time_hides_no_object() {
+        let text = br#"{"metadata":{"name":"a"},"status":{"conditions":[{"type":"T","status":"True"}]}}"#;
+        assert!(serde_json::from_slice::<Service>(text).is_err());
+        let service: Service = mended(text).unwrap().unwrap();
+        assert_eq!(service.status.unwrap().conditions.unwrap()[0].type_, "T");
+        assert!(mended::<Service>(br#"{"metadata":{"name":1}}"#).is_none());
+        assert!(mended::<Service>(br#"{"metadata":{"name":1},"status":{"conditions":[]}}"#).unwrap().is_err());
     }
 }
