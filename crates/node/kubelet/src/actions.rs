@@ -13,6 +13,7 @@ use crate::{
     backoff::Backoff,
     pod::{self, ContainerKind, ProbeKind},
     record::{ContainerRecord, PodRecord, RunState},
+    resize::{self, Change},
 };
 
 /// What the decision is taken from.
@@ -23,6 +24,8 @@ pub(crate) struct Seen<'a> {
     /// The settled result of a container's probe by container id, None while it has none.
     pub(crate) probe: &'a dyn Fn(&str, ProbeKind) -> Option<bool>,
     pub(crate) backoff: &'a Backoff,
+    /// The CPU and memory running containers have.
+    pub(crate) actual: &'a resize::Actual,
     pub(crate) now: Timestamp,
 }
 
@@ -72,6 +75,14 @@ pub(crate) struct Start {
     pub(crate) last_exit: Option<Timestamp>,
 }
 
+/// One running container that gets other amounts of CPU or memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ToResize {
+    pub(crate) id: String,
+    pub(crate) kind: ContainerKind,
+    pub(crate) index: usize,
+}
+
 /// One container that would be started but for its back-off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -92,6 +103,8 @@ pub(crate) struct PodActions {
     pub(crate) kill: Vec<Kill>,
     pub(crate) start: Vec<Start>,
     pub(crate) held: Vec<Held>,
+    /// Done last, and in this order.
+    pub(crate) resize: Vec<ToResize>,
 }
 
 /// Decides.
@@ -167,6 +180,7 @@ impl PodActions {
             kill: Vec::new(),
             start: Vec::new(),
             held: Vec::new(),
+            resize: Vec::new(),
         }
     }
 
@@ -175,6 +189,7 @@ impl PodActions {
         !self.kill_pod
             && self.kill.is_empty()
             && self.start.is_empty()
+            && self.resize.is_empty()
             && !matches!(self.sandbox, SandboxPlan::Create { .. })
     }
 }
@@ -235,7 +250,10 @@ impl Plan<'_> {
             match record.latest(&container.name) {
                 Some(latest) if latest.state == RunState::Running => {
                     match self.why_kill(container, latest, "Container") {
-                        None => kept += 1,
+                        None => {
+                            kept += 1;
+                            self.resize(ContainerKind::Regular, index, container, latest);
+                        }
                         Some((message, reason, changed)) => {
                             let restart = changed || pod::restarts_after_kill(pod, container);
                             let message =
@@ -364,6 +382,8 @@ impl Plan<'_> {
                 if let Some((message, reason, _)) = self.why_kill(container, latest, "Init container") {
                     self.kill(latest, message, reason);
                     self.start(ContainerKind::Init, index);
+                } else {
+                    self.resize(ContainerKind::Init, index, container, latest);
                 }
             }
             RunState::Created | RunState::Exited => self.start(ContainerKind::Init, index),
@@ -390,8 +410,20 @@ impl Plan<'_> {
             Some((format!("{word} {name} failed liveness probe"), KillReason::Liveness, false))
         } else if failed(ProbeKind::Startup) {
             Some((format!("{word} {name} failed startup probe"), KillReason::Startup, false))
+        } else if self.change(container, latest) == Some(Change::Restart) {
+            Some((format!("{word} {name} resize requires restart"), KillReason::Other, true))
         } else {
             None
+        }
+    }
+
+    fn change(&self, container: &Container, latest: &ContainerRecord) -> Option<Change> {
+        resize::change(container, self.seen.actual.get(&latest.id))
+    }
+
+    fn resize(&mut self, kind: ContainerKind, index: usize, container: &Container, latest: &ContainerRecord) {
+        if self.change(container, latest).is_some() {
+            self.actions.resize.push(ToResize { id: latest.id.clone(), kind, index });
         }
     }
 

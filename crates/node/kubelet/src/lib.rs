@@ -33,6 +33,7 @@ mod pod;
 mod probes;
 mod record;
 mod references;
+mod resize;
 mod resources;
 mod run;
 mod sandbox;

@@ -112,7 +112,7 @@ impl Pods {
             entries
                 .iter()
                 .filter(|(other, entry)| *other != uid && entry.mailbox.is_active() && !is_over(&entry.pod))
-                .map(|(_, entry)| entry.pod.clone())
+                .map(|(_, entry)| entry.mailbox.held().unwrap_or_else(|| entry.pod.clone()))
                 .collect()
         };
         let node = self.node.lock().clone();

@@ -18,9 +18,10 @@ use k8s_openapi::{
 use crate::{
     pod::{self, ProbeKind},
     record::{PodRecord, RunState},
+    resize::Resize,
 };
 
-pub(crate) use conditions::OWNED_CONDITIONS;
+pub(crate) use conditions::{OWNED_CONDITIONS, PASSING_CONDITIONS};
 
 /// Why a container could not be started the last time: reason and message of its waiting state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) terminal: bool,
     /// The pod has failed for this reason, whatever its containers say.
     pub(crate) verdict: Option<&'a Verdict>,
+    /// How far the pod's resizing is.
+    pub(crate) resize: &'a Resize,
     pub(crate) host_ips: &'a [String],
     /// How container ids are prefixed: the runtime's name.
     pub(crate) runtime: &'a str,

@@ -13,7 +13,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{pod, status::OWNED_CONDITIONS};
+use crate::{
+    pod,
+    status::{OWNED_CONDITIONS, PASSING_CONDITIONS},
+};
 
 /// The status fields a kubelet owns; all others are left as they are.
 const OWNED_FIELDS: [&str; 11] = [
@@ -172,6 +175,12 @@ fn changed_conditions(have: &Value, want: &Value) -> Vec<Value> {
     let list =
         |status: &Value| status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let (have, want) = (list(have), list(want));
+    let named = |list: &[Value], type_: &str| list.iter().any(|one| one["type"] == type_);
+    let gone: Vec<Value> = PASSING_CONDITIONS
+        .iter()
+        .filter(|passing| named(&have, passing) && !named(&want, passing))
+        .map(|passing| json!({"$patch": "delete", "type": passing}))
+        .collect();
     want.into_iter()
         .filter(|new| OWNED_CONDITIONS.iter().any(|owned| new["type"] == *owned))
         .filter_map(|mut new| {
@@ -195,6 +204,7 @@ fn changed_conditions(have: &Value, want: &Value) -> Vec<Value> {
             });
             (!same).then_some(new)
         })
+        .chain(gone)
         .collect()
 }
 
@@ -237,6 +247,17 @@ mod tests {
                 "phase": "Running", "podIP": "2.2.2.2", "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}],
                 "conditions": [{"type": "Ready", "status": "True", "reason": null, "lastTransitionTime": "2026-01-01T00:00:01Z"}],
             }}))
+        );
+    }
+
+    #[test]
+    fn conditions_that_pass_are_removed_by_name() {
+        let base = pod(json!({"conditions": [
+            {"type": "PodResizeInProgress", "status": "True"}, {"type": "Theirs", "status": "True"}]}));
+        assert_eq!(
+            patch(&base, &status(json!({}))),
+            Some(json!({"metadata": {"uid": "u"}, "status": {
+                "conditions": [{"$patch": "delete", "type": "PodResizeInProgress"}]}}))
         );
     }
 

@@ -374,3 +374,76 @@ async fn too_long_is_too_long() {
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resizing_leaves_containers_running_unless_they_asked_for_a_restart() {
+    let Some(world) = World::start() else { return };
+    let sized = |name: &str, cpu: &str, memory: &str| {
+        with(
+            container(name),
+            json!({"resources": {"requests": {"cpu": cpu}, "limits": {"memory": memory}},
+            "resizePolicy": if name == "b" { json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]) } else { json!([]) }}),
+        )
+    };
+    world.pod("web", json!({"containers": [sized("a", "10m", "64Mi"), sized("b", "10m", "64Mi")]}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let change = |generation: i64, containers: Value| {
+        let mut pod = world.api.get("pods", "default", "web").unwrap();
+        pod["metadata"]["generation"] = generation.into();
+        pod["spec"]["containers"] = containers;
+        world.api.put("pods", pod);
+    };
+    change(2, json!([sized("a", "20m", "128Mi"), sized("b", "10m", "32Mi")]));
+    let done = |pod: &Value, generation: i64| {
+        pod["status"]["observedGeneration"] == generation
+            && !pod["status"]["conditions"].to_string().contains("PodResize")
+            && is(pod, "Ready", "True")
+    };
+    let pod = world.wait("web", "is resized", |pod| done(pod, 2)).await;
+    let statuses = &pod["status"]["containerStatuses"];
+    assert_eq!(statuses[0]["resources"], json!({"requests": {"cpu": "20m"}, "limits": {"memory": "128Mi"}}));
+    assert_eq!(statuses[0]["allocatedResources"], json!({"cpu": "20m"}));
+    assert_eq!((&statuses[0]["restartCount"], &statuses[1]["restartCount"]), (&json!(0), &json!(1)));
+    let calls = world.runtime.calls();
+    assert!(calls.contains(&format!("resize a {} {}", 20, 128 << 20)), "{calls:?}");
+    assert!(!calls.iter().any(|call| call.starts_with("resize b")), "{calls:?}");
+    world.event("ResizeCompleted", "Pod resize completed: ").await;
+    // More than any machine has: the containers stay as they are, and the pod says why.
+    change(3, json!([sized("a", "9000", "128Mi"), sized("b", "10m", "32Mi")]));
+    let pod = world.wait("web", "waits", |pod| is(pod, "PodResizePending", "True")).await;
+    assert!(pod["status"]["conditions"].to_string().contains("Infeasible"), "{pod}");
+    assert_eq!(pod["status"]["containerStatuses"][0]["resources"]["requests"]["cpu"], "20m");
+    change(4, json!([sized("a", "20m", "128Mi"), sized("b", "10m", "32Mi")]));
+    world.wait("web", "withdraws its wish", |pod| done(pod, 4)).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_follow_labels_and_tokens_are_renewed() {
+    let Some(world) = World::start() else { return };
+    world.api.short_tokens();
+    let volumes = json!([
+        {"name": "info", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        {"name": "access", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}]}},
+    ]);
+    world.pod("web", json!({"containers": [container("a")], "volumes": volumes}));
+    let mut pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
+    let volumes = world.runtime.path().join("kubelet/pods").join(uid).join("volumes");
+    let reads = |path: &str| std::fs::read_to_string(volumes.join(path)).unwrap_or_default();
+    assert_eq!(reads("kubernetes.io~downward-api/info/labels"), "");
+    pod["metadata"]["labels"] = json!({"tier": "front"});
+    world.api.put("pods", pod);
+    eventually("the label shows", LIMIT, || async {
+        let text = reads("kubernetes.io~downward-api/info/labels");
+        if text.contains("tier=\"front\"") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    let first = reads("kubernetes.io~projected/access/token");
+    eventually("another token", LIMIT, || async {
+        let token = reads("kubernetes.io~projected/access/token");
+        if token.starts_with("token-of-default") && token != first { Ok(()) } else { Err(token) }
+    })
+    .await;
+    world.stop().await;
+}

@@ -7,6 +7,7 @@
 mod kill;
 mod mailbox;
 mod probing;
+mod resizing;
 mod start;
 mod storage;
 
@@ -31,6 +32,7 @@ use crate::{
     observe::{self, Observer},
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
+    resize::Resize,
     status::{self, StartError, Verdict},
     status_writer::StatusWriter,
 };
@@ -62,7 +64,11 @@ enum Next {
 pub(crate) struct Worker {
     shared: Shared,
     mailbox: Arc<Mailbox>,
+    /// The pod as the API has it.
+    wanted: Arc<Pod>,
+    /// The pod with the CPU and memory it was granted: what everything here is done after.
     pod: Arc<Pod>,
+    resize: Resize,
     /// The API object is gone, though nobody waited for us.
     removed: bool,
     observer: Observer,
@@ -94,10 +100,13 @@ impl Worker {
     pub(crate) fn new(shared: Shared, pod: Arc<Pod>, mailbox: Arc<Mailbox>) -> Self {
         let writer = StatusWriter::start(&shared.client, pod.clone());
         let probes = Probes::new(shared.clone(), mailbox.clone());
+        let mut resize = Resize::default();
         Self {
             shared,
             mailbox,
-            pod,
+            pod: resize.apply(&pod),
+            wanted: pod,
+            resize,
             removed: false,
             observer: Observer::default(),
             record: PodRecord::default(),
@@ -144,7 +153,11 @@ impl Worker {
         let mail = self.mailbox.take();
         if let Some(pod) = mail.pod {
             self.writer.learn(&pod);
-            self.pod = pod;
+            // Volumes may show labels and annotations.
+            self.storage.stale |= pod.metadata.labels != self.wanted.metadata.labels
+                || pod.metadata.annotations != self.wanted.metadata.annotations;
+            self.pod = self.resize.apply(&pod);
+            self.wanted = pod;
         }
         self.removed |= mail.removed;
         self.storage.stale |= mail.references_changed;
@@ -168,6 +181,9 @@ impl Worker {
     async fn observe(&mut self) -> Result<(), podium_cri::Error> {
         self.record = self.observer.look(&self.shared.cri, pod::uid(&self.pod)).await?;
         self.watch_exits();
+        let running: Vec<_> =
+            self.record.containers.iter().filter(|one| one.state == RunState::Running).collect();
+        self.resize.observe(&self.pod, &running);
         let kinds = if self.ending() { &[pod::ProbeKind::Readiness][..] } else { &pod::ProbeKind::ALL[..] };
         let known = self.writer.known();
         self.probes.update(&self.pod, &self.record, &known, kinds);
@@ -188,13 +204,16 @@ impl Worker {
         if self.ending() {
             return self.end().await;
         }
+        self.consider_resize();
         let plan = self.plan();
+        let resized = if plan.is_idle() { self.finish_resize().await } else { None };
         let over = plan.kill_pod && matches!(plan.sandbox, SandboxPlan::None | SandboxPlan::Keep { .. });
         self.note_held(&plan);
         self.publish(false);
         if over {
             return self.finish().await;
         }
+        self.storage.stale |= self.token_is_due();
         if self.storage.stale && self.storage.ready {
             self.refresh_storage().await;
         }
@@ -210,6 +229,7 @@ impl Worker {
         );
         sooner(self.deadline());
         sooner(self.token_renewal());
+        sooner(resized);
         if plan.is_idle() {
             return Next::Wait(Some(until));
         }
@@ -230,6 +250,7 @@ impl Worker {
             record: &self.record,
             probe: &|id, kind| self.probes.result(id, kind),
             backoff: &backoff,
+            actual: &self.resize.actual,
             now: Timestamp::now(),
         })
     }
@@ -270,6 +291,10 @@ impl Worker {
         Some(Instant::now() + elapsed(Timestamp::now(), at).max(Duration::from_secs(1)))
     }
 
+    fn token_is_due(&self) -> bool {
+        self.shared.tokens.next_renewal(pod::uid(&self.pod)).is_some_and(|at| at <= Timestamp::now())
+    }
+
     /// Containers that wait for their back-off say so in their status and, now and then, in an event.
     fn note_held(&mut self, plan: &PodActions) {
         let full = pod::full_name(&self.pod);
@@ -304,6 +329,7 @@ impl Worker {
             probe: &|id, kind| self.probes.result(id, kind),
             terminal,
             verdict: self.verdict.as_ref(),
+            resize: &self.resize,
             host_ips: &host_ips,
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),
@@ -321,6 +347,7 @@ impl Worker {
             kill::pod(&self.shared, &self.pod, &self.record, None).await;
             self.forget_inits().await;
         }
+        let again = self.raise_group().await;
         for kill in &plan.kill {
             kill::container(&self.shared, &self.pod, &self.record, kill).await;
         }
@@ -333,7 +360,12 @@ impl Worker {
             return self.create_sandbox(attempt).await;
         }
         let SandboxPlan::Keep { id } = &plan.sandbox else { return None };
-        self.start_containers(id, &plan.start).await
+        let started =
+            if plan.start.is_empty() { again } else { self.start_containers(id, &plan.start).await };
+        if plan.resize.is_empty() || again.is_some() {
+            return started;
+        }
+        self.resize_containers(&plan.resize).await.or(started)
     }
 
     /// Removes runs of containers that nobody can ask for any more, with their logs: of each container

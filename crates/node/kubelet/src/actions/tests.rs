@@ -76,7 +76,7 @@ fn decide_with(
     probe: &dyn Fn(&str, ProbeKind) -> Option<bool>,
     backoff: &Backoff,
 ) -> PodActions {
-    compute_actions(&Seen { pod, record, probe, backoff, now: now() })
+    compute_actions(&Seen { pod, record, probe, backoff, actual: &resize::Actual::new(), now: now() })
 }
 
 fn fresh() -> Backoff {
@@ -261,4 +261,37 @@ fn a_deleted_pod_starts_nothing() {
 fn ephemeral_containers_start_once() {
     check(&pod("Always", &["a", "%d"]), &record(&["a:run"], false), "start-d");
     check(&pod("Always", &["a", "%d"]), &record(&["d:1", "a:run"], false), "");
+}
+
+#[test]
+fn amounts_change_in_place_or_by_a_restart() {
+    let container = |policy: Value| {
+        json!({"name": "a", "image": "i", "resizePolicy": policy,
+            "resources": {"requests": {"cpu": "200m", "memory": "64Mi"}}})
+    };
+    let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    let decide = |policy: Value, cpu: &str, memory: &str| {
+        let pod = from(json!({"restartPolicy": "Always", "containers": [container(policy)]}));
+        let requests = json!({"requests": {"cpu": cpu, "memory": memory}});
+        let actual = [("id-a".to_owned(), serde_json::from_value(requests).unwrap())].into();
+        let record = record(&["a:run"], false);
+        let backoff = fresh();
+        let seen = Seen {
+            pod: &pod,
+            record: &record,
+            probe: &|_, _| None,
+            backoff: &backoff,
+            actual: &actual,
+            now: now(),
+        };
+        compute_actions(&seen)
+    };
+    assert!(decide(json!([]), "0.2", "67108864").is_idle(), "other spellings of the same amounts");
+    let plan = decide(json!([]), "100m", "64Mi");
+    assert_eq!(plan.resize, [ToResize { id: "id-a".into(), kind: ContainerKind::Regular, index: 0 }]);
+    assert!(plan.kill.is_empty() && plan.start.is_empty(), "{plan:?}");
+    let plan = decide(restart.clone(), "100m", "64Mi");
+    assert_eq!(plan.kill[0].message, "Container a resize requires restart, will be restarted");
+    assert_eq!((plan.start.len(), plan.resize.len()), (1, 0));
+    assert_eq!(decide(restart, "200m", "32Mi").resize.len(), 1, "its policy is about the other resource");
 }

@@ -9,8 +9,20 @@ use crate::{
 };
 
 /// Types of the conditions this kubelet writes; all others belong to others and are left alone.
-pub(crate) const OWNED_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(crate) const OWNED_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    PENDING,
+    IN_PROGRESS,
+];
+/// Those among them that are there only while they are true.
+pub(crate) const PASSING_CONDITIONS: [&str; 2] = [PENDING, IN_PROGRESS];
+
+const PENDING: &str = "PodResizePending";
+const IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// One condition before it has its transition time.
 struct Judged {
@@ -45,7 +57,25 @@ pub(crate) fn owned(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) 
         ("ContainersReady", containers_ready(seen, statuses, phase)),
         ("PodScheduled", Judged::met()),
     ];
-    judged.into_iter().map(|(type_, judged)| condition(seen, type_, judged)).collect()
+    let lasting = judged.into_iter().map(|(type_, judged)| condition(seen, type_, judged));
+    lasting.chain(resizing(seen)).collect()
+}
+
+/// Where a resize stands: not granted yet, or granted and not brought about yet.
+fn resizing(seen: &Seen<'_>) -> Vec<PodCondition> {
+    let mut conditions = Vec::new();
+    if let Some(pending) = &seen.resize.pending {
+        let message = Some(pending.message.clone());
+        let judged = Judged { met: true, reason: Some(pending.reason), message };
+        conditions.push(condition(seen, PENDING, judged));
+    }
+    if let Some((generation, error)) = &seen.resize.progress {
+        let reason = error.as_ref().map(|_| "Error");
+        let judged = Judged { met: true, reason, message: error.clone() };
+        let one = condition(seen, IN_PROGRESS, judged);
+        conditions.push(PodCondition { observed_generation: Some(*generation), ..one });
+    }
+    conditions
 }
 
 fn condition(seen: &Seen<'_>, type_: &str, judged: Judged) -> PodCondition {

@@ -181,7 +181,11 @@ fn from_record(
         container_id: Some(container_id(seen, latest)),
         state: Some(state_of(seen, latest, old)),
         volume_mounts: volume_mounts(container),
-        resources: container.resources.clone(),
+        resources: match latest.state {
+            RunState::Running => seen.resize.actual.get(&latest.id).cloned(),
+            _ => None,
+        }
+        .or_else(|| container.resources.clone()),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         user: latest.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {

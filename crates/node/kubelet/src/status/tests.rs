@@ -15,6 +15,7 @@ struct Case {
     probe: Option<bool>,
     terminal: bool,
     verdict: Option<Verdict>,
+    resize: Resize,
 }
 
 fn case(policy: &str, names: &[&str], runs: &[&str]) -> Case {
@@ -40,6 +41,7 @@ fn case(policy: &str, names: &[&str], runs: &[&str]) -> Case {
         probe: None,
         terminal: false,
         verdict: None,
+        resize: Resize::default(),
     }
 }
 
@@ -84,6 +86,7 @@ impl Case {
             probe: &|_, _| self.probe,
             terminal: self.terminal,
             verdict: self.verdict.as_ref(),
+            resize: &self.resize,
             host_ips: &host_ips,
             runtime: "containerd",
             now: Timestamp::from_second(NOW).unwrap(),
@@ -251,4 +254,26 @@ fn transition_times_are_kept() {
     assert_eq!(second["podIP"], "10.0.0.9");
     assert_eq!(second["hostIP"], "192.0.2.1");
     assert_eq!(second["containerStatuses"][0]["containerID"], "containerd://a0");
+}
+
+#[test]
+fn resizing_shows_what_containers_have_and_how_far_it_is() {
+    let mut case = case("Always", &["a"], &["a:run"]);
+    let spec = case.pod.spec.as_mut().unwrap();
+    spec.containers[0].resources =
+        serde_json::from_value(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}})).unwrap();
+    let have = serde_json::from_value(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}})).unwrap();
+    case.resize.actual.insert("a0".into(), have);
+    case.resize.progress = Some((3, None));
+    let status = case.status();
+    assert_eq!(status["containerStatuses"][0]["allocatedResources"], json!({"cpu": "2"}));
+    assert_eq!(status["containerStatuses"][0]["resources"]["limits"], json!({"cpu": "1"}));
+    assert_eq!(condition(&status, "PodResizeInProgress"), "True null null");
+    case.resize.progress = Some((3, Some("busy".into())));
+    assert_eq!(condition(&case.status(), "PodResizeInProgress"), "True Error busy");
+    case.resize = Resize::default();
+    case.resize.pending = Some(crate::resize::Pending { reason: "Deferred", message: "no room".into() });
+    let status = case.status();
+    assert_eq!(condition(&status, "PodResizePending"), "True Deferred no room");
+    assert!(!status["conditions"].to_string().contains("PodResizeInProgress"));
 }

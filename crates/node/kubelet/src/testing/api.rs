@@ -33,6 +33,8 @@ struct State {
     version: u64,
     objects: BTreeMap<(String, String, String), Value>,
     log: Vec<Event>,
+    /// Tokens are all different and expire at once.
+    short_tokens: bool,
 }
 
 /// The server. Clones share it.
@@ -74,6 +76,21 @@ impl FakeApi {
 
     pub(crate) fn client(&self) -> Client {
         podium_client::in_process(self.clone(), "default")
+    }
+
+    /// From now on tokens live for a second, and no two are alike.
+    pub(crate) fn short_tokens(&self) {
+        self.state.lock().short_tokens = true;
+    }
+
+    fn token(&self, account: &str) -> Value {
+        let mut state = self.state.lock();
+        if !state.short_tokens {
+            return json!({"token": format!("token-of-{account}"), "expirationTimestamp": "2100-01-01T00:00:00Z"});
+        }
+        state.version += 1;
+        let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1);
+        json!({"token": format!("token-of-{account}-{}", state.version), "expirationTimestamp": expires.to_string()})
     }
 
     /// Puts an object there as if somebody had created or replaced it.
@@ -154,7 +171,7 @@ impl FakeApi {
             (Method::POST, false) if target.sub == "token" => ok(&json!({
                 "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
                 "spec": body["spec"],
-                "status": {"token": format!("token-of-{}", target.name), "expirationTimestamp": "2100-01-01T00:00:00Z"},
+                "status": self.token(&target.name),
             })),
             (Method::POST, _) => {
                 let mut object = body;
@@ -274,6 +291,10 @@ fn merge(target: &mut Value, patch: &Value) {
             Value::Array(items) if key == "conditions" => {
                 let mut list = target[key].as_array().cloned().unwrap_or_default();
                 for item in items {
+                    if item["$patch"] == "delete" {
+                        list.retain(|have| have["type"] != item["type"]);
+                        continue;
+                    }
                     match list.iter_mut().find(|have| have["type"] == item["type"]) {
                         Some(have) => merge(have, item),
                         None => list.push(item.clone()),

@@ -440,8 +440,24 @@ impl RuntimeService for FakeRuntime {
         Ok(Response::new(Box::pin(events)))
     }
 
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let linux = request.linux.unwrap_or_default();
+        let mut held = self.held.lock();
+        let name = held
+            .containers
+            .iter()
+            .find(|(_, status)| status.id == request.container_id)
+            .map(|(_, status)| name_of(status).to_owned())
+            .ok_or_else(|| Status::not_found(request.container_id))?;
+        held.calls.push(format!("resize {name} {} {}", linux.cpu_shares, linux.memory_limit_in_bytes));
+        Ok(Response::new(v1::UpdateContainerResourcesResponse::default()))
+    }
+
     absent! {
-        update_container_resources(v1::UpdateContainerResourcesRequest) -> v1::UpdateContainerResourcesResponse;
         reopen_container_log(v1::ReopenContainerLogRequest) -> v1::ReopenContainerLogResponse;
         exec(v1::ExecRequest) -> v1::ExecResponse;
         attach(v1::AttachRequest) -> v1::AttachResponse;

@@ -28,6 +28,8 @@ pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     notify: Notify,
     active: AtomicBool,
+    /// The pod with the resources it was granted.
+    held: Mutex<Option<Arc<Pod>>>,
     admission: Admission,
 }
 
@@ -39,7 +41,13 @@ impl std::fmt::Debug for Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(admission: Admission) -> Self {
-        Self { mail: Mutex::default(), notify: Notify::new(), active: AtomicBool::new(true), admission }
+        Self {
+            mail: Mutex::default(),
+            notify: Notify::new(),
+            active: AtomicBool::new(true),
+            held: Mutex::default(),
+            admission,
+        }
     }
 
     /// The pod has changed in the API.
@@ -84,6 +92,15 @@ impl Mailbox {
 
     pub(crate) fn admission(&self, pod: &Pod) -> Result<(), Refused> {
         (self.admission)(pod)
+    }
+
+    /// The pod with what it was granted, once its worker has looked at it.
+    pub(crate) fn held(&self) -> Option<Arc<Pod>> {
+        self.held.lock().clone()
+    }
+
+    pub(crate) fn set_held(&self, pod: &Arc<Pod>) {
+        *self.held.lock() = Some(pod.clone());
     }
 
     /// Whether the pod still takes resources of the node.

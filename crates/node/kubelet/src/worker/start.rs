@@ -220,6 +220,7 @@ impl Worker {
             }
         };
         shared.recorder.event(&about, EventType::Normal, "Created", "Container created");
+        self.resize.started(&id, spec);
         if let Err(error) =
             shared.cri.start_container(v1::StartContainerRequest { container_id: id.clone() }).await
         {

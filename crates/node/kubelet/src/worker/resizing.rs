@@ -1,0 +1,144 @@
+//! The worker's part of resizing in place: asks whether there is room, tells the runtime, says how far it is.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use podium_client::{EventType, reference_of};
+use podium_cri::v1;
+use tokio::time::Instant;
+
+use crate::{
+    actions::ToResize,
+    pod,
+    record::{ContainerRecord, RunState},
+    resize, resources,
+    worker::{Worker, container_at},
+};
+
+/// Pause after the runtime or the kernel refused new amounts: memory may have to be given back first.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// Grants what the spec asks for if there is room, and says so if there is not.
+    pub(super) fn consider_resize(&mut self) {
+        if self.resize.is_wanted(&self.wanted) {
+            let allocatable = self.shared.machine.allocatable(&self.shared.config);
+            let fits = self.mailbox.admission(&self.wanted);
+            match resize::judge(&self.wanted, &allocatable, fits) {
+                Ok(()) => {
+                    self.resize.grant(&self.wanted);
+                    // Volumes may show requests and limits.
+                    self.storage.stale = true;
+                    self.resize.progress = Some((self.wanted.metadata.generation.unwrap_or(0), None));
+                    self.resize_event(EventType::Normal, "ResizeStarted", "Pod resize started", None);
+                }
+                Err(pending) if self.resize.pending.as_ref() != Some(&pending) => {
+                    let prefix = format!("Pod resize {}", pending.reason);
+                    let reason = format!("Resize{}", pending.reason);
+                    self.resize_event(EventType::Warning, &reason, &prefix, Some(&pending.message));
+                    self.resize.pending = Some(pending);
+                }
+                Err(_) => {}
+            }
+        } else {
+            self.resize.grant(&self.wanted);
+        }
+        self.pod = self.resize.apply(&self.wanted);
+        self.mailbox.set_held(&self.pod);
+    }
+
+    /// While a resize is under way the pod's group bears the larger of old and new amounts. The answer is
+    /// when to try again if that failed.
+    pub(super) async fn raise_group(&mut self) -> Option<Instant> {
+        self.resize.progress.as_ref()?;
+        let peak = resize::peak(&self.pod, &self.running(), &self.resize.actual);
+        self.bound_group(Arc::new(peak)).await
+    }
+
+    /// Gives running containers the amounts they were granted. None if all have them; otherwise when to try
+    /// again.
+    pub(super) async fn resize_containers(&mut self, wanted: &[ToResize]) -> Option<Instant> {
+        for one in wanted {
+            let Some(container) = container_at(&self.pod, one.kind, one.index) else { continue };
+            let usage = self.memory_usage(&one.id);
+            let outcome = match resize::below_usage(&container, usage) {
+                Some(refused) => Err(refused),
+                None => self.update(&one.id, &container).await.map_err(|error| error.to_string()),
+            };
+            match outcome {
+                Ok(()) => self.resize.started(&one.id, &container),
+                Err(error) => return Some(self.resize_failed(error)),
+            }
+        }
+        None
+    }
+
+    /// Once nothing is left to change, the pod's group gets its new bounds and the resize is over. The
+    /// answer is when to try again if it could not be finished.
+    pub(super) async fn finish_resize(&mut self) -> Option<Instant> {
+        self.resize.progress.as_ref()?;
+        if let Some(at) = self.bound_group(self.pod.clone()).await {
+            return Some(at);
+        }
+        self.resize.progress = None;
+        self.resize_event(EventType::Normal, "ResizeCompleted", "Pod resize completed", None);
+        None
+    }
+
+    fn running(&self) -> Vec<&ContainerRecord> {
+        self.record.containers.iter().filter(|one| one.state == RunState::Running).collect()
+    }
+
+    async fn bound_group(&mut self, pod: Arc<Pod>) -> Option<Instant> {
+        let shared = self.shared.clone();
+        let bounded = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&pod)).await;
+        match bounded {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(self.resize_failed(error.to_string())),
+            Err(error) => Some(self.resize_failed(error.to_string())),
+        }
+    }
+
+    async fn update(
+        &self,
+        id: &str,
+        container: &k8s_openapi::api::core::v1::Container,
+    ) -> Result<(), podium_cri::Error> {
+        let (memory, v2) = (self.shared.machine.memory_bytes, self.shared.cgroups.is_v2());
+        let mut linux = resources::linux_resources(&self.pod, container, memory, v2);
+        // Version 1 bounds memory and swap together: the sum has to move with its part.
+        linux.memory_swap_limit_in_bytes = linux.memory_limit_in_bytes;
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        };
+        self.shared.cri.update_container_resources(request).await.map(|_| ())
+    }
+
+    /// What a container uses, where the kernel would kill it for a lower limit; version 1 refuses instead.
+    fn memory_usage(&self, id: &str) -> Option<i64> {
+        let cgroups = &self.shared.cgroups;
+        if !cgroups.is_v2() {
+            return None;
+        }
+        let path = format!("{}/{id}", cgroups.pod_path(&self.pod));
+        cgroups.read(&path, "memory", "memory.current")?.trim().parse().ok()
+    }
+
+    fn resize_failed(&mut self, error: String) -> Instant {
+        let generation = self.wanted.metadata.generation.unwrap_or(0);
+        let again = matches!(&self.resize.progress, Some((_, Some(before))) if *before == error);
+        if !again {
+            tracing::warn!(pod = pod::full_name(&self.pod), error, "resizing failed");
+            self.resize_event(EventType::Warning, "ResizeError", "Pod resize error", Some(&error));
+        }
+        self.resize.progress = Some((generation, Some(error)));
+        Instant::now() + RETRY
+    }
+
+    fn resize_event(&self, kind: EventType, reason: &str, prefix: &str, error: Option<&str>) {
+        let text = resize::summary(prefix, &self.wanted, error);
+        self.shared.recorder.event(&reference_of(&*self.pod), kind, reason, text);
+    }
+}
