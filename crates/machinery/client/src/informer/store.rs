@@ -310,9 +310,13 @@ fn mended<K: DeserializeOwned>(bytes: &[u8]) -> Option<Result<K, serde_json::Err
     let mut object: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let conditions = object.get_mut("status")?.get_mut("conditions")?.as_array_mut()?;
     for condition in conditions.iter_mut().filter_map(serde_json::Value::as_object_mut) {
-        for (field, zero) in
-            [("lastTransitionTime", "1970-01-01T00:00:00Z"), ("type", ""), ("status", ""), ("reason", ""), ("message", "")]
-        {
+        for (field, zero) in [
+            ("lastTransitionTime", "1970-01-01T00:00:00Z"),
+            ("type", ""),
+            ("status", ""),
+            ("reason", ""),
+            ("message", ""),
+        ] {
             let value = condition.entry(field).or_insert(serde_json::Value::Null);
             if value.is_null() {
                 *value = zero.into();
@@ -438,6 +442,8 @@ mod tests {
         let service: Service = mended(text).unwrap().unwrap();
         assert_eq!(service.status.unwrap().conditions.unwrap()[0].type_, "T");
         assert!(mended::<Service>(br#"{"metadata":{"name":1}}"#).is_none());
-        assert!(mended::<Service>(br#"{"metadata":{"name":1},"status":{"conditions":[]}}"#).unwrap().is_err());
+        assert!(
+            mended::<Service>(br#"{"metadata":{"name":1},"status":{"conditions":[]}}"#).unwrap().is_err()
+        );
     }
 }
