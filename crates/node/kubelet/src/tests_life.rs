@@ -426,7 +426,9 @@ async fn volumes_follow_labels_and_tokens_are_renewed() {
         {"name": "info", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
         {"name": "access", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}]}},
     ]);
-    world.pod("web", json!({"containers": [container("a")], "volumes": volumes}));
+    let mounts = json!({"volumeMounts": [
+        {"name": "info", "mountPath": "/info"}, {"name": "access", "mountPath": "/access"}]});
+    world.pod("web", json!({"containers": [with(container("a"), mounts)], "volumes": volumes}));
     let mut pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
     let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
     let volumes = world.runtime.path().join("kubelet/pods").join(uid).join("volumes");
