@@ -20,9 +20,10 @@ const NODE: [Need; 3] = [
 ];
 
 /// What the tests use besides.
-const TESTS: [Need; 2] = [
+const TESTS: [Need; 3] = [
     Need { program: "busybox", package: "busybox-static", why: "a shell and tools inside test containers" },
     Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
+    Need { program: "etcd", package: "etcd-server", why: "the store's other engine, started by its tests" },
 ];
 
 /// Installs what is missing for a node.
@@ -67,7 +68,15 @@ fn install(needs: &[Need]) -> Result<()> {
     apt(&["update", "-q"])?;
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
     arguments.extend(&names);
-    apt(&arguments)
+    apt(&arguments)?;
+    if names.contains(&"etcd-server") && Path::new("/run/systemd/system").exists() {
+        // The package starts a service; tests start servers of their own.
+        let stopped = Command::new("systemctl").args(["disable", "--now", "etcd.service"]).status();
+        if !stopped.context("run systemctl")?.success() {
+            bail!("the service etcd of package etcd-server runs and could not be stopped: systemctl disable --now etcd");
+        }
+    }
+    Ok(())
 }
 
 fn found(program: &str) -> bool {

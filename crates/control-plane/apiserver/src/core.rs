@@ -272,6 +272,8 @@ async fn follow(store: &Store, prefix: &str, told: &Told) {
             }
         }
     };
+    // What has been told of: what went while a watch was interrupted is not among what is there afterwards.
+    let mut known: std::collections::HashSet<Key> = std::collections::HashSet::new();
     loop {
         let range = KeyRange::prefix(prefix);
         let Ok(mut watcher) = store.watch(range.clone(), WatchStart::Now, WatchOptions::default()) else {
@@ -279,11 +281,21 @@ async fn follow(store: &Store, prefix: &str, told: &Told) {
         };
         // What changed between two watches is heard of as a change of everything that is there.
         if let Ok(found) = store.range(&range, RangeOptions::default()) {
-            found.records.iter().for_each(|record| tell(&record.key));
+            known.extend(found.records.iter().map(|record| record.key.clone()));
+            known.iter().for_each(|key| tell(key));
+            known = found.records.iter().map(|record| record.key.clone()).collect();
         }
         loop {
             match watcher.next().await {
-                Ok(batch) => batch.events.iter().for_each(|event| tell(&event.record.key)),
+                Ok(batch) => {
+                    for event in batch.events {
+                        match event.kind {
+                            podium_store::EventKind::Put => known.insert(event.record.key.clone()),
+                            podium_store::EventKind::Delete => known.remove(&event.record.key),
+                        };
+                        tell(&event.record.key);
+                    }
+                }
                 Err(podium_store::WatchError::Closed) => return,
                 Err(error) => {
                     tracing::warn!(%error, prefix, "watch restarted");

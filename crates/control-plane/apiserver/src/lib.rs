@@ -47,3 +47,4 @@ pub use body::{Body, BoxError};
 pub use config::{Cidr, Config, KubeletClient, Limits};
 pub use in_process::InProcess;
 pub use server::{ApiServer, Error};
+pub use storage::EtcdCodec;

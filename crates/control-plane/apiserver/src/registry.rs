@@ -101,6 +101,7 @@ impl Call {
 
     /// Answers the request.
     pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
+        self.see_what_others_wrote().await?;
         let answered = if self.info.subresource.is_empty() {
             self.main_resource(body).await
         } else {
@@ -119,6 +120,24 @@ impl Call {
             }
         }
         Ok(reply)
+    }
+
+    /// Where other servers write to the same store, waits until it is as new here as this request may expect: writes
+    /// and reads of the newest see everything that anybody was told of before; reads that name a revision see that.
+    async fn see_what_others_wrote(&self) -> Result<(), ApiError> {
+        let version = match self.info.verb {
+            "get" | "list" | "watch" => self.query.first("resourceVersion").unwrap_or_default(),
+            _ => "",
+        };
+        let behind = |revision: u64| revision > self.core.store.revision();
+        if !version.is_empty() && !version.parse().is_ok_and(behind) {
+            return Ok(());
+        }
+        self.core.store.fresh().await.map_err(|error| match error {
+            podium_store::FreshError::Closed => response::unavailable("the server is shutting down"),
+            // As upstream when etcd does not answer in time.
+            podium_store::FreshError::Remote(fault) => response::timeout(fault.message, 1),
+        })
     }
 
     async fn main_resource(&self, body: Bytes) -> Result<Reply, ApiError> {

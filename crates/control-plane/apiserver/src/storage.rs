@@ -17,6 +17,10 @@ use podium_api::status::ApiError;
 use crate::catalogue::Served;
 use crate::hot::Slot;
 
+mod etcd;
+
+pub use etcd::EtcdCodec;
+
 /// A segment of a key that cannot leave its place: not empty, no slash, no NUL, not `.` or `..`.
 fn segment_is_safe(segment: &str) -> bool {
     !segment.is_empty() && segment != "." && segment != ".." && !segment.contains(['/', '\0', '%'])

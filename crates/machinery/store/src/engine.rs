@@ -4,10 +4,8 @@
 //! it durable. It then tells the store through its [`Feed`], in revision order; the feed's state answers all reads and
 //! watches. An engine never answers a commit before the commit's revision has been fed.
 //!
-//! How etcd fits: `commit` becomes a transaction that compares mod revisions; one watch on the whole keyspace, from the
-//! revision of the first range, is turned into [`Published`] transactions; an answer waits until the watch has brought
-//! its revision. Values with `revision_at` are stored with the offset before them and spliced when they are read, as
-//! etcd gives the revision only then.
+//!
+//! Two engines: `local`, on a disk of this machine, and `etcd`, on the machines of an etcd cluster.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -16,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::{Operation, TransactionCommitted};
-use crate::error::{CommitError, CompactError, LeaseError};
+use crate::error::{CommitError, CompactError, FreshError, LeaseError};
 use crate::record::{Event, EventKind, LeaseId, Record, Revision};
 use crate::state::State;
 
@@ -37,6 +35,12 @@ pub trait Engine: Debug + Send + Sync + 'static {
         operations: Vec<Operation>,
     ) -> EngineFuture<'_, Result<TransactionCommitted, CommitError>>;
 
+    /// Waits until everything that anybody was told of before this call can be read here. `None` if it always can,
+    /// because nobody writes but through this engine.
+    fn fresh(&self) -> Option<EngineFuture<'_, Result<(), FreshError>>> {
+        None
+    }
+
     /// Forgets the time before a revision, durably.
     fn compact(&self, revision: Revision) -> EngineFuture<'_, Result<(), CompactError>>;
 
@@ -49,7 +53,7 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// Ends a lease and deletes its keys.
     fn revoke_lease(&self, lease: LeaseId) -> EngineFuture<'_, Result<(), LeaseError>>;
 
-    /// The durable leases with their full times, for a snapshot.
+    /// The durable leases with their full times, for a snapshot. Called from a thread that may block.
     fn leases(&self) -> Vec<(LeaseId, Duration)>;
 
     /// Takes no more changes, finishes those under way, and frees what the engine holds.
@@ -107,6 +111,14 @@ impl Feed {
     /// overlap.
     pub fn publish(&self, transactions: Vec<Published>) {
         self.state.publish(transactions);
+    }
+
+    /// Goes on from these records as of a revision, whatever happened in between: all that was published before can no
+    /// longer be read, and watches that have not ended by then are told so.
+    ///
+    /// Records must be in key order, each key once, the revision newer than any published.
+    pub fn reset(&self, records: &[Arc<Record>], revision: Revision) {
+        self.state.reset(records, revision);
     }
 
     /// Makes the time before a revision unreadable, and frees it.

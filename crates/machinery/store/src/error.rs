@@ -45,6 +45,14 @@ pub enum OpenError {
         /// The refusal.
         source: io::Error,
     },
+    /// The machines that keep the store could not be used.
+    #[error("cannot use etcd at {endpoints}: {problem}")]
+    Remote {
+        /// Where they are.
+        endpoints: String,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 /// Why the disk did not take a write.
@@ -57,6 +65,16 @@ pub struct StorageFault {
     pub path: PathBuf,
     /// The refusal.
     pub source: Arc<io::Error>,
+}
+
+/// Why a store on other machines did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RemoteFault {
+    /// What it answered, in its own words, or why there was no answer.
+    pub message: String,
+    /// Whether what was asked may have happened, or may still happen.
+    pub may_have_happened: bool,
 }
 
 /// A commit that did not happen, or of which it is not known.
@@ -82,6 +100,9 @@ pub enum CommitError {
     /// The disk failed. The write is not visible now; unless a later write succeeds, it may be after a restart.
     #[error("the store's disk failed")]
     Storage(#[source] StorageFault),
+    /// The machines that keep the store refused, or did not answer in time.
+    #[error("{0}")]
+    Remote(RemoteFault),
     /// The store is closed. Nothing was changed.
     #[error("the store is closed")]
     Closed,
@@ -90,7 +111,11 @@ pub enum CommitError {
 impl CommitError {
     /// Whether the same call may succeed later without anybody changing it.
     pub fn is_transient(&self) -> bool {
-        matches!(self, CommitError::NoSpace(_) | CommitError::Storage(_))
+        match self {
+            CommitError::NoSpace(_) | CommitError::Storage(_) => true,
+            CommitError::Remote(fault) => !fault.may_have_happened,
+            _ => false,
+        }
     }
 }
 
@@ -151,6 +176,17 @@ pub enum CompactError {
     /// The compaction could not be recorded.
     #[error("the compaction could not be recorded")]
     Commit(#[source] CommitError),
+}
+
+/// It is not known whether what can be read is the newest there is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FreshError {
+    /// The machines that keep the store did not say.
+    #[error("{0}")]
+    Remote(RemoteFault),
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
 }
 
 /// A lease operation that did not happen.

@@ -18,7 +18,7 @@
 //!
 //! Shape of the crate: [`Store`] is the door. `state` holds the keys, their kept history and the rings of events that
 //! watchers are cursors into. [`engine`] is the cut between that and durability; `local` is the embedded engine
-//! (sequencer, leases, append-only log, checkpoints). An engine over etcd implements the same [`engine::Engine`].
+//! (sequencer, leases, append-only log, checkpoints); `etcd` keeps a store on an etcd cluster.
 
 mod backup;
 mod change;
@@ -26,12 +26,14 @@ mod config;
 mod disk;
 pub mod engine;
 mod error;
+mod etcd;
 #[cfg(test)]
 mod faults;
 mod key;
 mod local;
 mod log;
 mod record;
+mod retention;
 mod ring;
 mod snapshot;
 mod state;
@@ -42,8 +44,11 @@ mod watch;
 pub use change::{Change, Committed, Expect, Operation, TransactionCommitted};
 pub use config::{Config, History};
 pub use error::{
-    CommitError, CompactError, LeaseError, OpenError, ReadError, SnapshotError, StorageFault, WatchError,
+    CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, RemoteFault, SnapshotError,
+    StorageFault, WatchError,
 };
+pub use etcd::codec::{Codec, Plain};
+pub use etcd::{EtcdConfig, EtcdTls};
 pub use key::{Key, KeyRange};
 pub use record::{Event, EventKind, LeaseId, Record, Revision, Value};
 pub use store::{RangeOptions, RangeResult, Store};

@@ -1,8 +1,10 @@
 //! The embedded engine: a sequencer in front, one thread that writes the log, one that keeps house.
 //!
 //! A commit is decided and queued by its caller (`sequencer`). The log thread takes everything queued, writes it as one
-//! frame, syncs once, publishes, and answers; what comes meanwhile is the next batch. The housekeeper ends leases,
-//! compacts, frees memory and writes checkpoints; it never holds up the log thread but for the locks of the state.
+//! frame and syncs once; what comes meanwhile is the next batch. What is durable is published and answered: by the log
+//! thread itself if nothing waits to be written, else by the publisher's thread, beside the next sync. The housekeeper
+//! ends leases, compacts, frees memory and writes checkpoints; it never holds up the others but for the locks of the
+//! state.
 //!
 //! Without a disk ([`Local::memory`]) there is no log thread, and a commit is published before it returns.
 
@@ -17,22 +19,24 @@ use parking_lot::{Condvar, Mutex};
 use crate::change::{Operation, TransactionCommitted};
 use crate::config::{Config, History};
 use crate::disk::Disk;
-use crate::engine::{Engine, EngineFuture, Feed};
+use crate::engine::{Engine, EngineFuture, Feed, Published};
 use crate::error::{CommitError, CompactError, LeaseError, OpenError, StorageFault};
 use crate::log::Log;
 use crate::log::frame::Entry;
 use crate::log::recover::{self, Recovered};
 use crate::record::{LeaseId, Revision};
+use crate::retention;
 use crate::state::State;
 
 mod checkpoint;
-mod decide;
+pub(crate) mod decide;
+mod handoff;
 mod keeper;
 mod leases;
-mod retention;
 mod sequencer;
 
 use checkpoint::Checkpoints;
+use handoff::{Handoff, Written};
 use sequencer::{Item, Sequencer, Submitted};
 
 /// About the most bytes that share one fsync: some ten milliseconds of a disk, so that one large burst does not make
@@ -76,6 +80,8 @@ struct Shared {
     queued: Condvar,
     /// For the housekeeper: something is urgent, or the store closes.
     housekeeping: Condvar,
+    /// From the log thread to the publisher.
+    handoff: Handoff,
     history: History,
     segment_bytes: u64,
     /// The salt of lease ids.
@@ -131,9 +137,15 @@ impl Local {
         // From here on, dropping the engine ends what has been started.
         let engine = Local { shared: Arc::clone(&shared), running };
         if let Some(log) = log {
-            let shared = Arc::clone(&shared);
+            let publisher = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("store-publish".into());
+            let thread = thread.spawn(move || publisher.publish())?;
+            engine.running.lock().threads.push(thread);
+            let writer = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name("store-log".into());
-            let thread = thread.spawn(move || shared.write_log(log))?;
+            let thread = thread.spawn(move || writer.write_log(log));
+            // Otherwise the publisher would wait for it.
+            let thread = thread.inspect_err(|_| shared.handoff.end())?;
             engine.running.lock().threads.push(thread);
         }
         let thread = std::thread::Builder::new().name("store-keeper".into());
@@ -163,6 +175,7 @@ impl Shared {
             sequencer: Mutex::new(sequencer),
             queued: Condvar::new(),
             housekeeping: Condvar::new(),
+            handoff: Handoff::default(),
             history,
             segment_bytes,
             random: ahash::RandomState::new(),
@@ -189,6 +202,8 @@ impl Shared {
     fn write_log(&self, mut log: Log) {
         // However this thread ends, nobody must wait for it.
         let end = LogEnd(self);
+        // The newest revision on the disk; the publisher may still be at an earlier one.
+        let mut durable = self.state.revision();
         loop {
             let batch = {
                 let mut sequencer = self.sequencer.lock();
@@ -203,30 +218,75 @@ impl Shared {
                 sequencer.take_batch(BATCH_BYTES)
             };
             let mut written = Ok(());
+            let mut newest = durable;
             if batch.iter().any(|item| item.entry.is_some()) {
+                for entry in batch.iter().filter_map(|item| item.entry.as_ref()) {
+                    if let Entry::Transaction { revision, .. } = entry {
+                        newest = newest.max(*revision);
+                    }
+                }
                 let entries = batch.iter().filter_map(|item| item.entry.as_ref());
                 let segment_bytes =
                     (self.state.live_bytes() / 4).max(SEGMENT_BYTES_MIN).min(self.segment_bytes);
-                written = log.append(entries, self.state.revision(), segment_bytes);
+                if log.would_start_segment(segment_bytes) {
+                    // A checkpoint takes what stands before a segment as booked.
+                    self.handoff.wait_until_idle();
+                }
+                written = log.append(entries, durable, segment_bytes);
             }
             match written {
-                Ok(()) => self.finish(batch),
-                Err(fault) => self.fail(batch, fault),
+                Ok(()) => {
+                    durable = newest;
+                    let alone = self.handoff.is_idle() && self.sequencer.lock().is_idle();
+                    if alone {
+                        self.finish(batch);
+                    } else {
+                        self.handoff.put(Written { batch, fault: None });
+                    }
+                }
+                Err(fault) => {
+                    // What is durable comes first; then everything in flight goes back together.
+                    self.handoff.put(Written { batch, fault: Some(fault) });
+                    self.handoff.wait_until_idle();
+                    durable = self.state.revision();
+                }
+            }
+            if self.handoff.has_ended() {
+                return;
             }
         }
+    }
+
+    /// The publisher's thread.
+    fn publish(&self) {
+        let end = handoff::End(&self.handoff);
+        while let Some(Written { batch, fault }) = self.handoff.take() {
+            match fault {
+                None => self.finish(batch),
+                Some(fault) => self.fail(batch, fault),
+            }
+            self.handoff.done();
+        }
+        drop(end);
     }
 
     /// A batch is durable: publishes it and answers.
     fn finish(&self, mut batch: Vec<Item>) {
         let mut published = Vec::with_capacity(batch.len());
         let mut landed = Vec::with_capacity(batch.len());
-        {
-            let mut sequencer = self.sequencer.lock();
-            for entry in batch.iter_mut().filter_map(|item| item.entry.take()) {
-                if let Entry::Transaction { events, .. } = &entry {
+        for entry in batch.iter_mut().filter_map(|item| item.entry.take()) {
+            match entry {
+                // Most are this, and need no lock before they are visible.
+                Entry::Transaction { revision, events, revoke: None } => {
                     landed.extend(events.iter().map(|event| (event.record.key.clone(), event.revision)));
+                    published.push(Published { revision, events });
                 }
-                sequencer.settle(entry, &mut published, &self.state);
+                entry => {
+                    if let Entry::Transaction { events, .. } = &entry {
+                        landed.extend(events.iter().map(|event| (event.record.key.clone(), event.revision)));
+                    }
+                    self.sequencer.lock().settle(entry, &mut published, &self.state);
+                }
             }
         }
         self.state.publish(published);
@@ -275,6 +335,7 @@ struct LogEnd<'a>(&'a Shared);
 impl Drop for LogEnd<'_> {
     fn drop(&mut self) {
         self.0.begin_closing();
+        self.0.handoff.end();
         let queued = self.0.sequencer.lock().roll_back(&self.0.state, Instant::now());
         for item in queued {
             item.fail(&CommitError::Closed);

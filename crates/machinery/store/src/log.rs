@@ -170,6 +170,11 @@ impl Log {
         Log { disk, dir, store_id, file, path, len, next_frame, buffer: Vec::new(), segments }
     }
 
+    /// Whether the next append starts a segment.
+    pub(crate) fn would_start_segment(&self, segment_bytes: u64) -> bool {
+        self.file.is_none() || self.len >= segment_bytes
+    }
+
     /// Makes the entries durable, all or none. `newest` is the newest durable revision before them. If the segment has
     /// grown beyond `segment_bytes`, a new one is started.
     pub(crate) fn append<'a>(

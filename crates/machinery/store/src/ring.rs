@@ -28,7 +28,7 @@ pub(crate) struct Ring {
 struct Kept {
     /// In revision order; events of one revision stand together.
     events: VecDeque<Arc<Event>>,
-    /// The newest revision of which events have been dropped.
+    /// The newest revision of which events have been dropped, or up to which events may be missing.
     dropped: Revision,
 }
 
@@ -44,9 +44,17 @@ pub(crate) enum Found {
 }
 
 impl Ring {
+    #[cfg(test)]
     pub(crate) fn push(&self, event: Arc<Event>) {
-        let revision = event.revision;
-        self.kept.write().events.push_back(event);
+        self.extend([event]);
+    }
+
+    /// Adds events, in revision order and newer than all before.
+    pub(crate) fn extend(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+        let mut kept = self.kept.write();
+        kept.events.extend(events);
+        let Some(revision) = kept.events.back().map(|event| event.revision) else { return };
+        drop(kept);
         // Release is not enough to be seen early, but readers load the visible revision (stored later) with Acquire
         // first, which orders this store before their load.
         self.last.store(revision, Ordering::Release);
@@ -83,12 +91,20 @@ impl Ring {
     pub(crate) fn pop(&self) -> Option<Arc<Event>> {
         let mut kept = self.kept.write();
         let event = kept.events.pop_front()?;
-        kept.dropped = event.revision;
+        kept.dropped = kept.dropped.max(event.revision);
         if kept.events.capacity() > 4 * kept.events.len() + 64 {
             let len = kept.events.len();
             kept.events.shrink_to(2 * len);
         }
         Some(event)
+    }
+
+    /// Cuts off every cursor before this revision: what happened up to it is not all known.
+    pub(crate) fn cut(&self, revision: Revision) {
+        let mut kept = self.kept.write();
+        kept.dropped = kept.dropped.max(revision);
+        drop(kept);
+        self.last.fetch_max(revision, Ordering::AcqRel);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -75,7 +75,10 @@ impl Drop for Pin {
                 }
             }
         }
-        self.state.trim();
+        // Each pin of a short moment would lock the tree otherwise.
+        if self.state.compacted() > self.state.pins.lock().floor {
+            self.state.trim();
+        }
     }
 }
 
@@ -89,31 +92,50 @@ fn weight(event: &Event) -> u64 {
     previous + last_words + EVENT_BYTES
 }
 
-/// The rings that a publication has put events into.
+/// What a publication adds to the ring of one collection.
+#[derive(Debug)]
+struct Addition {
+    collection: Box<[u8]>,
+    ring: Arc<Ring>,
+    events: Vec<Arc<Event>>,
+}
+
+/// What a publication adds to rings, gathered so that each is locked once.
 #[derive(Debug, Default)]
 struct Touched {
-    rings: Vec<Arc<Ring>>,
-    /// The collection of the last ring.
-    collection: Vec<u8>,
+    /// Few, as neighbours are mostly of one collection.
+    additions: Vec<Addition>,
+    /// The place of the one that was used last.
+    last: usize,
+    all: Vec<Arc<Event>>,
+    weight: u64,
 }
 
 impl Touched {
-    /// Puts an event into its rings. The tree is locked.
     fn push(&mut self, state: &State, event: Arc<Event>) {
-        state.history_bytes.fetch_add(weight(&event), Ordering::Relaxed);
+        self.weight += weight(&event);
         let collection = event.record.key.collection();
-        // Neighbours are mostly of one collection, which saves the look-up.
-        if self.rings.is_empty() || self.collection != collection {
-            self.collection.clear();
-            self.collection.extend_from_slice(collection);
-            let ring = state.ring_of(collection);
-            self.rings.retain(|other| !Arc::ptr_eq(other, &ring));
-            self.rings.push(ring);
+        if self.additions.get(self.last).is_none_or(|last| *last.collection != *collection) {
+            let known = self.additions.iter().position(|other| *other.collection == *collection);
+            self.last = known.unwrap_or_else(|| {
+                let ring = state.ring_of(collection);
+                self.additions.push(Addition { collection: collection.into(), ring, events: Vec::new() });
+                self.additions.len() - 1
+            });
         }
-        if let Some(ring) = self.rings.last() {
-            ring.push(Arc::clone(&event));
-        }
-        state.all.push(event);
+        self.additions[self.last].events.push(Arc::clone(&event));
+        self.all.push(event);
+    }
+
+    /// Puts everything into its rings; returns those that got something. The tree is locked.
+    fn settle(self, state: &State) -> Vec<Arc<Ring>> {
+        state.history_bytes.fetch_add(self.weight, Ordering::Relaxed);
+        state.all.extend(self.all);
+        let settle = |addition: Addition| {
+            addition.ring.extend(addition.events);
+            addition.ring
+        };
+        self.additions.into_iter().map(settle).collect()
     }
 }
 
@@ -166,7 +188,12 @@ impl State {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Record>> {
-        self.tree.read().get(key).cloned()
+        self.tree.read().get(key)
+    }
+
+    /// The record of a key as of a revision, which the caller has pinned or later.
+    pub(crate) fn get_at(&self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
+        self.tree.read().get_at(key, revision)
     }
 
     pub(crate) fn tree(&self) -> RwLockReadGuard<'_, Tree> {
@@ -229,7 +256,7 @@ impl State {
                     return;
                 }
                 if records.len() < limit {
-                    records.push(Arc::clone(record));
+                    records.push(record);
                 } else {
                     remaining += 1;
                 }
@@ -270,7 +297,7 @@ impl State {
                 .state
                 .tree
                 .read()
-                .gather(&rest, pin.revision, READ_KEYS, |record| records.push(Arc::clone(record)));
+                .gather(&rest, pin.revision, READ_KEYS, |record| records.push(record));
             each(records)?;
             match last {
                 Some(last) => rest = rest.after(&last),
@@ -327,9 +354,55 @@ impl State {
             }
         }
         self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
+        let rings = touched.settle(self);
         self.visible.store(newest, Ordering::Release);
         RwLockWriteGuard::unlock_fair(tree);
-        touched.rings
+        rings
+    }
+
+    /// See [`crate::engine::Feed::reset`].
+    pub(crate) fn reset(&self, records: &[Arc<Record>], revision: Revision) {
+        let mut touched = Touched::default();
+        let mut tree = self.tree.write();
+        assert!(revision > self.revision(), "an engine publishes revisions in rising order");
+        // First nobody may read on from before, not even a watch that starts just now; then what is new is put in.
+        self.compacted.fetch_max(revision, Ordering::AcqRel);
+        let rings: Vec<Arc<Ring>> = self.rings.lock().values().cloned().collect();
+        for ring in rings.iter().chain([&self.all]) {
+            ring.cut(revision);
+        }
+        let gone: Vec<Arc<Record>> = {
+            let mut kept = records.iter().map(|record| &record.key).peekable();
+            tree.live()
+                .filter(|record| {
+                    while kept.next_if(|key| **key < record.key).is_some() {}
+                    kept.peek().is_none_or(|key| **key != record.key)
+                })
+                .collect()
+        };
+        for previous in gone {
+            tree.delete(&previous.key, revision);
+            let record = Arc::new(previous.deleted_at(revision));
+            let event = Event { kind: EventKind::Delete, record, previous: Some(previous), revision };
+            touched.push(self, Arc::new(event));
+        }
+        for record in records {
+            if tree.get(&record.key).is_some_and(|known| known.mod_revision == record.mod_revision) {
+                continue;
+            }
+            let previous = tree.put(Arc::clone(record));
+            let event = Event { kind: EventKind::Put, record: Arc::clone(record), previous, revision };
+            touched.push(self, Arc::new(event));
+        }
+        self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
+        touched.settle(self);
+        self.visible.store(revision, Ordering::Release);
+        drop(tree);
+        self.advanced.notify_waiters();
+        for ring in rings.iter().chain([&self.all]) {
+            ring.changed.notify_waiters();
+        }
+        self.trim();
     }
 
     /// Does again what a log says happened, before anybody looks. Its revision must be newer than all before.
@@ -351,6 +424,7 @@ impl State {
             touched.push(self, Arc::new(event));
         }
         self.live_bytes.store(tree.live_bytes(), Ordering::Relaxed);
+        touched.settle(self);
         self.visible.store(revision, Ordering::Release);
         Ok(())
     }

@@ -10,7 +10,8 @@ use crate::change::{Change, Committed, Expect, Operation, TransactionCommitted};
 use crate::config::{Config, History};
 use crate::disk::RealDisk;
 use crate::engine::{Engine, Feed};
-use crate::error::{CommitError, CompactError, LeaseError, OpenError, ReadError, SnapshotError, WatchError};
+use crate::error::{CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, SnapshotError, WatchError};
+use crate::etcd::{Etcd, EtcdConfig};
 use crate::key::{Key, KeyRange};
 use crate::local::Local;
 use crate::record::{LeaseId, Record, Revision};
@@ -70,6 +71,12 @@ impl Store {
         Store { state, engine: Arc::new(engine) }
     }
 
+    /// Opens a store that an etcd cluster keeps, reading everything that is there.
+    pub async fn open_etcd(config: EtcdConfig) -> Result<Store, OpenError> {
+        let (engine, state) = Etcd::open(config).await?;
+        Ok(Store { state, engine: Arc::new(engine) })
+    }
+
     /// A store over an engine that feeds it.
     pub fn over(feed: &Feed, engine: Arc<dyn Engine>) -> Store {
         Store { state: Arc::clone(&feed.state), engine }
@@ -104,6 +111,15 @@ impl Store {
         mut keep: impl FnMut(&Record) -> bool,
     ) -> Result<RangeResult, ReadError> {
         self.state.range(range, &options, &mut |record| keep(record))
+    }
+
+    /// Waits until reads are at least as new as everything that anybody, on any machine, was told of before this call.
+    /// At once, unless others write to the same store.
+    pub async fn fresh(&self) -> Result<(), FreshError> {
+        match self.engine.fresh() {
+            Some(fresh) => fresh.await,
+            None => Ok(()),
+        }
     }
 
     /// How many keys the range holds now.

@@ -1,9 +1,15 @@
-//! The ordered map of keys, with what is kept of their past. Plain data: no locks, no clock.
+//! The ordered map of keys, with what is kept of their past. No clock; whoever has it decides who may change it.
+//!
+//! Lists want keys in order, writers want one key at a time: a descent through an ordered map of paths that mostly start
+//! alike costs a writer more than everything else it does. So each key's versions stand in a slot of their own, which an
+//! ordered map and a hash map share.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::key::{Key, KeyRange};
 use crate::record::{Event, EventKind, Record, Revision};
@@ -11,11 +17,31 @@ use crate::record::{Event, EventKind, Record, Revision};
 /// Every key's versions, and how much they weigh.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    keys: BTreeMap<Key, Versions>,
+    keys: BTreeMap<Key, Arc<Slot>>,
+    /// The same slots.
+    index: HashMap<Key, Arc<Slot>, ahash::RandomState>,
     /// Bytes of keys and values that exist now.
     live_bytes: u64,
     /// How many keys exist now.
     live_keys: u64,
+}
+
+/// The place of one key. Its lock is never contended: the tree's own keeps writers away from everybody else.
+#[derive(Debug)]
+struct Slot(Mutex<Versions>);
+
+impl Slot {
+    fn new(record: Arc<Record>) -> Arc<Slot> {
+        Arc::new(Slot(Mutex::new(Versions::One(record))))
+    }
+
+    fn newest(&self) -> Option<Arc<Record>> {
+        self.0.lock().newest().cloned()
+    }
+
+    fn at(&self, revision: Revision) -> Option<Arc<Record>> {
+        self.0.lock().at(revision).cloned()
+    }
 }
 
 /// What is kept of one key.
@@ -73,78 +99,10 @@ impl Versions {
             Versions::One(record) => *self = Versions::Many(vec![Version::Put(Arc::clone(record)), version]),
         }
     }
-}
 
-impl Tree {
-    /// A tree of records in key order, without history.
-    pub(crate) fn from_sorted(records: Vec<Arc<Record>>) -> Tree {
-        let live_bytes = records.iter().map(|record| record.size() as u64).sum();
-        let live_keys = records.len() as u64;
-        let keys = records.into_iter().map(|record| (record.key.clone(), Versions::One(record))).collect();
-        Tree { keys, live_bytes, live_keys }
-    }
-
-    pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes
-    }
-
-    pub(crate) fn live_keys(&self) -> u64 {
-        self.live_keys
-    }
-
-    /// The newest record of a key.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        self.keys.get(key).and_then(Versions::newest)
-    }
-
-    /// Adds a change. Its revision must not be below any that was added before. Returns the record before.
-    pub(crate) fn apply(&mut self, event: &Event) -> Option<Arc<Record>> {
-        match event.kind {
-            EventKind::Put => self.put(Arc::clone(&event.record)),
-            EventKind::Delete => self.delete(&event.record.key, event.revision),
-        }
-    }
-
-    /// Adds a record, newer than any that was added before. Returns the record before.
-    pub(crate) fn put(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
-        self.live_bytes += record.size() as u64;
-        self.live_keys += 1;
-        let previous = match self.keys.entry(record.key.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Versions::One(record));
-                None
-            }
-            Entry::Occupied(mut entry) => {
-                let previous = entry.get().newest().cloned();
-                entry.get_mut().push(Version::Put(record));
-                previous
-            }
-        };
-        self.replaced(previous.as_deref());
-        previous
-    }
-
-    /// Adds a deletion, newer than anything that was added before. Returns the record before; if there was none, nothing
-    /// happens.
-    pub(crate) fn delete(&mut self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
-        let versions = self.keys.get_mut(key)?;
-        let previous = versions.newest().cloned()?;
-        versions.push(Version::Deleted(revision));
-        self.replaced(Some(&previous));
-        Some(previous)
-    }
-
-    fn replaced(&mut self, previous: Option<&Record>) {
-        if let Some(previous) = previous {
-            self.live_bytes -= previous.size() as u64;
-            self.live_keys -= 1;
-        }
-    }
-
-    /// Forgets of a key what nobody can read who reads at `floor` or later. What was forgotten goes into `garbage`, to
-    /// be dropped where no lock is held.
-    pub(crate) fn trim(&mut self, key: &[u8], floor: Revision, garbage: &mut Vec<Arc<Record>>) {
-        let Some(Versions::Many(versions)) = self.keys.get_mut(key) else { return };
+    /// See [`Tree::trim`]; whether nothing is left.
+    fn trim(&mut self, floor: Revision, garbage: &mut Vec<Arc<Record>>) -> bool {
+        let Versions::Many(versions) = self else { return false };
         // The newest version at or below the floor is what a reader at the floor sees; it stays unless it is a deletion,
         // which reads the same as nothing.
         let mut keep = versions.partition_point(|version| version.revision() <= floor).saturating_sub(1);
@@ -159,15 +117,8 @@ impl Tree {
             }
         }
         match versions.as_slice() {
-            [] => {
-                self.keys.remove(key);
-            }
-            [Version::Put(record)] => {
-                let record = Arc::clone(record);
-                if let Some(entry) = self.keys.get_mut(key) {
-                    *entry = Versions::One(record);
-                }
-            }
+            [] => return true,
+            [Version::Put(record)] => *self = Versions::One(Arc::clone(record)),
             _ => {
                 // A hot key's vector would otherwise keep the capacity of its busiest time.
                 if versions.capacity() > 2 * versions.len() + 8 {
@@ -175,12 +126,109 @@ impl Tree {
                 }
             }
         }
+        false
+    }
+}
+
+impl Tree {
+    /// A tree of records in key order, without history.
+    pub(crate) fn from_sorted(records: Vec<Arc<Record>>) -> Tree {
+        let live_bytes = records.iter().map(|record| record.size() as u64).sum();
+        let live_keys = records.len() as u64;
+        let mut index = HashMap::with_capacity_and_hasher(records.len(), ahash::RandomState::default());
+        let keys = records
+            .into_iter()
+            .map(|record| {
+                let key = record.key.clone();
+                let slot = Slot::new(record);
+                index.insert(key.clone(), Arc::clone(&slot));
+                (key, slot)
+            })
+            .collect();
+        Tree { keys, index, live_bytes, live_keys }
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    pub(crate) fn live_keys(&self) -> u64 {
+        self.live_keys
+    }
+
+    /// The newest record of a key.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Record>> {
+        self.index.get(key).and_then(|slot| slot.newest())
+    }
+
+    /// The record of a key as of a revision.
+    pub(crate) fn get_at(&self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
+        self.index.get(key).and_then(|slot| slot.at(revision))
+    }
+
+    /// Adds a change. Its revision must not be below any that was added before. Returns the record before.
+    pub(crate) fn apply(&mut self, event: &Event) -> Option<Arc<Record>> {
+        match event.kind {
+            EventKind::Put => self.put(Arc::clone(&event.record)),
+            EventKind::Delete => self.delete(&event.record.key, event.revision),
+        }
+    }
+
+    /// Adds a record, newer than any that was added before. Returns the record before.
+    pub(crate) fn put(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
+        self.live_bytes += record.size() as u64;
+        self.live_keys += 1;
+        let previous = match self.index.entry(record.key.clone()) {
+            Entry::Vacant(entry) => {
+                let key = record.key.clone();
+                let slot = Slot::new(record);
+                self.keys.insert(key, Arc::clone(&slot));
+                entry.insert(slot);
+                None
+            }
+            Entry::Occupied(entry) => {
+                let mut versions = entry.get().0.lock();
+                let previous = versions.newest().cloned();
+                versions.push(Version::Put(record));
+                previous
+            }
+        };
+        self.replaced(previous.as_deref());
+        previous
+    }
+
+    /// Adds a deletion, newer than anything that was added before. Returns the record before; if there was none, nothing
+    /// happens.
+    pub(crate) fn delete(&mut self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
+        let mut versions = self.index.get(key)?.0.lock();
+        let previous = versions.newest().cloned()?;
+        versions.push(Version::Deleted(revision));
+        drop(versions);
+        self.replaced(Some(&previous));
+        Some(previous)
+    }
+
+    fn replaced(&mut self, previous: Option<&Record>) {
+        if let Some(previous) = previous {
+            self.live_bytes -= previous.size() as u64;
+            self.live_keys -= 1;
+        }
+    }
+
+    /// Forgets of a key what nobody can read who reads at `floor` or later. What was forgotten goes into `garbage`, to
+    /// be dropped where no lock is held.
+    pub(crate) fn trim(&mut self, key: &[u8], floor: Revision, garbage: &mut Vec<Arc<Record>>) {
+        let Some(slot) = self.index.get(key) else { return };
+        if slot.0.lock().trim(floor, garbage) {
+            self.index.remove(key);
+            self.keys.remove(key);
+        }
     }
 
     /// The records of a range as of a revision, in key order.
     #[cfg(test)]
-    pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = &Arc<Record>> {
-        self.slots(range).filter_map(move |(_, versions)| versions.at(revision))
+    pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = Arc<Record>> {
+        self.slots(range).filter_map(move |(_, slot)| slot.at(revision))
     }
 
     /// Gathers records as of a revision, looking at no more than `keys` keys. Returns the last key looked at if the
@@ -190,12 +238,12 @@ impl Tree {
         range: &KeyRange,
         revision: Revision,
         keys: usize,
-        mut each: impl FnMut(&Arc<Record>),
+        mut each: impl FnMut(Arc<Record>),
     ) -> Option<Key> {
         let mut slots = self.slots(range);
         let mut last = None;
-        for (key, versions) in slots.by_ref().take(keys) {
-            if let Some(record) = versions.at(revision) {
+        for (key, slot) in slots.by_ref().take(keys) {
+            if let Some(record) = slot.at(revision) {
                 each(record);
             }
             last = Some(key);
@@ -203,7 +251,7 @@ impl Tree {
         slots.next().and(last).cloned()
     }
 
-    fn slots(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Versions)> {
+    fn slots(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Arc<Slot>)> {
         // BTreeMap panics on a range that ends before it starts.
         let empty = range.is_empty();
         let end = range.end().map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_bytes()));
@@ -216,8 +264,8 @@ impl Tree {
     }
 
     /// Every record that exists now, in key order.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.keys.values().filter_map(Versions::newest)
+    pub(crate) fn live(&self) -> impl Iterator<Item = Arc<Record>> {
+        self.keys.values().filter_map(|slot| slot.newest())
     }
 }
 
@@ -228,7 +276,7 @@ mod tests {
     use super::*;
 
     fn put(tree: &mut Tree, key: &str, revision: Revision) {
-        let previous = tree.get(key.as_bytes()).cloned();
+        let previous = tree.get(key.as_bytes());
         let record = Arc::new(Record::new(
             Key::from(key),
             Bytes::from(revision.to_string()),
@@ -244,7 +292,7 @@ mod tests {
     }
 
     fn delete(tree: &mut Tree, key: &str, revision: Revision) {
-        let previous = tree.get(key.as_bytes()).cloned().expect("the key to delete is there");
+        let previous = tree.get(key.as_bytes()).expect("the key to delete is there");
         let record = Arc::new(previous.deleted_at(revision));
         let event = Event { kind: EventKind::Delete, record, previous: Some(previous), revision };
         assert_eq!(tree.apply(&event), event.previous);
@@ -298,7 +346,9 @@ mod tests {
         }
         assert_eq!(garbage.len(), 3);
         assert_eq!(tree.keys.len(), 1);
-        assert!(matches!(tree.keys.get(b"b".as_slice()), Some(Versions::One(_))));
+        assert_eq!(tree.index.len(), 1);
+        let left = tree.keys.get(b"b".as_slice()).map(|slot| matches!(*slot.0.lock(), Versions::One(_)));
+        assert_eq!(left, Some(true));
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl Watcher {
         // The ring is taken first: from then on it is not replaced by another.
         let ring = state.ring_for(&range);
         let cursor = match start {
-            WatchStart::Now => state.revision(),
+            // Where everything is new, there is nothing before the oldest kept.
+            WatchStart::Now => state.revision().max(state.compacted()),
             WatchStart::After(revision) => revision,
         };
         let compacted = state.compacted();

@@ -2,6 +2,8 @@
 //! all that respects who came after whom: Wing and Gong's search for each key (linearisability is local), and revisions
 //! over all keys.
 
+mod support;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,10 +84,12 @@ async fn call(
     let asked = clock.fetch_add(1, Ordering::SeqCst);
     let done = match random {
         0..=2 => {
+            store.fresh().await.expect("the newest can be asked for");
             *known = store.get(&key(number)).map(|record| record.mod_revision);
             Done::Read(*known)
         }
         3 => {
+            store.fresh().await.expect("the newest can be asked for");
             let options = RangeOptions::default();
             let read = store.range(&KeyRange::single(key(number)), options).expect("the newest can be read");
             *known = read.records.first().map(|record| record.mod_revision);
@@ -128,46 +132,67 @@ fn written(call: &Call) -> Option<Revision> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_histories_are_linearizable() {
-    const KEYS: usize = 3;
     for round in 0..6u64 {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(Config::new(dir.path())).await.expect("the store opens");
-        let clock = Arc::new(AtomicU64::new(0));
-        let clients: Vec<_> = (0..8u64)
-            .map(|client| {
-                let (store, clock) = (store.clone(), Arc::clone(&clock));
-                tokio::spawn(async move {
-                    let mut random = fastrand::Rng::with_seed(round * 100 + client);
-                    let mut known = [None; KEYS];
-                    let mut calls = Vec::new();
-                    for _ in 0..40 {
-                        let number = random.usize(0..KEYS);
-                        let choice = random.u8(0..9);
-                        calls.push(call(&store, &clock, number, &mut known[number], choice).await);
-                    }
-                    calls
-                })
-            })
-            .collect();
-        let mut calls: Vec<Call> = Vec::new();
-        for client in clients {
-            calls.extend(client.await.expect("the client ran"));
-        }
-        for number in 0..KEYS {
-            let of_key: Vec<Call> = calls.iter().filter(|call| call.key == number).cloned().collect();
-            assert!(is_linearizable(of_key), "round {round}, key {number}: {calls:#?}");
-        }
-        // Strictly serialisable: who asked after another was answered has the later revision, whatever the keys.
-        for early in &calls {
-            for late in calls.iter().filter(|late| late.asked > early.answered) {
-                if let (Some(before), Some(after)) = (written(early), written(late)) {
-                    assert!(before < after, "round {round}: {early:?} then {late:?}");
+        check(round, &[store]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_histories_on_etcd_are_linearizable() {
+    let server = support::EtcdServer::start();
+    check(100, &[server.open().await]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn histories_of_two_stores_on_one_etcd_are_linearizable() {
+    let server = support::EtcdServer::start();
+    check(200, &[server.open().await, server.open().await]).await;
+}
+
+/// Has clients work on the stores, which are one or on the same etcd and fresh, and checks what they were told.
+async fn check(round: u64, stores: &[Store]) {
+    const KEYS: usize = 3;
+    let clock = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..8u64)
+        .map(|client| {
+            let store = stores[client as usize % stores.len()].clone();
+            let clock = Arc::clone(&clock);
+            tokio::spawn(async move {
+                let mut random = fastrand::Rng::with_seed(round * 100 + client);
+                let mut known = [None; KEYS];
+                let mut calls = Vec::new();
+                for _ in 0..40 {
+                    let number = random.usize(0..KEYS);
+                    let choice = random.u8(0..9);
+                    calls.push(call(&store, &clock, number, &mut known[number], choice).await);
                 }
+                calls
+            })
+        })
+        .collect();
+    let mut calls: Vec<Call> = Vec::new();
+    for client in clients {
+        calls.extend(client.await.expect("the client ran"));
+    }
+    for number in 0..KEYS {
+        let of_key: Vec<Call> = calls.iter().filter(|call| call.key == number).cloned().collect();
+        assert!(is_linearizable(of_key), "round {round}, key {number}: {calls:#?}");
+    }
+    // Strictly serialisable: who asked after another was answered has the later revision, whatever the keys.
+    for early in &calls {
+        for late in calls.iter().filter(|late| late.asked > early.answered) {
+            if let (Some(before), Some(after)) = (written(early), written(late)) {
+                assert!(before < after, "round {round}: {early:?} then {late:?}");
             }
         }
-        let mut watcher =
-            store.watch(KeyRange::all(), WatchStart::After(1), WatchOptions::default()).expect("kept");
-        let mut next = 2;
+    }
+    for store in stores {
+        store.fresh().await.expect("the newest can be asked for");
+        let start = WatchStart::After(store.compacted_revision());
+        let mut watcher = store.watch(KeyRange::all(), start, WatchOptions::default()).expect("kept");
+        let mut next = store.compacted_revision() + 1;
         while let Some(batch) = watcher.try_next().expect("kept") {
             for event in batch.events {
                 assert_eq!(event.revision, next, "every revision has its event");

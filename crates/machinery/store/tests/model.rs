@@ -1,5 +1,7 @@
 //! Random operations, compared with a plain map of every revision: the newest state, reads at kept revisions, ranges with
-//! limits, watches from kept revisions, over restarts of a store on a real disk.
+//! limits, watches from kept revisions, over restarts of a store on a real disk, and of one on etcd.
+
+mod support;
 
 use std::collections::BTreeMap;
 
@@ -242,12 +244,26 @@ async fn transaction(store: &Store, model: &mut Model, operations: &[(u8, Expect
     }
 }
 
-/// Runs the steps; `config` is `None` for a store in memory.
-async fn run(steps: Vec<Step>, config: Option<Config>) {
-    let mut store = match &config {
-        None => Store::memory(),
-        Some(config) => Store::open(config.clone()).await.expect("the store opens"),
-    };
+/// Where the store of a run is.
+enum Place {
+    Memory,
+    Disk(Config),
+    Etcd(support::EtcdServer),
+}
+
+impl Place {
+    async fn open(&self) -> Store {
+        match self {
+            Place::Memory => Store::memory(),
+            Place::Disk(config) => Store::open(config.clone()).await.expect("the store opens"),
+            Place::Etcd(server) => server.open().await,
+        }
+    }
+}
+
+/// Runs the steps.
+async fn run(steps: Vec<Step>, place: Place) {
+    let mut store = place.open().await;
     let mut model = Model { states: vec![BTreeMap::new()], compacted: 1 };
     // Each with its range, where it started, and what it has been handed.
     let mut watchers: Vec<(Watcher, KeyRange, Revision, Vec<Seen>)> = Vec::new();
@@ -277,10 +293,14 @@ async fn run(steps: Vec<Step>, config: Option<Config>) {
                 }
             }
             Step::Reopen => {
-                if let Some(config) = &config {
+                if !matches!(place, Place::Memory) {
                     store.close().await;
                     watchers.clear();
-                    store = Store::open(config.clone()).await.expect("the store opens again");
+                    store = place.open().await;
+                }
+                if matches!(place, Place::Etcd(_)) {
+                    // The past is etcd's, and is not read again.
+                    model.compacted = model.newest();
                 }
             }
         }
@@ -308,7 +328,7 @@ proptest! {
 
     #[test]
     fn a_store_in_memory_is_a_map_with_history(steps in proptest::collection::vec(step(), 1..60)) {
-        block_on(run(steps, None));
+        block_on(run(steps, Place::Memory));
     }
 }
 
@@ -323,6 +343,16 @@ proptest! {
         let mut config = Config::new(dir.path());
         config.segment_bytes = 1000;
         config.history = history;
-        block_on(run(steps, Some(config)));
+        block_on(run(steps, Place::Disk(config)));
+    }
+}
+
+proptest! {
+    // Each has a server of its own, so that revisions begin where the model's do.
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_store_on_etcd_is_a_map_with_history(steps in proptest::collection::vec(step(), 20..60)) {
+        block_on(run(steps, Place::Etcd(support::EtcdServer::start())));
     }
 }

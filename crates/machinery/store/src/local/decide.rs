@@ -84,7 +84,8 @@ pub(crate) fn decide(
     Ok(Decision { events, answer: TransactionCommitted { revision, results } })
 }
 
-fn check(operations: &[Operation]) -> Result<(), CommitError> {
+/// Whether any store could carry these out.
+pub(crate) fn check(operations: &[Operation]) -> Result<(), CommitError> {
     let mut bytes = 0;
     for (key, _, change) in operations {
         if key.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::local::checkpoint::Checkpoints;
-use crate::local::retention::{self, Samples};
+use crate::retention::{self, Samples};
 use crate::local::{Shared, Submitted};
 use crate::log::frame::Entry;
 

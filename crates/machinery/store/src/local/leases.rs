@@ -1,6 +1,7 @@
 //! The book of leases: which there are, when they end, which keys go with them. Pure: time is an argument.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::key::Key;
@@ -24,9 +25,9 @@ struct Lease {
 impl Leases {
     /// The book as it was made durable: these leases, and the keys that the records name. Leases that `earlier` knew
     /// end when they would have; others have their full time.
-    pub(crate) fn rebuild<'a>(
+    pub(crate) fn rebuild(
         durable: impl Iterator<Item = (LeaseId, Duration)>,
-        records: impl Iterator<Item = &'a Record>,
+        records: impl Iterator<Item = Arc<Record>>,
         earlier: &Leases,
         now: Instant,
     ) -> Leases {
@@ -196,7 +197,7 @@ mod tests {
         let records = [record("a", Some(1)), record("b", None), record("c", Some(2))];
         let durable = [(id(1), second), (id(2), second)];
         let rebuilt =
-            Leases::rebuild(durable.into_iter(), records.iter().map(Arc::as_ref), &book, start + second);
+            Leases::rebuild(durable.into_iter(), records.iter().cloned(), &book, start + second);
         assert_eq!(rebuilt.ended(start + second), Some(id(1)));
         assert_eq!(rebuilt.keys(id(1)), Some(vec![Key::from("a")]));
         assert_eq!(rebuilt.keys(id(2)), Some(vec![Key::from("c")]));

@@ -1,0 +1,160 @@
+//! An etcd server of a test's own: on loopback, with its own data, ended by its process id.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podium_store::{Codec, EtcdConfig, EtcdTls, History, Plain, Store};
+
+/// A server; killed when dropped.
+pub struct EtcdServer {
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+    client: u16,
+    peer: u16,
+    tls: Option<Files>,
+}
+
+/// Certificates of a server and of a client.
+#[derive(Clone)]
+pub struct Files {
+    pub ca: PathBuf,
+    pub server: (PathBuf, PathBuf),
+    pub client: (PathBuf, PathBuf),
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("its number").port()
+}
+
+impl EtcdServer {
+    /// Starts a fresh server. `PODIUM_TEST_ETCD` names the program; otherwise it is `etcd`.
+    pub fn start() -> EtcdServer {
+        EtcdServer::start_with(None)
+    }
+
+    pub fn start_with(tls: Option<Files>) -> EtcdServer {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server =
+            EtcdServer { child: None, dir, client: free_port(), peer: free_port(), tls };
+        server.run();
+        server
+    }
+
+    /// Starts it (again), on the same data and port.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let program = std::env::var_os("PODIUM_TEST_ETCD").unwrap_or_else(|| "etcd".into());
+        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let log = std::fs::File::create(self.dir.path().join("log")).expect("a log");
+        let mut command = Command::new(program);
+        command
+            .args(["--name", "test", "--log-level", "warn", "--logger", "zap"])
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if let Some(files) = &self.tls {
+            command
+                .arg("--client-cert-auth")
+                .arg("--trusted-ca-file")
+                .arg(&files.ca)
+                .arg("--cert-file")
+                .arg(&files.server.0)
+                .arg("--key-file")
+                .arg(&files.server.1);
+        }
+        let child = command.spawn().expect("etcd can be started: the package is etcd-server");
+        self.child = Some(child);
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let id = self.child.as_ref().expect("it runs").id();
+        let id = nix::unistd::Pid::from_raw(i32::try_from(id).expect("an id"));
+        nix::sys::signal::kill(id, signal).expect("signalled");
+    }
+
+    /// Stops it where it is.
+    pub fn pause(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client)
+    }
+
+    /// How a store on it is opened: nothing is forgotten by itself.
+    pub fn config(&self) -> EtcdConfig {
+        let codec: Arc<dyn Codec> = Arc::new(Plain);
+        let tls = self.tls.as_ref().map(|files| EtcdTls {
+            ca: Some(files.ca.clone()),
+            identity: Some(files.client.clone()),
+        });
+        EtcdConfig {
+            prefix: "/test".to_owned(),
+            codec,
+            tls,
+            history: History { automatic: false, ..History::default() },
+            compaction_interval: Duration::ZERO,
+            ..EtcdConfig::new(vec![self.url()])
+        }
+    }
+
+    /// Opens a store on it.
+    pub async fn open(&self) -> Store {
+        open(self.config()).await
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Opens a store; the server may still be starting.
+pub async fn open(config: EtcdConfig) -> Store {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        match Store::open_etcd(config.clone()).await {
+            Ok(store) => return store,
+            Err(error) => assert!(Instant::now() < limit, "the store does not open: {error}"),
+        }
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("etcd said:\n{}", self.log());
+        }
+        self.kill();
+    }
+}
