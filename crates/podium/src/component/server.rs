@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::Timestamp;
 use podium_apiserver::{ApiServer, Cidr, KubeletClient, Limits, admission, authentication, reviews};
@@ -14,7 +14,7 @@ use podium_client::Shutdown;
 use podium_pki::tls::ServingCertificate;
 use podium_pki::token::Keys;
 use podium_pki::{KeyPair, Pki, Secret, ServerNames};
-use podium_store::Store;
+use podium_store::{EtcdConfig, EtcdTls, Store};
 
 use super::Log;
 use crate::cli::Data;
@@ -96,10 +96,10 @@ struct Etcd {
     #[arg(long, value_name = "FILE", requires = "etcd_servers")]
     etcd_cafile: Option<PathBuf>,
     /// Certificate shown to etcd
-    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    #[arg(long, value_name = "FILE", requires = "etcd_servers", requires = "etcd_keyfile")]
     etcd_certfile: Option<PathBuf>,
     /// Its key
-    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    #[arg(long, value_name = "FILE", requires = "etcd_servers", requires = "etcd_certfile")]
     etcd_keyfile: Option<PathBuf>,
     /// What all keys begin with
     #[arg(long, value_name = "PATH", requires = "etcd_servers", default_value = "/registry")]
@@ -144,19 +144,28 @@ impl Proxies {
 }
 
 /// Where objects are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Engine {
     /// The embedded log, in this directory.
     Log(PathBuf),
     /// An etcd cluster.
-    Etcd { servers: Vec<String> },
+    Etcd(EtcdConfig),
 }
 
 impl Engine {
     fn choose(flags: &Etcd, layout: &Layout) -> Engine {
         match flags.etcd_servers.as_slice() {
             [] => Engine::Log(layout.store()),
-            servers => Engine::Etcd { servers: servers.to_vec() },
+            servers => {
+                let identity = flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone());
+                let ca = flags.etcd_cafile.clone();
+                Engine::Etcd(EtcdConfig {
+                    tls: (ca.is_some() || identity.is_some()).then_some(EtcdTls { ca, identity }),
+                    prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
+                    codec: Arc::new(podium_apiserver::EtcdCodec),
+                    ..EtcdConfig::new(servers.to_vec())
+                })
+            }
         }
     }
 
@@ -165,10 +174,9 @@ impl Engine {
             Engine::Log(directory) => {
                 Store::open(podium_store::Config::new(directory.clone())).await.context("open the store")
             }
-            Engine::Etcd { servers } => bail!(
-                "--etcd-servers {}: this build has no etcd engine; leave the flag out to use the embedded store",
-                servers.join(",")
-            ),
+            Engine::Etcd(config) => {
+                Store::open_etcd(config.clone()).await.context("open the store in etcd")
+            }
         }
     }
 }
@@ -337,10 +345,15 @@ mod tests {
     #[test]
     fn the_engine_is_chosen_by_flags() {
         let layout = Layout::new(Path::new("/d")).unwrap();
-        assert_eq!(Engine::choose(&flags("").etcd, &layout), Engine::Log("/d/store".into()));
-        let etcd = flags("--etcd-servers http://a:1,http://b:2").etcd;
-        let servers = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
-        assert_eq!(Engine::choose(&etcd, &layout), Engine::Etcd { servers });
+        let log = Engine::choose(&flags("").etcd, &layout);
+        assert!(matches!(&log, Engine::Log(path) if path == Path::new("/d/store")), "{log:?}");
+        let line = "--etcd-servers http://a:1,http://b:2 --etcd-cafile ca --etcd-certfile c --etcd-keyfile k \
+                    --etcd-prefix other/";
+        let Engine::Etcd(etcd) = Engine::choose(&flags(line).etcd, &layout) else { panic!("not etcd") };
+        assert_eq!(etcd.endpoints, ["http://a:1", "http://b:2"]);
+        assert_eq!(etcd.prefix, "/other");
+        let tls = etcd.tls.unwrap();
+        assert_eq!((tls.ca, tls.identity), (Some("ca".into()), Some(("c".into(), "k".into()))));
     }
 
     #[test]

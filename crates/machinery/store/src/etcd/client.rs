@@ -113,8 +113,8 @@ impl Client {
 
     /// The version of a member.
     pub(super) async fn version(&self, channel: Channel) -> Result<Version, Status> {
-        let status = MaintenanceClient::new(channel).status(StatusRequest::default());
-        match tokio::time::timeout(ATTEMPT, status).await {
+        let mut member = MaintenanceClient::new(channel);
+        match tokio::time::timeout(ATTEMPT, member.status(StatusRequest::default())).await {
             Ok(answer) => Ok(Version::parse(&answer?.into_inner().version)),
             Err(_) => Err(Status::deadline_exceeded("etcd did not answer")),
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use podium_store::{Codec, EtcdConfig, EtcdTls, History, Plain, Store};
 
 /// A server; killed when dropped.
-pub struct EtcdServer {
+pub(crate) struct EtcdServer {
     child: Option<Child>,
     dir: tempfile::TempDir,
     client: u16,
@@ -22,10 +22,10 @@ pub struct EtcdServer {
 
 /// Certificates of a server and of a client.
 #[derive(Clone)]
-pub struct Files {
-    pub ca: PathBuf,
-    pub server: (PathBuf, PathBuf),
-    pub client: (PathBuf, PathBuf),
+pub(crate) struct Files {
+    pub(crate) ca: PathBuf,
+    pub(crate) server: (PathBuf, PathBuf),
+    pub(crate) client: (PathBuf, PathBuf),
 }
 
 fn free_port() -> u16 {
@@ -35,11 +35,11 @@ fn free_port() -> u16 {
 
 impl EtcdServer {
     /// Starts a fresh server. `PODIUM_TEST_ETCD` names the program; otherwise it is `etcd`.
-    pub fn start() -> EtcdServer {
+    pub(crate) fn start() -> EtcdServer {
         EtcdServer::start_with(None)
     }
 
-    pub fn start_with(tls: Option<Files>) -> EtcdServer {
+    pub(crate) fn start_with(tls: Option<Files>) -> EtcdServer {
         let dir = tempfile::tempdir().expect("a directory");
         let mut server =
             EtcdServer { child: None, dir, client: free_port(), peer: free_port(), tls };
@@ -48,7 +48,7 @@ impl EtcdServer {
     }
 
     /// Starts it (again), on the same data and port.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let program = std::env::var_os("PODIUM_TEST_ETCD").unwrap_or_else(|| "etcd".into());
         let peer = format!("http://127.0.0.1:{}", self.peer);
@@ -80,7 +80,7 @@ impl EtcdServer {
     }
 
     /// Kills it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("killed");
             child.wait().expect("ended");
@@ -94,22 +94,22 @@ impl EtcdServer {
     }
 
     /// Stops it where it is.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(nix::sys::signal::Signal::SIGSTOP);
     }
 
     /// Lets it go on.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.client)
     }
 
     /// How a store on it is opened: nothing is forgotten by itself.
-    pub fn config(&self) -> EtcdConfig {
+    pub(crate) fn config(&self) -> EtcdConfig {
         let codec: Arc<dyn Codec> = Arc::new(Plain);
         let tls = self.tls.as_ref().map(|files| EtcdTls {
             ca: Some(files.ca.clone()),
@@ -126,21 +126,21 @@ impl EtcdServer {
     }
 
     /// Opens a store on it.
-    pub async fn open(&self) -> Store {
+    pub(crate) async fn open(&self) -> Store {
         open(self.config()).await
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 }
 
 /// Opens a store; the server may still be starting.
-pub async fn open(config: EtcdConfig) -> Store {
+pub(crate) async fn open(config: EtcdConfig) -> Store {
     let limit = Instant::now() + Duration::from_secs(60);
     loop {
         match Store::open_etcd(config.clone()).await {
