@@ -73,7 +73,9 @@ fn install(needs: &[Need]) -> Result<()> {
         // The package starts a service; tests start servers of their own.
         let stopped = Command::new("systemctl").args(["disable", "--now", "etcd.service"]).status();
         if !stopped.context("run systemctl")?.success() {
-            bail!("the service etcd of package etcd-server runs and could not be stopped: systemctl disable --now etcd");
+            bail!(
+                "the service etcd of package etcd-server runs and could not be stopped: systemctl disable --now etcd"
+            );
         }
     }
     Ok(())

@@ -56,8 +56,7 @@ pub fn run(check: bool) -> Result<()> {
 fn generate(workspace: &Path, definitions: &Definitions, check: bool) -> Result<()> {
     let crate_dir = workspace.join(definitions.place);
     let proto = crate_dir.join("proto");
-    let descriptors =
-        protox::compile(definitions.sources, [&proto]).context("compiling the definitions")?;
+    let descriptors = protox::compile(definitions.sources, [&proto]).context("compiling the definitions")?;
     let scratch = std::env::temp_dir().join(format!("podium-protos-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).context("making a scratch directory")?;
     let outcome = compile(definitions, descriptors, &scratch).and_then(|files| {

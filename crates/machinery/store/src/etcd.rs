@@ -166,10 +166,7 @@ impl Etcd {
             tracker.spawn(keeper::compact_etcd(Arc::clone(&follower), config.compaction_interval));
         }
         let runtime = tokio::runtime::Handle::current();
-        Ok((
-            Etcd { follower, fresh: Arc::default(), tracker, runtime, closed: Mutex::new(false) },
-            state,
-        ))
+        Ok((Etcd { follower, fresh: Arc::default(), tracker, runtime, closed: Mutex::new(false) }, state))
     }
 
     fn state(&self) -> &Arc<State> {
@@ -233,12 +230,7 @@ impl Etcd {
         }
     }
 
-    fn answer(
-        &self,
-        operations: Vec<Operation>,
-        revision: Revision,
-        changed: bool,
-    ) -> TransactionCommitted {
+    fn answer(&self, operations: Vec<Operation>, revision: Revision, changed: bool) -> TransactionCommitted {
         let state = self.state();
         let results = operations.into_iter().map(|(key, _, change)| {
             let now = state.get_at(&key, revision);

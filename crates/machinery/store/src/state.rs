@@ -252,7 +252,7 @@ impl State {
                 return Err(ReadError::Compacted { compacted });
             }
             let last = tree.gather(&rest, revision, pieces, |record| {
-                if !keep(record) {
+                if !keep(&record) {
                     return;
                 }
                 if records.len() < limit {
@@ -293,11 +293,8 @@ impl State {
         let mut rest = KeyRange::all();
         loop {
             let mut records = Vec::new();
-            let last = pin
-                .state
-                .tree
-                .read()
-                .gather(&rest, pin.revision, READ_KEYS, |record| records.push(record));
+            let last =
+                pin.state.tree.read().gather(&rest, pin.revision, READ_KEYS, |record| records.push(record));
             each(records)?;
             match last {
                 Some(last) => rest = rest.after(&last),

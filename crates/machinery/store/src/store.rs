@@ -10,7 +10,9 @@ use crate::change::{Change, Committed, Expect, Operation, TransactionCommitted};
 use crate::config::{Config, History};
 use crate::disk::RealDisk;
 use crate::engine::{Engine, Feed};
-use crate::error::{CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, SnapshotError, WatchError};
+use crate::error::{
+    CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, SnapshotError, WatchError,
+};
 use crate::etcd::{Etcd, EtcdConfig};
 use crate::key::{Key, KeyRange};
 use crate::local::Local;

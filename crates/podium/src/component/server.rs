@@ -174,9 +174,7 @@ impl Engine {
             Engine::Log(directory) => {
                 Store::open(podium_store::Config::new(directory.clone())).await.context("open the store")
             }
-            Engine::Etcd(config) => {
-                Store::open_etcd(config.clone()).await.context("open the store in etcd")
-            }
+            Engine::Etcd(config) => Store::open_etcd(config.clone()).await.context("open the store in etcd"),
         }
     }
 }

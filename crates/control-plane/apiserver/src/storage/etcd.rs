@@ -115,8 +115,7 @@ impl Codec for EtcdCodec {
 /// An object that others wrote, as we store it.
 fn as_stored(key: &Key, object: Value) -> Result<StoredValue, String> {
     let kind = object["kind"].as_str().unwrap_or_default();
-    let (group, version) =
-        resources::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
+    let (group, version) = resources::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
     let object = match resource_of(key, group, version, kind) {
         Some(resource) => {
             podium_api::codec::to_storage(object, resource).map_err(|error| error.to_string())?

@@ -227,8 +227,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn configuration(tls: &EtcdTls) -> Result<ClientTlsConfig, OpenError> {
     let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|source| OpenError::Io { step: "read", path: path.clone(), source })
+        std::fs::read(path).map_err(|source| OpenError::Io { step: "read", path: path.clone(), source })
     };
     let mut configuration = ClientTlsConfig::new();
     if let Some(ca) = &tls.ca {

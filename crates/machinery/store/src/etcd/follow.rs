@@ -69,7 +69,10 @@ impl From<Status> for Ended {
 
 impl From<Missed> for Ended {
     fn from(missed: Missed) -> Ended {
-        Ended::Missed(format!("{} at {} does not follow from what was told before", missed.key, missed.revision))
+        Ended::Missed(format!(
+            "{} at {} does not follow from what was told before",
+            missed.key, missed.revision
+        ))
     }
 }
 
@@ -212,7 +215,10 @@ fn everything() -> (Bytes, Bytes) {
 }
 
 /// Every record of the store, in key order, as of one revision.
-pub(super) async fn read_all(client: &Client, layout: &Layout) -> Result<(Vec<Arc<Record>>, Revision), Status> {
+pub(super) async fn read_all(
+    client: &Client,
+    layout: &Layout,
+) -> Result<(Vec<Arc<Record>>, Revision), Status> {
     // A compaction may overtake a slow read; then it begins again.
     let mut attempts = 0;
     loop {

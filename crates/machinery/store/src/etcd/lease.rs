@@ -17,7 +17,7 @@ pub(super) const NOT_FOUND: &str = "etcdserver: requested lease not found";
 
 /// A time in whole seconds, which is what etcd counts in; never less than was asked for.
 fn seconds(ttl: Duration) -> i64 {
-    let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     // etcd takes up to 9,000,000,000.
     i64::try_from(whole).unwrap_or(i64::MAX).clamp(1, 9_000_000_000)
 }
@@ -33,9 +33,8 @@ fn refused(status: &Status, lease: Option<LeaseId>) -> LeaseError {
 pub(super) async fn grant(client: &Client, ttl: Duration) -> Result<LeaseId, LeaseError> {
     let request = LeaseGrantRequest { ttl: seconds(ttl), id: 0 };
     // Granting twice leaves a lease that nobody uses, which ends by itself.
-    let granted = client.call(Repeat::Safe, |channel| async move {
-        LeaseClient::new(channel).lease_grant(request).await
-    });
+    let granted = client
+        .call(Repeat::Safe, |channel| async move { LeaseClient::new(channel).lease_grant(request).await });
     let granted = granted.await.map_err(|status| refused(&status, None))?;
     LeaseId::new(granted.id.cast_unsigned())
         .ok_or_else(|| refused(&Status::unknown(format!("etcd granted no lease: {}", granted.error)), None))
@@ -61,9 +60,8 @@ pub(super) async fn keep_alive(client: &Client, lease: LeaseId) -> Result<Durati
 /// Ends a lease. Returns the revision at which its keys were gone.
 pub(super) async fn revoke(client: &Client, lease: LeaseId) -> Result<Revision, LeaseError> {
     let request = LeaseRevokeRequest { id: lease.get().cast_signed() };
-    let revoked = client.call(Repeat::Unsafe, |channel| async move {
-        LeaseClient::new(channel).lease_revoke(request).await
-    });
+    let revoked = client
+        .call(Repeat::Unsafe, |channel| async move { LeaseClient::new(channel).lease_revoke(request).await });
     let revoked = revoked.await.map_err(|status| refused(&status, Some(lease)))?;
     Ok(revoked.header.map_or(0, |header| header.revision.cast_unsigned()))
 }
@@ -84,7 +82,8 @@ pub(super) async fn all(client: &Client) -> Result<Vec<(LeaseId, Duration)>, Sta
             })
             .await?;
         // One that has ended meanwhile has no time.
-        if let (Some(id), Ok(seconds)) = (LeaseId::new(lease.id.cast_unsigned()), u64::try_from(told.granted_ttl))
+        if let (Some(id), Ok(seconds)) =
+            (LeaseId::new(lease.id.cast_unsigned()), u64::try_from(told.granted_ttl))
             && told.ttl > 0
         {
             leases.push((id, Duration::from_secs(seconds)));

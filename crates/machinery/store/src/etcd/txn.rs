@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::Expect;
 use crate::change::{Change, Operation};
 use crate::etcd::Layout;
 use crate::etcd::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -12,7 +13,6 @@ use crate::etcd::proto::etcdserverpb::{
 };
 use crate::etcd::proto::mvccpb::KeyValue;
 use crate::record::Revision;
-use crate::Expect;
 
 /// A request that changes what the operations say if all their expectations hold, and otherwise reads their keys.
 pub(super) fn request(layout: &Layout, operations: &[Operation]) -> TxnRequest {
@@ -129,8 +129,10 @@ mod tests {
         let operations =
             [(Key::from("/a"), Expect::Any, put), (Key::from("/b"), Expect::Absent, Change::Delete)];
         let request = request(&layout(), &operations);
-        let [RequestOp { request: Some(Request::RequestPut(put)) }, RequestOp { request: Some(Request::RequestDeleteRange(delete)) }] =
-            &request.success[..]
+        let [
+            RequestOp { request: Some(Request::RequestPut(put)) },
+            RequestOp { request: Some(Request::RequestDeleteRange(delete)) },
+        ] = &request.success[..]
         else {
             panic!("{request:?}")
         };

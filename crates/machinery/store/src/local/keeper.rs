@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::local::checkpoint::Checkpoints;
-use crate::retention::{self, Samples};
 use crate::local::{Shared, Submitted};
 use crate::log::frame::Entry;
+use crate::retention::{self, Samples};
 
 /// How often it looks even if nobody calls. Revisions are dated this coarsely.
 const ROUND: Duration = Duration::from_secs(1);

@@ -196,8 +196,7 @@ mod tests {
         book.grant(id(9), second, start);
         let records = [record("a", Some(1)), record("b", None), record("c", Some(2))];
         let durable = [(id(1), second), (id(2), second)];
-        let rebuilt =
-            Leases::rebuild(durable.into_iter(), records.iter().cloned(), &book, start + second);
+        let rebuilt = Leases::rebuild(durable.into_iter(), records.iter().cloned(), &book, start + second);
         assert_eq!(rebuilt.ended(start + second), Some(id(1)));
         assert_eq!(rebuilt.keys(id(1)), Some(vec![Key::from("a")]));
         assert_eq!(rebuilt.keys(id(2)), Some(vec![Key::from("c")]));

@@ -41,8 +41,7 @@ impl EtcdServer {
 
     pub(crate) fn start_with(tls: Option<Files>) -> EtcdServer {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut server =
-            EtcdServer { child: None, dir, client: free_port(), peer: free_port(), tls };
+        let mut server = EtcdServer { child: None, dir, client: free_port(), peer: free_port(), tls };
         server.run();
         server
     }
@@ -111,10 +110,10 @@ impl EtcdServer {
     /// How a store on it is opened: nothing is forgotten by itself.
     pub(crate) fn config(&self) -> EtcdConfig {
         let codec: Arc<dyn Codec> = Arc::new(Plain);
-        let tls = self.tls.as_ref().map(|files| EtcdTls {
-            ca: Some(files.ca.clone()),
-            identity: Some(files.client.clone()),
-        });
+        let tls = self
+            .tls
+            .as_ref()
+            .map(|files| EtcdTls { ca: Some(files.ca.clone()), identity: Some(files.client.clone()) });
         EtcdConfig {
             prefix: "/test".to_owned(),
             codec,
