@@ -30,6 +30,10 @@ use crate::handler::{self, Caller, DRAIN};
 use crate::in_process::InProcess;
 use crate::system;
 
+mod coalesce;
+
+use coalesce::coalesce;
+
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -289,19 +293,19 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, 
         .initial_connection_window_size(4 * 1024 * 1024)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = core.shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(DRAIN, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
+    let (stream, flusher) = coalesce(stream);
+    let served = async {
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = core.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(DRAIN, connection).await.unwrap_or(Ok(()))
             }
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = flusher.drive(served).await {
         tracing::debug!(%error, "connection ended");
     }
 }
