@@ -133,6 +133,10 @@ pub(crate) struct Entry {
     pub(crate) start: fn(Context) -> BoxFuture<'static, ()>,
 }
 
+/// Reconciles at once where thousands of objects may be created in a moment. Upstream has 5; here most of a reconcile is spent
+/// waiting for a write to be durable, which the store does for many writers at once.
+const MANY: usize = 20;
+
 /// All controllers there are.
 pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
@@ -160,14 +164,14 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "deployment-controller",
         account: "deployment-controller",
         component: "deployment-controller",
-        workers: 5,
+        workers: MANY,
         start: |context| deployment::run(context).boxed(),
     },
     Entry {
         name: "replicaset-controller",
         account: "replicaset-controller",
         component: "replicaset-controller",
-        workers: 5,
+        workers: MANY,
         start: |context| replicaset::run::<ReplicaSet>(context).boxed(),
     },
     Entry {

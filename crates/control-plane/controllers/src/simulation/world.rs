@@ -253,10 +253,9 @@ impl World {
 
     /// Plays scheduler and kubelets. `surely`: everything that can happen does, and nothing fails.
     fn run_kubelets(&mut self, surely: bool) {
-        let objects = self.api.objects();
-        for (key, pod) in objects.iter().filter(|(key, _)| key.0 == "/pods") {
+        for (key, pod) in self.api.pods() {
             if surely || self.rng.u32(0..100) < 45 {
-                self.run_pod(&key.2, pod, surely);
+                self.run_pod(&key.2, &pod, surely);
             }
         }
     }

@@ -4,7 +4,7 @@ use http::Method;
 use http_body::Frame;
 use serde_json::{Value, json};
 
-use super::{Answer, FakeApi, Hook, Objects};
+use super::{Answer, FakeApi, Hook, Key, Objects};
 use crate::clock::RuntimeClock;
 
 impl FakeApi {
@@ -63,6 +63,13 @@ impl FakeApi {
     /// The number of changes so far, renewals of leases not counted.
     pub(crate) fn changes(&self) -> usize {
         self.state.lock().changes
+    }
+
+    /// All pods.
+    pub(crate) fn pods(&self) -> Vec<(Key, Value)> {
+        let state = self.state.lock();
+        let pods = state.objects.iter().filter(|(key, _)| key.0 == "/pods");
+        pods.map(|(key, pod)| (key.clone(), pod.clone())).collect()
     }
 
     /// Everything there is.
