@@ -208,12 +208,13 @@ proptest! {
     #[test]
     fn strategic_merges_are_idempotent(seed in any::<u64>()) {
         let mut dice = Dice::new(seed);
-        let (resource, object) = an_object(&mut dice);
+        let (resource, mut short) = an_object(&mut dice);
         let ty = type_of(resource);
-        let mut short = object.clone();
         dice::shorten_lists(&mut short);
+        // What is null in a patch goes; what Go always writes comes back when the result is checked.
+        let canonical = |object: &Value| codec::check(object, ty, FieldValidation::Ignore).map(|c| c.object);
         if let Ok(same) = patch::strategic_merge_patch(&short, short.to_string().as_bytes(), ty) {
-            prop_assert_eq!(&same, &short);
+            prop_assert_eq!(canonical(&same), canonical(&short));
         }
     }
 

@@ -232,6 +232,22 @@ fn a_create_is_tracked_as_upstream_tracks_it() {
 }
 
 #[test]
+fn zeros_that_are_always_written_are_nobodys_until_they_change() {
+    let ty = by_name("core.v1.Event").unwrap();
+    let event = |reporter: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "reason": "r",
+            "reportingComponent": reporter, "reportingInstance": "", "firstTimestamp": null})
+    };
+    let mut new = event("");
+    track(&Value::Null, &mut new, ty, &writer("m", "2024-01-01T00:00:00Z"));
+    assert_eq!(owned(&new, "m"), &json!({"f:reason": {}}));
+    let mut next = new.clone();
+    next["reportingComponent"] = json!("x");
+    track(&new, &mut next, ty, &writer("m", "2024-01-01T00:00:00Z"));
+    assert_eq!(owned(&next, "m"), &json!({"f:reason": {}, "f:reportingComponent": {}}));
+}
+
+#[test]
 fn managers_can_be_forgotten_and_are_capped() {
     let ty = by_name("core.v1.ConfigMap").unwrap();
     let mut live = map(json!({"first": "v"}));

@@ -154,7 +154,9 @@ fn compare_maps(node: Node, old: &Map<String, Value>, new: &Map<String, Value>, 
             Ordering::Greater => {
                 let Some((name, value)) = after.next() else { return };
                 let child = node.member(name);
-                if always_there(node, name) {
+                if value.is_null() || is_zero(value) && always_written(node, name) {
+                    // An old object without it has the same zero.
+                } else if always_there(node, name) {
                     result.part(child, &Value::Null, value, || field_element(name));
                 } else {
                     result.add(field_element(name), child, value);
@@ -217,6 +219,21 @@ fn always_there(node: Node, name: &str) -> bool {
     let field: &Field = &ty.fields()[index];
     let list = field.shape != Shape::One && !field.omits_empty() && !Node::of(field).is_leaf();
     list || ty.get().always_written.iter().any(|always| usize::from(*always) == index)
+}
+
+/// Whether Go writes a field even when it has its zero value.
+fn always_written(node: Node, name: &str) -> bool {
+    let Node::Struct(ty) = node else { return false };
+    ty.field(name).is_some_and(|field| !field.omits_empty() && !field.is_pointer())
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        _ => false,
+    }
 }
 
 fn fits(node: Node, value: &Value) -> bool {
