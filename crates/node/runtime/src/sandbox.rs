@@ -302,12 +302,18 @@ impl Runtime {
         sandbox.save()?;
         write_files(&sandbox.config, directory).map_err(|error| failed("writing the pod's files", &error))?;
         let socket = self.socket(&sandbox.id);
-        let reaper = self
+        let mut shim = self
             .program
             .start(&sandbox.id, &socket, directory)
             .map_err(|error| failed("starting the pod's shim", &error))?;
-        // It ends when the shim does, which may be long after us.
-        drop(reaper);
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            // So that it leaves no zombie; one that is let go here is somebody else's child then.
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                _ = shim.wait() => {}
+            }
+        });
         let own_network = wanted.network;
         let answer = shim::ask(&socket, Request::Sandbox(wanted), Vec::new()).await;
         let (pid, network_fd) = match answer {

@@ -7,9 +7,8 @@ use std::ffi::CString;
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -17,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use podium_shim::protocol::{Answer, Failure, Request};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 /// The shim, as the build script made it.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
@@ -60,20 +60,16 @@ impl Program {
         Ok(Self { file: file.into() })
     }
 
-    /// Starts a shim that listens at `socket` and keeps its notes in `directory`. It lives on without us.
-    pub(crate) fn start(
-        &self,
-        id: &str,
-        socket: &Path,
-        directory: &Path,
-    ) -> io::Result<tokio::task::JoinHandle<()>> {
+    /// Starts a shim that listens at `socket` and keeps its notes in `directory`. It lives on without us; while we live it
+    /// is our child, whose end somebody has to wait for.
+    pub(crate) fn start(&self, id: &str, socket: &Path, directory: &Path) -> io::Result<Child> {
         match std::fs::remove_file(socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(socket)?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("shim.log"))?;
-        let mut child = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
             .arg0("podium-shim")
             .arg(id)
             .arg(directory)
@@ -81,11 +77,7 @@ impl Program {
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
             .stderr(log)
-            .spawn()?;
-        // It is our child as long as we live: its end is taken, so that none stays behind as a zombie.
-        Ok(tokio::task::spawn_blocking(move || {
-            let _ = child.wait();
-        }))
+            .spawn()
     }
 }
 

@@ -107,22 +107,20 @@ fn swap(cgroups: &Cgroups, path: &str, memory: Option<&v1::MemoryUsage>, at: i64
     Some(v1::SwapUsage { timestamp: at, swap_available_bytes: None, swap_usage_bytes: value(used) })
 }
 
+/// What a container has written, and when that was counted.
+pub(crate) fn writable_layer(container: &Container, at: i64) -> (i64, Usage) {
+    let mut last = container.samples.layer.lock();
+    match *last {
+        Some((then, usage)) if at - then < LAYER_SECONDS * 1_000_000_000 => (then, usage),
+        _ => *last.insert((at, unpack::usage(&container.directory.join("upper")))),
+    }
+}
+
 /// Usage of a container.
 pub(crate) fn container(runtime: &Runtime, container: &Container) -> v1::ContainerStats {
     let at = now();
     let record = &container.record;
-    let upper = container.directory.join("upper");
-    let layer = {
-        let mut last = container.samples.layer.lock();
-        match *last {
-            Some((then, usage)) if at - then < LAYER_SECONDS * 1_000_000_000 => (then, usage),
-            _ => {
-                let fresh = (at, unpack::usage(&upper));
-                *last = Some(fresh);
-                fresh
-            }
-        }
-    };
+    let layer = writable_layer(container, at);
     let memory = memory(&runtime.cgroups, &record.cgroup, at);
     v1::ContainerStats {
         attributes: Some(v1::ContainerAttributes {

@@ -22,6 +22,9 @@ use crate::users::{self, Resolved};
 /// Where programs are looked for when the container does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What installs a filter.
+const SYS_ADMIN: u64 = 1 << 21;
+
 /// A start that failed.
 #[derive(Debug)]
 pub(crate) struct StartError {
@@ -61,20 +64,19 @@ pub(crate) fn become_program(
 ) -> StartError {
     match prepare(spec, stdio, told) {
         Err(error) => error,
-        Ok((program, env)) => {
-            let args: Vec<CString> = match strings(spec.args.iter()) {
-                Ok(args) => args,
-                Err(error) => return error.into(),
-            };
-            let path = match sys::text(&program) {
-                Ok(path) => path,
-                Err(error) => return error.into(),
-            };
-            let error = sys::exec(&path, &args, &env);
+        Ok(ready) => {
+            let error = sys::exec(&ready.program, &ready.args, &ready.env);
             // The kernel says the same of a missing interpreter as of a missing program.
-            program_error(&format!("exec {}", program.display()), &plain(&error))
+            program_error(&format!("exec {}", ready.program.to_string_lossy()), &plain(&error))
         }
     }
+}
+
+/// A program and what it is started with, as the kernel takes it: nothing is allocated after the filter.
+struct Ready {
+    program: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
 }
 
 fn strings<'a>(texts: impl Iterator<Item = &'a String>) -> io::Result<Vec<CString>> {
@@ -97,7 +99,7 @@ fn prepare(
     spec: &ProcessSpec,
     stdio: &Stdio,
     told: impl FnOnce(&User) -> io::Result<()>,
-) -> Result<(PathBuf, Vec<CString>), StartError> {
+) -> Result<Ready, StartError> {
     sys::reset_signals();
     match stdio {
         Stdio::Pipes(streams) => {
@@ -127,11 +129,9 @@ fn prepare(
     if !late {
         step(&format!("chdir to cwd ({:?})", spec.cwd.display()), directory)?;
     }
-    // Without no_new_privs a filter needs a capability that the process is about to lose.
-    if let Some(program) = spec.seccomp.as_ref().filter(|_| !spec.no_new_privs) {
-        step("system call filter", sys::install_filter(&filter(program)))?;
-    }
-    step("capabilities and user", change_user(&who.user, &spec.capabilities))?;
+    // Without no_new_privs a filter needs a capability: it is kept for so long.
+    let kept = if spec.seccomp.is_some() && !spec.no_new_privs { SYS_ADMIN } else { 0 };
+    step("capabilities and user", change_user(&who.user, &spec.capabilities, kept))?;
     if late {
         step(&format!("chdir to cwd ({:?})", spec.cwd.display()), rootfs::enter_directory(&spec.cwd))?;
     }
@@ -140,15 +140,22 @@ fn prepare(
     let program = find_program(spec.args.first().map_or("", String::as_str), &env)?;
     step("telling the shim", told(&who.user))?;
     step("parent's end", sys::die_with_parent())?;
-    if spec.no_new_privs {
-        step("no_new_privs", sys::no_new_privileges())?;
-        if let Some(program) = &spec.seccomp {
-            step("system call filter", sys::install_filter(&filter(program)))?;
-        }
-    }
     // Nothing of ours is open in the program (CVE-2024-21626).
     step("descriptors", sys::close_on_exec_from(3))?;
-    Ok((program, strings(env.iter())?))
+    let ready =
+        Ready { program: sys::text(&program)?, args: strings(spec.args.iter())?, env: strings(env.iter())? };
+    let filter = spec.seccomp.as_deref().map(filter);
+    if spec.no_new_privs {
+        step("no_new_privs", sys::no_new_privileges())?;
+    }
+    // Last: a profile need not know what we do to get here.
+    if let Some(filter) = &filter {
+        step("system call filter", sys::install_filter(filter))?;
+    }
+    if kept != 0 {
+        step("capabilities", set_capabilities(&spec.capabilities, 0))?;
+    }
+    Ok(ready)
 }
 
 fn resolve(spec: &ProcessSpec) -> Result<Resolved, StartError> {
@@ -158,8 +165,8 @@ fn resolve(spec: &ProcessSpec) -> Result<Resolved, StartError> {
         .map_err(|message| StartError { kind: Failure::Other, message })
 }
 
-/// Lowers the bounding set, changes the user, and sets what is left.
-fn change_user(user: &User, capabilities: &Capabilities) -> io::Result<()> {
+/// Lowers the bounding set, changes the user, and sets what is left and what is `kept` for the moment.
+fn change_user(user: &User, capabilities: &Capabilities, kept: u64) -> io::Result<()> {
     for number in 0..64 {
         if capabilities.bounding & 1 << number == 0 && !sys::drop_bounding(number)? {
             break;
@@ -171,13 +178,17 @@ fn change_user(user: &User, capabilities: &Capabilities) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
-    let effective = capabilities.effective & capabilities.bounding;
-    let ambient = capabilities.ambient & effective;
-    sys::set_capabilities(effective, effective, ambient)?;
+    set_capabilities(capabilities, kept)?;
+    let ambient = capabilities.ambient & capabilities.effective & capabilities.bounding;
     for number in (0..64).filter(|number| ambient & 1 << number != 0) {
         sys::raise_ambient(number)?;
     }
     sys::keep_capabilities(false)
+}
+
+fn set_capabilities(capabilities: &Capabilities, kept: u64) -> io::Result<()> {
+    let effective = capabilities.effective & capabilities.bounding;
+    sys::set_capabilities(effective | kept, effective | kept, capabilities.ambient & effective)
 }
 
 /// The environment with what every process has.

@@ -4,7 +4,7 @@
 //! an image holds the store open for adding; a collection waits until nobody does, so it never takes what is about to
 //! get a name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::blobs::{BlobError, Blobs};
 use super::manifest::{Descriptor, Document, ImageConfig, chain_ids, choose};
 use super::records::{Record, Records};
-use super::unpack::{self, Limits, UnpackError};
+use super::unpack::{self, Limits, UnpackError, Usage};
 
 /// Manifests and configurations are small.
 const DOCUMENT_BYTES: u64 = 8 << 20;
@@ -83,6 +83,8 @@ pub(crate) struct Store {
     records: Mutex<Records>,
     layers: PathBuf,
     limits: Limits,
+    /// What each layer takes: it never changes, and counting walks all of it.
+    sizes: Mutex<BTreeMap<String, Usage>>,
     /// Shared by those who add, taken alone by a collection.
     adding: RwLock<()>,
 }
@@ -98,6 +100,7 @@ impl Store {
             records: Mutex::new(Records::open(&root.join("images.json"))?),
             layers,
             limits: Limits::default(),
+            sizes: Mutex::default(),
             adding: RwLock::new(()),
         })
     }
@@ -105,6 +108,23 @@ impl Store {
     /// The directory that holds the layers.
     pub(crate) fn layers(&self) -> &Path {
         &self.layers
+    }
+
+    /// What all layers take on the disk.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut total = Usage::default();
+        for entry in fs::read_dir(&self.layers).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let known = self.sizes.lock().get(&name).copied();
+            let size = known.unwrap_or_else(|| {
+                let size = unpack::usage(&entry.path());
+                self.sizes.lock().insert(name, size);
+                size
+            });
+            total.bytes += size.bytes;
+            total.inodes += size.inodes;
+        }
+        total
     }
 
     pub(crate) fn list(&self) -> Vec<Record> {
@@ -324,6 +344,7 @@ impl Store {
                 // Renamed first: a half-deleted layer must not look whole.
                 let scratch = self.blobs.scratch();
                 fs::rename(entry.path(), &scratch)?;
+                self.sizes.lock().remove(&name);
                 fs::remove_dir_all(&scratch)?;
             }
         }

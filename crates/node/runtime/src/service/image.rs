@@ -14,7 +14,7 @@ use crate::core::{Runtime, failed, now};
 use crate::images::records::Record;
 use crate::images::store::ImageError;
 use crate::images::unpack;
-use crate::registry;
+use crate::{registry, stats};
 
 fn image(record: &Record) -> v1::Image {
     let user = record.user.split(':').next().unwrap_or_default();
@@ -133,19 +133,22 @@ impl ImageService for Calls {
         _: Request<v1::ImageFsInfoRequest>,
     ) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
         self.blocking("ImageFsInfo", |runtime| {
-            let usage = |name: &str| {
-                let directory = runtime.config.root.join(name);
-                let used = unpack::usage(&directory);
-                v1::FilesystemUsage {
-                    timestamp: now(),
-                    fs_id: Some(v1::FilesystemIdentifier { mountpoint: directory.display().to_string() }),
-                    used_bytes: Some(v1::UInt64Value { value: used.bytes }),
-                    inodes_used: Some(v1::UInt64Value { value: used.inodes }),
-                }
+            let usage = |name: &str, used: unpack::Usage| v1::FilesystemUsage {
+                timestamp: now(),
+                fs_id: Some(v1::FilesystemIdentifier {
+                    mountpoint: runtime.config.root.join(name).display().to_string(),
+                }),
+                used_bytes: Some(v1::UInt64Value { value: used.bytes }),
+                inodes_used: Some(v1::UInt64Value { value: used.inodes }),
             };
+            let containers: Vec<_> = runtime.containers.lock().values().cloned().collect();
+            let written = containers.iter().map(|one| stats::writable_layer(one, now()).1).fold(
+                unpack::Usage::default(),
+                |sum, one| unpack::Usage { bytes: sum.bytes + one.bytes, inodes: sum.inodes + one.inodes },
+            );
             Ok(v1::ImageFsInfoResponse {
-                image_filesystems: vec![usage("layers")],
-                container_filesystems: vec![usage("containers")],
+                image_filesystems: vec![usage("layers", runtime.store.usage())],
+                container_filesystems: vec![usage("containers", written)],
             })
         })
         .await

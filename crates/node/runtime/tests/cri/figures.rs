@@ -69,7 +69,33 @@ pub(crate) async fn measure(kind: Kind) {
         median(ends),
         memory.get(memory.len() / 2).copied().unwrap_or(0) >> 10
     );
+    let archive = fixture.path("large.tar");
+    large(&archive);
+    let begun = Instant::now();
+    podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+    println!("{kind:?}: {LARGE_FILES} files of {LARGE_BYTES} bytes loaded in {:?}", begun.elapsed());
     fixture.finish().await;
+}
+
+const LARGE_FILES: usize = 500;
+const LARGE_BYTES: usize = 1 << 20;
+
+/// An image of 500 MB.
+fn large(path: &std::path::Path) {
+    let mut image = podium_image::Image::new("example.com/podium/large:v1").command(&["x"]);
+    let mut state = 1u64;
+    for number in 0..LARGE_FILES {
+        let mut bytes = vec![0; LARGE_BYTES];
+        for chunk in bytes.chunks_mut(8) {
+            // Marsaglia's xorshift: data that nothing can shorten.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            chunk.copy_from_slice(&state.to_le_bytes());
+        }
+        image = image.file(&format!("/data/{number}"), podium_image::ImageFile::Regular(bytes, 0o644));
+    }
+    image.write(std::io::BufWriter::new(std::fs::File::create(path).unwrap())).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

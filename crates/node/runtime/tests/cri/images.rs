@@ -38,3 +38,95 @@ pub(crate) async fn life_of_an_image(fixture: &Fixture) {
     }
     assert_eq!(fixture.cri.image_status(spec(IMAGE)).await.unwrap().unwrap().id, image.id);
 }
+
+/// A registry on loopback that has the test's image; gives its address.
+async fn registry(fixture: &Fixture) -> String {
+    use std::collections::HashMap;
+    use std::convert::Infallible;
+
+    let images = podium_cri::archive::read(&fixture.path("image.tar")).unwrap();
+    let mut content: HashMap<String, (String, Vec<u8>)> = HashMap::new();
+    let target = &images.names[0].1;
+    for blob in &images.blobs {
+        let mut bytes = vec![0; usize::try_from(blob.size).unwrap()];
+        blob.source.read(0, &mut bytes).unwrap();
+        if blob.digest == target.digest {
+            for version in ["v1", target.digest.as_str()] {
+                let path = format!("/v2/podium/pulled/manifests/{version}");
+                content.insert(path, (target.media_type.clone(), bytes.clone()));
+            }
+        }
+        let path = format!("/v2/podium/pulled/blobs/{}", blob.digest);
+        content.insert(path, ("application/octet-stream".to_owned(), bytes));
+    }
+    content.insert("/v2/".to_owned(), ("application/json".to_owned(), b"{}".to_vec()));
+    let content = std::sync::Arc::new(content);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let content = std::sync::Arc::clone(&content);
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let found = content.get(request.uri().path()).cloned();
+                let head = request.method() == http::Method::HEAD;
+                async move {
+                    let mut response = http::Response::builder();
+                    let body = match found {
+                        Some((kind, bytes)) => {
+                            response =
+                                response.header("content-type", kind).header("content-length", bytes.len());
+                            if head { Vec::new() } else { bytes }
+                        }
+                        None => {
+                            response = response.status(404);
+                            Vec::new()
+                        }
+                    };
+                    Ok::<_, Infallible>(
+                        response.body(http_body_util::Full::new(bytes::Bytes::from(body))).unwrap(),
+                    )
+                }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        }
+    });
+    format!("127.0.0.1:{port}")
+}
+
+pub(crate) async fn pulled_from_a_registry(fixture: &Fixture) {
+    let host = registry(fixture).await;
+    let known = fixture.cri.image_status(spec(IMAGE)).await.unwrap().unwrap();
+    let name = format!("{host}/podium/pulled:v1");
+    let id = fixture.cri.pull_image(spec(&name), None, None).await.unwrap();
+    // The same content: one image with one more name.
+    assert_eq!(id, known.id);
+    let image = fixture.cri.image_status(spec(&name)).await.unwrap().unwrap();
+    assert!(image.repo_tags.contains(&name), "{image:?}");
+    let digest = image.repo_digests.iter().find(|one| one.starts_with(&host)).unwrap().clone();
+    assert_eq!(fixture.cri.image_status(spec(&digest)).await.unwrap().unwrap().id, id);
+    fixture.cri.pull_image(spec(&digest), None, None).await.unwrap();
+    let absent = format!("{host}/podium/absent:v1");
+    let error = fixture.cri.pull_image(spec(&absent), None, None).await.unwrap_err();
+    assert!(error.is_not_found(), "{error:?}");
+    if fixture.kind == Kind::Podium {
+        // From nothing, through a mirror of another registry.
+        fixture.cri.remove_image(&id).await.unwrap();
+        let hosts = fixture.path("registries/mirrored.example");
+        std::fs::create_dir_all(&hosts).unwrap();
+        let text = format!(
+            "server = \"http://127.0.0.1:1\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        std::fs::write(hosts.join("hosts.toml"), text).unwrap();
+        let name = "mirrored.example/podium/pulled:v1";
+        assert_eq!(fixture.cri.pull_image(spec(name), None, None).await.unwrap(), id);
+        // Saved, removed, loaded: the same again.
+        let saved = fixture.path("saved.tar");
+        podium_cri::save(&fixture.endpoint(), name, &saved).await.unwrap();
+        let (removed, bytes) = podium_cri::prune(&fixture.endpoint()).await.unwrap();
+        assert!(removed == [name] && bytes > 100_000, "{removed:?}");
+        assert_eq!(fixture.cri.list_images().await.unwrap().len(), 0);
+        assert_eq!(podium_cri::import_image(&fixture.endpoint(), &saved).await.unwrap(), [name]);
+        assert_eq!(fixture.cri.image_status(spec(name)).await.unwrap().unwrap().id, id);
+    }
+}

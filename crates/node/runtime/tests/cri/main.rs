@@ -53,6 +53,7 @@ cases! {
     containers::stopping,
     containers::devices_and_files,
     images::life_of_an_image,
+    images::pulled_from_a_registry,
     security::users,
     security::capabilities,
     security::filters,
