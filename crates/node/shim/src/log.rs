@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The longest text of one entry; a longer line becomes several. The size that other runtimes use.
@@ -102,7 +102,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Opens a log, in a directory that may have to be made.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        }
         Ok(Self { path: path.to_owned(), file: Some(create(path)?) })
     }
 

@@ -85,7 +85,7 @@ pub(crate) async fn logs(fixture: &Fixture) {
     let script = script.replace("head", "busybox head").replace("tr", "busybox tr");
     let id = fixture.run(&sandbox, fixture.script("c", &script), &pod).await;
     fixture.ended(&id).await;
-    let path = fixture.path("logs/p/c.log");
+    let path = fixture.path("logs/p/c/0.log");
     let text = eventually("the log is complete", || async {
         let text = std::fs::read_to_string(&path).unwrap();
         if text.lines().count() >= 6 { Ok(text) } else { Err(text) }
@@ -106,7 +106,7 @@ pub(crate) async fn logs(fixture: &Fixture) {
     // Rotation: what was the log is moved away, and the next lines go to a new file.
     let id =
         fixture.run(&sandbox, fixture.script("r", "while true; do echo line; sleep 0.05; done"), &pod).await;
-    let (path, old) = (fixture.path("logs/p/r.log"), fixture.path("logs/p/r.log.1"));
+    let (path, old) = (fixture.path("logs/p/r/0.log"), fixture.path("logs/p/r/0.log.1"));
     std::fs::rename(&path, &old).unwrap();
     fixture
         .cri

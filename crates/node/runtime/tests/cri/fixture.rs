@@ -267,7 +267,8 @@ impl Fixture {
             metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(v1::ImageSpec { image: IMAGE.to_owned(), ..Default::default() }),
             command: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()],
-            log_path: format!("{name}.log"),
+            // As the kubelet has it: the runtime makes the directory.
+            log_path: format!("{name}/0.log"),
             labels: [("name".to_owned(), name.to_owned())].into(),
             linux: Some(v1::LinuxContainerConfig {
                 security_context: Some(v1::LinuxContainerSecurityContext {
@@ -352,7 +353,7 @@ impl Fixture {
     /// What a container said, without times and tags. The log is complete a moment after the end.
     pub(crate) async fn log(&self, pod: &str, container: &str) -> String {
         let text =
-            std::fs::read_to_string(self.path("logs").join(pod).join(format!("{container}.log"))).unwrap();
+            std::fs::read_to_string(self.path("logs").join(pod).join(format!("{container}/0.log"))).unwrap();
         text.lines().map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap_or_default())).collect()
     }
 
