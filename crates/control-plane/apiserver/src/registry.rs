@@ -73,6 +73,17 @@ pub(crate) struct Call {
     pub(crate) seats: Mutex<Option<Seats>>,
 }
 
+/// What a client is told of a resource that is kept for old clients only.
+fn deprecated(group: &str, plural: &str) -> Option<&'static str> {
+    match (group, plural) {
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
+}
+
 impl Call {
     /// A call of the server itself, for what it keeps up on its own: the most privileged identity, no client.
     pub(crate) fn internal(core: &Arc<Core>, served: Arc<Served>, namespace: &str, name: &str) -> Call {
@@ -101,6 +112,9 @@ impl Call {
 
     /// Answers the request.
     pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
+        if let Some(warning) = deprecated(&self.served.group, &self.served.plural) {
+            self.warn(vec![warning.to_owned()]);
+        }
         self.see_what_others_wrote().await?;
         let answered = if self.info.subresource.is_empty() {
             self.main_resource(body).await

@@ -212,8 +212,7 @@ impl Services {
         }
         if !self.cidr.contains(address) {
             return Err(format!(
-                "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
-                self.cidr
+                "failed to allocate IP {wanted}: the provided network does not match the current range"
             ));
         }
         if core.store.get(&address_key(address)).is_some() {

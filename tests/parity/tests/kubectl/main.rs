@@ -96,11 +96,12 @@ fn calls_print_and_end_as_upstream() {
     let reports = match std::env::var_os("PODIUM_PARITY_KUBECONFIG") {
         Some(kubeconfig) => run_all(Path::new(&kubeconfig), &format!("-{}", std::process::id())),
         None => {
+            // A word that no message holds, for it stands for the namespace.
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             let server = Arc::new(runtime.block_on(support::Server::start()));
             let shutdown = Shutdown::new();
             let controllers = runtime.spawn(start(Arc::clone(&server), shutdown.clone()));
-            let reports = run_all(&server.kubeconfig, "");
+            let reports = run_all(&server.kubeconfig, "-case");
             shutdown.cancel();
             runtime.block_on(controllers).expect("the controllers end");
             server.shutdown.cancel();

@@ -86,7 +86,13 @@ fn one(text: &str) -> Vec<String> {
 }
 
 fn forbidden(request: &Request<'_>, why: &str) -> ApiError {
-    ApiError::forbidden(GROUP, request.resource, request.name, why)
+    // A create has its name in the object only.
+    let name = if request.name.is_empty() {
+        request.object["metadata"]["name"].as_str().unwrap_or_default()
+    } else {
+        request.name
+    };
+    ApiError::forbidden(GROUP, request.resource, name, why)
 }
 
 /// Refuses if the user lacks any of `rules` in the request's namespace.

@@ -76,7 +76,7 @@ async fn chosen_addresses_and_ports() {
     let text = refused(service("b", &json!({"clusterIP": "10.96.0.10"}))).await;
     assert!(text.contains("provided IP is already allocated"), "{text}");
     let text = refused(service("b", &json!({"clusterIP": "10.1.0.10"}))).await;
-    assert!(text.contains("is not in the valid range"), "{text}");
+    assert!(text.contains("the provided network does not match the current range"), "{text}");
     let text =
         refused(service("b", &json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30053}]}))).await;
     assert!(

@@ -16,7 +16,7 @@ pub(super) static RULES: Kind = Kind {
         |_| json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
     ),
     validate,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
         immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);

@@ -13,7 +13,7 @@ pub(super) static RULES: Kind = Kind {
     default: defaults,
     status: Some(empty_status),
     validate,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
         immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);

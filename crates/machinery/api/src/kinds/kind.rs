@@ -30,6 +30,8 @@ pub(crate) struct Kind {
     pub(crate) validate: fn(&Value, &mut Errors),
     /// Faults of a main update, in addition to those of the object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
+    /// Faults of a main update that are told after those of the object.
+    pub(crate) validate_late: fn(&Value, &Value, &mut Errors),
     /// Faults of a status update.
     pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
     /// Faults of an update of another part, by its name.
@@ -66,6 +68,7 @@ impl Kind {
         prepare_part: |_, _, _| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
+        validate_late: |_, _, _| {},
         validate_status: |_, _, _| {},
         validate_part: |_, _, _, _| {},
         name: dns_subdomain,
@@ -141,6 +144,7 @@ impl Rules for Kind {
             Part::Main | Part::Scale => {
                 (self.validate_update)(new, old, errors);
                 (self.validate)(new, errors);
+                (self.validate_late)(new, old, errors);
             }
         }
     }

@@ -1,6 +1,5 @@
 //! Ingresses, their classes, network policies, and the addresses Services take.
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kind::Kind;
@@ -449,12 +448,12 @@ pub(super) static IP_ADDRESS: Kind = Kind {
         Ok(ip) => vec![format!("must be in canonical form ({:?})", ip.to_string())],
         Err(fault) => vec![fault.to_owned()],
     },
-    columns: &[NAME, string("ParentRef"), AGE],
-    row: address_row,
+    columns: &[NAME, string("ParentRef")],
+    row: |object, _| address_row(object),
     ..Kind::BASE
 };
 
-fn address_row(object: &Value, now: Timestamp) -> Vec<Value> {
+fn address_row(object: &Value) -> Vec<Value> {
     let parent = value(value(object, "spec"), "parentRef");
     let shown = if parent.is_null() {
         "<none>".to_owned()
@@ -467,7 +466,7 @@ fn address_row(object: &Value, now: Timestamp) -> Vec<Value> {
         }
         shown
     };
-    vec![name(object), shown.into(), age(object, now)]
+    vec![name(object), shown.into()]
 }
 
 pub(super) static SERVICE_CIDR: Kind = Kind {

@@ -52,7 +52,13 @@ const CLUSTER_ROLE_BINDING_BASE: Kind = Kind {
     validate_update: |new, old, errors| {
         let role = value(new, "roleRef");
         if !same(role, value(old, "roleRef")) {
-            errors.invalid(&Path::new("roleRef"), role.clone(), "cannot change roleRef");
+            super::go::invalid(
+                "rbac.v1.RoleRef",
+                role,
+                "cannot change roleRef",
+                &Path::new("roleRef"),
+                errors,
+            );
         }
     },
     name: |name, _| path_segment(name, false),

@@ -24,7 +24,7 @@ pub(super) static RULES: Kind = Kind {
         // The kind is named so upstream.
         workload::selector_and_template(spec, "deployment", "ReplicaSet", &path, errors);
     },
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
         immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);

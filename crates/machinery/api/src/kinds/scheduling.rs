@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::kind::Kind;
 use super::pod::choice;
-use super::print::{AGE, NAME, age, boolean, integer, name, string, wide};
+use super::print::{AGE, NAME, age, boolean, integer, name, string};
 use super::tree::{default, flag, has, int, opt_int, text, value};
 use super::validate::{NEGATIVE, meta::immutable};
 use crate::field::{Errors, Path};
@@ -19,7 +19,7 @@ pub(super) static PRIORITY_CLASS: Kind = Kind {
         let path = Path::new("preemptionPolicy");
         immutable(value(new, "preemptionPolicy"), value(old, "preemptionPolicy"), &path, errors);
     },
-    columns: &[NAME, integer("Value"), boolean("Global-Default"), AGE, wide("PreemptionPolicy")],
+    columns: &[NAME, integer("Value"), boolean("Global-Default"), AGE, string("PreemptionPolicy")],
     row: |object, now| {
         vec![
             name(object),

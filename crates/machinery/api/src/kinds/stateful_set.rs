@@ -148,7 +148,13 @@ fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
                 at_most_all(unavailable, &at, errors);
             }
         }
-        _ => errors.invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => super::go::invalid(
+            "apps.v1.StatefulSetUpdateStrategy",
+            strategy,
+            "must be 'RollingUpdate' or 'OnDelete'",
+            path,
+            errors,
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::networking::default_marked;
-use super::print::{AGE, NAME, age, boolean, integer, name, or, string, wide};
+use super::print::{AGE, CREATED_AT, NAME, age, boolean, created_at_row, integer, name, or, string, wide};
 use super::tree::{
     child, default, default_text, ensure_map, flag, has, is_empty, list, same, set, text, value,
 };
@@ -286,7 +286,6 @@ pub(super) static CSI_DRIVER: Kind = Kind {
             age(object, now),
         ]
     },
-    generation: true,
     unconditional_update: false,
     ..Kind::BASE
 };
@@ -298,14 +297,8 @@ pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
             immutable(value(new, field), value(old, field), &Path::new(field), errors);
         }
     },
-    columns: &[NAME, string("StorageClassName"), string("Capacity")],
-    row: |object, _| {
-        let capacity = match value(object, "capacity") {
-            Value::Null => "<unset>".to_owned(),
-            amount => Quantity::from_value(amount).unwrap_or_default().to_string(),
-        };
-        vec![name(object), text(object, "storageClassName").into(), capacity.into()]
-    },
+    columns: CREATED_AT,
+    row: created_at_row,
     unconditional_update: false,
     ..Kind::BASE
 };

@@ -340,7 +340,7 @@ fn roles_and_bindings() {
         binding.clone(),
         |new| new["roleRef"]["name"] = json!("edit"),
         &[
-            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"edit\"}: cannot change roleRef",
+            "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"ClusterRole\",\"Name\":\"edit\"}: cannot change roleRef",
         ],
     );
     check_row(GROUP, "RoleBinding", binding, "x | ClusterRole/view | 5m | u |  | d/s");

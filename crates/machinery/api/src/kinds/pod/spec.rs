@@ -176,10 +176,12 @@ fn resource_claims(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
                 claim.clone(),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             ),
-            (false, false) => errors.invalid(
-                &at,
-                claim.clone(),
+            (false, false) => crate::kinds::go::invalid(
+                "core.v1.PodResourceClaim",
+                claim,
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+                &at,
+                errors,
             ),
             _ => {}
         }

@@ -41,12 +41,13 @@ pub fn metadata(rules: &dyn Rules, namespaced: bool, object: &Value, errors: &mu
     if int(meta, "generation") < 0 {
         errors.invalid(&path.child("generation"), int(meta, "generation"), NEGATIVE);
     }
-    common(meta, &path, true, errors);
+    common(meta, &path, errors);
+    named_finalizers(object, errors);
 }
 
 /// Validates a change of `metadata`: what may not change, and the new labels, annotations and owners.
-pub fn metadata_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let (new, old) = (value(new, "metadata"), value(old, "metadata"));
+pub fn metadata_update(object: &Value, old: &Value, errors: &mut Errors) {
+    let (new, old) = (value(object, "metadata"), value(old, "metadata"));
     let path = Path::new("metadata");
     if !value(old, "deletionTimestamp").is_null() {
         let known = list(old, "finalizers");
@@ -81,16 +82,15 @@ pub fn metadata_update(new: &Value, old: &Value, errors: &mut Errors) {
             errors.invalid(&path.child(name), value(new, name).clone(), IMMUTABLE);
         }
     }
-    common(new, &path, false, errors);
+    common(new, &path, errors);
+    named_finalizers(object, errors);
 }
 
-fn common(meta: &Value, path: &Path<'_>, finalizers_too: bool, errors: &mut Errors) {
+fn common(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
     labels(value(meta, "labels"), &path.child("labels"), errors);
     annotations(value(meta, "annotations"), &path.child("annotations"), errors);
     owners(meta, &path.child("ownerReferences"), errors);
-    if finalizers_too {
-        finalizers(meta, &path.child("finalizers"), errors);
-    }
+    finalizers(meta, &path.child("finalizers"), errors);
     for (index, entry) in list(meta, "managedFields").iter().enumerate() {
         managed_fields(entry, &path.child("managedFields").index(index), errors);
     }
@@ -162,6 +162,28 @@ fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
                 ),
                 None => controller = Some(this),
             }
+        }
+    }
+}
+
+/// Finalizers of Kubernetes' own kinds are among the standard ones, or have a domain. Kinds that extend the API, and those
+/// that extensions bring, are not held to it.
+fn named_finalizers(object: &Value, errors: &mut Errors) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    const EXTENDING: [&str; 3] =
+        ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+    let group = text(object, "apiVersion").split_once('/').map_or("", |(group, _)| group);
+    let own = matches!(group, "" | "apps" | "autoscaling" | "batch" | "policy") || group.ends_with(".k8s.io");
+    if !own || EXTENDING.contains(&group) {
+        return;
+    }
+    let meta = Path::new("metadata");
+    let path = meta.child("finalizers");
+    let all = list(value(object, "metadata"), "finalizers");
+    for (index, finalizer) in all.iter().filter_map(Value::as_str).enumerate() {
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let fault = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(index), finalizer, fault);
         }
     }
 }
