@@ -398,7 +398,8 @@ impl World {
                 self.api.deliver(&watch, usize::MAX, 1);
             }
             // While things move they are watched closely.
-            let pause = if rested < 5 { 1 } else { 40 };
+            // Two pauses, one for a lease and one for its watch, must fit into the time that nodes are given.
+            let pause = if rested < 5 { 1 } else { 15 };
             tokio::time::sleep(Duration::from_secs(pause)).await;
             waited += pause;
             rested = if self.api.changes() == changes { rested + pause } else { 0 };
