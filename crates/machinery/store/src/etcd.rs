@@ -278,10 +278,7 @@ impl Etcd {
         let compacted = self
             .follower
             .client
-            .call(Repeat::Safe, |channel| {
-                let request = request;
-                async move { KvClient::new(channel).compact(request).await }
-            })
+            .call(Repeat::Safe, |channel| async move { KvClient::new(channel).compact(request).await })
             .await;
         match compacted {
             Ok(_) => {}

@@ -130,7 +130,7 @@ mod tests {
             let word = program[at];
             let (operation, destination, source) =
                 ((word & 0xff) as u8, (word >> 8 & 15) as usize, (word >> 12 & 15) as usize);
-            let offset = usize::try_from((word >> 16 & 0xffff) as u16).unwrap();
+            let offset = usize::from((word >> 16 & 0xffff) as u16);
             let operand = word >> 32;
             at += 1;
             match operation {

@@ -11,6 +11,7 @@ use podium_client::{
     Client, ClientSource, LeaderElection, LeadershipError, LeadershipTimings, SharedInformers, Shutdown,
     SingleClient,
 };
+use podium_pki::token::Keys;
 use podium_pki::{Authority, KeyPair, Secret};
 
 use super::accounts::Accounts;
@@ -58,6 +59,9 @@ pub(crate) struct Flags {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
     cluster_signing_key_file: Option<PathBuf>,
+    /// Key that signs the tokens of Secrets made for service accounts; without it these stay empty
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
     /// Each controller under its own service account instead of the kubeconfig's user
     #[arg(long, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true")]
@@ -169,6 +173,13 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
         }
         _ => None,
     };
+    let token_keys = match &flags.service_account_private_key_file {
+        Some(path) => {
+            let keys = Keys::new(&Secret::new(read(path)?), &[]).context("--service-account-private-key-file")?;
+            Some(Arc::new(keys))
+        }
+        None => None,
+    };
     Ok(podium_controllers::Settings {
         root_ca_pem: flags.root_ca_file.as_ref().map(read).transpose()?.unwrap_or_default(),
         cluster_cidrs: flags.cluster_cidr.clone(),
@@ -177,6 +188,7 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
         node_monitor_grace: flags.node_monitor_grace_period,
         terminated_pods_kept: flags.terminated_pod_gc_threshold,
         host: crate::settings::host_name()?,
+        token_keys,
         signer,
     })
 }

@@ -374,7 +374,7 @@ impl World {
         for workload in &self.scenario.workloads {
             if workload.resource == "batch/cronjobs" && self.exists(workload.resource, &workload.name) {
                 self.api.edit(workload.resource, NAMESPACE, &workload.name, |cron| {
-                    cron["spec"]["suspend"] = json!(true)
+                    cron["spec"]["suspend"] = json!(true);
                 });
             }
         }

@@ -530,8 +530,8 @@ impl State {
     }
 
     /// Stores an object unless it is the same, and lets it go when it was only waiting for its finalizers.
-    fn store(&mut self, key: Key, mut object: Value) -> Value {
-        let type_ = match self.objects.get(&key) {
+    fn store(&mut self, key: &Key, mut object: Value) -> Value {
+        let type_ = match self.objects.get(key) {
             Some(old) if *old == object => return object,
             Some(_) => "MODIFIED",
             None => "ADDED",
@@ -540,14 +540,14 @@ impl State {
         let held = !empty(&object["metadata"]["finalizers"]) || !empty(&object["spec"]["finalizers"]);
         let ending = object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|grace| grace > 0);
         if object["metadata"]["deletionTimestamp"].is_string() && !held && !ending {
-            self.commit(&key, "DELETED", &mut object);
-            let old = self.objects.remove(&key);
-            self.show(&key, old.as_ref(), None);
+            self.commit(key, "DELETED", &mut object);
+            let old = self.objects.remove(key);
+            self.show(key, old.as_ref(), None);
             return object;
         }
-        self.commit(&key, type_, &mut object);
+        self.commit(key, type_, &mut object);
         let old = self.objects.insert(key.clone(), object.clone());
-        self.show(&key, old.as_ref(), Some(&object));
+        self.show(key, old.as_ref(), Some(&object));
         object
     }
 
@@ -647,7 +647,7 @@ impl State {
             object["spec"]["finalizers"] = json!(["kubernetes"]);
             object["status"]["phase"] = json!("Active");
         }
-        Ok(self.store(key, object))
+        Ok(self.store(&key, object))
     }
 
     /// What the API server's own admission and defaulting do, as far as controllers count on it.
@@ -697,7 +697,7 @@ impl State {
             object["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
         }
         drop_nulls(&mut object);
-        Ok(self.store(key, object))
+        Ok(self.store(&key, object))
     }
 
     fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Value, Refusal> {
@@ -711,7 +711,7 @@ impl State {
             let (group, version) = target.group_version();
             let type_ = schema::type_of(&group, version, target.kind).expect("a known kind");
             object = strategic_merge_patch(&object, &serde_json::to_vec(patch).unwrap(), type_)
-                .map_err(|error| Refusal(422, "Invalid", error.message.clone()))?;
+                .map_err(|error| Refusal(422, "Invalid", error.message))?;
         } else {
             merge(&mut object, patch);
         }
@@ -748,7 +748,7 @@ impl State {
         if key.0 == "/namespaces" {
             object["status"]["phase"] = json!("Terminating");
         }
-        Ok(self.store(key.clone(), object))
+        Ok(self.store(&key, object))
     }
 
     fn delete_all(&mut self, target: &Target, options: &Value) -> Result<Value, Refusal> {

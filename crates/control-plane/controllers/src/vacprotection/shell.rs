@@ -32,11 +32,11 @@ pub(crate) async fn run(context: Context) {
     // Only what an object no longer names can become free.
     let to = queue.clone();
     volumes.on_event(move |change| {
-        freed(change, class_of).into_iter().for_each(|name| to.add(ObjectKey::cluster(name)))
+        freed(change, class_of).into_iter().for_each(|name| to.add(ObjectKey::cluster(name)));
     });
     let to = queue.clone();
     claims.on_event(move |change| {
-        freed(change, classes_of).into_iter().for_each(|name| to.add(ObjectKey::cluster(name)))
+        freed(change, classes_of).into_iter().for_each(|name| to.add(ObjectKey::cluster(name)));
     });
     context.ready([classes.synced().boxed(), volumes.synced().boxed(), claims.synced().boxed()]).await;
     let controller = Arc::new(Controller { context: context.clone(), classes, volumes, claims });

@@ -76,14 +76,14 @@ pub(super) enum Outcome {
 
 /// Reads the answer to a request.
 pub(super) fn outcome(response: TxnResponse) -> Outcome {
-    let responses = response.responses.into_iter().map(|op| op.response);
+    let mut responses = response.responses.into_iter().map(|op| op.response);
     if response.succeeded {
         let changes = |response: Option<Response>| match response {
             Some(Response::ResponsePut(_)) => true,
             Some(Response::ResponseDeleteRange(deleted)) => deleted.deleted > 0,
             _ => false,
         };
-        return Outcome::Done { changed: responses.map(changes).any(|changed| changed) };
+        return Outcome::Done { changed: responses.any(changes) };
     }
     let held = |response| match response {
         Some(Response::ResponseRange(range)) => range.kvs.into_iter().next(),
