@@ -175,7 +175,8 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
     };
     let token_keys = match &flags.service_account_private_key_file {
         Some(path) => {
-            let keys = Keys::new(&Secret::new(read(path)?), &[]).context("--service-account-private-key-file")?;
+            let keys =
+                Keys::new(&Secret::new(read(path)?), &[]).context("--service-account-private-key-file")?;
             Some(Arc::new(keys))
         }
         None => None,

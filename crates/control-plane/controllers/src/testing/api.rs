@@ -212,7 +212,7 @@ impl FakeApi {
                 object["metadata"]["generation"] =
                     json!(object["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
             }
-            state.store(key, object);
+            state.store(&key, object);
         }
         self.changed.notify_waiters();
     }
@@ -748,7 +748,7 @@ impl State {
         if key.0 == "/namespaces" {
             object["status"]["phase"] = json!("Terminating");
         }
-        Ok(self.store(&key, object))
+        Ok(self.store(key, object))
     }
 
     fn delete_all(&mut self, target: &Target, options: &Value) -> Result<Value, Refusal> {

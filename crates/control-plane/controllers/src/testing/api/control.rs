@@ -114,6 +114,6 @@ impl FakeApi {
             pod["status"]["phase"] = json!("Failed");
         }
         pod["status"]["conditions"] = json!([]);
-        state.store(key, pod);
+        state.store(&key, pod);
     }
 }
