@@ -328,7 +328,9 @@ impl Judge {
         if ordinal(pod) >= fewest && higher {
             self.fail(commit, "scaled down out of order");
         }
-        if self.strict.steady_pods && ordinal(pod) < fewest {
+        // Beyond the smallest size of late it is scaled down, which waits for nobody.
+        let kept = self.promised(uid).map_or(0, |promise| promise.fewest);
+        if self.strict.steady_pods && ordinal(pod) < kept {
             let others = pods_of(commit.objects, uid);
             let below = others.iter().filter(|it| ordinal(it) != ordinal(pod) && ordinal(it) < fewest);
             if below.clone().any(|it| !pods::is_ready(it) || pods::is_terminating(it)) && pods::is_ready(pod)
