@@ -56,7 +56,8 @@ pub(crate) fn e2e(filter: &[String]) -> Result<()> {
     packages::tests()?;
     must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium"]))?;
     let binary = target_directory()?.join("release/podium");
-    let mut command = cargo(&["test", "--package", "podium-e2e", "--no-fail-fast", "--"]);
+    // `--package` would build the dependencies again, with fewer features than the tests before had.
+    let mut command = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast", "--"]);
     command.args(filter).args(["--nocapture", "--test-threads", "1"]).env("PODIUM_BIN", binary);
     must(&mut command)
 }

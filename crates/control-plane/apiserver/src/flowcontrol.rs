@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::authentication::User;
+use crate::metrics::{Counted, Watermark};
 use crate::request::{Query, RequestInfo};
 
 pub(crate) mod defaults;
@@ -167,7 +168,7 @@ impl FlowControl {
         *self.current.write() = Arc::new(Configuration { schemas, levels });
     }
 
-    /// Classifies a request and waits for its seats.
+    /// Classifies a request and waits for its seats. `gauge` counts those that wait.
     ///
     /// Cancel-safe: dropped while it waits, the request leaves its queue.
     pub(crate) async fn admit(
@@ -176,6 +177,7 @@ impl FlowControl {
         info: &RequestInfo,
         query: &Query,
         kind: Option<&str>,
+        gauge: &Watermark,
     ) -> (Option<Classified>, Result<Seats, Refusal>) {
         let current = Arc::clone(&self.current.read());
         let found = current.schemas.iter().find(|(schema, _, _)| schema.matches(user, info));
@@ -199,7 +201,7 @@ impl FlowControl {
             return (Some(classified), Ok(seats));
         }
         let flow = schema.flow(user, info, &self.random);
-        let admitted = self.queue(level, numbers, flow, info, query, stored, hand, arrived).await;
+        let admitted = self.queue(level, numbers, flow, info, query, stored, hand, arrived, gauge).await;
         (Some(classified), admitted)
     }
 
@@ -213,6 +215,7 @@ impl FlowControl {
         stored: Stored,
         hand: usize,
         arrived: Duration,
+        gauge: &Watermark,
     ) -> Result<Seats, Refusal> {
         let seats = |running: Running, width| Seats {
             taken: Some(Taken {
@@ -249,6 +252,7 @@ impl FlowControl {
                 ticket
             }
         };
+        let _counted = Counted::of(gauge);
         let mut place = Place {
             level: Arc::clone(level),
             numbers: Arc::clone(numbers),

@@ -19,7 +19,7 @@ use crate::body::{self, Body, RequestBody};
 use crate::catalogue::Served;
 use crate::core::Core;
 use crate::flowcontrol::{Classified, Seats};
-use crate::metrics::{self, Series, Watermark};
+use crate::metrics::{self, Counted, Series};
 use crate::negotiate::{self, Output};
 use crate::registry::{self, Call};
 use crate::request::{self, Query, RequestInfo};
@@ -140,7 +140,8 @@ impl<'c> Context<'c> {
         }
         let served = served.ok_or_else(response::unknown_path)?;
         let output = self.output(request.headers())?;
-        let manager = self.manager(request.headers(), &user);
+        let reads = matches!(self.info.verb, "get" | "list" | "watch");
+        let manager = if reads { String::new() } else { self.manager(request.headers(), &user) };
         let call = Call {
             core: Arc::clone(self.core),
             served,
@@ -154,11 +155,11 @@ impl<'c> Context<'c> {
             // A watch gives its seats back once it has begun, not when it ends.
             seats: Mutex::new(Some(turn.seats)),
         };
+        call.see_what_others_wrote().await?;
         if connect::handles(&call.info) {
             return connect::serve(&call, request).await;
         }
-        let has_body = !matches!(call.info.verb, "get" | "list" | "watch");
-        let bytes = if has_body { body::read(request.into_body()).await? } else { bytes::Bytes::new() };
+        let bytes = if !reads { body::read(request.into_body()).await? } else { bytes::Bytes::new() };
         let reply = call.answer(bytes).await?;
         let limit = self.core.config.limits.request;
         let seats = call.seats.lock().take();
@@ -212,10 +213,8 @@ impl<'c> Context<'c> {
         };
         let arrived = Instant::now();
         let kind = served.map(|served| served.prefix.as_str());
-        let (classified, admitted) = {
-            let _waiting = Counted::of(waiting);
-            core.flow_control.admit(user, &self.info, &self.query, kind).await
-        };
+        let (classified, admitted) =
+            core.flow_control.admit(user, &self.info, &self.query, kind, waiting).await;
         self.told.classified = classified;
         self.told.waited = arrived.elapsed();
         match admitted {
@@ -274,22 +273,6 @@ impl<'c> Context<'c> {
 struct Turn<'m> {
     seats: Seats,
     _under_way: Option<Counted<'m>>,
-}
-
-/// One more in a gauge, for as long as it lives.
-struct Counted<'m>(&'m Watermark);
-
-impl<'m> Counted<'m> {
-    fn of(mark: &'m Watermark) -> Counted<'m> {
-        mark.change(1);
-        Counted(mark)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.change(-1);
-    }
 }
 
 /// Counts a long-running request until its body is dropped.

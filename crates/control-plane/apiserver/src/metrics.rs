@@ -162,12 +162,35 @@ impl Series {
 #[derive(Debug)]
 pub(crate) struct WatchSeries {
     sizes: Histogram,
+    terminated: AtomicU64,
 }
 
 impl WatchSeries {
     /// Counts one event of this many bytes.
     pub(crate) fn sent(&self, bytes: usize) {
         self.sizes.observe(bytes as f64);
+    }
+
+    /// A watcher was cut because it did not read.
+    pub(crate) fn terminated(&self) {
+        self.terminated.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One more in a gauge, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted<'m>(&'m Watermark);
+
+impl<'m> Counted<'m> {
+    pub(crate) fn of(mark: &'m Watermark) -> Counted<'m> {
+        mark.change(1);
+        Counted(mark)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.change(-1);
     }
 }
 
@@ -269,7 +292,8 @@ impl Metrics {
         if let Some(series) = self.watches.read().get(&resource) {
             return Arc::clone(series);
         }
-        let series = || Arc::new(WatchSeries { sizes: Histogram::new(EVENT_SIZES) });
+        let series =
+            || Arc::new(WatchSeries { sizes: Histogram::new(EVENT_SIZES), terminated: AtomicU64::new(0) });
         Arc::clone(self.watches.write().entry(resource).or_insert_with(series))
     }
 

@@ -115,7 +115,6 @@ impl Call {
         if let Some(warning) = deprecated(&self.served.group, &self.served.plural) {
             self.warn(vec![warning.to_owned()]);
         }
-        self.see_what_others_wrote().await?;
         let answered = if self.info.subresource.is_empty() {
             self.main_resource(body).await
         } else {
@@ -138,7 +137,7 @@ impl Call {
 
     /// Where other servers write to the same store, waits until it is as new here as this request may expect: writes
     /// and reads of the newest see everything that anybody was told of before; reads that name a revision see that.
-    async fn see_what_others_wrote(&self) -> Result<(), ApiError> {
+    pub(crate) async fn see_what_others_wrote(&self) -> Result<(), ApiError> {
         let version = match self.info.verb {
             "get" | "list" | "watch" => self.query.first("resourceVersion").unwrap_or_default(),
             _ => "",

@@ -20,6 +20,12 @@ pub(crate) fn time(seconds: i64) -> Time {
     Time(at(seconds))
 }
 
+/// Lets that many seconds of virtual time pass. Clocks of tests are paused: they move on to the next timer whenever
+/// nothing can run, so everything due in between happens, and nobody waits.
+pub(crate) async fn pass(seconds: u64) {
+    tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+}
+
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }

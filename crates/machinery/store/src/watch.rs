@@ -135,7 +135,9 @@ impl Watcher {
                 self.cursor = progress;
                 Ok(None)
             }
-            Found::FellOff(compacted) => {
+            Found::FellOff(freed) => {
+                // Rings are freed piece by piece; what is compacted is the promise that holds.
+                let compacted = freed.max(self.state.compacted());
                 let error = WatchError::TooSlow { seen: self.cursor, compacted };
                 self.failed = Some(error.clone());
                 Err(error)

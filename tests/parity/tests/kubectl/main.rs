@@ -62,6 +62,7 @@ fn cases() -> Vec<(PathBuf, Case)> {
         })
         .collect();
     paths.sort();
+    assert!(!paths.is_empty(), "no case's file name holds {wanted:?}");
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).expect("a case");
         let case = Case::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -281,11 +281,17 @@ fn is_page(headers: &HeaderMap) -> bool {
 fn rewrite_location(place: Place<'_>, headers: &mut HeaderMap) {
     let location = headers.remove(LOCATION);
     let Some(location) = location.as_ref().and_then(|value| value.to_str().ok()) else { return };
-    let elsewhere = location.contains("://") || location.starts_with("//");
+    let elsewhere = names_a_host(location);
     let rewritten = place.rewrite(location).or_else(|| (!elsewhere).then(|| location.to_owned()));
     if let Some(value) = rewritten.and_then(|text| HeaderValue::from_str(&text).ok()) {
         headers.insert(LOCATION, value);
     }
+}
+
+/// Whether a browser would take this for more than a path: a host, or a scheme. It reads a backslash as a slash.
+fn names_a_host(location: &str) -> bool {
+    let first = location.split(['/', '?', '#']).next().unwrap_or_default();
+    super::html::split(location).0.is_some() || first.contains([':', '\\'])
 }
 
 /// Turns a target's refusal into ours. Redirects are refusals here: nobody is sent elsewhere by a kubelet.
@@ -416,5 +422,22 @@ impl ServerCertVerifier for Unverified {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_to_another_host_is_told_from_a_path() {
+        for path in ["/login", "login?next=http://x", "a/b:c", "?x=//y", "#a:b", ""] {
+            assert!(!names_a_host(path), "{path}");
+        }
+        for host in
+            ["http://evil.example", "//evil.example", "\\\\evil.example", "http:evil.example", "mailto:a"]
+        {
+            assert!(names_a_host(host), "{host}");
+        }
     }
 }

@@ -59,7 +59,7 @@ impl Place<'_> {
 }
 
 /// The host of a URL if it names one, and the rest. A URL of a scheme without hosts (`mailto:`) is all rest.
-fn split(url: &str) -> (Option<&str>, &str) {
+pub(super) fn split(url: &str) -> (Option<&str>, &str) {
     let after = match url.strip_prefix("//") {
         Some(after) => Some(after),
         None => url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).map(|(_, after)| after),

@@ -36,7 +36,14 @@ pub(super) fn width(info: &RequestInfo, query: &Query, stored: Stored, widest: u
     if !lists || stored.objects == 0 {
         return 1;
     }
-    let limit = query.first("limit").and_then(|text| text.parse().ok()).filter(|limit| *limit > 0);
+    // What is sent whole whatever the limit says: watches, and lists from the cache as it is.
+    let from_cache = query.first("resourceVersion") == Some("0") && query.first("continue").is_none();
+    let limited = info.verb == "list" && !from_cache;
+    let limit = query
+        .first("limit")
+        .filter(|_| limited)
+        .and_then(|text| text.parse().ok())
+        .filter(|limit| *limit > 0);
     let objects = if !info.name.is_empty() { 1 } else { stored.objects.min(limit.unwrap_or(u64::MAX)) };
     let bytes = objects.saturating_mul(stored.bytes_each).min(BYTES_AT_ONCE);
     bytes.div_ceil(BYTES_PER_SEAT).clamp(1, widest.max(1))
@@ -120,6 +127,10 @@ mod tests {
         check("/api/v1/pods", 100, 4);
         check("/api/v1/pods", 1, 1);
         check("/api/v1/pods", 0, 1);
+        check("/api/v1/pods?limit=1", 10_000, 1);
+        // What is sent whole is as wide as that, whatever the limit.
+        check("/api/v1/pods?limit=1&resourceVersion=0", 10_000, 10);
+        check("/api/v1/pods?limit=1&watch=1", 10_000, 10);
         check("/api/v1/pods?limit=50", 10_000, 2);
         check("/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", 10_000, 1);
         check("/api/v1/namespaces/a/pods/b", 10_000, 1);

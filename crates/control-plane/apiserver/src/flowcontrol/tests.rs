@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use super::*;
+use crate::metrics::Watermark;
 use crate::request;
 
 /// One level with one queue of one place and one seat, for everybody.
@@ -22,7 +23,7 @@ fn narrow() -> Arc<FlowControl> {
 
 async fn admit(control: &FlowControl, user: &User) -> (Option<Classified>, Result<Seats, Refusal>) {
     let info = request::parse(&Method::GET, "/api/v1/namespaces/a/pods/b", "");
-    control.admit(user, &info, &Query::default(), None).await
+    control.admit(user, &info, &Query::default(), None, &Watermark::default()).await
 }
 
 fn waiting(control: &FlowControl) -> usize {

@@ -1,5 +1,6 @@
 //! The text exposition format.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -175,6 +176,22 @@ impl Metrics {
         head(out, name, "histogram", "[ALPHA] Watch event size distribution in bytes");
         for (labels, series) in &rows {
             series.sizes.render(out, name, labels);
+        }
+        let watches = self.watches.read();
+        let mut terminated: BTreeMap<_, u64> = BTreeMap::new();
+        for (resource, series) in watches.iter() {
+            let (plural, group, _) = resource.names();
+            *terminated.entry((group, plural)).or_default() += series.terminated.load(Ordering::Relaxed);
+        }
+        let name = "apiserver_terminated_watchers_total";
+        head(
+            out,
+            name,
+            "counter",
+            "[ALPHA] Counter of watchers closed due to unresponsiveness broken by resource type.",
+        );
+        for ((group, plural), count) in terminated.into_iter().filter(|(_, count)| *count > 0) {
+            let _ = writeln!(out, "{name}{{group=\"{group}\",resource=\"{plural}\"}} {count}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use podium_api::status::ApiError;
 use podium_store::Record;
@@ -138,9 +138,7 @@ pub(super) async fn protobuf(
             return Err(ApiError::internal("an object's protobuf form changed its length"));
         }
         out.extend_from_slice(&[2 << 3 | 2]);
-        let mut digits = Vec::with_capacity(5);
-        varint(&mut digits, message.len() as u64);
-        out.extend_from_slice(&digits);
+        varint(out, message.len() as u64);
         out.extend_from_slice(message);
         Ok(())
     })
@@ -213,13 +211,13 @@ fn field(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn varint(out: &mut Vec<u8>, mut number: u64) {
+fn varint(out: &mut impl BufMut, mut number: u64) {
     while number >= 0x80 {
         // The low seven bits fit a byte with the continuation bit.
-        out.push((number & 0x7f) as u8 | 0x80);
+        out.put_u8((number & 0x7f) as u8 | 0x80);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.put_u8(number as u8);
 }
 
 fn varint_length(number: usize) -> usize {

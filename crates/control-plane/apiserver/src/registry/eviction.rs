@@ -6,7 +6,6 @@ use http::StatusCode;
 use podium_store::RangeOptions;
 use serde_json::{Value, json};
 
-use podium_api::codec::FieldValidation;
 use podium_api::kinds::Part;
 use podium_api::selector::LabelSelector;
 use podium_api::status::ApiError;
@@ -70,7 +69,7 @@ impl Call {
     /// Says in the pod's status why it goes, so that its owners can tell.
     async fn mark_disrupted(&self, delete: &DeleteOptions) -> Result<(), ApiError> {
         let now = clock::now();
-        let write = internal_write();
+        let write = crate::system::internal();
         let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
         self.change(&change, |old| {
             let mut new = old.clone();
@@ -117,7 +116,7 @@ impl Call {
         let name = budget["metadata"]["name"].as_str().unwrap_or_default();
         let mut call = Call::internal(&self.core, Arc::clone(&kind), &self.info.namespace, name);
         call.info.subresource = "status".to_owned();
-        let write = WriteOptions { dry_run, ..internal_write() };
+        let write = WriteOptions { dry_run, ..crate::system::internal() };
         let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
         let now = clock::now();
         call.change(&change, |budget| match judge(pod, budget, &now) {
@@ -128,10 +127,6 @@ impl Call {
         .await?;
         Ok(())
     }
-}
-
-fn internal_write() -> WriteOptions {
-    WriteOptions { dry_run: false, validation: FieldValidation::Ignore, force: false, object: Value::Null }
 }
 
 /// A pod that is over, has not started, or is going already disrupts nothing.

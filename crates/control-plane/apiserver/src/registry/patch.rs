@@ -93,7 +93,7 @@ impl Call {
     }
 
     /// The name and namespace of a changed object must be those of the URL.
-    fn check_name(&self, object: &Value) -> Result<(), ApiError> {
+    pub(super) fn check_name(&self, object: &Value) -> Result<(), ApiError> {
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
         if text("name") != self.info.name {
             return Err(ApiError::bad_request(format!(

@@ -90,25 +90,12 @@ impl Call {
         if !object["metadata"].is_object() {
             object["metadata"] = json!({});
         }
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        if name.is_empty() {
+        if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
             return Err(ApiError::bad_request(
                 "the name of the object ( based on URL) was undeterminable: name must be provided",
             ));
         }
-        if name != self.info.name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                self.info.name
-            )));
-        }
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-        if self.served.namespaced && !namespace.is_empty() && namespace != self.info.namespace {
-            return Err(ApiError::bad_request(format!(
-                "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
-                self.info.namespace
-            )));
-        }
+        self.check_name(object)?;
         self.check_namespace(&mut object["metadata"])
     }
 

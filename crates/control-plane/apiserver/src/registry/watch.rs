@@ -111,11 +111,12 @@ impl Call {
         let life = options
             .timeout_seconds
             .map_or_else(|| MIN_LIFE.mul_f64(1.0 + fastrand::f64()), Duration::from_secs);
+        let initial = Initial::of(&self.core, initial, &frames.series);
         let state = WatchState {
             frames,
             watcher,
             pending,
-            initial: Initial::of(&self.core, initial),
+            initial,
             mark,
             bookmarks: options.bookmarks,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
@@ -184,15 +185,15 @@ impl WatchState {
     /// The next piece of the body; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if self.initial.is_cut() {
-                let status =
-                    ApiError::expired("the initial events of this watch were not read in time").to_status();
-                self.frames.error(&mut self.pending, &status);
-                self.done = true;
-                self.mark = None;
-            }
             while self.pending.len() < PIECE {
                 let Some(record) = self.initial.next() else {
+                    // Only here: the records may be taken away at any moment before, and then this is not their end.
+                    if self.initial.is_cut() {
+                        let why = "the initial events of this watch were not read in time";
+                        self.frames.error(&mut self.pending, &ApiError::expired(why).to_status());
+                        self.done = true;
+                        self.mark = None;
+                    }
                     drop(self.seats.take());
                     if let Some(revision) = self.mark.take() {
                         self.frames.bookmark(&mut self.pending, revision, true);
@@ -220,6 +221,7 @@ impl WatchState {
                     }
                     Err(WatchError::Closed) => self.done = true,
                     Err(error) => {
+                        self.frames.series.terminated();
                         let status = ApiError::expired(format!("too old resource version: {error}")).to_status();
                         self.frames.error(&mut self.pending, &status);
                         self.done = true;
@@ -258,7 +260,7 @@ struct Unsent {
 }
 
 impl Initial {
-    fn of(core: &Arc<Core>, records: Vec<Arc<Record>>) -> Initial {
+    fn of(core: &Arc<Core>, records: Vec<Arc<Record>>, series: &Arc<WatchSeries>) -> Initial {
         let large = records.len() > WATCHED;
         let shared =
             Arc::new(Unsent { records: Mutex::new(records.into_iter()), cut: AtomicBool::new(false) });
@@ -266,7 +268,8 @@ impl Initial {
             return Initial { shared, _ended: None };
         }
         let (sender, ended) = tokio::sync::oneshot::channel();
-        let watchman = cut_if_unread(Arc::clone(&shared), ended, core.config.limits.request);
+        let watchman =
+            cut_if_unread(Arc::clone(&shared), ended, core.config.limits.request, Arc::clone(series));
         let shutdown = core.shutdown.clone();
         core.tracker.spawn(async move {
             tokio::select! { () = watchman => {}, () = shutdown.cancelled() => {} }
@@ -284,7 +287,12 @@ impl Initial {
     }
 }
 
-async fn cut_if_unread(shared: Arc<Unsent>, mut ended: tokio::sync::oneshot::Receiver<()>, limit: Duration) {
+async fn cut_if_unread(
+    shared: Arc<Unsent>,
+    mut ended: tokio::sync::oneshot::Receiver<()>,
+    limit: Duration,
+    series: Arc<WatchSeries>,
+) {
     let mut seen = shared.records.lock().len();
     while seen > 0 {
         tokio::select! {
@@ -298,6 +306,7 @@ async fn cut_if_unread(shared: Arc<Unsent>, mut ended: tokio::sync::oneshot::Rec
             let unsent = std::mem::take(&mut *records);
             drop(records);
             drop(unsent);
+            series.terminated();
             return;
         }
         seen = left;

@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod crud;
+mod frames;
 mod kubectl;
 mod kubelets;
 mod lists;

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tower::ServiceExt;
 
+use crate::frames::Frames;
 use crate::support::{Server, call};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -93,7 +94,8 @@ async fn until_metric(server: &Server, wanted: impl Fn(&str) -> bool) {
             if last.lines().any(&wanted) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // A metric tells nobody that it changed; the next look comes when others have run.
+            tokio::task::yield_now().await;
         }
     });
     found.await.unwrap_or_else(|_| panic!("not seen in the metrics:\n{last}"));
@@ -205,8 +207,8 @@ async fn a_watch_whose_beginning_nobody_reads_is_cut() {
     let mut body = reply.into_body().into_data_stream();
     body.next().await.unwrap().unwrap();
     let mut text = Vec::new();
-    // Its watchman looks twice before it cuts; there is nothing to be told by.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let cut = "apiserver_terminated_watchers_total{group=\"\",resource=\"configmaps\"} 1";
+    until_metric(&server, |line| line == cut).await;
     while let Some(piece) = body.next().await {
         text.extend_from_slice(&piece.unwrap());
     }
@@ -307,18 +309,11 @@ async fn narrow(server: &Server) {
 }
 
 async fn until_condition(server: &Server, schema: &str, reason: &str) {
-    let uri = format!("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{schema}");
-    let mut last = Value::Null;
-    let found = tokio::time::timeout(LIMIT, async {
-        loop {
-            last = call(server, "GET", &uri, Value::Null).await.json();
-            if last["status"]["conditions"][0]["reason"] == reason {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    found.await.unwrap_or_else(|_| panic!("no condition {reason}: {last}"));
+    let uri = format!(
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas?watch=1&fieldSelector=metadata.name%3D{schema}"
+    );
+    let mut watch = Frames::open(server, &uri, "application/json").await;
+    watch.until(reason, |object| object["status"]["conditions"][0]["reason"] == reason).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -367,17 +362,11 @@ async fn mandatory_flow_control_objects_are_put_back() {
     let uri = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/catch-all";
     let patch = json!({"spec": {"limited": {"nominalConcurrencyShares": 500}}});
     assert_eq!(call(&server, "PATCH", uri, patch).await.status, 200);
-    let mut last = Value::Null;
-    let restored = tokio::time::timeout(LIMIT, async {
-        loop {
-            last = call(&server, "GET", uri, Value::Null).await.json();
-            if last["spec"]["limited"]["nominalConcurrencyShares"] == 5 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    restored.await.unwrap_or_else(|_| panic!("not put back: {last}"));
-    assert_eq!(last["metadata"]["generation"], 3);
+    let levels = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
+    let uri = format!("{levels}?watch=1&fieldSelector=metadata.name%3Dcatch-all");
+    let mut watch = Frames::open(&server, &uri, "application/json").await;
+    let shares = |object: &Value| object["spec"]["limited"]["nominalConcurrencyShares"] == 5;
+    let restored = watch.until("put back", shares).await;
+    assert_eq!(restored["metadata"]["generation"], 3);
     server.stop().await;
 }

@@ -1,7 +1,6 @@
 //! Schedules, decisions, and the controller against a server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -196,9 +195,9 @@ async fn the_clock_makes_jobs() {
     });
     let running = Running::start(&api, &["cronjob-controller"]);
     let jobs = |api: &FakeApi| api.list::<Job>("batch/jobs");
-    tokio::time::sleep(Duration::from_secs(301)).await;
+    crate::testing::pass(301).await;
     api.until("the first", |_| {}, |api| jobs(api).len() == 1).await;
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    crate::testing::pass(300).await;
     assert_eq!(jobs(&api).len(), 1, "it still runs");
     let name = jobs(&api)[0].metadata.name.clone().unwrap();
     api.edit("batch/jobs", "ns", &name, |job| {

@@ -187,13 +187,13 @@ async fn a_node_that_stops_renewing_is_lost_and_found_again() {
         keep_other(&api, seconds);
     };
     for second in 1..10 {
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        crate::testing::pass(10).await;
         renew_both(second);
     }
     let of = |api: &FakeApi, name: &str| api.get::<Node>("/nodes", "", name).unwrap();
     assert!(crate::nodes::is_ready(&of(&api, "n1")), "renewed in time for 90 seconds");
     for second in 10..17 {
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        crate::testing::pass(10).await;
         keep_other(&api, second);
     }
     let lost = |api: &FakeApi| {

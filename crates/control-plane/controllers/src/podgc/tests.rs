@@ -1,7 +1,6 @@
 //! Which pods are removed, and when.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -64,13 +63,13 @@ async fn pods_of_a_vanished_node_go_after_the_quarantine() {
         api.edit("/pods", "ns", name, |pod| pod["spec"]["nodeName"] = node.into());
     }
     let running = Running::start(&api, &["pod-garbage-collector-controller"]);
-    tokio::time::sleep(Duration::from_secs(35)).await;
+    crate::testing::pass(35).await;
     assert_eq!(api.list::<Pod>("/pods").len(), 2, "n2 may still come");
     let going = |api: &FakeApi| {
         api.get::<Pod>("/pods", "ns", "goes")
             .is_none_or(|pod| crate::pods::is_terminating(&pod) && crate::pods::phase(&pod) == "Failed")
     };
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    crate::testing::pass(10).await;
     api.until("it is removed", |_| {}, going).await;
     assert!(!crate::pods::is_terminating(&api.get::<Pod>("/pods", "ns", "stays").unwrap()));
     running.stop().await;

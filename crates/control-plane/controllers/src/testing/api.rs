@@ -304,7 +304,7 @@ impl FakeApi {
         // Paused time moves on only when nothing can run.
         loop {
             let before = self.state.lock().version;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            super::pass(3).await;
             if self.state.lock().version == before {
                 return;
             }

@@ -1,7 +1,4 @@
 //! When Jobs go.
-
-use std::time::Duration;
-
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 
 use super::decide::expires_at;
@@ -40,12 +37,12 @@ async fn a_job_is_deleted_in_time() {
     let api = FakeApi::default();
     api.create("batch/jobs", &job(Some(60), Some(1_000_000)));
     let running = Running::start(&api, &["ttl-after-finished-controller"]);
-    tokio::time::sleep(Duration::from_secs(55)).await;
+    crate::testing::pass(55).await;
     let going = |api: &FakeApi| {
         api.get::<Job>("batch/jobs", "ns", "work").is_none_or(|job| job.metadata.deletion_timestamp.is_some())
     };
     assert!(!going(&api));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    crate::testing::pass(6).await;
     api.until("it goes", |_| {}, going).await;
     running.stop().await;
 }

@@ -26,13 +26,11 @@ async fn a_stopped_daemon_finds_everything_again() {
     let before = fixture.status(&running).await;
     fixture.down().await;
     // Ends while nobody looks.
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while !fixture.path("root/containers").join(&ending).join("exit.json").exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let record = fixture.path("root/containers").join(&ending).join("exit.json");
+    eventually("the shim records the end", || async {
+        if record.exists() { Ok(()) } else { Err(format!("no {}", record.display())) }
     })
-    .await
-    .expect("the shim records the end");
+    .await;
     fixture.up().await;
     let after = fixture.status(&running).await;
     assert_eq!((after.state(), after.started_at), (before.state(), before.started_at));
