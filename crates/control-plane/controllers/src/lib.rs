@@ -42,6 +42,7 @@ mod nodes;
 mod owner;
 mod podgc;
 mod pods;
+mod protection;
 mod pvcprotection;
 mod pvprotection;
 mod replicaset;

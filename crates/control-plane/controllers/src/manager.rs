@@ -123,7 +123,7 @@ impl Default for Settings {
 pub(crate) struct Entry {
     /// As in upstream's `--controllers`.
     pub(crate) name: &'static str,
-    /// Its service account in `kube-system`.
+    /// Its service account in `kube-system`, or [`OWN_IDENTITY`].
     pub(crate) account: &'static str,
     /// The source of its Events.
     pub(crate) component: &'static str,
@@ -331,7 +331,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "serviceaccount-token-controller",
-        account: "kube-controller-manager",
+        account: OWN_IDENTITY,
         component: "serviceaccount-token-controller",
         workers: 5,
         start: |context| serviceaccounttoken::run(context).boxed(),
@@ -395,9 +395,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)
 }
 
+/// The account of a controller that acts as the process itself, whose user has a role of its own and is no service account.
+pub(crate) const OWN_IDENTITY: &str = "kube-controller-manager";
+
 /// The service accounts in `kube-system` that controllers act under, each once.
 pub fn accounts() -> Vec<&'static str> {
-    ENTRIES.iter().map(|entry| entry.account).collect::<BTreeSet<_>>().into_iter().collect()
+    let accounts: BTreeSet<_> =
+        ENTRIES.iter().map(|entry| entry.account).filter(|account| *account != OWN_IDENTITY).collect();
+    accounts.into_iter().collect()
 }
 
 /// Runs the chosen controllers until shutdown, and waits for their last reconciles and events.
@@ -469,7 +474,7 @@ fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OFF_BY_DEFAULT, choose, names};
+    use super::{OFF_BY_DEFAULT, OWN_IDENTITY, accounts, choose, names};
 
     fn chosen(list: &[&str]) -> Vec<&'static str> {
         let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
@@ -488,6 +493,13 @@ mod tests {
         }
         assert!(choose(&["nonsense".to_owned()]).is_err());
         assert!(chosen(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_process_itself_has_no_service_account() {
+        // Where controllers have accounts of their own, an account of that name would have no role.
+        assert!(!accounts().contains(&OWN_IDENTITY));
+        assert!(accounts().contains(&"deployment-controller"));
     }
 
     #[test]

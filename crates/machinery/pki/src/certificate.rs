@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -104,6 +106,21 @@ impl Facts {
         let whole = self.not_after.as_second() - self.not_before.as_second();
         now < self.not_before || now.as_second() >= self.not_after.as_second() - whole / 5
     }
+}
+
+/// A PEM block with lines of 64 characters (RFC 7468).
+pub(crate) fn to_pem(label: &str, contents: &[u8]) -> String {
+    let text = STANDARD.encode(contents);
+    let mut all = format!("-----BEGIN {label}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        all.push_str(line);
+        all.push('\n');
+        rest = more;
+    }
+    all.push_str(&format!("-----END {label}-----\n"));
+    all
 }
 
 /// Every certificate of a PEM text.

@@ -14,7 +14,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::authority::{Authority, serial_number};
-use crate::certificate::AltName;
+use crate::certificate::{AltName, to_pem};
 use crate::{Error, Secret};
 
 mod der;
@@ -152,68 +152,41 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// What a certificate may be used for, by the names that `certificates.k8s.io/v1` has for it. Source: RFC 5280, 4.2.1.3 and
-/// 4.2.1.12.
-pub const USAGES: [&str; 23] = [
-    "signing",
-    "digital signature",
-    "content commitment",
-    "key encipherment",
-    "key agreement",
-    "data encipherment",
-    "cert sign",
-    "crl sign",
-    "encipher only",
-    "decipher only",
-    "any",
-    "server auth",
-    "client auth",
-    "code signing",
-    "email protection",
-    "s/mime",
-    "ipsec end system",
-    "ipsec tunnel",
-    "ipsec user",
-    "timestamping",
-    "ocsp signing",
-    "microsoft sgc",
-    "netscape sgc",
+/// Where a usage stands in a certificate.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// A bit of the key usage, counted from the first. Source: RFC 5280, 4.2.1.3.
+    Bit(u8),
+    /// An object identifier among the extended usages. Source: RFC 5280, 4.2.1.12.
+    Extended(&'static [u64]),
+}
+
+/// What a certificate may be used for, by the names that `certificates.k8s.io/v1` has for it.
+const USAGES: [(&str, Place); 23] = [
+    ("signing", Place::Bit(0)),
+    ("digital signature", Place::Bit(0)),
+    ("content commitment", Place::Bit(1)),
+    ("key encipherment", Place::Bit(2)),
+    ("data encipherment", Place::Bit(3)),
+    ("key agreement", Place::Bit(4)),
+    ("cert sign", Place::Bit(5)),
+    ("crl sign", Place::Bit(6)),
+    ("encipher only", Place::Bit(7)),
+    ("decipher only", Place::Bit(8)),
+    ("any", Place::Extended(&[2, 5, 29, 37, 0])),
+    ("server auth", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 1])),
+    ("client auth", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 2])),
+    ("code signing", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 3])),
+    ("email protection", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 4])),
+    ("s/mime", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 4])),
+    ("ipsec end system", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 5])),
+    ("ipsec tunnel", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 6])),
+    ("ipsec user", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 7])),
+    ("timestamping", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 8])),
+    ("ocsp signing", Place::Extended(&[1, 3, 6, 1, 5, 5, 7, 3, 9])),
+    ("microsoft sgc", Place::Extended(&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3])),
+    ("netscape sgc", Place::Extended(&[2, 16, 840, 1, 113_730, 4, 1])),
 ];
-
-/// The bit of a key usage in its bit string, counted from the first.
-fn key_usage_bit(usage: &str) -> Option<u8> {
-    Some(match usage {
-        "signing" | "digital signature" => 0,
-        "content commitment" => 1,
-        "key encipherment" => 2,
-        "data encipherment" => 3,
-        "key agreement" => 4,
-        "cert sign" => 5,
-        "crl sign" => 6,
-        "encipher only" => 7,
-        "decipher only" => 8,
-        _ => return None,
-    })
-}
-
-/// The object identifier of an extended usage.
-fn extended_usage(usage: &str) -> Option<&'static [u64]> {
-    Some(match usage {
-        "any" => &[2, 5, 29, 37, 0],
-        "server auth" => &[1, 3, 6, 1, 5, 5, 7, 3, 1],
-        "client auth" => &[1, 3, 6, 1, 5, 5, 7, 3, 2],
-        "code signing" => &[1, 3, 6, 1, 5, 5, 7, 3, 3],
-        "email protection" | "s/mime" => &[1, 3, 6, 1, 5, 5, 7, 3, 4],
-        "ipsec end system" => &[1, 3, 6, 1, 5, 5, 7, 3, 5],
-        "ipsec tunnel" => &[1, 3, 6, 1, 5, 5, 7, 3, 6],
-        "ipsec user" => &[1, 3, 6, 1, 5, 5, 7, 3, 7],
-        "timestamping" => &[1, 3, 6, 1, 5, 5, 7, 3, 8],
-        "ocsp signing" => &[1, 3, 6, 1, 5, 5, 7, 3, 9],
-        "microsoft sgc" => &[1, 3, 6, 1, 4, 1, 311, 10, 3, 3],
-        "netscape sgc" => &[2, 16, 840, 1, 113_730, 4, 1],
-        _ => return None,
-    })
-}
 
 impl Authority {
     /// Signs a request: subject and names as asked for, and the given usages. The certificate ends with the authority's own
@@ -248,7 +221,7 @@ impl Authority {
         let signature =
             key.sign(&body).map_err(|source| Error::Issue { name: request.common_name.clone(), source })?;
         let whole = der::sequence(&[&body, &algorithm, &der::bit_string(0, &signature)]);
-        Ok(der::pem("CERTIFICATE", &whole))
+        Ok(to_pem("CERTIFICATE", &whole))
     }
 }
 
@@ -260,15 +233,15 @@ fn extensions(
     let mut bits = 0_u16;
     let mut extended = Vec::new();
     for usage in usages {
-        if let Some(bit) = key_usage_bit(usage) {
-            bits |= 0x8000 >> bit;
-        } else if let Some(oid) = extended_usage(usage) {
-            extended.push(der::oid(oid));
-        } else {
-            return Err(Error::Malformed {
-                what: "usages".to_owned(),
-                detail: format!("unrecognized usage {usage:?}"),
-            });
+        match USAGES.iter().find(|(name, _)| name == usage) {
+            Some((_, Place::Bit(bit))) => bits |= 0x8000_u16 >> *bit,
+            Some((_, Place::Extended(id))) => extended.push(der::oid(id)),
+            None => {
+                return Err(Error::Malformed {
+                    what: "usages".to_owned(),
+                    detail: format!("unrecognized usage {usage:?}"),
+                });
+            }
         }
     }
     let mut all = Vec::new();

@@ -19,6 +19,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 
+use crate::certificate::to_pem;
 use crate::{Error, Secret};
 
 /// Longest token looked at. Ours have about 1 KB.
@@ -121,14 +122,7 @@ impl Keys {
     pub fn public_pem(&self) -> String {
         let mut der = P256_SPKI_PREFIX.to_vec();
         der.extend_from_slice(&self.public[0].point);
-        let text = base64::engine::general_purpose::STANDARD.encode(der);
-        let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
-        for line in text.as_bytes().chunks(64) {
-            pem.extend(line.iter().map(|&b| char::from(b)));
-            pem.push('\n');
-        }
-        pem.push_str("-----END PUBLIC KEY-----\n");
-        pem
+        to_pem("PUBLIC KEY", &der)
     }
 
     /// `/openid/v1/jwks`.

@@ -83,8 +83,11 @@ impl World {
     }
 
     fn with_token(&self, claims: &Value) -> Result<User, ApiError> {
-        let token = self.keys.sign(claims).unwrap();
-        let headers = headers(&[("authorization", &format!("Bearer {}", token.expose()))]);
+        self.with_signed(self.keys.sign(claims).unwrap().expose())
+    }
+
+    fn with_signed(&self, token: &str) -> Result<User, ApiError> {
+        let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
         self.authenticator.authenticate_at(None, &headers, now())
     }
 }
@@ -195,6 +198,96 @@ fn tokens_that_are_not_good_are_401() {
     for token in ["unknown", "a.b.c"] {
         let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
         assert_eq!(world.authenticator.authenticate_at(None, &headers, now()).unwrap_err().code, 401);
+    }
+}
+
+/// A token as the token controller puts it into a Secret.
+fn legacy_claims() -> Value {
+    json!({
+        "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:ns:bot",
+        "kubernetes.io/serviceaccount/namespace": "ns",
+        "kubernetes.io/serviceaccount/secret.name": "bot-token",
+        "kubernetes.io/serviceaccount/service-account.name": "bot",
+        "kubernetes.io/serviceaccount/service-account.uid": "u1",
+    })
+}
+
+/// The Secret that holds a token.
+fn holder(token: &str) -> Value {
+    use base64::Engine as _;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(token);
+    json!({"metadata": {"namespace": "ns", "name": "bot-token", "uid": "u4"},
+           "type": "kubernetes.io/service-account-token", "data": {"token": encoded}})
+}
+
+#[test]
+fn tokens_in_secrets_live_as_long_as_their_secret() {
+    let world = world();
+    let token = world.keys.sign(&legacy_claims()).unwrap();
+    let ask = || world.with_signed(token.expose());
+    assert_eq!(ask().unwrap_err().code, 401, "there is no Secret");
+    world.memory.put("", "secrets", holder(token.expose()));
+    let user = ask().unwrap();
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:ns:bot", "u1"));
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", AUTHENTICATED]);
+    assert!(user.extra.is_empty());
+    let later = "2046-03-01T12:00:00Z".parse().unwrap();
+    let accepted = world.authenticator.tokens().authenticate(token.expose(), None, later).unwrap();
+    assert_eq!(accepted.audiences, ["https://issuer"], "in twenty years too, for this server");
+    let elsewhere = vec!["vault".to_owned()];
+    let refused =
+        world.authenticator.tokens().authenticate(token.expose(), Some(elsewhere.as_slice()), now());
+    assert!(refused.is_err(), "it is for nobody else");
+
+    let with = |field: &str, value: Value| {
+        let mut secret = holder(token.expose());
+        secret["metadata"][field] = value;
+        secret
+    };
+    let mut empty = holder(token.expose());
+    empty["data"] = Value::Null;
+    for (what, secret) in [
+        ("it holds another token", holder("a.b.c")),
+        ("it holds none", empty),
+        ("it is being deleted", with("deletionTimestamp", json!(NOW))),
+        ("it is retired", with("labels", json!({"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}))),
+    ] {
+        world.memory.put("", "secrets", secret);
+        assert_eq!(ask().unwrap_err().code, 401, "{what}");
+    }
+    world.memory.put("", "secrets", holder(token.expose()));
+    assert!(ask().is_ok());
+    for (what, metadata) in [
+        ("another life", json!({"namespace": "ns", "name": "bot", "uid": "new"})),
+        ("deleted", json!({"namespace": "ns", "name": "bot", "uid": "u1", "deletionTimestamp": NOW})),
+    ] {
+        world.memory.put("", "serviceaccounts", json!({"metadata": metadata}));
+        assert_eq!(ask().unwrap_err().code, 401, "{what}");
+    }
+    world.memory.delete("", "serviceaccounts", "ns", "bot");
+    assert_eq!(ask().unwrap_err().code, 401, "no account");
+}
+
+#[test]
+fn tokens_in_secrets_say_whose_they_are() {
+    let world = world();
+    for (claim, value) in [
+        ("sub", json!("system:serviceaccount:ns:root")),
+        ("aud", json!(["vault"])),
+        ("kubernetes.io/serviceaccount/namespace", json!("other")),
+        ("kubernetes.io/serviceaccount/namespace", Value::Null),
+        ("kubernetes.io/serviceaccount/secret.name", json!("other")),
+        ("kubernetes.io/serviceaccount/secret.name", json!("")),
+        ("kubernetes.io/serviceaccount/service-account.name", json!("root")),
+        ("kubernetes.io/serviceaccount/service-account.uid", json!("u2")),
+        ("kubernetes.io/serviceaccount/service-account.uid", Value::Null),
+    ] {
+        let mut claims = legacy_claims();
+        claims[claim] = value;
+        let token = world.keys.sign(&claims).unwrap();
+        // Even where the Secret holds just this token.
+        world.memory.put("", "secrets", holder(token.expose()));
+        assert_eq!(world.with_signed(token.expose()).unwrap_err().code, 401, "{claim}");
     }
 }
 

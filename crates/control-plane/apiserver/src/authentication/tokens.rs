@@ -1,13 +1,14 @@
 //! Bearer tokens of service accounts: signature, issuer, audience, time, and that everything a token is bound to still
-//! lives, by uid, at the moment of each request.
+//! lives, by uid, at the moment of each request. And the older kind, which has no end and lives in a Secret.
 
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderMap;
 use jiff::Timestamp;
 use podium_pki::token::{Keys, TokenError};
+use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use super::User;
@@ -17,6 +18,10 @@ use crate::objects::{Objects, text};
 
 /// Clocks may differ by this much, and an object in deletion keeps its tokens for as long (go-jose's default leeway).
 const LEEWAY_SECONDS: i64 = 60;
+/// Who issues the tokens that live in Secrets. Source: `pkg/serviceaccount/legacy.go`.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// The label by which a Secret's token is retired.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// The WebSocket subprotocol that carries a token, for browsers that cannot set headers.
 const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -101,10 +106,14 @@ impl Tokens {
         let keys = self.keys.as_ref().ok_or(Refusal::NotOurs)?;
         let claims = keys.verify(token)?;
         let issuer = text(&claims, "/iss");
-        if !self.issuers.iter().any(|known| known == issuer) {
+        let legacy = issuer == LEGACY_ISSUER;
+        if !legacy && !self.issuers.iter().any(|known| known == issuer) {
             return Err(Refusal::Claims(format!("token issuer {} is invalid", go_quote(issuer))));
         }
-        let meant_for = audiences_of(&claims);
+        let mut meant_for = audiences_of(&claims);
+        if legacy && meant_for.is_empty() {
+            meant_for.clone_from(&self.audiences);
+        }
         let wanted = audiences.unwrap_or(&self.audiences);
         let common: Vec<String> = meant_for.iter().filter(|a| wanted.contains(a)).cloned().collect();
         if common.is_empty() {
@@ -114,9 +123,56 @@ impl Tokens {
                 quoted_list(wanted)
             )));
         }
-        check_times(&claims, now).map_err(|why| Refusal::Claims(why.to_owned()))?;
-        let user = self.live_user(&claims, now).map_err(Refusal::Claims)?;
-        Ok(Accepted { user, audiences: common })
+        let user = if legacy {
+            self.legacy_user(token, &claims)
+        } else {
+            check_times(&claims, now).map_err(str::to_owned).and_then(|()| self.live_user(&claims, now))
+        };
+        Ok(Accepted { user: user.map_err(Refusal::Claims)?, audiences: common })
+    }
+
+    /// The user of a token without end: it is good for as long as its Secret is there and holds it, and the account is the one it
+    /// was made for. Source: `legacyValidator.Validate`. Uses are not noted, so nothing can retire a token for not being used: the
+    /// controller that would waits for a ConfigMap that only a server that notes them writes.
+    fn legacy_user(&self, token: &str, claims: &Value) -> Result<User, String> {
+        let claim = |name: &str, what: &str| {
+            let value = claims[format!("kubernetes.io/serviceaccount/{name}")].as_str().unwrap_or_default();
+            if value.is_empty() { Err(format!("{what} claim is missing")) } else { Ok(value) }
+        };
+        let namespace = claim("namespace", "namespace")?;
+        let secret_name = claim("secret.name", "secretName")?;
+        let name = claim("service-account.name", "serviceAccountName")?;
+        let uid = claim("service-account.uid", "serviceAccountUID")?;
+        if text(claims, "/sub") != format!("system:serviceaccount:{namespace}:{name}") {
+            return Err("sub claim is invalid".to_owned());
+        }
+        let is_going = |object: &Value| !text(object, "/metadata/deletionTimestamp").is_empty();
+        let secret = self.objects.get("", "secrets", namespace, secret_name);
+        let secret = secret.filter(|secret| !is_going(secret)).ok_or("Token has been invalidated")?;
+        let held = STANDARD.decode(text(&secret, "/data/token")).unwrap_or_default();
+        // Digests are compared, so that the time it takes says nothing of what is held.
+        if digest(&SHA256, &held).as_ref() != digest(&SHA256, token.as_bytes()).as_ref() {
+            return Err("Token does not match server's copy".to_owned());
+        }
+        let account = self
+            .objects
+            .get("", "serviceaccounts", namespace, name)
+            .ok_or_else(|| format!("serviceaccounts {} not found", go_quote(name)))?;
+        if is_going(&account) {
+            return Err(format!("ServiceAccount {namespace}/{name} has been deleted"));
+        }
+        let account_uid = text(&account, "/metadata/uid");
+        if account_uid != uid {
+            return Err(format!("ServiceAccount UID ({account_uid}) does not match claim ({uid})"));
+        }
+        if secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+            return Err(format!(
+                "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked \
+                 invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
+                 '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+            ));
+        }
+        Ok(User::service_account(namespace, name, uid))
     }
 
     /// The user, if the account and everything the token is bound to are still the same objects.

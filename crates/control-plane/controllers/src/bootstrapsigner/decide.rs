@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use ring::hmac;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::bootstraptokens::{entry, expires, id_of_name, is_token};
 
@@ -46,18 +46,6 @@ fn signing_token(secret: &Secret, now: Timestamp) -> Option<(&str, &str)> {
 pub(crate) fn sign(content: &str, id: &str, secret: &str) -> String {
     let header = BASE64_URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "kid": id}).to_string());
     let signed = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(content));
-    let signature = hmac(secret.as_bytes(), signed.as_bytes());
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), signed.as_bytes());
     format!("{header}..{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
-}
-
-/// RFC 2104 over SHA-256.
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut block = [0_u8; 64];
-    if key.len() > block.len() {
-        block[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        block[..key.len()].copy_from_slice(key);
-    }
-    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
 }

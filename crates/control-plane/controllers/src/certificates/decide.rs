@@ -13,6 +13,8 @@ pub(crate) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 pub(crate) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub(crate) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 pub(crate) const LEGACY: &str = "kubernetes.io/legacy-unknown";
+/// Those whose requests are signed here.
+const SIGNERS: [&str; 4] = [CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY];
 
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
@@ -28,6 +30,26 @@ pub(crate) fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
 /// Whether the certificate is there.
 pub(crate) fn is_issued(request: &CertificateSigningRequest) -> bool {
     request.status.as_ref().and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty())
+}
+
+/// Whether the request waits to be approved or denied, and is of the kind that is approved here. Others have signers of their own,
+/// who may read what we cannot.
+pub(crate) fn is_for_approval(request: &CertificateSigningRequest) -> bool {
+    let decided = has(request, "Approved") || has(request, "Denied") || is_issued(request);
+    !decided && request.spec.signer_name == KUBELET_CLIENT
+}
+
+/// Whether the request is approved, waits for its certificate, and names a signer that signs here.
+pub(crate) fn is_for_signing(request: &CertificateSigningRequest) -> bool {
+    let ended = has(request, "Denied") || has(request, "Failed") || is_issued(request);
+    has(request, "Approved") && !ended && SIGNERS.contains(&request.spec.signer_name.as_str())
+}
+
+/// What is asked for, or why that cannot be told.
+pub(crate) fn read(request: &CertificateSigningRequest) -> Result<SigningRequest, String> {
+    let name = request.metadata.name.as_deref().unwrap_or_default();
+    SigningRequest::parse(&request.spec.request.0)
+        .map_err(|error| format!("unable to parse csr {name:?}: {error}"))
 }
 
 /// A kind of request that is approved if its requester may create it as that subresource.
@@ -79,35 +101,39 @@ pub(crate) fn condition(
 pub(crate) enum Signing {
     /// Not ours, not approved, or done.
     Nothing,
-    /// It asks for what its signer does not sign.
+    /// It asks for what its signer does not sign, or cannot be read. That is final: what is asked for never changes.
     Fail(String),
-    /// Sign it for this long.
-    Sign(Duration),
+    /// Sign this for this long.
+    Sign(Box<SigningRequest>, Duration),
 }
 
 /// Decides about one request; `longest` is the longest life of a certificate.
-pub(crate) fn sign(
-    request: &CertificateSigningRequest,
-    parsed: &SigningRequest,
-    longest: Duration,
-) -> Signing {
-    let spec = &request.spec;
-    if !has(request, "Approved") || has(request, "Denied") || has(request, "Failed") || is_issued(request) {
+///
+/// Difference from upstream, where a request that cannot be read is tried again and again: it fails, so that whoever waits for it
+/// is told.
+pub(crate) fn sign(request: &CertificateSigningRequest, longest: Duration) -> Signing {
+    if !is_for_signing(request) {
         return Signing::Nothing;
     }
+    let spec = &request.spec;
+    let parsed = match read(request) {
+        Ok(parsed) => parsed,
+        Err(why) => return Signing::Fail(why),
+    };
     let judged = match spec.signer_name.as_str() {
         CLIENT => client(spec),
-        KUBELET_CLIENT => kubelet_client(spec, parsed),
-        KUBELET_SERVING => kubelet_serving(spec, parsed),
-        LEGACY => Ok(()),
-        _ => return Signing::Nothing,
+        KUBELET_CLIENT => kubelet_client(spec, &parsed),
+        KUBELET_SERVING => kubelet_serving(spec, &parsed),
+        // LEGACY is the last of SIGNERS, and takes everything.
+        _ => Ok(()),
     };
     if let Err(why) = judged {
         return Signing::Fail(why.to_owned());
     }
     let asked =
         spec.expiration_seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    Signing::Sign(asked.map_or(longest, |asked| asked.max(SHORTEST)).min(longest))
+    let life = asked.map_or(longest, |asked| asked.max(SHORTEST)).min(longest);
+    Signing::Sign(Box::new(parsed), life)
 }
 
 fn client(spec: &CertificateSigningRequestSpec) -> Result<(), &'static str> {
@@ -175,21 +201,31 @@ fn usages(spec: &CertificateSigningRequestSpec) -> Vec<&str> {
     spec.usages.iter().flatten().map(String::as_str).collect()
 }
 
-/// How long requests are kept: decided and failed ones an hour, undecided ones a day. Source: `cleaner.go`.
+/// How long requests are kept that are over: issued, denied, or failed.
 const OVER: SignedDuration = SignedDuration::from_hours(1);
+/// And those that somebody may still act on: undecided, or approved and not issued yet.
 const PENDING: SignedDuration = SignedDuration::from_hours(24);
 
-/// When the request is to be removed, if nothing happens to it. `expiry` is the end of its certificate.
+/// When the request is to be removed, if nothing happens to it; `None` if never. `expiry` is the end of its certificate.
+///
+/// Source: `pkg/controller/certificates/cleaner/cleaner.go`. Each rule stands for itself and the earliest counts. Age is counted
+/// from creation without conditions, and otherwise from the condition's last update, if it says when that was.
 pub(crate) fn remove_at(request: &CertificateSigningRequest, expiry: Option<Timestamp>) -> Option<Timestamp> {
-    let created = request.metadata.creation_timestamp.as_ref()?.0;
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let decided = conditions
-        .filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"))
-        .filter_map(|condition| Some(condition.last_update_time.as_ref()?.0))
-        .min();
-    let by_age = match decided {
-        Some(decided) => decided + OVER,
-        None => created + PENDING,
-    };
-    Some(expiry.map_or(by_age, |expiry| by_age.min(expiry)))
+    let conditions: Vec<_> =
+        request.status.iter().flat_map(|status| status.conditions.iter().flatten()).collect();
+    if conditions.is_empty() {
+        return Some(request.metadata.creation_timestamp.as_ref()?.0 + PENDING);
+    }
+    let issued = is_issued(request);
+    let by_age = conditions.iter().filter_map(|condition| {
+        let kept = match condition.type_.as_str() {
+            "Denied" | "Failed" => OVER,
+            "Approved" if issued => OVER,
+            "Approved" => PENDING,
+            _ => return None,
+        };
+        Some(condition.last_update_time.as_ref()?.0 + kept)
+    });
+    let expiry = expiry.filter(|_| issued && has(request, "Approved"));
+    by_age.chain(expiry).min()
 }

@@ -9,8 +9,8 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_conflict, is_not_found};
+use podium_pki::Authority;
 use podium_pki::certificate::{Facts, from_pem};
-use podium_pki::{Authority, SigningRequest};
 
 use super::decide::{self, Recognized, Signing};
 use crate::clock;
@@ -59,11 +59,10 @@ pub(crate) async fn run_approving(context: Context) {
 
 async fn approve(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
     let Some(request) = controller.requests.get(&key) else { return Ok(()) };
-    if decide::is_issued(&request) || decide::has(&request, "Approved") || decide::has(&request, "Denied") {
+    if !decide::is_for_approval(&request) {
         return Ok(());
     }
-    // Others have signers of their own, and may read what we cannot.
-    let Ok(parsed) = SigningRequest::parse(&request.spec.request.0) else { return Ok(()) };
+    let parsed = decide::read(&request).map_err(|why| Error::Unusable { object: key.name.clone(), why })?;
     let recognized = decide::recognize(&request.spec, &parsed);
     for kind in &recognized {
         if !may(&controller, &request, *kind).await? {
@@ -130,16 +129,15 @@ pub(crate) async fn run_signing(context: Context) {
 
 async fn issue(controller: Arc<Controller>, authority: Arc<Authority>, key: ObjectKey) -> Result<(), Error> {
     let Some(request) = controller.requests.get(&key) else { return Ok(()) };
-    let Ok(parsed) = SigningRequest::parse(&request.spec.request.0) else { return Ok(()) };
     let now = controller.context.now();
     let mut request = (*request).clone();
-    match decide::sign(&request, &parsed, LONGEST) {
+    match decide::sign(&request, LONGEST) {
         Signing::Nothing => return Ok(()),
         Signing::Fail(why) => {
             let condition = decide::condition("Failed", "SignerValidationFailure", &why, now);
             request.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
         }
-        Signing::Sign(life) => {
+        Signing::Sign(parsed, life) => {
             let usages = request.spec.usages.clone().unwrap_or_default();
             let certificate = authority
                 .sign(&parsed, &usages, life, now)

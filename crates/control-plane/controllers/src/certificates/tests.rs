@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use podium_pki::certificate::AltName;
@@ -16,10 +17,14 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const CLIENT_USAGES: &[&str] = &["digital signature", "key encipherment", "client auth"];
 const SERVER_USAGES: &[&str] = &["digital signature", "server auth"];
 
-fn parsed(common_name: &str, organization: &str, names: &[AltName]) -> SigningRequest {
+/// A request for a certificate in PEM.
+fn pem(common_name: &str, organization: &str, names: &[AltName]) -> String {
     let names: BTreeSet<AltName> = names.iter().cloned().collect();
-    let new = NewRequest::new(common_name, organization, &names).unwrap();
-    SigningRequest::parse(new.request.as_bytes()).unwrap()
+    NewRequest::new(common_name, organization, &names).unwrap().request
+}
+
+fn parsed(common_name: &str, organization: &str, names: &[AltName]) -> SigningRequest {
+    SigningRequest::parse(pem(common_name, organization, names).as_bytes()).unwrap()
 }
 
 fn request(signer: &str, usages: &[&str]) -> CertificateSigningRequest {
@@ -38,6 +43,24 @@ fn with(mut request: CertificateSigningRequest, kind: &str) -> CertificateSignin
     let conditions = request.status.get_or_insert_default().conditions.get_or_insert_default();
     conditions.push(condition(kind, "r", "m", at(100)));
     request
+}
+
+fn asking_for(mut request: CertificateSigningRequest, pem: &str) -> CertificateSigningRequest {
+    request.spec.request = ByteString(pem.as_bytes().to_vec());
+    request
+}
+
+fn issued(mut request: CertificateSigningRequest) -> CertificateSigningRequest {
+    request.status.get_or_insert_default().certificate = Some(ByteString(b"PEM".to_vec()));
+    request
+}
+
+/// The life that the certificate gets.
+fn life(signing: &Signing) -> Option<Duration> {
+    match signing {
+        Signing::Sign(_, life) => Some(*life),
+        Signing::Nothing | Signing::Fail(_) => None,
+    }
 }
 
 #[test]
@@ -67,50 +90,83 @@ fn only_kubelets_client_certificates_are_recognized() {
 
 #[test]
 fn what_is_approved_is_signed_and_what_does_not_fit_fails() {
-    let node = parsed("system:node:a", "system:nodes", &[]);
+    let node = pem("system:node:a", "system:nodes", &[]);
     let address = AltName::Ip("192.0.2.1".parse().unwrap());
-    let server = parsed("system:node:a", "system:nodes", &[address]);
-    let sign_for = |request: CertificateSigningRequest, parsed: &SigningRequest| {
-        sign(&with(request, "Approved"), parsed, YEAR)
+    let server = pem("system:node:a", "system:nodes", &[address]);
+    let sign_for = |request: CertificateSigningRequest, pem: &str| {
+        sign(&with(asking_for(request, pem), "Approved"), YEAR)
     };
-    assert_eq!(sign_for(request(KUBELET_CLIENT, CLIENT_USAGES), &node), Signing::Sign(YEAR));
-    assert_eq!(sign_for(request(KUBELET_SERVING, SERVER_USAGES), &server), Signing::Sign(YEAR));
-    assert_eq!(sign_for(request(LEGACY, &["any"]), &node), Signing::Sign(YEAR));
+    assert_eq!(life(&sign_for(request(KUBELET_CLIENT, CLIENT_USAGES), &node)), Some(YEAR));
+    assert_eq!(life(&sign_for(request(KUBELET_SERVING, SERVER_USAGES), &server)), Some(YEAR));
+    assert_eq!(life(&sign_for(request(LEGACY, &["any"]), &node)), Some(YEAR));
     assert_eq!(sign_for(request("example.com/x", CLIENT_USAGES), &node), Signing::Nothing);
-    assert_eq!(sign(&request(KUBELET_CLIENT, CLIENT_USAGES), &node, YEAR), Signing::Nothing);
-    let failed = with(with(request(KUBELET_CLIENT, CLIENT_USAGES), "Approved"), "Failed");
-    assert_eq!(sign(&failed, &node, YEAR), Signing::Nothing);
-    for (request, parsed, text) in [
+    let undecided = asking_for(request(KUBELET_CLIENT, CLIENT_USAGES), &node);
+    assert_eq!(sign(&undecided, YEAR), Signing::Nothing);
+    assert_eq!(sign(&with(with(undecided, "Approved"), "Failed"), YEAR), Signing::Nothing);
+    for (request, pem, text) in [
         (request(KUBELET_SERVING, SERVER_USAGES), &node, "subjectAltName is required"),
         (request(KUBELET_SERVING, CLIENT_USAGES), &server, "usages"),
         (request(KUBELET_CLIENT, CLIENT_USAGES), &server, "IP subjectAltNames are not allowed"),
         (request(CLIENT, SERVER_USAGES), &node, "client auth"),
         (request(CLIENT, &["client auth", "cert sign"]), &node, "usages"),
+        (request(CLIENT, CLIENT_USAGES), &"nonsense".to_owned(), "unable to parse csr"),
     ] {
-        let Signing::Fail(why) = sign_for(request, parsed) else { panic!("signed: {text}") };
+        let Signing::Fail(why) = sign_for(request, pem) else { panic!("signed: {text}") };
         assert!(why.contains(text), "{why}");
+    }
+    // What others sign may be of any form.
+    assert_eq!(sign_for(request("example.com/x", CLIENT_USAGES), "nonsense"), Signing::Nothing);
+}
+
+#[test]
+fn only_what_waits_for_us_is_looked_at() {
+    let kubelets = request(KUBELET_CLIENT, CLIENT_USAGES);
+    for (what, request, approval, signing) in [
+        ("undecided", kubelets.clone(), true, false),
+        ("approved", with(kubelets.clone(), "Approved"), false, true),
+        ("denied", with(kubelets.clone(), "Denied"), false, false),
+        ("failed", with(with(kubelets.clone(), "Approved"), "Failed"), false, false),
+        ("issued", issued(with(kubelets, "Approved")), false, false),
+        ("for clients", request(CLIENT, CLIENT_USAGES), false, false),
+        ("of another signer", with(request("example.com/x", CLIENT_USAGES), "Approved"), false, false),
+    ] {
+        assert_eq!((is_for_approval(&request), is_for_signing(&request)), (approval, signing), "{what}");
     }
 }
 
 #[test]
 fn the_life_asked_for_has_bounds() {
-    let node = parsed("system:node:a", "system:nodes", &[]);
+    let node = pem("system:node:a", "system:nodes", &[]);
     for (asked, given) in
         [(Some(3600), 3600), (Some(1), 600), (Some(i32::MAX), YEAR.as_secs()), (None, YEAR.as_secs())]
     {
-        let mut request = with(request(KUBELET_CLIENT, CLIENT_USAGES), "Approved");
+        let mut request = with(asking_for(request(KUBELET_CLIENT, CLIENT_USAGES), &node), "Approved");
         request.spec.expiration_seconds = asked;
-        assert_eq!(sign(&request, &node, YEAR), Signing::Sign(Duration::from_secs(given)), "{asked:?}");
+        assert_eq!(life(&sign(&request, YEAR)), Some(Duration::from_secs(given)), "{asked:?}");
     }
 }
 
 #[test]
 fn requests_go_when_they_are_over() {
-    let hour = SignedDuration::from_hours(1);
-    let fresh = request(CLIENT, CLIENT_USAGES);
-    assert_eq!(remove_at(&fresh, None), Some(at(0) + hour * 24));
-    for kind in ["Approved", "Denied", "Failed"] {
-        assert_eq!(remove_at(&with(fresh.clone(), kind), None), Some(at(100) + hour), "{kind}");
+    // Made at 0; conditions are of second 100.
+    let hours = |hours: i64, from: i64| Some(at(from) + SignedDuration::from_hours(hours));
+    let fresh = || request(CLIENT, CLIENT_USAGES);
+    let approved = || with(fresh(), "Approved");
+    let mut timeless = with(fresh(), "Denied");
+    timeless.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_update_time = None;
+    for (what, request, expiry, expected) in [
+        ("undecided", fresh(), None, hours(24, 0)),
+        ("denied", with(fresh(), "Denied"), None, hours(1, 100)),
+        ("failed", with(fresh(), "Failed"), None, hours(1, 100)),
+        ("approved, not issued", approved(), None, hours(24, 100)),
+        ("approved and failed", with(approved(), "Failed"), None, hours(1, 100)),
+        ("issued", issued(approved()), None, hours(1, 100)),
+        ("issued for a year", issued(approved()), hours(24 * 365, 100), hours(1, 100)),
+        ("issued and soon expired", issued(approved()), Some(at(700)), Some(at(700))),
+        ("an end without a certificate", approved(), Some(at(700)), hours(24, 100)),
+        ("denied, nobody knows when", timeless, None, None),
+        ("something else was said of it", with(fresh(), "Odd"), None, None),
+    ] {
+        assert_eq!(remove_at(&request, expiry), expected, "{what}");
     }
-    assert_eq!(remove_at(&with(fresh, "Approved"), Some(at(700))), Some(at(700)));
 }

@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
-use serde_json::json;
 
 use super::decide::{Decision, NewPod, Observed, decide, is_held};
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
@@ -17,6 +16,7 @@ use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
 use crate::context::{Context, Error, LAG_CHECK};
 use crate::expect::Expectations;
+use crate::finalizers;
 use crate::labels::Selector;
 use crate::names;
 use crate::owner::{self, Claim};
@@ -95,17 +95,13 @@ impl Controller {
 
 /// Takes the finalizer off a pod, if it is still the same one.
 async fn release(api: &Api<Pod>, target: &Target) -> Result<Option<Pod>, Error> {
-    let patch = finalizer_patch(&target.uid);
+    let patch = finalizers::remove(&target.uid, FINALIZER);
     let params = kube::api::PatchParams::default();
     match api.patch(&target.key.name, &params, &kube::api::Patch::Strategic(patch)).await {
         Ok(pod) => Ok(Some(pod)),
         Err(error) if is_not_found(&error) || podium_client::is_conflict(&error) => Ok(None),
         Err(error) => Err(Error::call("release pod", target.key.to_string())(error)),
     }
-}
-
-fn finalizer_patch(uid: &str) -> serde_json::Value {
-    json!({"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}})
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
@@ -176,7 +172,7 @@ async fn apply(
 ) -> Result<(), Error> {
     let call = |action| Error::call(action, children.key.to_string());
     for target in &decision.uncounted {
-        children.patch(target, &finalizer_patch(&target.uid)).await?;
+        children.patch(target, &finalizers::remove(&target.uid, FINALIZER)).await?;
     }
     children.delete_all(&decision.uncounted).await.map_err(call("delete pods of"))?;
     children.delete_all(&decision.delete).await.map_err(call("delete pods of"))?;

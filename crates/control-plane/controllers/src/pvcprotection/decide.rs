@@ -4,28 +4,15 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
 use crate::owner;
 use crate::pods;
+use crate::protection;
+pub(crate) use crate::protection::Decision;
 
 /// Holds a claim while pods use it.
 pub(crate) const FINALIZER: &str = "kubernetes.io/pvc-protection";
 
-/// What a claim needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Keep,
-    /// It is not held and not being deleted: old, from before admission did this.
-    Hold,
-    /// It is being deleted, and no pod in the cache uses it: it may go, if none is found in the API either.
-    Release,
-}
-
 /// Decides about one claim. `used` is only asked when it matters.
 pub(crate) fn decide(claim: &PersistentVolumeClaim, used: impl FnOnce() -> bool) -> Decision {
-    let held = claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
-    match (claim.metadata.deletion_timestamp.is_some(), held) {
-        (false, false) => Decision::Hold,
-        (true, true) if !used() => Decision::Release,
-        _ => Decision::Keep,
-    }
+    protection::decide(claim, FINALIZER, used)
 }
 
 /// The claims of a pod, by name. Pods that no kubelet knows yet use none: it would not start them with a claim in deletion.

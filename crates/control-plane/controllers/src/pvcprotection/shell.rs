@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{Api, ListParams, PostParams};
-use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found};
+use kube::api::{Api, ListParams};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 
 use super::decide::{Decision, FINALIZER, claims_of, decide};
 use crate::context::{Context, Error};
 use crate::owner;
+use crate::protection;
 
 /// Index of pods by the keys of their claims.
 const BY_CLAIM: &str = "controllers/claim";
@@ -51,25 +52,13 @@ struct Controller {
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
     let Some(claim) = controller.claims.get(&key) else { return Ok(()) };
     let used = || !controller.pods.keys_by_index(BY_CLAIM, &key.to_string()).is_empty();
-    let mut updated = PersistentVolumeClaim::clone(&claim);
-    let finalizers = updated.metadata.finalizers.get_or_insert_default();
-    match decide(&claim, used) {
-        Decision::Keep => return Ok(()),
-        Decision::Hold => finalizers.push(FINALIZER.to_owned()),
-        Decision::Release => {
-            // A volume pulled from under a pod cannot be given back, so the cache's word is not enough.
-            if controller.is_used_live(&key).await? {
-                return Ok(());
-            }
-            finalizers.retain(|finalizer| finalizer != FINALIZER);
-        }
+    let decision = decide(&claim, used);
+    // A volume pulled from under a pod cannot be given back, so the cache's word is not enough.
+    if decision == Decision::Release && controller.is_used_live(&key).await? {
+        return Ok(());
     }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(controller.context.client.clone(), &key.namespace);
-    match api.replace(&key.name, &PostParams::default(), &updated).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) => Err(Error::call("update claim", key.to_string())(error)),
-    }
+    protection::apply(&api, claim.as_ref(), FINALIZER, decision).await
 }
 
 impl Controller {

@@ -2,12 +2,12 @@
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Api, Patch, PatchParams};
-use podium_client::{Change, ObjectKey, WorkQueue, is_conflict, is_not_found};
+use kube::api::Api;
+use podium_client::{Change, ObjectKey, WorkQueue};
 
 use super::decide::{Decision, FINALIZER, decide};
-use crate::context::{Context, Error};
-use crate::finalizers;
+use crate::context::Context;
+use crate::protection;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -26,16 +26,7 @@ pub(crate) async fn run(context: Context) {
             let (api, volumes) = (api.clone(), volumes.clone());
             async move {
                 let Some(volume) = volumes.get(&key) else { return Ok(()) };
-                let patch = match decide(&volume) {
-                    Decision::Keep => return Ok(()),
-                    Decision::Hold => finalizers::add(volume.as_ref(), FINALIZER),
-                    Decision::Release => finalizers::remove(volume.as_ref(), FINALIZER),
-                };
-                match api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                    Ok(_) => Ok(()),
-                    Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-                    Err(error) => Err(Error::call("update volume", key.name)(error)),
-                }
+                protection::apply(&api, volume.as_ref(), FINALIZER, decide(&volume)).await
             }
         })
         .await;

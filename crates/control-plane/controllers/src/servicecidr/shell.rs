@@ -12,6 +12,7 @@ use super::decide::{FINALIZER, covers, decide, handed_out, overlap};
 use crate::clock;
 use crate::context::{Context, Error};
 use crate::finalizers;
+use crate::owner;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -62,7 +63,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let addresses: Vec<&IPAddress> = addresses.iter().map(AsRef::as_ref).collect();
     let decision = decide(&range, &all, &addresses, now);
     if decision.hold {
-        controller.patch(&key, finalizers::add(range.as_ref(), FINALIZER)).await?;
+        controller.patch(&key, finalizers::add(owner::uid(&range.metadata), FINALIZER)).await?;
     }
     if let Some(condition) = decision.condition {
         let api: Api<ServiceCIDR> = Api::all(controller.context.client.clone());
@@ -81,7 +82,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         }
     }
     if decision.release {
-        controller.patch(&key, finalizers::remove(range.as_ref(), FINALIZER)).await?;
+        controller.patch(&key, finalizers::remove(owner::uid(&range.metadata), FINALIZER)).await?;
     }
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key, clock::until(moment, now));

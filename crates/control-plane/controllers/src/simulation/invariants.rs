@@ -1,7 +1,8 @@
 //! What must hold after every single change.
 //!
 //! Promises are judged by the most generous spec of the last [`STALE_SECONDS`]: a controller cannot act on an edit it has not
-//! been told of. All else is judged by the API's own state at that instant.
+//! been told of. All else is judged by the API's own state at that instant. What two leaders may break together is not judged
+//! while there are two, nor until what they did has been told to everybody.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,8 +25,6 @@ pub(super) const STALE_SECONDS: i64 = 20;
 /// What a seed lets happen, as far as promises depend on it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Strictness {
-    /// One process leads at a time. Two that create pods at once may together create too many for a moment.
-    pub(super) one_leader: bool,
     /// Pods that serve go on serving until a controller deletes them.
     pub(super) steady_pods: bool,
 }
@@ -35,12 +34,24 @@ pub(super) struct Strictness {
 pub(super) struct Judge {
     clock: RuntimeClock,
     strict: Strictness,
+    /// Since when no more than one process leads. Two that create pods at once may together create too many for a moment.
+    alone_since: Option<Timestamp>,
+    /// By uid, what a pod has been worth since when.
+    worths: HashMap<String, (Timestamp, Worth)>,
     /// By uid, what was promised from when on.
     promises: HashMap<String, Vec<(Timestamp, Promise)>>,
     /// By the uid of a Job: the uids of pods that ended, and how.
     pub(super) ended: HashMap<String, BTreeMap<String, bool>>,
     pub(super) broken: Vec<String>,
     pub(super) judged: u64,
+}
+
+/// What a pod is worth to the set that it belongs to: whether it has a node, whether it runs, and whether it serves. The lesser ones
+/// go first. Source: the beginning of the order in `ActivePodsWithRanks.Less`.
+type Worth = (bool, bool, bool);
+
+fn worth(pod: &Pod) -> Worth {
+    (pods::node_name(pod).is_some(), pods::phase(pod) == "Running", pods::is_ready(pod))
 }
 
 /// What a workload says about the number of its pods.
@@ -55,6 +66,8 @@ impl Judge {
         Arc::new(Mutex::new(Self {
             clock,
             strict,
+            alone_since: Some(Timestamp::UNIX_EPOCH),
+            worths: HashMap::new(),
             promises: HashMap::new(),
             ended: HashMap::new(),
             broken: Vec::new(),
@@ -65,6 +78,25 @@ impl Judge {
     pub(super) fn hook(judge: &Arc<Mutex<Self>>) -> Hook {
         let judge = Arc::clone(judge);
         Box::new(move |commit| judge.lock().see(commit))
+    }
+
+    /// Hears how many processes lead from now on.
+    pub(super) fn leaders(&mut self, count: usize) {
+        self.alone_since = match (count, self.alone_since) {
+            (0 | 1, Some(since)) => Some(since),
+            (0 | 1, None) => Some(self.clock.now()),
+            _ => None,
+        };
+    }
+
+    /// Whether one process leads, and knows what became of what others did.
+    fn one_leads(&self) -> bool {
+        self.alone_since.is_some_and(|since| since <= self.horizon())
+    }
+
+    /// What happened before is known to everybody.
+    fn horizon(&self) -> Timestamp {
+        crate::clock::after(self.clock.now(), -STALE_SECONDS)
     }
 
     fn fail(&mut self, commit: &Commit<'_>, what: impl Into<String>) {
@@ -95,7 +127,7 @@ impl Judge {
     /// The most generous promise in force within the last seconds.
     fn promised(&self, uid: &str) -> Option<Promise> {
         let history = self.promises.get(uid)?;
-        let horizon = crate::clock::after(self.clock.now(), -STALE_SECONDS);
+        let horizon = self.horizon();
         let start = history.iter().rposition(|(since, _)| *since <= horizon).unwrap_or(0);
         let recent = history[start..].iter().map(|(_, promise)| *promise);
         recent.reduce(|one, other| Promise {
@@ -176,10 +208,14 @@ impl Judge {
 
     fn pod(&mut self, commit: &Commit<'_>) {
         match (commit.old, commit.new) {
-            (None, Some(new)) => self.created(commit, &parse(new)),
+            (None, Some(new)) => {
+                self.note_worth(new);
+                self.created(commit, &parse(new));
+            }
             (Some(old), new) => {
                 if let Some(new) = new {
                     self.note_end(old, new);
+                    self.note_worth(new);
                 }
                 let begins = !is_going(old) && new.is_none_or(is_going);
                 if begins && commit.writer.is_some() {
@@ -202,10 +238,24 @@ impl Judge {
         }
     }
 
+    fn note_worth(&mut self, pod: &Value) {
+        let (now, worth) = (self.clock.now(), worth(&parse(pod)));
+        let known = self.worths.entry(uid(pod).to_owned()).or_insert((now, worth));
+        if known.1 != worth {
+            *known = (now, worth);
+        }
+    }
+
+    /// What the pod is worth, if everybody knows.
+    fn known_worth(&self, pod: &Pod) -> Option<Worth> {
+        let (since, worth) = self.worths.get(pod.metadata.uid.as_deref()?)?;
+        (*since <= self.horizon()).then_some(*worth)
+    }
+
     fn created(&mut self, commit: &Commit<'_>, pod: &Pod) {
         let Some(owner) = controller_of(&pod.metadata) else { return };
         let siblings = active_pods(commit.objects, &owner.uid);
-        let strict = self.strict.one_leader;
+        let strict = self.one_leads();
         match owner.kind.as_str() {
             "ReplicaSet" | "ReplicationController" | "Job" if strict => {
                 self.at_most(commit, &owner.uid, siblings.len(), &owner.kind);
@@ -269,7 +319,7 @@ impl Judge {
         }
         let set = commit.objects.values().find(|it| self::uid(it) == uid);
         let parallel = set.is_some_and(|set| set["spec"]["podManagementPolicy"] == "Parallel");
-        if parallel || !self.strict.steady_pods || !self.strict.one_leader {
+        if parallel || !self.strict.steady_pods || !self.one_leads() {
             return;
         }
         let ready: BTreeSet<i32> = pods_of(commit.objects, uid)
@@ -288,9 +338,29 @@ impl Judge {
         }
         let Some(owner) = controller_of(&pod.metadata) else { return };
         match owner.kind.as_str() {
-            "ReplicaSet" => self.deleted_by_deployment(commit, pod, &owner.uid),
+            "ReplicaSet" => {
+                self.deleted_by_set(commit, pod, &owner.uid);
+                self.deleted_by_deployment(commit, pod, &owner.uid);
+            }
+            "ReplicationController" => self.deleted_by_set(commit, pod, &owner.uid),
             "StatefulSet" => self.deleted_in_order(commit, pod, &owner.uid),
             _ => {}
+        }
+    }
+
+    /// Of a set that shrinks those pods go that can best be done without. Several may go at once and in any order, so it is wrong
+    /// only when those that are worth less would have been enough.
+    fn deleted_by_set(&mut self, commit: &Commit<'_>, pod: &Pod, set: &str) {
+        let lives = commit.objects.values().any(|it| uid(it) == set && !is_going(it));
+        if !lives || !self.strict.steady_pods || !self.one_leads() || !pods::is_active(pod) {
+            return;
+        }
+        let (Some(promise), Some(own)) = (self.promised(set), self.known_worth(pod)) else { return };
+        let left = active_pods(commit.objects, set);
+        let excess = (left.len() + 1).saturating_sub(usize::try_from(promise.fewest).unwrap());
+        let lesser = left.iter().filter(|it| self.known_worth(it).is_some_and(|worth| worth < own)).count();
+        if lesser >= excess.max(1) {
+            self.fail(commit, format!("deleted although {lesser} were worth less and {excess} had to go"));
         }
     }
 
@@ -299,7 +369,7 @@ impl Judge {
         let Some((deployment, sets)) = family(commit.objects, set) else { return };
         let min_ready = deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         let rolling = Strategy::of(&deployment).rolling;
-        if !self.strict.steady_pods || !self.strict.one_leader || !rolling || is_leaving(&deployment) {
+        if !self.strict.steady_pods || !self.one_leads() || !rolling || is_leaving(&deployment) {
             return;
         }
         if !pods::is_available(pod, min_ready, now) {
@@ -320,21 +390,21 @@ impl Judge {
 
     fn deleted_in_order(&mut self, commit: &Commit<'_>, pod: &Pod, uid: &str) {
         let Some(set) = commit.objects.values().find(|it| self::uid(it) == uid) else { return };
-        if is_going(set) || set["spec"]["podManagementPolicy"] == "Parallel" || !self.strict.one_leader {
+        if is_going(set) || set["spec"]["podManagementPolicy"] == "Parallel" || !self.one_leads() {
             return;
         }
-        let higher = pods_of(commit.objects, uid).iter().any(|it| ordinal(it) > ordinal(pod));
-        let fewest = self.promised(uid).map_or(0, |promise| promise.most);
-        if ordinal(pod) >= fewest && higher {
+        let promise = self.promised(uid).unwrap_or(Promise { most: 0, fewest: 0 });
+        let pods = pods_of(commit.objects, uid);
+        // Beyond the greatest size of late, a pod goes because the set shrinks: the highest first.
+        let higher = pods.iter().any(|it| ordinal(it) > ordinal(pod));
+        if ordinal(pod) >= promise.most && higher {
             self.fail(commit, "scaled down out of order");
         }
-        // Beyond the smallest size of late it is scaled down, which waits for nobody.
-        let kept = self.promised(uid).map_or(0, |promise| promise.fewest);
-        if self.strict.steady_pods && ordinal(pod) < kept {
-            let others = pods_of(commit.objects, uid);
-            let below = others.iter().filter(|it| ordinal(it) != ordinal(pod) && ordinal(it) < fewest);
-            if below.clone().any(|it| !pods::is_ready(it) || pods::is_terminating(it)) && pods::is_ready(pod)
-            {
+        // Below the smallest size of late it does not shrink: the pod is updated, one after the other.
+        if self.strict.steady_pods && ordinal(pod) < promise.fewest && pods::is_ready(pod) {
+            let mut others =
+                pods.iter().filter(|it| ordinal(it) != ordinal(pod) && ordinal(it) < promise.most);
+            if others.any(|it| !pods::is_ready(it) || pods::is_terminating(it)) {
                 self.fail(commit, "updated while another pod was not ready");
             }
         }

@@ -73,14 +73,19 @@ impl Link {
         state.writes_to_live = None;
     }
 
-    pub(super) fn client(&self) -> Client {
-        let link = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| link.clone().call(request));
+    /// A client of the controller with that service account, who may do what its role says.
+    pub(super) fn acting_as(&self, account: &str) -> Client {
+        let (link, account): (_, Arc<str>) = (self.clone(), Arc::from(account));
+        let service =
+            tower::service_fn(move |request: Request<Body>| link.clone().call(Arc::clone(&account), request));
         in_process(service, "default")
     }
 
-    async fn call(self, request: Request<Body>) -> std::io::Result<Answer> {
+    async fn call(self, account: Arc<str>, request: Request<Body>) -> std::io::Result<Answer> {
         let (parts, body) = request.into_parts();
+        if let Some(refused) = self.api.refused(&account, &parts.method, &parts.uri) {
+            return Ok(refused);
+        }
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         // Events are written and forgotten: nothing in the simulation reads them.
         let of_events = parts.uri.path().ends_with("/events") || parts.uri.path().contains("/events/");
@@ -170,7 +175,7 @@ fn echo(body: &Bytes) -> Bytes {
 }
 
 impl ClientSource for Link {
-    fn client(&self, _component: &str) -> Client {
-        Self::client(self)
+    fn client(&self, component: &str) -> Client {
+        self.acting_as(component)
     }
 }

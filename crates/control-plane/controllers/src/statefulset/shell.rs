@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found};
 use serde_json::json;
 
@@ -353,11 +353,11 @@ impl Sync<'_> {
             let Some(stored) = self.controller.claims.get(&ObjectKey::of(&claim)) else { continue };
             let Some(owners) = claim_owners(self.set(), &stored, Some(pod)) else { continue };
             let name = owner::name(&stored.metadata);
-            let patch = json!({"metadata": {
-                "resourceVersion": stored.metadata.resource_version, "ownerReferences": owners,
-            }});
+            // An update with the version that was seen: the controller's role does not allow to patch claims.
+            let mut handed_over = PersistentVolumeClaim::clone(&stored);
+            handed_over.metadata.owner_references = Some(owners);
             self.claim_api()
-                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                .replace(name, &PostParams::default(), &handed_over)
                 .await
                 .map_err(Error::call("hand over claim", name))?;
         }

@@ -4,8 +4,9 @@
 //! stale caches.
 
 mod control;
+mod roles;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, RuntimeClock};
-use crate::manager::{Config, Settings, run};
+use crate::manager::{Config, OWN_IDENTITY, Settings, run};
 use crate::names::CountedNames;
 
 /// Served resources: group, version, plural, kind, namespaced.
@@ -76,7 +77,7 @@ pub(crate) struct Commit<'a> {
     pub(crate) new: Option<&'a Value>,
     /// Everything there is, after the change.
     pub(crate) objects: &'a Objects,
-    /// Who wrote: the number of a client made by [`FakeApi::client_of`].
+    /// Who wrote: the number of a client, see [`FakeApi::answer_to`].
     pub(crate) writer: Option<usize>,
 }
 
@@ -87,7 +88,7 @@ pub(crate) type Hook = Box<dyn FnMut(&Commit<'_>) + Send>;
 struct Watcher {
     resource: String,
     name: Option<String>,
-    /// See [`FakeApi::client_of`].
+    /// The number of its client, see [`FakeApi::answer_to`].
     reader: usize,
     /// What it is not told yet.
     backlog: VecDeque<Bytes>,
@@ -118,6 +119,8 @@ struct State {
     held: BTreeMap<String, usize>,
     /// Refuses creates of this resource with this message.
     refuse: Option<(String, String)>,
+    /// See [`FakeApi::forbidden`].
+    forbidden: BTreeSet<String>,
 }
 
 /// The server. Cheap to clone.
@@ -129,6 +132,7 @@ pub(crate) struct FakeApi {
 
 /// Controllers running against a [`FakeApi`].
 pub(crate) struct Running {
+    api: FakeApi,
     stop: Shutdown,
     task: JoinHandle<()>,
 }
@@ -144,7 +148,7 @@ impl Running {
     pub(crate) fn start_with(api: &FakeApi, controllers: &[&str], settings: Settings) -> Self {
         let stop = Shutdown::new();
         let clients = Arc::new(api.clone());
-        let informers = SharedInformers::new(api.client(), stop.clone());
+        let informers = SharedInformers::new(api.acting_as(OWN_IDENTITY), stop.clone());
         let config = Config {
             controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
             clock: Arc::new(RuntimeClock::starting_at(super::at(1_000_000))),
@@ -156,29 +160,34 @@ impl Running {
             run(config, shutdown).await.expect("controllers run");
             informers.stopped().await;
         });
-        Self { stop, task }
+        Self { api: api.clone(), stop, task }
     }
 
-    /// Stops and waits for the end.
+    /// Stops, waits for the end, and sees that everybody kept to what they may do.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("controllers stop");
+        assert_eq!(self.api.forbidden(), Vec::<String>::new());
     }
 }
 
 impl ClientSource for FakeApi {
-    fn client(&self, _component: &str) -> Client {
-        FakeApi::client(self)
+    fn client(&self, component: &str) -> Client {
+        self.acting_as(component)
     }
 }
 
 impl FakeApi {
-    pub(crate) fn client(&self) -> Client {
-        let api = self.clone();
+    /// A client of the controller with that service account, who may do what its role says.
+    fn acting_as(&self, account: &str) -> Client {
+        let (api, account): (_, Arc<str>) = (self.clone(), Arc::from(account));
         let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
+            let (api, account) = (api.clone(), Arc::clone(&account));
             async move {
                 let (parts, body) = request.into_parts();
+                if let Some(refused) = api.refused(&account, &parts.method, &parts.uri) {
+                    return Ok::<_, std::io::Error>(refused);
+                }
                 let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
                 let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
                 let strategic = parts
@@ -294,7 +303,8 @@ impl FakeApi {
                 let state = self.state.lock();
                 let seen: Vec<_> =
                     state.objects.iter().filter(|(key, _)| key.0 != "/events").map(|(_, it)| it).collect();
-                panic!("never: {what} ({caller})\n{}", serde_json::to_string_pretty(&seen).unwrap());
+                let (seen, forbidden) = (serde_json::to_string_pretty(&seen).unwrap(), &state.forbidden);
+                panic!("never: {what} ({caller}), forbidden: {forbidden:?}\n{seen}");
             }
         }
     }
@@ -382,14 +392,15 @@ impl FakeApi {
         let Some(target) = Target::parse(uri.path()) else {
             return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
         };
+        let selected = name_selector(uri.query().unwrap_or_default());
         let mut state = self.state.lock();
         if *method == Method::GET && query.get("watch") == Some(&"true") {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-            return state.watch(&target, from, name_selector(&query), client.unwrap_or_default());
+            return state.watch(&target, from, selected, client.unwrap_or_default());
         }
         state.writer = client;
         let outcome = match (method.as_str(), target.name.is_empty()) {
-            ("GET", true) => Ok(state.list(&target, name_selector(&query).as_deref())),
+            ("GET", true) => Ok(state.list(&target, selected.as_deref())),
             ("GET", false) => state.get(&target.key()),
             ("POST", _) => state.create(&target.resource, &target.namespace, body),
             ("PUT", _) => state.replace(&target, body),
@@ -406,8 +417,8 @@ impl FakeApi {
     }
 }
 
-fn name_selector(query: &BTreeMap<&str, &str>) -> Option<String> {
-    let selector = query.get("fieldSelector")?.replace("%3D", "=");
+fn name_selector(query: &str) -> Option<String> {
+    let selector = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector="))?.replace("%3D", "=");
     selector.strip_prefix("metadata.name=").map(str::to_owned)
 }
 
@@ -421,11 +432,7 @@ fn failure(refusal: &Refusal) -> Value {
 }
 
 fn discovery(path: &str) -> Option<Value> {
-    let groups = RESOURCES
-        .iter()
-        .map(|it| it.0)
-        .filter(|it| !it.is_empty())
-        .collect::<std::collections::BTreeSet<_>>();
+    let groups = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty()).collect::<BTreeSet<_>>();
     let list = |group: &str, version: &str| {
         let resources: Vec<Value> = RESOURCES
             .iter()
@@ -472,7 +479,7 @@ impl Target {
         let mut parts: Vec<&str> = parts.collect();
         let mut namespace = "";
         let about_itself = parts.len() < 3 || matches!(parts[2], "status" | "finalize");
-        if parts[0] == "namespaces" && !about_itself {
+        if *parts.first()? == "namespaces" && !about_itself {
             namespace = parts[1];
             parts.drain(..2);
         }

@@ -3,26 +3,15 @@
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
-use crate::finalizers;
+use crate::protection;
+pub(crate) use crate::protection::Decision;
 
 /// Holds a class while anything names it.
 pub(crate) const FINALIZER: &str = "kubernetes.io/vac-protection";
 
-/// What a class needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Keep,
-    Hold,
-    Release,
-}
-
 /// Decides about one class. `used` is only asked when it matters.
 pub(crate) fn decide(class: &VolumeAttributesClass, used: impl FnOnce() -> bool) -> Decision {
-    match (class.metadata.deletion_timestamp.is_some(), finalizers::has(class, FINALIZER)) {
-        (false, false) => Decision::Hold,
-        (true, true) if !used() => Decision::Release,
-        _ => Decision::Keep,
-    }
+    protection::decide(class, FINALIZER, used)
 }
 
 /// The class that a volume has.

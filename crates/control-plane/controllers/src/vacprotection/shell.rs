@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_conflict, is_not_found};
+use kube::api::{Api, ListParams};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 
 use super::decide::{Decision, FINALIZER, class_of, classes_of, decide};
 use crate::context::{Context, Error};
-use crate::finalizers;
+use crate::protection;
 
 /// Index of volumes and claims by the classes they name.
 const BY_CLASS: &str = "controllers/attributesClass";
@@ -67,19 +67,13 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         !controller.volumes.keys_by_index(BY_CLASS, &key.name).is_empty()
             || !controller.claims.keys_by_index(BY_CLASS, &key.name).is_empty()
     };
-    let patch = match decide(&class, used) {
-        Decision::Keep => return Ok(()),
-        Decision::Hold => finalizers::add(class.as_ref(), FINALIZER),
-        // The cache may lag behind a claim that was just made.
-        Decision::Release if controller.is_used_live(&key.name).await? => return Ok(()),
-        Decision::Release => finalizers::remove(class.as_ref(), FINALIZER),
-    };
-    let api: Api<VolumeAttributesClass> = Api::all(controller.context.client.clone());
-    match api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-        Err(error) => Err(Error::call("update volume attributes class", key.name)(error)),
+    let decision = decide(&class, used);
+    // The cache may lag behind a claim that was just made.
+    if decision == Decision::Release && controller.is_used_live(&key.name).await? {
+        return Ok(());
     }
+    let api: Api<VolumeAttributesClass> = Api::all(controller.context.client.clone());
+    protection::apply(&api, class.as_ref(), FINALIZER, decision).await
 }
 
 impl Controller {

@@ -1,7 +1,5 @@
 //! The few forms of DER (X.690) that a certificate is made of.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use x509_parser::prelude::X509Certificate;
 
@@ -99,19 +97,4 @@ pub(super) fn signature_algorithm(
     // RSA's identifier has parameters, and they are null (RFC 4055).
     let parameters = if *null { tagged(0x05, &[]) } else { Vec::new() };
     Ok(sequence(&[&oid(id), &parameters]))
-}
-
-/// A PEM block with lines of 64 characters.
-pub(super) fn pem(label: &str, contents: &[u8]) -> String {
-    let text = STANDARD.encode(contents);
-    let mut all = format!("-----BEGIN {label}-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        all.push_str(line);
-        all.push('\n');
-        rest = more;
-    }
-    all.push_str(&format!("-----END {label}-----\n"));
-    all
 }

@@ -118,9 +118,18 @@ fn what_is_no_honest_request_is_refused() {
 }
 
 #[test]
-fn every_usage_has_a_place() {
-    for usage in USAGES {
-        assert!(key_usage_bit(usage).is_some() != extended_usage(usage).is_some(), "{usage}");
+fn every_usage_has_one_place() {
+    let names: BTreeSet<&str> = USAGES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names.len(), USAGES.len());
+    let authority = Authority::generate("kubernetes", now()).unwrap();
+    let new = NewRequest::new("x", "y", &BTreeSet::new()).unwrap();
+    let request = SigningRequest::parse(new.request.as_bytes()).unwrap();
+    for name in names {
+        let pem = authority.sign(&request, &usages(&[name]), HOUR, now()).unwrap();
+        let chain = crate::certificate::from_pem(&pem).unwrap();
+        let (_, parsed) = X509Certificate::from_der(&chain[0]).unwrap();
+        let (basic, extended) = (parsed.key_usage().unwrap(), parsed.extended_key_usage().unwrap());
+        assert!(basic.is_some() != extended.is_some(), "{name}");
     }
 }
 
