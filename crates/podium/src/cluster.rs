@@ -18,6 +18,7 @@ use podium_pki::{NodeNames, Pki, ServerNames};
 use podium_store::Store;
 use tokio::sync::Notify;
 
+use crate::claims::Claims;
 use crate::cli::Up;
 use crate::commands::{become_daemon, end_of_start};
 use crate::containerd::Containerd;
@@ -34,7 +35,7 @@ pub(crate) use remove::{remove, stop_pods};
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs the cluster until a signal ends it.
-pub(crate) fn run(layout: &Layout, settings: &Settings, up: &Up) -> Result<ExitCode> {
+pub(crate) fn run(layout: &Layout, settings: &Settings, up: &Up, claims: Claims) -> Result<ExitCode> {
     let mut steps = Steps::start();
     for directory in [&layout.data, &layout.run(), &layout.kubelet(), &layout.pod_logs()] {
         podium_pki::files::private_directory(directory)?;
@@ -42,6 +43,7 @@ pub(crate) fn run(layout: &Layout, settings: &Settings, up: &Up) -> Result<ExitC
     daemon::log_to(&layout.log(), &up.log)?;
     let _lock = become_daemon(layout)?;
     settings.save(layout)?;
+    claims.publish(layout, settings.claim())?;
     steps.done("preflight", &layout.data.display().to_string());
     daemon::run(&mut Cluster { layout, settings, steps, server_end: Shutdown::new() })?;
     Ok(ExitCode::SUCCESS)

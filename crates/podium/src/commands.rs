@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use podium_pki::Pki;
 use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 
+use crate::claims::Claims;
 use crate::cli::{Cli, Command, Down, ImageCommand, Kubeconfig, Reset, Up};
 use crate::join::{self, NodeSettings};
 use crate::layout::Layout;
@@ -92,18 +93,17 @@ fn start(up: &Up) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(refuse(&["not root: containers need it; run `sudo podium up`".to_owned()]));
     }
-    let settings = Settings::choose(&layout, up)?;
+    let claims = Claims::lock(&layout)?;
+    let settings = Settings::choose(&layout, up, &claims)?;
     let faults = preflight::check(&preflight::Needs {
         data_dir: &layout.data,
         port: Some(settings.port),
-        kubelet_port: settings.kubelet_port,
-        node_ip: settings.current_node_ip()?,
         containerd: Choice::of(settings.runtime_endpoint.as_deref()) == Choice::Containerd,
     });
     if !faults.is_empty() {
         return Ok(refuse(&faults));
     }
-    cluster::run(&layout, &settings, up)
+    cluster::run(&layout, &settings, up, claims)
 }
 
 fn start_node(flags: &join::Flags) -> Result<ExitCode> {
@@ -118,18 +118,17 @@ fn start_node(flags: &join::Flags) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(refuse(&["not root: containers need it; run `sudo podium node`".to_owned()]));
     }
-    let settings = NodeSettings::choose(&layout, flags)?;
+    let claims = Claims::lock(&layout)?;
+    let settings = NodeSettings::choose(&layout, flags, &claims)?;
     let faults = preflight::check(&preflight::Needs {
         data_dir: &layout.data,
         port: None,
-        kubelet_port: settings.kubelet_port,
-        node_ip: settings.current_node_ip()?,
         containerd: Choice::of(settings.runtime_endpoint.as_deref()) == Choice::Containerd,
     });
     if !faults.is_empty() {
         return Ok(refuse(&faults));
     }
-    join::run(&layout, &settings, &flags.log)
+    join::run(&layout, &settings, &flags.log, claims)
 }
 
 fn refuse(faults: &[String]) -> ExitCode {

@@ -15,6 +15,7 @@ use podium_pki::{KeyPair, Secret};
 use tokio::sync::watch;
 
 use crate::certificates::{self, Purpose};
+use crate::claims::Claims;
 use crate::commands::{become_daemon, end_of_start};
 use crate::connection::{Connection, who_am_i};
 use crate::containerd::Containerd;
@@ -36,7 +37,7 @@ const SERVING_WAIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the node until a signal ends it.
-pub(crate) fn run(layout: &Layout, settings: &NodeSettings, log: &str) -> Result<ExitCode> {
+pub(crate) fn run(layout: &Layout, settings: &NodeSettings, log: &str, claims: Claims) -> Result<ExitCode> {
     let mut steps = Steps::start();
     for directory in [&layout.data, &layout.run(), &layout.kubelet(), &layout.pod_logs()] {
         podium_pki::files::private_directory(directory)?;
@@ -44,6 +45,7 @@ pub(crate) fn run(layout: &Layout, settings: &NodeSettings, log: &str) -> Result
     daemon::log_to(&layout.log(), log)?;
     let _lock = become_daemon(layout)?;
     settings.save(layout)?;
+    claims.publish(layout, settings.claim())?;
     steps.done("preflight", &layout.data.display().to_string());
     daemon::run(&mut Joined { layout, settings, steps })?;
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@
 
 mod addons;
 mod certificates;
+mod claims;
 mod cli;
 mod cluster;
 mod commands;

@@ -1,6 +1,6 @@
 //! Looks before the start for what would stop it later, and says how to mend each thing in one line.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
 
 /// What the start will need.
@@ -9,8 +9,6 @@ pub(crate) struct Needs<'a> {
     pub(crate) data_dir: &'a Path,
     /// Of the API server, where one is started.
     pub(crate) port: Option<u16>,
-    pub(crate) kubelet_port: u16,
-    pub(crate) node_ip: IpAddr,
     /// Whether we start containerd ourselves.
     pub(crate) containerd: bool,
 }
@@ -24,7 +22,7 @@ struct Facts {
     overlayfs: bool,
     /// Controllers the kernel does not offer.
     missing_controllers: Vec<&'static str>,
-    busy_ports: Vec<(u16, &'static str)>,
+    busy_port: Option<u16>,
     free_bytes: Option<u64>,
     data_dir: String,
 }
@@ -53,9 +51,9 @@ fn judge(facts: &Facts) -> Vec<String> {
             "no cgroup controller {controller}: enable it on the kernel command line (cgroup_enable={controller})"
         ));
     }
-    for (port, flag) in &facts.busy_ports {
+    if let Some(port) = facts.busy_port {
         faults.push(format!(
-            "port {port} is taken: stop what listens there (`ss -ltnp sport = :{port}`){flag}"
+            "port {port} is taken: stop what listens there (`ss -ltnp sport = :{port}`), or choose another with --port"
         ));
     }
     if let Some(free) = facts.free_bytes.filter(|free| *free < ROOM_BYTES) {
@@ -79,14 +77,7 @@ fn gather(needs: &Needs<'_>) -> Facts {
         ]);
     }
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let taken = |address: SocketAddr| TcpListener::bind(address).is_err();
-    let mut busy_ports = Vec::new();
-    if let Some(port) = needs.port.filter(|port| taken(SocketAddr::from(([0, 0, 0, 0], *port)))) {
-        busy_ports.push((port, ", or choose another with --port"));
-    }
-    if taken(SocketAddr::new(needs.node_ip, needs.kubelet_port)) {
-        busy_ports.push((needs.kubelet_port, ""));
-    }
+    let busy_port = needs.port.filter(|port| TcpListener::bind(("0.0.0.0", *port)).is_err());
     Facts {
         root: nix::unistd::geteuid().is_root(),
         missing_programs: programs
@@ -95,7 +86,7 @@ fn gather(needs: &Needs<'_>) -> Facts {
             .collect(),
         overlayfs: filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay"),
         missing_controllers: missing_controllers(),
-        busy_ports,
+        busy_port,
         free_bytes: free_bytes(needs.data_dir),
         data_dir: needs.data_dir.display().to_string(),
     }
@@ -141,7 +132,7 @@ mod tests {
             missing_programs: Vec::new(),
             overlayfs: true,
             missing_controllers: Vec::new(),
-            busy_ports: Vec::new(),
+            busy_port: None,
             free_bytes: Some(u64::MAX),
             data_dir: "/d".to_owned(),
         }
@@ -155,7 +146,7 @@ mod tests {
             (Facts { missing_programs: vec![("nft", "nftables")], ..good() }, "apt-get install nftables"),
             (Facts { overlayfs: false, ..good() }, "modprobe overlay"),
             (Facts { missing_controllers: vec!["memory"], ..good() }, "cgroup_enable=memory"),
-            (Facts { busy_ports: vec![(6443, ", or choose another with --port")], ..good() }, "--port"),
+            (Facts { busy_port: Some(6443), ..good() }, "--port"),
             (Facts { free_bytes: Some(1 << 20), ..good() }, "disk full: 1 MiB free at /d"),
         ] {
             let faults = judge(&facts);
@@ -168,13 +159,7 @@ mod tests {
     fn a_taken_port_is_seen() {
         let listener = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let facts = gather(&Needs {
-            data_dir: Path::new("/"),
-            port: Some(port),
-            kubelet_port: 0,
-            node_ip: [127, 0, 0, 1].into(),
-            containerd: false,
-        });
-        assert_eq!(facts.busy_ports.first().map(|(p, _)| *p), Some(port));
+        let facts = gather(&Needs { data_dir: Path::new("/"), port: Some(port), containerd: false });
+        assert_eq!(facts.busy_port, Some(port));
     }
 }

@@ -1,11 +1,12 @@
 //! What a cluster was made with: chosen at the first start, kept in `cluster.json`, the same ever after.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 use podium_network::Cidr;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{Claim, Claims};
 use crate::cli::Up;
 use crate::join::NodeSettings;
 use crate::layout::Layout;
@@ -45,16 +46,16 @@ impl Settings {
     }
 
     /// The settings for this start: those kept, those asked for, and defaults that disturb no other cluster here.
-    pub(crate) fn choose(layout: &Layout, asked: &Up) -> Result<Self> {
+    pub(crate) fn choose(layout: &Layout, asked: &Up, claims: &Claims) -> Result<Self> {
         let kept = Self::load(layout)?;
-        let taken = others(layout);
         let mut settings = match kept {
-            Some(kept) => kept,
+            // The API says where a kubelet listens: another port disturbs nobody.
+            Some(kept) => Settings { kubelet_port: claims.kubelet_port(kept.kubelet_port)?, ..kept },
             None => Settings {
                 port: DEFAULT_PORT,
-                kubelet_port: free_port(DEFAULT_KUBELET_PORT)?,
-                pod_cidr: first_free(&pod_ranges(), &taken.iter().map(|s| s.pod_cidr.as_str()))?,
-                service_cidr: first_free(&service_ranges(), &taken.iter().map(|s| s.service_cidr.as_str()))?,
+                kubelet_port: claims.kubelet_port(DEFAULT_KUBELET_PORT)?,
+                pod_cidr: first_free(&pod_ranges(), &claims.pod_cidrs())?,
+                service_cidr: first_free(&service_ranges(), &claims.service_cidrs())?,
                 cluster_domain: "cluster.local".to_owned(),
                 node_name: host_name()?,
                 node_ip: None,
@@ -100,9 +101,17 @@ impl Settings {
     pub(crate) fn save(&self, layout: &Layout) -> Result<()> {
         let text = format!("{:#}\n", serde_json::to_value(self)?);
         podium_pki::files::write(&layout.settings(), text.as_bytes())?;
-        // Others on this machine look here, to keep out of each other's way.
-        podium_pki::files::write(&layout.run().join("cluster.json"), text.as_bytes())?;
         Ok(())
+    }
+
+    /// What no other cluster on this machine may have.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim {
+            kubelet_port: self.kubelet_port,
+            pod_cidr: Some(self.pod_cidr.clone()),
+            service_cidr: Some(self.service_cidr.clone()),
+            ..Claim::default()
+        }
     }
 
     /// The API server's own Service, the first address of the range.
@@ -156,28 +165,6 @@ fn first_free<'a>(candidates: &[String], taken: &(impl Iterator<Item = &'a str> 
         .find(is_free)
         .cloned()
         .context("every default range is taken by another cluster on this machine")
-}
-
-/// Settings of other clusters that have run here since the machine started.
-fn others(layout: &Layout) -> Vec<Settings> {
-    let own = layout.run();
-    let Ok(entries) = std::fs::read_dir("/run") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("podium") && entry.path() != own)
-        .filter_map(|entry| {
-            serde_json::from_slice(&std::fs::read(entry.path().join("cluster.json")).ok()?).ok()
-        })
-        .collect()
-}
-
-/// `preferred`, or any free port when that is taken.
-pub(crate) fn free_port(preferred: u16) -> Result<u16> {
-    if TcpListener::bind(("0.0.0.0", preferred)).is_ok() {
-        return Ok(preferred);
-    }
-    let listener = TcpListener::bind(("0.0.0.0", 0)).context("find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 pub(crate) fn host_name() -> Result<String> {

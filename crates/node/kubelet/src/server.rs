@@ -85,22 +85,6 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// How long a port may still be held by a daemon that is ending, and how often it is tried: nothing tells when it is free.
-const PORT_PATIENCE: Duration = Duration::from_secs(10);
-const PORT_INTERVAL: Duration = Duration::from_millis(50);
-
-async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let end = tokio::time::Instant::now() + PORT_PATIENCE;
-    loop {
-        match TcpListener::bind(address).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < end => {
-                tokio::time::sleep(PORT_INTERVAL).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 impl Server {
     /// Listens. `resolver` gives the certificate to show, `client_ca` the authorities of clients.
     pub(crate) async fn bind(
@@ -110,7 +94,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls(resolver, client_ca)?));
         let failed = |source| ServerError::Listen { address, source };
-        let listener = listen(address).await.map_err(failed)?;
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, acceptor, address })
     }

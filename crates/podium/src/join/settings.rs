@@ -8,9 +8,10 @@ use clap::Args;
 use podium_network::Cidr;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{Claim, Claims};
 use crate::cli::Data;
 use crate::layout::Layout;
-use crate::settings::{DEFAULT_KUBELET_PORT, default_address, free_port, host_name};
+use crate::settings::{DEFAULT_KUBELET_PORT, default_address, host_name};
 
 /// The flags of `podium node`, by upstream's names where upstream has them.
 #[derive(Debug, Args)]
@@ -99,7 +100,7 @@ impl NodeSettings {
     }
 
     /// Those kept, those asked for, and defaults.
-    pub(crate) fn choose(layout: &Layout, asked: &Flags) -> Result<Self> {
+    pub(crate) fn choose(layout: &Layout, asked: &Flags, claims: &Claims) -> Result<Self> {
         ensure!(
             !layout.settings().exists(),
             "{} holds a cluster of its own: give the node another --data-dir",
@@ -113,7 +114,7 @@ impl NodeSettings {
             bail!("the node in {} is {}: `podium reset` forgets it", layout.data.display(), kept.node_name);
         }
         let mut settings = match kept {
-            Some(kept) => kept,
+            Some(kept) => NodeSettings { kubelet_port: claims.kubelet_port(kept.kubelet_port)?, ..kept },
             None => NodeSettings {
                 kubeconfig: asked
                     .kubeconfig
@@ -123,7 +124,7 @@ impl NodeSettings {
                 node_name: name.map_or_else(host_name, Ok)?,
                 node_ip: None,
                 runtime_endpoint: None,
-                kubelet_port: free_port(DEFAULT_KUBELET_PORT)?,
+                kubelet_port: claims.kubelet_port(DEFAULT_KUBELET_PORT)?,
                 cluster_dns: None,
                 cluster_domain: "cluster.local".to_owned(),
                 cluster_cidr: None,
@@ -176,6 +177,11 @@ impl NodeSettings {
         Ok(podium_pki::files::write(&layout.node_settings(), text.as_bytes())?)
     }
 
+    /// What no other node or cluster on this machine may have.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim { kubelet_port: self.kubelet_port, ..Claim::default() }
+    }
+
     /// This node's address now.
     pub(crate) fn current_node_ip(&self) -> Result<IpAddr> {
         self.node_ip.map_or_else(default_address, Ok)
@@ -195,7 +201,7 @@ mod tests {
 
     fn choose(layout: &Layout, line: &str) -> Result<NodeSettings> {
         let line = Line::try_parse_from(std::iter::once("node").chain(line.split_whitespace())).unwrap();
-        NodeSettings::choose(layout, &line.flags)
+        NodeSettings::choose(layout, &line.flags, &Claims::default())
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -152,10 +153,24 @@ pub fn get_inside(
     })
 }
 
-/// A port nobody listens on.
+/// Where tests listen: below the range from which outgoing connections take their ports, for on such a port nobody can listen.
+const PORTS: std::ops::Range<u16> = 21_000..31_000;
+
+/// A port nobody listens on, and that this process gives to nobody else.
 ///
 /// # Errors
-/// The system has none.
+/// There is none.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("0.0.0.0", 0))?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let step =
+            start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(step)?;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {} to {} is free", PORTS.start, PORTS.end - 1)
 }

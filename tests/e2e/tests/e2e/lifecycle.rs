@@ -49,8 +49,14 @@ fn up_shows_its_steps_and_the_other_commands_know_the_cluster() {
 
 #[test]
 fn two_clusters_run_side_by_side() {
-    let Some(first) = cluster() else { return };
-    let second = Cluster::start().unwrap();
+    if !Cluster::available() || !Kubectl::available() {
+        return;
+    }
+    // At the same moment, when neither can see yet what the other has taken.
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| Cluster::start().unwrap());
+        (Cluster::start().unwrap(), second.join().unwrap())
+    });
     for cluster in [&first, &second] {
         let nodes = cluster.kubectl().run("get nodes --no-headers").ok();
         assert_eq!(nodes.lines().count(), 1);
@@ -58,6 +64,8 @@ fn two_clusters_run_side_by_side() {
     }
     let range = |kubectl: Kubectl| kubectl.get("nodes", "{.items[0].spec.podCIDR}");
     assert_ne!(range(first.kubectl()), range(second.kubectl()));
+    let services = |kubectl: Kubectl| kubectl.get("service kubernetes", "{.spec.clusterIP}");
+    assert_ne!(services(first.kubectl()), services(second.kubectl()));
 }
 
 #[test]

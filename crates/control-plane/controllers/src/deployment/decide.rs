@@ -54,7 +54,7 @@ pub(crate) fn decide(seen: Observed<'_>, now: Timestamp) -> Decision {
     rollout.sync_revision(&mut plan);
     let paused = spec.paused == Some(true);
     let new = if paused || is_scaling(&plan) {
-        scale(&mut plan);
+        scale(&mut plan, &seen.sets_with_pods);
         if paused {
             clean_up(&mut plan);
         }
@@ -193,10 +193,7 @@ impl Rollout {
         for index in &active {
             plan.scale_old(*index, 0);
         }
-        let old_pods_left = plan.old.iter().any(|set| set.actual() > 0)
-            || sets_with_pods.iter().any(|name| plan.new.as_ref().is_none_or(|new| new.name() != name));
-        // A set that has not acted on its last size may still be making pods for the one before.
-        if !active.is_empty() || old_pods_left || !plan.old.iter().all(Planned::is_settled) {
+        if !active.is_empty() || others_left(plan, plan.new.as_ref(), sets_with_pods) {
             return;
         }
         if plan.new.is_none() {
@@ -212,6 +209,14 @@ impl Rollout {
             clean_up(plan);
         }
     }
+}
+
+/// Whether pods of other sets than `kept` are left, or may still come: a set that has not acted on its last size may be making
+/// pods for the one before.
+fn others_left(plan: &Plan<'_>, kept: Option<&Planned>, sets_with_pods: &[String]) -> bool {
+    let is_other = |name: &str| kept.is_none_or(|kept| kept.name() != name);
+    plan.all().any(|set| is_other(set.name()) && (set.actual() > 0 || !set.is_settled()))
+        || sets_with_pods.iter().any(|name| is_other(name))
 }
 
 fn next_revision(plan: &Plan<'_>) -> i64 {
@@ -272,10 +277,17 @@ fn shrink_old(plan: &mut Plan<'_>) -> bool {
 /// Brings the sets to the Deployment's number of replicas without rolling on: while paused, and when only that number changed.
 ///
 /// A set that has the right size already still gets the annotations: upstream skips that, and then takes every later change
-/// for a change of scale.
-fn scale(plan: &mut Plan<'_>) {
+/// for a change of scale. And where old and new pods must not meet, a set that was empty waits until those of the others are gone,
+/// which upstream does not when the Deployment was paused in the meantime.
+fn scale(plan: &mut Plan<'_>, sets_with_pods: &[String]) {
     let active = plan.active_old();
     let new_active = plan.new.as_ref().is_some_and(|new| new.size() > 0);
+    if active.is_empty() && !new_active && !plan.strategy.rolling {
+        let next = plan.new.as_ref().or(plan.old.last());
+        if others_left(plan, next, sets_with_pods) {
+            return;
+        }
+    }
     match (active.as_slice(), new_active) {
         ([], _) if plan.new.is_some() => {
             plan.scale_new(plan.strategy.replicas);

@@ -236,6 +236,31 @@ fn scaling_alone_does_not_roll_on() {
 }
 
 #[test]
+fn a_paused_deployment_that_recreates_waits_for_the_pods_of_others() {
+    let mut paused = with_template(recreated(3), "v1");
+    paused.spec.as_mut().unwrap().paused = Some(true);
+    let of = recreated(3);
+    for (left, with_pods, expected) in [
+        (2, vec!["v2"], None),
+        // The set's status says that nothing is left, but a pod is.
+        (0, vec!["v2"], None),
+        (0, vec![], Some((0, 3))),
+        // Its own pods are in nobody's way.
+        (0, vec!["v1"], Some((0, 3))),
+    ] {
+        let (new, mut old) = (sized(&of, "v1", 0, 0), sized(&of, "v2", 0, 0));
+        old.status.as_mut().unwrap().replicas = left;
+        let name_of = |image: &&str| {
+            let set = if *image == "v1" { &new } else { &old };
+            set.metadata.name.clone().unwrap()
+        };
+        let sets_with_pods = with_pods.iter().map(name_of).collect();
+        let seen = Observed { deployment: &paused, sets: vec![new.clone(), old.clone()], sets_with_pods };
+        assert_eq!(changes(&decide(seen, at(1000))).get("v1").copied(), expected, "{left} {with_pods:?}");
+    }
+}
+
+#[test]
 fn a_paused_deployment_scales_and_says_so_but_does_not_roll() {
     let mut paused = with_template(careful(5), "v2");
     paused.spec.as_mut().unwrap().paused = Some(true);

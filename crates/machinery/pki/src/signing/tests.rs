@@ -101,10 +101,10 @@ fn what_is_no_honest_request_is_refused() {
     let mut longer = pem.contents.clone();
     longer.push(0);
     for (text, why) in [
-        (der::pem(LABEL, &forged), "signature"),
-        (der::pem(LABEL, &longer), "behind"),
-        (der::pem("CERTIFICATE", &pem.contents), "PEM block type must be CERTIFICATE REQUEST"),
-        (der::pem(LABEL, b"x"), ""),
+        (to_pem(LABEL, &forged), "signature"),
+        (to_pem(LABEL, &longer), "behind"),
+        (to_pem("CERTIFICATE", &pem.contents), "PEM block type must be CERTIFICATE REQUEST"),
+        (to_pem(LABEL, b"x"), ""),
         ("nonsense".to_owned(), "PEM block type"),
         (String::new(), "PEM block type"),
     ] {
