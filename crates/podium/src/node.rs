@@ -59,7 +59,7 @@ pub(crate) async fn start(
         }
         Choice::Podium => {
             let (tell, told) = tokio::sync::oneshot::channel();
-            let ready = || _ = tell.send(());
+            let ready = move || _ = tell.send(());
             parts.spawn("runtime", podium_runtime::run(runtime::config(node.layout), ready, end.clone()));
             parts.unless_ended(told).await??;
             steps.done("runtime", "podium");
@@ -99,7 +99,7 @@ pub(crate) async fn start(
         domain: node.cluster_domain.to_owned(),
         resolv_conf: "/etc/resolv.conf".into(),
     };
-    parts.spawn("DNS", async move { podium_dns::run(config, || _ = dns_up.send_replace(true), end).await });
+    parts.spawn("DNS", podium_dns::run(config, move || _ = dns_up.send_replace(true), end));
     parts.unless_ended(dns.wait_for(|up| *up)).await??;
     announce_dns(&node.client, node.name, prepared.gateway).await.context("announce DNS on the Node")?;
     steps.done("DNS", &node.cluster_dns.to_string());

@@ -66,7 +66,7 @@ pub(crate) fn has_pods(layout: &Layout) -> bool {
 pub(crate) async fn meanwhile<T>(layout: &Layout, work: impl Future<Output = Result<T>>) -> Result<T> {
     let end = Shutdown::new();
     let (tell, told) = tokio::sync::oneshot::channel();
-    let ready = || _ = tell.send(());
+    let ready = move || _ = tell.send(());
     let serving = podium_runtime::run(config(layout), ready, end.clone());
     let working = async {
         let outcome = match told.await {

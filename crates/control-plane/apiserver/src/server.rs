@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -92,11 +93,16 @@ impl ApiServer {
     ///
     /// # Errors
     /// [`Error::Listen`], [`Error::Tls`].
-    pub async fn start(
+    // Boxed here, or every program and every test would generate the whole server's code again.
+    pub fn start(
         config: Config,
         store: Store,
         shutdown: CancellationToken,
-    ) -> Result<ApiServer, Error> {
+    ) -> BoxFuture<'static, Result<ApiServer, Error>> {
+        Box::pin(Self::listen(config, store, shutdown))
+    }
+
+    async fn listen(config: Config, store: Store, shutdown: CancellationToken) -> Result<ApiServer, Error> {
         let hints = config
             .authentication
             .client_authorities

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
-use podium_client::{ClientSource, EventRecorder, SharedInformers, Shutdown};
+use podium_client::{ClientSource, EventRecorder, Running, SharedInformers, Shutdown};
 use podium_pki::Authority;
 use tokio::task::JoinSet;
 
@@ -411,7 +411,11 @@ pub fn accounts() -> Vec<&'static str> {
 ///
 /// When a chosen name is unknown, before anything starts; or when a controller's task panics, after which the others are
 /// stopped: a process with half its controllers is worse than one that is started again.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let chosen = choose(&config.controllers)?;
     let settings = Arc::new(config.settings.clone());
     let stop = shutdown.child_token();

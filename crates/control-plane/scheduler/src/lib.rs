@@ -38,8 +38,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use podium_client::{
-    Client, ClientSource, EventRecorder, LeaderElection, LeadershipError, LeadershipTimings, SharedInformers,
-    Shutdown,
+    Client, ClientSource, EventRecorder, LeaderElection, LeadershipError, LeadershipTimings, Running,
+    SharedInformers, Shutdown,
 };
 
 use tokio::sync::watch;
@@ -115,7 +115,11 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Leadership`] when it leads by election and lost; the process should start over.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     // Ends with the caller's, but also when the scheduler ends by itself.
     let shutdown = shutdown.child_token();
     let client = config.clients.client("kube-scheduler");

@@ -33,3 +33,9 @@ pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
 pub use queue::WorkQueue;
 pub use tokio_util::sync::CancellationToken as Shutdown;
 pub use workers::run_workers;
+
+/// A component at work, until it is told to stop or fails.
+///
+/// Boxed where it is made: the code of an `async fn` is generated in the crate that polls it, so without the box the binary would
+/// compile every component again, and every test of one, too.
+pub type Running<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>>;

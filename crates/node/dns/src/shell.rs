@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::{Mutex, RwLock};
-use podium_client::{Informer, ObjectKey, SharedInformers, Shutdown};
+use podium_client::{Informer, ObjectKey, Running, SharedInformers, Shutdown};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Notify;
 
@@ -51,7 +51,15 @@ pub enum Error {
 }
 
 /// Serves until told to stop. `on_ready` is called once the zone is complete and the sockets are bound.
-pub async fn run(config: Config, on_ready: impl FnOnce() + Send, shutdown: Shutdown) -> Result<(), Error> {
+pub fn run(config: Config, on_ready: impl FnOnce() + Send + 'static, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, Box::new(on_ready), shutdown))
+}
+
+async fn run_until(
+    config: Config,
+    on_ready: Box<dyn FnOnce() + Send>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     let domain = Domain::parse(&config.domain).ok_or_else(|| Error::Domain(config.domain.clone()))?;
     let fail = |source| Error::Listen { address: config.listen, source };
     let tcp = TcpListener::bind(config.listen).await.map_err(fail)?;

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::Mutex;
-use podium_client::{EventRecorder, Scope, Shutdown};
+use podium_client::{EventRecorder, Running, Scope, Shutdown};
 use podium_cri::{Cri, v1};
 
 use crate::{
@@ -61,7 +61,11 @@ pub enum Error {
 ///
 /// # Errors
 /// If directories or cgroups cannot be made: the node cannot run anything then.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     for (path, mode) in [
         (config.root_dir.clone(), 0o750),
         (config.root_dir.join("pods"), 0o750),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
-use podium_client::{Change, SharedInformers, Shutdown};
+use podium_client::{Change, Running, SharedInformers, Shutdown};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -100,7 +100,11 @@ pub enum Error {
 
 /// Waits for the Node's pod CIDR, prepares the network, tells `state`, keeps the routes to other nodes as the Nodes say, and
 /// prepares again should the CIDR change. Everything stays in place after it ends: containers outlive the daemon.
-pub async fn run(
+pub fn run(config: Config, state: watch::Sender<Option<NetworkState>>, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, state, shutdown))
+}
+
+async fn run_until(
     config: Config,
     state: watch::Sender<Option<NetworkState>>,
     shutdown: Shutdown,

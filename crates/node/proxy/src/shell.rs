@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
-use podium_client::{Informer, ObjectKey, SharedInformers, Shutdown};
+use podium_client::{Informer, ObjectKey, Running, SharedInformers, Shutdown};
 use podium_network::Cidr;
 use podium_network::nft::{self, NftError};
 use tokio::sync::{Notify, watch};
@@ -51,7 +51,11 @@ pub enum Error {
 
 /// Keeps the rules as the API says until told to stop. They stay in place afterwards. `synced` becomes true after the
 /// first full transaction.
-pub async fn run(config: Config, synced: watch::Sender<bool>, shutdown: Shutdown) -> Result<(), Error> {
+pub fn run(config: Config, synced: watch::Sender<bool>, shutdown: Shutdown) -> Running<Error> {
+    Box::pin(run_until(config, synced, shutdown))
+}
+
+async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdown) -> Result<(), Error> {
     let services = config.informers.of::<Service>();
     let slices = config.informers.of::<EndpointSlice>();
     slices.add_index("service", |slice| owner(slice).map(|key| key.to_string()).into_iter().collect());

@@ -25,6 +25,7 @@ mod streaming;
 
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use core::Error;
@@ -52,6 +53,11 @@ pub struct Config {
 ///
 /// # Errors
 /// It cannot start: the socket, the directories, or cgroups are not to be had.
-pub async fn run(config: Config, ready: impl FnOnce(), shutdown: CancellationToken) -> Result<(), Error> {
-    service::serve(config, ready, shutdown).await
+// Boxed here, or every program and every test would generate the whole runtime's code again.
+pub fn run(
+    config: Config,
+    ready: impl FnOnce() + Send + 'static,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(service::serve(config, Box::new(ready), shutdown))
 }

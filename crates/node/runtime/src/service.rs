@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Serves until told to stop.
 pub(crate) async fn serve(
     config: Config,
-    ready: impl FnOnce(),
+    ready: Box<dyn FnOnce() + Send>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let io = |what: &'static str| move |source| Error::Io { what, source };
