@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
 use kube::config::{AuthInfo, Kubeconfig};
+use crate::steps::say;
 use podium_client::{Api, Client, error_chain, status_of};
 use podium_pki::KeyPair;
 use rustls::RootCertStore;
@@ -119,7 +120,9 @@ pub(crate) async fn who_am_i(client: &Client, server: &str) -> Result<String> {
             }
             Err(error) => {
                 if !told {
-                    tracing::warn!(server, error = error_chain(&error), "waiting for the API server");
+                    let error = error_chain(&error);
+                    say(&format!("waiting for the API server at {server}: {error}"));
+                    tracing::warn!(server, error, "waiting for the API server");
                     told = true;
                 }
                 tokio::time::sleep(RETRY).await;
