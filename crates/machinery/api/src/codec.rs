@@ -14,9 +14,10 @@ pub(crate) mod yaml;
 
 use std::borrow::Cow;
 
+use bytes::BufMut;
 use serde_json::Value;
 
-use crate::resources::{self, group_version, split_api_version};
+use crate::resources::{self, group_version, parse_api_version, split_api_version};
 use crate::schema::{self, TypeId};
 use crate::status::ApiError;
 
@@ -204,15 +205,9 @@ fn decode_text(
 /// Fills in `apiVersion` and `kind`, and refuses those that are not the expected ones.
 fn settle_kind(object: &mut Value, ty: TypeId, expected: Expected<'_>, body: &[u8]) -> Result<(), ApiError> {
     let (api_version, kind) = kind_of(object);
-    if api_version.matches('/').count() > 1 {
-        return Err(expected.unrecognized(&format!("unexpected GroupVersion string: {api_version}"), body));
-    }
+    let said = parse_api_version(api_version).map_err(|why| expected.unrecognized(&why, body))?;
     let kind = if kind.is_empty() { expected.kind } else { kind };
-    let (group, version) = if api_version.is_empty() {
-        (expected.group, expected.version)
-    } else {
-        split_api_version(api_version)
-    };
+    let (group, version) = if api_version.is_empty() { (expected.group, expected.version) } else { said };
     if (group, version, kind) != (expected.group, expected.version, expected.kind) {
         match schema::type_of(group, version, kind) {
             None => {
@@ -355,25 +350,24 @@ pub fn encode_watch_event(kind: &str, object: &Value, encoding: Encoding) -> Vec
             event.insert("object".to_owned(), object.clone());
             format!("---\n{}", yaml::write(&Value::Object(event))).into_bytes()
         }
-        Encoding::Protobuf => protobuf::watch_frame(kind, &encode(object, Encoding::Protobuf)),
-    }
-}
-
-/// A frame of a JSON or protobuf watch around an object that is encoded already.
-pub fn watch_frame(kind: &str, object: &[u8], encoding: Encoding) -> Vec<u8> {
-    match encoding {
-        Encoding::Protobuf => protobuf::watch_frame(kind, object),
-        Encoding::Json | Encoding::Yaml => {
-            let object = object.trim_ascii_end();
-            let mut frame = Vec::with_capacity(object.len() + 32);
-            frame.extend_from_slice(b"{\"type\":\"");
-            frame.extend_from_slice(kind.as_bytes());
-            frame.extend_from_slice(b"\",\"object\":");
-            frame.extend_from_slice(object);
-            frame.extend_from_slice(b"}\n");
+        Encoding::Protobuf => {
+            let object = encode(object, Encoding::Protobuf);
+            let mut frame = Vec::with_capacity(object.len() + WATCH_FRAME_HEAD_MAX);
+            watch_frame_head(kind, object.len(), &mut frame);
+            frame.extend_from_slice(&object);
             frame
         }
     }
+}
+
+/// Bytes of a frame's head at most: the length of the frame, three keys, the longest kind (`BOOKMARK`) and its length,
+/// and two lengths of objects, which are no longer than the frame's four bytes can say.
+pub const WATCH_FRAME_HEAD_MAX: usize = 4 + 3 + 1 + 8 + 2 * 5;
+
+/// The head of one frame of a protobuf watch, around an object that is encoded already: all of the frame but the
+/// `length` bytes of the enveloped object, which follow it. `kind` as for [`encode_watch_event`].
+pub fn watch_frame_head(kind: &str, length: usize, out: &mut impl BufMut) {
+    protobuf::watch_frame_head(kind, length, out);
 }
 
 /// The enveloped protobuf form (`k8s\0`, `runtime.Unknown`).

@@ -98,6 +98,19 @@ pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
 }
 
+/// [`split_api_version`] of a text that may be anything. Neither part is judged.
+///
+/// # Errors
+/// More than one slash, in the words of upstream's `schema.ParseGroupVersion`.
+pub(crate) fn parse_api_version(api_version: &str) -> Result<(&str, &str), String> {
+    match split_api_version(api_version) {
+        (_, version) if version.contains('/') => {
+            Err(format!("unexpected GroupVersion string: {api_version}"))
+        }
+        parts => Ok(parts),
+    }
+}
+
 /// Every resource that is known, served or not, groups in upstream's order of preference, versions of a group in order
 /// of preference.
 pub fn all() -> &'static [Resource] {

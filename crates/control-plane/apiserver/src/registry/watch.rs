@@ -361,9 +361,11 @@ impl Frames {
         if is_hot(&self.served, self.output) {
             match self.core.hot.form(&self.served, record, true) {
                 Ok(form) => {
-                    let frame = codec::watch_frame(kind.name(), &form, Encoding::Protobuf);
-                    out.extend_from_slice(&frame);
-                    self.series.sent(frame.len());
+                    let before = out.len();
+                    out.reserve(form.len() + codec::WATCH_FRAME_HEAD_MAX);
+                    codec::watch_frame_head(kind.name(), form.len(), out);
+                    out.extend_from_slice(&form);
+                    self.series.sent(out.len() - before);
                 }
                 Err(error) => self.error(out, &error.to_status()),
             }

@@ -6,12 +6,13 @@ mod read;
 pub(crate) mod wire;
 mod write;
 
+use bytes::BufMut;
 use serde_json::Value;
 
 use crate::resources::{group_version, split_api_version};
 use crate::schema::{TypeId, type_of};
 use crate::status::ApiError;
-use wire::{Reader, Writer};
+use wire::{Reader, Writer, put_varint, varint_length};
 
 pub(super) use read::read_message;
 use write::write_message;
@@ -137,16 +138,22 @@ fn meta(writer: &mut Writer, api_version: &str, kind: &str) {
     writer.end(start);
 }
 
-/// A `WatchEvent` around an encoded object, with the length before it, as upstream frames streams.
-pub(super) fn watch_frame(kind: &str, object: &[u8]) -> Vec<u8> {
-    let mut writer = Writer::with_capacity(object.len() + 32);
-    writer.raw(&[0; 4]);
-    writer.text(1, kind);
-    let start = writer.begin(2);
-    writer.bytes(1, object);
-    writer.end(start);
-    let mut frame = writer.into_bytes();
-    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
-    frame[..4].copy_from_slice(&length.to_be_bytes());
-    frame
+/// What stands before the bytes of an enveloped object in a stream of `WatchEvent`s: the length of the event, as upstream
+/// frames streams, its `type`, and the beginning of its `object`, a `RawExtension` whose only field is the last of all.
+pub(super) fn watch_frame_head(kind: &str, length: usize, out: &mut impl BufMut) {
+    // A length-delimited field with a tag below 16: one byte of key, its length, its bytes.
+    let field = |length: usize| 1 + varint_length(length as u64) + length;
+    let object = field(length);
+    let event = field(kind.len()) + field(object);
+    out.put_u32(u32::try_from(event).unwrap_or(u32::MAX));
+    put_field_head(out, 1, kind.len());
+    out.put_slice(kind.as_bytes());
+    put_field_head(out, 2, object);
+    put_field_head(out, 1, length);
+}
+
+/// The key and the length of a length-delimited field with a tag below 16.
+fn put_field_head(out: &mut impl BufMut, tag: u8, length: usize) {
+    out.put_u8(tag << 3 | 2);
+    put_varint(out, length as u64);
 }

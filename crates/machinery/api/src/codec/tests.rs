@@ -302,9 +302,30 @@ fn watch_frames_hold_enveloped_objects() {
     assert_eq!(event["type"], "ADDED");
     assert_eq!(event["object"], object);
     let line = encode_watch_event("ADDED", &object, Encoding::Json);
-    assert_eq!(line, watch_frame("ADDED", &encode(&object, Encoding::Json), Encoding::Json));
     let line: Value = serde_json::from_slice(&line).unwrap();
     assert_eq!(line, json!({"type": "ADDED", "object": object}));
+}
+
+#[test]
+fn heads_of_watch_frames_fit_objects_of_every_length() {
+    let ty = schema::by_name("meta.v1.WatchEvent").unwrap();
+    // Lengths of one, two, three and four bytes.
+    for padding in [0, 20, 100, 127, 128, 16_000, 16_384, 3 << 20] {
+        let data = json!({"k": "v".repeat(padding)});
+        let object =
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": data});
+        let bytes = json_to_protobuf(&object).unwrap();
+        for kind in ["ADDED", "BOOKMARK"] {
+            let mut frame = bytes::BytesMut::from(&b"before"[..]);
+            watch_frame_head(kind, bytes.len(), &mut frame);
+            assert!(frame.len() - 6 <= WATCH_FRAME_HEAD_MAX);
+            frame.extend_from_slice(&bytes);
+            let (length, event) = frame[6..].split_at(4);
+            assert_eq!(usize::try_from(u32::from_be_bytes(length.try_into().unwrap())).unwrap(), event.len());
+            let event = protobuf::read_message(ty, event, 0).unwrap();
+            assert_eq!((&event["type"], &event["object"]), (&json!(kind), &object));
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::validate::{self, NEGATIVE};
 use super::workload::not_negative;
 use crate::field::{Errors, Path};
 use crate::quantity::Quantity;
+use crate::resources::parse_api_version;
 
 /// HorizontalPodAutoscalers, as stored: autoscaling/v2.
 pub(super) static AUTOSCALER: Kind = Kind {
@@ -185,26 +186,14 @@ fn validate(object: &Value, errors: &mut Errors) {
 /// A reference to an object of any kind; `grouped`: its version must name a group.
 fn reference(target: &Value, grouped: bool, path: &Path<'_>, errors: &mut Errors) {
     for field in ["kind", "name"] {
-        segment(text(target, field), "", &path.child(field), errors);
+        validate::required_segment(text(target, field), "", &path.child(field), errors);
     }
     let version = text(target, "apiVersion");
     let at = path.child("apiVersion");
-    match version.matches('/').count() {
-        0 | 1 if grouped && version.split_once('/').is_none_or(|(group, _)| group.is_empty()) => {
-            errors.invalid(&at, version, "apiVersion must specify API group");
-        }
-        0 | 1 => {}
-        _ => errors.invalid(&at, version, &format!("unexpected GroupVersion string: {version}")),
-    }
-}
-
-/// A name that has to be there and has to fit into a path.
-fn segment(name: &str, required: &str, path: &Path<'_>, errors: &mut Errors) {
-    if name.is_empty() {
-        errors.required(path, required);
-    }
-    for fault in validate::path_segment(name, false) {
-        errors.invalid(path, name, &fault);
+    match parse_api_version(version) {
+        Ok(("", _)) if grouped => errors.invalid(&at, version, "apiVersion must specify API group"),
+        Ok(_) => {}
+        Err(fault) => errors.invalid(&at, version, &fault),
     }
 }
 
@@ -311,7 +300,8 @@ fn source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) {
 
 fn identifier(source: &Value, path: &Path<'_>, errors: &mut Errors) {
     let at = path.child("metric");
-    segment(text(value(source, "metric"), "name"), "must specify a metric name", &at.child("name"), errors);
+    let name = text(value(source, "metric"), "name");
+    validate::required_segment(name, "must specify a metric name", &at.child("name"), errors);
 }
 
 fn target(target: &Value, path: &Path<'_>, errors: &mut Errors) {

@@ -18,6 +18,7 @@ use super::tree::{
 use super::validate::{label_selector, meta::immutable};
 use super::workload::{self, condition, not_negative};
 use crate::field::{Errors, Path};
+use crate::resources::split_api_version;
 
 pub(super) static JOB: Kind = Kind {
     default: |object| {
@@ -392,7 +393,7 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
         let owners = list(value(object, "metadata"), "ownerReferences");
         let owner = owners.iter().find(|o| super::tree::flag(o, "controller"));
         let owner = owner.map_or("<none>".to_owned(), |owner| {
-            let group = text(owner, "apiVersion").split_once('/').map_or("", |(group, _)| group);
+            let (group, _) = split_api_version(text(owner, "apiVersion"));
             let kind = text(owner, "kind").to_lowercase();
             let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
             format!("{kind}/{}", text(owner, "name"))

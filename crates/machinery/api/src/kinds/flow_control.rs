@@ -124,9 +124,8 @@ fn flow_schema(object: &Value, errors: &mut Errors) {
     let at = path.child("priorityLevelConfiguration");
     if level.is_empty() {
         errors.required(&at.child("name"), "must reference a priority level");
-    } else {
-        validate::subdomain(level).iter().for_each(|fault| errors.invalid(&at.child("name"), level, fault));
     }
+    validate::optional_subdomain(level, &at.child("name"), errors);
     for (index, rule) in list(spec, "rules").iter().enumerate() {
         let at = path.child("rules");
         flow_rule(rule, &at.index(index), errors);
@@ -192,19 +191,12 @@ fn all_or_some(
     path: &Path<'_>,
     errors: &mut Errors,
 ) -> bool {
-    let items = texts(rule, field);
+    let items = list(rule, field);
     if items.is_empty() {
         errors.required(path, absent);
         return false;
     }
-    if !items.contains(&"*") {
-        return true;
-    }
-    if items.len() > 1 {
-        let fault = format!("if '*' is present, must not specify other {others}");
-        errors.invalid(path, value(rule, field).clone(), &fault);
-    }
-    false
+    !validate::lone_star(items, others, path, errors)
 }
 
 const VERBS: &[&str] =
@@ -274,8 +266,8 @@ fn subject(subject: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.required(&at.child("name"), "");
         }
         if kind == "ServiceAccount" {
-            if !name.is_empty() && name != "*" {
-                validate::subdomain(name).iter().for_each(|f| errors.invalid(&at.child("name"), name, f));
+            if name != "*" {
+                validate::optional_subdomain(name, &at.child("name"), errors);
             }
             let namespace = text(content, "namespace");
             let at = at.child("namespace");

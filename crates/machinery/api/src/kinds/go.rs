@@ -82,26 +82,38 @@ fn put(kind: Kind, content: &Value, text: &mut String) {
 
 /// The name of a field in Go: initials in capitals, where Go writes them so.
 fn go_name(name: &str) -> String {
-    const INITIALS: &[&str] = &[
-        "api", "cidrs", "cidr", "cpu", "csi", "dns", "fc", "fs", "grpc", "http", "iops", "ips", "ip",
-        "iscsi", "nfs", "rbd", "se", "tcp", "tls", "ttl", "uid", "url",
+    const INITIALS: &[(&str, &str)] = &[
+        ("api", "API"),
+        ("cidrs", "CIDRs"),
+        ("cidr", "CIDR"),
+        ("cpu", "CPU"),
+        ("csi", "CSI"),
+        ("dns", "DNS"),
+        ("fc", "FC"),
+        ("fs", "FS"),
+        ("grpc", "GRPC"),
+        ("http", "HTTP"),
+        ("iops", "IOPS"),
+        ("ips", "IPs"),
+        ("ip", "IP"),
+        ("iscsi", "ISCSI"),
+        ("nfs", "NFS"),
+        ("rbd", "RBD"),
+        ("se", "SE"),
+        ("tcp", "TCP"),
+        ("tls", "TLS"),
+        ("ttl", "TTL"),
+        ("uid", "UID"),
+        ("url", "URL"),
     ];
-    let initial = INITIALS.iter().find(|initial| {
-        name.strip_prefix(**initial).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    let initials = INITIALS.iter().find_map(|(written, go)| {
+        let rest = name.strip_prefix(written)?;
+        (!rest.starts_with(|c: char| c.is_ascii_lowercase())).then(|| format!("{go}{rest}"))
     });
-    match initial {
-        Some(initial)
-            if initial.len() > 2 && initial.ends_with("s") && matches!(*initial, "cidrs" | "ips") =>
-        {
-            let stem = initial.len() - 1;
-            format!("{}s{}", initial[..stem].to_uppercase(), &name[initial.len()..])
-        }
-        Some(initial) => format!("{}{}", initial.to_uppercase(), &name[initial.len()..]),
-        None => {
-            let mut letters = name.chars();
-            letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
-        }
-    }
+    initials.unwrap_or_else(|| {
+        let mut letters = name.chars();
+        letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+    })
 }
 
 #[test]

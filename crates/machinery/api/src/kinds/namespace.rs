@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::print::{self, AGE, NAME, string};
 use super::tree::{carry, default_text, ensure_map, has, list, set, text, value};
-use super::validate::{dns_label, qualified_name};
+use super::validate::{dns_label, meta::named_finalizer, qualified_name};
 use super::{Column, Context, Part, Rules};
 use crate::field::{Errors, Path};
 
@@ -120,7 +120,5 @@ fn finalizer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     for fault in qualified_name(name) {
         errors.invalid(path, name, &fault);
     }
-    if !name.contains('/') && !matches!(name, FINALIZER | "orphan" | "foregroundDeletion") {
-        errors.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
-    }
+    named_finalizer(name, path, errors);
 }

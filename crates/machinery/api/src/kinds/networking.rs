@@ -79,12 +79,7 @@ fn ingress(object: &Value, errors: &mut Errors) {
             if host.parse::<std::net::IpAddr>().is_ok() {
                 errors.invalid(&at.child("host"), host, "must be a DNS name, not an IP address");
             }
-            let faults = if host.contains('*') {
-                validate::wildcard_subdomain(host)
-            } else {
-                validate::subdomain(host)
-            };
-            for fault in faults {
+            for fault in host_faults(host) {
                 errors.invalid(&at.child("host"), host, &fault);
             }
         }
@@ -97,19 +92,11 @@ fn ingress(object: &Value, errors: &mut Errors) {
         let at = path.child("tls");
         let at = at.index(index);
         for (number, host) in list(tls, "hosts").iter().filter_map(Value::as_str).enumerate() {
-            let faults = if host.contains('*') {
-                validate::wildcard_subdomain(host)
-            } else {
-                validate::subdomain(host)
-            };
-            for fault in faults {
+            for fault in host_faults(host) {
                 errors.invalid(&at.child("hosts").index(number), host, &fault);
             }
         }
-        let secret = text(tls, "secretName");
-        for fault in if secret.is_empty() { Vec::new() } else { validate::subdomain(secret) } {
-            errors.invalid(&at.child("secretName"), secret, &fault);
-        }
+        validate::optional_subdomain(text(tls, "secretName"), &at.child("secretName"), errors);
     }
 }
 
@@ -188,6 +175,11 @@ fn backend(backend: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// Faults of a host, which may stand for all below a domain.
+fn host_faults(host: &str) -> Vec<String> {
+    if host.contains('*') { validate::wildcard_subdomain(host) } else { validate::subdomain(host) }
+}
+
 /// A reference to an object of another group; its group may be absent.
 fn typed_reference(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
     if has(reference, "apiGroup") {
@@ -197,18 +189,7 @@ fn typed_reference(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
         }
     }
     for field in ["kind", "name"] {
-        required_segment(reference, field, path, errors);
-    }
-}
-
-/// A field that has to be there and has to fit into a path.
-fn required_segment(object: &Value, field: &str, path: &Path<'_>, errors: &mut Errors) {
-    let content = text(object, field);
-    if content.is_empty() {
-        errors.required(&path.child(field), "");
-    }
-    for fault in validate::path_segment(content, false) {
-        errors.invalid(&path.child(field), content, &fault);
+        validate::required_segment(text(reference, field), "", &path.child(field), errors);
     }
 }
 
@@ -427,12 +408,10 @@ pub(super) static IP_ADDRESS: Kind = Kind {
             return;
         }
         let at = path.child("parentRef");
-        let group = text(parent, "group");
-        for fault in if group.is_empty() { Vec::new() } else { validate::subdomain(group) } {
-            errors.invalid(&at.child("group"), group, &fault);
+        validate::optional_subdomain(text(parent, "group"), &at.child("group"), errors);
+        for field in ["resource", "name"] {
+            validate::required_segment(text(parent, field), "", &at.child(field), errors);
         }
-        required_segment(parent, "resource", &at, errors);
-        required_segment(parent, "name", &at, errors);
         let namespace = text(parent, "namespace");
         for fault in validate::path_segment(namespace, false) {
             errors.invalid(&at.child("namespace"), namespace, &fault);

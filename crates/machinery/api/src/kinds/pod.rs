@@ -32,7 +32,7 @@ pub(crate) use resources::{
 };
 pub(crate) use security::optional_choice;
 pub(crate) use spec::{default_template, validate_template};
-pub(crate) use volumes::{csi_driver_name, no_backsteps, volume_source};
+pub(crate) use volumes::{csi_driver_name, no_backsteps, storage_os, volume_source};
 pub(crate) use warnings::of_spec as spec_warnings;
 
 /// The rules of Pods.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::kind::Kind;
 use super::print::{self, AGE, CREATED_AT, NAME, age, created_at_row, string, wide};
 use super::tree::{child, default_text, has, is_empty, items_mut, list, same, text, value};
-use super::validate::{dns_subdomain, label_selector, path_segment};
+use super::validate::{label_selector, optional_subdomain, path_segment, required_segment};
 use crate::field::{Errors, Path};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -124,13 +124,7 @@ fn binding(object: &Value, namespaced: bool, errors: &mut Errors) {
     if !kinds.contains(&text(role, "kind")) {
         errors.not_supported(&path.child("kind"), text(role, "kind"), kinds);
     }
-    let name = text(role, "name");
-    if name.is_empty() {
-        errors.required(&path.child("name"), "");
-    }
-    for fault in path_segment(name, false) {
-        errors.invalid(&path.child("name"), name, &fault);
-    }
+    required_segment(text(role, "name"), "", &path.child("name"), errors);
     let path = Path::new("subjects");
     for (index, one) in list(object, "subjects").iter().enumerate() {
         subject(one, namespaced, &path.index(index), errors);
@@ -144,11 +138,7 @@ fn subject(subject: &Value, namespaced: bool, path: &Path<'_>, errors: &mut Erro
     }
     match kind {
         "ServiceAccount" => {
-            if !name.is_empty() {
-                for fault in dns_subdomain(name, false) {
-                    errors.invalid(&path.child("name"), name, &fault);
-                }
-            }
+            optional_subdomain(name, &path.child("name"), errors);
             if !group.is_empty() {
                 errors.not_supported(&path.child("apiGroup"), group, &[""]);
             }

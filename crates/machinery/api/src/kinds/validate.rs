@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use serde_json::Value;
+
 use crate::field::{Errors, Path};
 
 pub(crate) mod meta;
@@ -293,6 +295,35 @@ pub fn domain_prefixed_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
         let fault = pattern_fault("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[]);
         errors.invalid(path, rest, &fault);
     }
+}
+
+/// Tells the faults of a DNS-1123 subdomain that may be empty.
+pub(crate) fn optional_subdomain(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if value.is_empty() {
+        return;
+    }
+    for fault in subdomain(value) {
+        errors.invalid(path, value, &fault);
+    }
+}
+
+/// Tells of a name that is not there, in the words of `detail`, which may be empty, or does not fit into a path.
+pub(crate) fn required_segment(name: &str, detail: &str, path: &Path<'_>, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(path, detail);
+    }
+    for fault in path_segment(name, false) {
+        errors.invalid(path, name, &fault);
+    }
+}
+
+/// Whether `*` is in a list of a rule; tells of it if it is not alone there. `others`: what the list holds.
+pub(crate) fn lone_star(items: &[Value], others: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    let starred = items.iter().any(|item| item == "*");
+    if starred && items.len() > 1 {
+        errors.invalid(path, items, &format!("if '*' is present, must not specify other {others}"));
+    }
+    starred
 }
 
 /// Faults of a port number.

@@ -73,12 +73,7 @@ pub(crate) fn validate_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) 
         Err(_) => errors.invalid(&at, storage.clone(), "must be a valid resource quantity"),
     }
     for field in ["storageClassName", "volumeAttributesClassName"] {
-        let class = text(spec, field);
-        if !class.is_empty() {
-            for fault in validate::subdomain(class) {
-                errors.invalid(&path.child(field), class, &fault);
-            }
-        }
+        validate::optional_subdomain(text(spec, field), &path.child(field), errors);
     }
     super::pod::optional_choice(spec, "volumeMode", &["Block", "Filesystem"], path, errors);
     for field in ["dataSource", "dataSourceRef"] {
@@ -98,11 +93,7 @@ fn data_source(source: &Value, path: &Path<'_>, errors: &mut Errors) {
     if group.is_empty() && kind != "PersistentVolumeClaim" {
         errors.invalid(path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
     }
-    if !group.is_empty() {
-        for fault in validate::subdomain(group) {
-            errors.invalid(&path.child("apiGroup"), group, &fault);
-        }
-    }
+    validate::optional_subdomain(group, &path.child("apiGroup"), errors);
 }
 
 fn update(new: &Value, old: &Value, errors: &mut Errors) {

@@ -83,12 +83,13 @@ impl FieldSet {
 
     /// Whether a path of fields is a member.
     pub(super) fn contains(&self, path: &[&str]) -> bool {
-        let Some((first, rest)) = path.split_first() else { return false };
-        let mut at = self.0.get(&format!("f:{first}"));
-        for name in rest {
-            at = at.and_then(|below| below.get(format!("f:{name}")));
+        let Some((last, above)) = path.split_last() else { return false };
+        let mut set = &self.0;
+        for name in above {
+            let Some(below) = field(set, name).and_then(Value::as_object) else { return false };
+            set = below;
         }
-        at.is_some_and(is_member)
+        field(set, last).is_some_and(is_member)
     }
 
     /// Takes out a path of fields and all that goes on from it.
@@ -165,36 +166,49 @@ fn subtract(ours: &mut Map<String, Value>, theirs: &Map<String, Value>) {
         }
         let Some(mine) = ours.get_mut(element).and_then(Value::as_object_mut) else { continue };
         let member = mine.is_empty() || mine.remove(SELF).is_some();
-        if let Value::Object(theirs) = theirs {
-            subtract(mine, theirs);
+        if let Value::Object(below) = theirs {
+            subtract(mine, below);
         }
-        settle(ours, element, member && !is_member(theirs));
+        if !settle(mine, member && !is_member(theirs)) {
+            ours.remove(element);
+        }
     }
 }
 
-/// Brings an element into its form again, after `.` was taken out of it and the rest changed.
-fn settle(set: &mut Map<String, Value>, element: &str, member: bool) {
-    let Some(mine) = set.get_mut(element).and_then(Value::as_object_mut) else { return };
-    match (mine.is_empty(), member) {
-        (true, false) => drop(set.remove(element)),
-        (false, true) => drop(mine.insert(SELF.to_owned(), Value::Object(Map::new()))),
-        (true, true) | (false, false) => {}
+/// Brings what is below an element into its form again, after `.` was taken out of it and the rest changed. Whether the
+/// element still says anything.
+fn settle(below: &mut Map<String, Value>, member: bool) -> bool {
+    if member && !below.is_empty() {
+        below.insert(SELF.to_owned(), Value::Object(Map::new()));
     }
+    member || !below.is_empty()
+}
+
+/// Whether an element is the field of this name. Fields are looked for by comparing, because every write does it: the
+/// text of an element would be made only to be thrown away, and the paths that are asked for are near the root, where
+/// few elements are.
+fn is_field(element: &str, name: &str) -> bool {
+    element.strip_prefix("f:") == Some(name)
+}
+
+fn field<'a>(set: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    set.iter().find(|(element, _)| is_field(element, name)).map(|(_, below)| below)
 }
 
 fn remove(set: &mut Map<String, Value>, path: &[&str], and_below: bool) {
     let Some((first, rest)) = path.split_first() else { return };
-    let element = format!("f:{first}");
-    if rest.is_empty() && and_below {
-        set.remove(&element);
-        return;
-    }
-    let Some(mine) = set.get_mut(&element).and_then(Value::as_object_mut) else { return };
-    let member = mine.is_empty() || mine.remove(SELF).is_some();
-    if !rest.is_empty() {
+    set.retain(|element, below| {
+        if !is_field(element, first) {
+            return true;
+        }
+        if rest.is_empty() && and_below {
+            return false;
+        }
+        let Some(mine) = below.as_object_mut() else { return true };
+        let member = mine.is_empty() || mine.remove(SELF).is_some();
         remove(mine, rest, and_below);
-    }
-    settle(set, &element, member && !rest.is_empty());
+        settle(mine, member && !rest.is_empty())
+    });
 }
 
 fn collect(set: Below<'_>, prefix: &mut String, paths: &mut Vec<String>) {

@@ -1,5 +1,7 @@
 //! Protobuf's wire format: varints, length-delimited fields.
 
+use bytes::BufMut;
+
 use super::Malformed;
 
 type Result<T> = std::result::Result<T, Malformed>;
@@ -116,6 +118,22 @@ fn wrong(wire: Wire) -> Malformed {
     })
 }
 
+/// Writes a number, seven bits a byte, the lowest first.
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value.to_le_bytes()[0]);
+}
+
+/// How many bytes [`put_varint`] writes.
+pub(crate) const fn varint_length(value: u64) -> usize {
+    // Zero takes a byte too.
+    let bits = u64::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// Writes fields of a message.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -139,12 +157,8 @@ impl Writer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(crate) fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value.to_le_bytes()[0]);
+    pub(crate) fn varint(&mut self, value: u64) {
+        put_varint(&mut self.bytes, value);
     }
 
     fn key(&mut self, tag: u32, wire: u64) {

@@ -20,9 +20,7 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     if group.is_empty() && version != "v1" {
         errors.required(&path.child("group"), "only v1 may have an empty group and it better be legacy kube");
     }
-    for fault in if group.is_empty() { Vec::new() } else { validate::subdomain(group) } {
-        errors.invalid(&path.child("group"), group, &fault);
-    }
+    validate::optional_subdomain(group, &path.child("group"), errors);
     for fault in validate::label_1035(version) {
         errors.invalid(&path.child("version"), version, &fault);
     }

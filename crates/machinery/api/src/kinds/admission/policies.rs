@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::webhooks::{match_conditions, rule_with_operations};
 use crate::field::{Errors, Path};
-use crate::kinds::pod::optional_choice;
+use crate::kinds::pod::{choice, optional_choice};
 use crate::kinds::tree::{has, list, text, value};
 use crate::kinds::validate::{self, label_selector};
+use crate::resources::parse_api_version;
 
 /// Audit annotations of a policy at most.
 const MOST_ANNOTATIONS: usize = 20;
@@ -94,7 +95,7 @@ fn required_choice(object: &Value, field: &str, allowed: &[&str], path: &Path<'_
 
 /// Whether a name can be a variable in an expression.
 fn identifier(name: &str) -> bool {
-    const RESERVED: [&str; 20] = [
+    const RESERVED: &[&str] = &[
         "true",
         "false",
         "null",
@@ -115,41 +116,42 @@ fn identifier(name: &str) -> bool {
         "return",
         "var",
         "void",
+        "while",
     ];
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !RESERVED.contains(&name)
-        && name != "while"
+    !RESERVED.contains(&name) && validate::c_identifier(name).is_empty()
 }
 
 fn parameter_kind(kind: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let version = text(kind, "apiVersion");
+    let api_version = text(kind, "apiVersion");
     let at = path.child("apiVersion");
-    match version.matches('/').count() {
-        _ if version.is_empty() => errors.required(&at, ""),
-        0 | 1 => {
-            let (group, version_only) = version.split_once('/').unwrap_or(("", version));
-            let faults = if group.is_empty() { Vec::new() } else { validate::subdomain(group) };
-            if !faults.is_empty() {
-                errors.invalid(&at, group, &faults.join(","));
+    match parse_api_version(api_version) {
+        _ if api_version.is_empty() => errors.required(&at, ""),
+        Err(fault) => errors.invalid(&at, api_version, &fault),
+        Ok((group, version)) => {
+            if !group.is_empty() {
+                one_fault(group, &validate::subdomain(group), "", &at, errors);
             }
-            let faults = validate::label_1035(version_only);
-            if version_only.is_empty() {
-                errors.invalid(&at, version, "version must be specified");
-            } else if !faults.is_empty() {
-                errors.invalid(&at, version_only, &faults.join(","));
+            if version.is_empty() {
+                errors.invalid(&at, api_version, "version must be specified");
+            } else {
+                one_fault(version, &validate::label_1035(version), "", &at, errors);
             }
         }
-        _ => errors.invalid(&at, version, &format!("unexpected GroupVersion string: {version}")),
     }
     let name = text(kind, "kind");
     let at = path.child("kind");
-    let faults = validate::label_1035(&name.to_lowercase());
     if name.is_empty() {
         errors.required(&at, "");
-    } else if !faults.is_empty() {
-        let fault = format!("may have mixed case, but should otherwise match: {}", faults.join(","));
-        errors.invalid(&at, name, &fault);
+    } else {
+        let faults = validate::label_1035(&name.to_lowercase());
+        one_fault(name, &faults, "may have mixed case, but should otherwise match: ", &at, errors);
+    }
+}
+
+/// All faults of a value as one.
+fn one_fault(value: &str, faults: &[String], prefix: &str, path: &Path<'_>, errors: &mut Errors) {
+    if !faults.is_empty() {
+        errors.invalid(path, value, &format!("{prefix}{}", faults.join(",")));
     }
 }
 
@@ -205,9 +207,7 @@ pub(super) fn binding(object: &Value, errors: &mut Errors) {
     if policy.is_empty() {
         errors.required(&path.child("policyName"), "");
     }
-    for fault in if policy.is_empty() { Vec::new() } else { validate::subdomain(policy) } {
-        errors.invalid(&path.child("policyName"), policy, &fault);
-    }
+    validate::optional_subdomain(policy, &path.child("policyName"), errors);
     if has(spec, "paramRef") {
         parameter(value(spec, "paramRef"), &path.child("paramRef"), errors);
     }
@@ -240,22 +240,19 @@ pub(super) fn binding(object: &Value, errors: &mut Errors) {
 fn parameter(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
     const BOTH: &str = "name and selector are mutually exclusive";
     let name = text(reference, "name");
-    let selects = has(reference, "selector");
-    if !name.is_empty() {
-        for fault in validate::path_segment(name, false) {
-            errors.invalid(&path.child("name"), name, &fault);
-        }
-        if selects {
-            errors.forbidden(&path.child("name"), BOTH);
-        }
+    let selector = value(reference, "selector");
+    // An empty name has no faults, and a selector that is null none either.
+    for fault in validate::path_segment(name, false) {
+        errors.invalid(&path.child("name"), name, &fault);
     }
-    if selects {
-        label_selector(value(reference, "selector"), &path.child("selector"), errors);
-        if !name.is_empty() {
+    match (!name.is_empty(), !selector.is_null()) {
+        (true, true) => {
+            errors.forbidden(&path.child("name"), BOTH);
+            label_selector(selector, &path.child("selector"), errors);
             errors.forbidden(&path.child("selector"), BOTH);
         }
-    } else if name.is_empty() {
-        errors.required(path, "one of name or selector must be specified");
+        (false, false) => errors.required(path, "one of name or selector must be specified"),
+        _ => label_selector(selector, &path.child("selector"), errors),
     }
-    super::super::pod::choice(reference, "parameterNotFoundAction", &["Deny", "Allow"], path, errors);
+    choice(reference, "parameterNotFoundAction", &["Deny", "Allow"], path, errors);
 }

@@ -102,7 +102,7 @@ pub(super) fn rule_with_operations(rule: &Value, subresources: bool, path: &Path
     if operations.is_empty() {
         errors.required(&at, "");
     }
-    alone(rule, "operations", "operations", &at, errors);
+    validate::lone_star(list(rule, "operations"), "operations", &at, errors);
     for (index, operation) in operations.iter().enumerate().filter(|(_, o)| !OPERATIONS.contains(o)) {
         errors.not_supported(&at.index(index), *operation, OPERATIONS);
     }
@@ -111,7 +111,7 @@ pub(super) fn rule_with_operations(rule: &Value, subresources: bool, path: &Path
         if list(rule, field).is_empty() {
             errors.required(&at, "");
         }
-        alone(rule, field, what, &at, errors);
+        validate::lone_star(list(rule, field), what, &at, errors);
         if field == "apiVersions" {
             absent_items(rule, field, &at, errors);
         }
@@ -124,7 +124,7 @@ pub(super) fn rule_with_operations(rule: &Value, subresources: bool, path: &Path
             errors.required(&at, "");
         }
         absent_items(rule, "resources", &at, errors);
-        alone(rule, "resources", "resources", &at, errors);
+        validate::lone_star(list(rule, "resources"), "resources", &at, errors);
     }
     optional_choice(rule, "scope", &["*", "Cluster", "Namespaced"], path, errors);
 }
@@ -132,15 +132,6 @@ pub(super) fn rule_with_operations(rule: &Value, subresources: bool, path: &Path
 fn absent_items(rule: &Value, field: &str, path: &Path<'_>, errors: &mut Errors) {
     for (index, _) in list(rule, field).iter().enumerate().filter(|(_, item)| *item == "") {
         errors.required(&path.index(index), "");
-    }
-}
-
-/// `*` stands alone.
-fn alone(rule: &Value, field: &str, what: &str, path: &Path<'_>, errors: &mut Errors) {
-    let items = list(rule, field);
-    if items.len() > 1 && items.iter().any(|item| item == "*") {
-        let fault = format!("if '*' is present, must not specify other {what}");
-        errors.invalid(path, items, &fault);
     }
 }
 

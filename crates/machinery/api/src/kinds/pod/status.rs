@@ -60,9 +60,7 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     let nominated = text(status, "nominatedNodeName");
     if nominated != text(before, "nominatedNodeName") && !nominated.is_empty() {
         let at = path.child("nominatedNodeName");
-        for fault in validate::subdomain(nominated) {
-            errors.invalid(&at, nominated, &fault);
-        }
+        validate::optional_subdomain(nominated, &at, errors);
         if !text(spec, "nodeName").is_empty() {
             errors.forbidden(&at, "may not be set on pods that are already bound to a node");
         }

@@ -12,6 +12,8 @@ use crate::kinds::tree::{has, int, is_empty, list, opt_int, text, value};
 use crate::kinds::validate;
 use crate::quantity::Quantity;
 
+pub(crate) use legacy::storage_os;
+
 /// The valid volumes of a pod by name; containers may mount only these.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes<'a>(Vec<(&'a str, &'a Value)>);
@@ -185,11 +187,8 @@ pub(crate) fn volume_source(kind: &str, source: &Value, path: &Path<'_>, errors:
                 if name.is_empty() {
                     let at = path.child("nodePublishSecretRef");
                     errors.required(&at.child("name"), "");
-                } else {
-                    for fault in validate::subdomain(name) {
-                        errors.invalid(&path.child("name"), name, &fault);
-                    }
                 }
+                validate::optional_subdomain(name, &path.child("name"), errors);
             }
         }
         "ephemeral" => {

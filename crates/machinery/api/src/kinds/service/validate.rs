@@ -64,11 +64,8 @@ fn external_name(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let target = target.strip_suffix('.').unwrap_or(target);
     if target.is_empty() {
         errors.required(&path.child("externalName"), "");
-    } else {
-        for fault in validate::subdomain(target) {
-            errors.invalid(&path.child("externalName"), target, &fault);
-        }
     }
+    validate::optional_subdomain(target, &path.child("externalName"), errors);
 }
 
 fn ports(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -451,13 +448,9 @@ fn balancer_status(new: &Value, old: &Value, allowed: bool, path: &Path<'_>, err
             }
             _ => crate::kinds::pod::optional_choice(ingress, "ipMode", &["Proxy", "VIP"], &at, errors),
         }
-        if !host.is_empty() {
-            for fault in validate::subdomain(host) {
-                errors.invalid(&at.child("hostname"), host, &fault);
-            }
-            if host.parse::<IpAddr>().is_ok() {
-                errors.invalid(&at.child("hostname"), host, "must be a DNS name, not an IP address");
-            }
+        validate::optional_subdomain(host, &at.child("hostname"), errors);
+        if host.parse::<IpAddr>().is_ok() {
+            errors.invalid(&at.child("hostname"), host, "must be a DNS name, not an IP address");
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn validate_volume(spec: &Value, inline: bool, path: &Path<'_>, error
         if inline {
             errors.forbidden(&at, FOREIGN);
         } else {
-            validate::subdomain(class).iter().for_each(|fault| errors.invalid(&at, class, fault));
+            validate::optional_subdomain(class, &at, errors);
         }
     }
     if !inline {
@@ -71,9 +71,8 @@ pub(super) fn validate_volume(spec: &Value, inline: bool, path: &Path<'_>, error
         let at = path.child("volumeAttributesClassName");
         if class.is_empty() {
             errors.required(&at, "an empty string is disallowed");
-        } else {
-            validate::subdomain(class).iter().for_each(|fault| errors.invalid(&at, class, fault));
         }
+        validate::optional_subdomain(class, &at, errors);
         if !has(spec, "csi") {
             errors.required(&path.child("csi"), "has to be specified when using volumeAttributesClassName");
         }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::pod::{csi_driver_name, no_backsteps, volume_source};
+use crate::kinds::pod::{csi_driver_name, no_backsteps, storage_os, volume_source};
 use crate::kinds::tree::{has, text, value};
 use crate::kinds::validate;
 
@@ -140,20 +140,6 @@ fn csi_secret(secret: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.required(&at, "");
         } else {
             faults(content).iter().for_each(|fault| errors.invalid(&at, content, fault));
-        }
-    }
-}
-
-fn storage_os(source: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let name = text(source, "volumeName");
-    if name.is_empty() {
-        errors.required(&path.child("volumeName"), "");
-    }
-    for field in ["volumeName", "volumeNamespace"] {
-        let content = text(source, field);
-        if !content.is_empty() {
-            let at = path.child(field);
-            validate::label(content).iter().for_each(|fault| errors.invalid(&at, content, fault));
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{IMMUTABLE, NEGATIVE, dns_label, label_value, qualified_name};
 use crate::field::{Errors, Path};
 use crate::kinds::Rules;
 use crate::kinds::tree::{entries, flag, int, list, same, text, value};
+use crate::resources::{self, parse_api_version, split_api_version};
 
 /// Annotations of one object, keys and values together.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -134,12 +135,7 @@ fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
     for owner in list(meta, "ownerReferences") {
         let api_version = text(owner, "apiVersion");
         // `v1` is a version without group; `g/` and more than one slash have no version.
-        let version = match api_version.split_once('/') {
-            None => api_version,
-            Some((_, version)) if version.contains('/') => "",
-            Some((_, version)) => version,
-        };
-        if version.is_empty() {
+        if parse_api_version(api_version).map_or("", |(_, version)| version).is_empty() {
             errors.invalid(&path.child("apiVersion"), api_version, "version must not be empty");
         }
         for name in ["kind", "name", "uid"] {
@@ -169,22 +165,27 @@ fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
 /// Finalizers of Kubernetes' own kinds are among the standard ones, or have a domain. Kinds that extend the API, and those
 /// that extensions bring, are not held to it.
 fn named_finalizers(object: &Value, errors: &mut Errors) {
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
-    const EXTENDING: [&str; 3] =
-        ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
-    let group = text(object, "apiVersion").split_once('/').map_or("", |(group, _)| group);
-    let own = matches!(group, "" | "apps" | "autoscaling" | "batch" | "policy") || group.ends_with(".k8s.io");
-    if !own || EXTENDING.contains(&group) {
+    let all = list(value(object, "metadata"), "finalizers");
+    if all.is_empty() {
+        return;
+    }
+    let (group, kind) = (split_api_version(text(object, "apiVersion")).0, text(object, "kind"));
+    let own = resources::all().iter().find(|r| r.group == group && r.kind == kind);
+    if own.is_none_or(|resource| resource.categories.contains(&"api-extensions")) {
         return;
     }
     let meta = Path::new("metadata");
     let path = meta.child("finalizers");
-    let all = list(value(object, "metadata"), "finalizers");
     for (index, finalizer) in all.iter().filter_map(Value::as_str).enumerate() {
-        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
-            let fault = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.invalid(&path.index(index), finalizer, fault);
-        }
+        named_finalizer(finalizer, &path.index(index), errors);
+    }
+}
+
+/// One error if a finalizer is none of the standard ones and has no domain.
+pub(crate) fn named_finalizer(finalizer: &str, path: &Path<'_>, errors: &mut Errors) {
+    if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+        let fault = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.invalid(path, finalizer, fault);
     }
 }
 

@@ -97,6 +97,25 @@ fn texts(errors: &Errors) -> Vec<String> {
 }
 
 #[test]
+fn finalizers_of_built_in_kinds_have_a_domain() {
+    let check = |api_version: &str, kind: &str, expected: &[&str]| {
+        let meta = json!({"name": "a", "namespace": "b", "finalizers": ["x", "orphan", "a/b"]});
+        let object = json!({"apiVersion": api_version, "kind": kind, "metadata": meta});
+        let mut errors = Errors::new();
+        validate_metadata(&Plain, true, &object, &mut errors);
+        assert_eq!(texts(&errors), expected, "{api_version} {kind}");
+    };
+    const FAULT: &str = "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified";
+    check("v1", "ConfigMap", &[FAULT]);
+    check("storage.k8s.io/v1", "StorageClass", &[FAULT]);
+    check("apiextensions.k8s.io/v1", "CustomResourceDefinition", &[]);
+    check("apiregistration.k8s.io/v1", "APIService", &[]);
+    // What others define, whatever they call its group.
+    check("gateway.networking.k8s.io/v1", "Gateway", &[]);
+    check("example.com/v1", "ConfigMap", &[]);
+}
+
+#[test]
 fn metadata_of_a_new_object() {
     let check = |meta: serde_json::Value, expected: &[&str]| {
         let mut errors = Errors::new();

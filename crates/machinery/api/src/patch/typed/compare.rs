@@ -30,14 +30,12 @@ pub(in crate::patch) fn field_set(node: Node, value: &Value) -> FieldSet {
 /// All paths of a value that only one side has.
 fn whole(node: Node, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
-    each_part(node, value, &mut |element, value, child| {
-        let below = if child.is_leaf() { FieldSet::default() } else { whole(child, value) };
-        set.put(element, true, below);
-    });
+    each_part(node, value, &mut |element, value, child| set.put(element, true, whole(child, value)));
     set
 }
 
-/// Calls `take` with each part of a value and its element. A value that does not fit the node has none.
+/// Calls `take` with each part of a value and its element. A leaf has none, nor has a value that does not fit
+/// the node.
 fn each_part<'v>(node: Node, value: &'v Value, take: &mut impl FnMut(String, &'v Value, Node)) {
     match (node, value) {
         (Node::Struct(_) | Node::Map(_), Value::Object(map)) => {
@@ -84,19 +82,11 @@ impl Comparison {
     }
 
     fn add(&mut self, element: String, child: Node, value: &Value) {
-        self.changed.put(
-            element,
-            true,
-            if child.is_leaf() { FieldSet::default() } else { whole(child, value) },
-        );
+        self.changed.put(element, true, whole(child, value));
     }
 
     fn remove(&mut self, element: String, child: Node, value: &Value) {
-        self.removed.put(
-            element,
-            true,
-            if child.is_leaf() { FieldSet::default() } else { whole(child, value) },
-        );
+        self.removed.put(element, true, whole(child, value));
     }
 
     /// Takes in how one part differs; `element` is made only if it does.
@@ -164,11 +154,8 @@ fn compare_maps(node: Node, old: &Map<String, Value>, new: &Map<String, Value>, 
             }
             Ordering::Equal => {
                 let (Some((name, was)), Some((_, is))) = (before.next(), after.next()) else { return };
-                if is_scalar(is) || is_scalar(was) {
-                    if was != is {
-                        result.part(node.member(name), was, is, || field_element(name));
-                    }
-                } else {
+                // Most values are scalars and stay: the schema need not be asked about them.
+                if !is_scalar(is) || was != is {
                     result.part(node.member(name), was, is, || field_element(name));
                 }
             }

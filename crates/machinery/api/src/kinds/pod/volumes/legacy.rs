@@ -61,23 +61,27 @@ pub(super) fn validate(kind: &str, source: &Value, path: &Path<'_>, errors: &mut
         "flocker" => flocker(source, path, errors),
         "fc" => fibre_channel(source, path, errors),
         "storageos" => {
-            let name = text(source, "volumeName");
-            if name.is_empty() {
-                errors.required(&path.child("volumeName"), "");
-            }
-            for field in ["volumeName", "volumeNamespace"] {
-                let content = text(source, field);
-                if !content.is_empty() {
-                    let at = path.child(field);
-                    validate::label(content).iter().for_each(|fault| errors.invalid(&at, content, fault));
-                }
-            }
+            storage_os(source, path, errors);
             if has(source, "secretRef") && text(value(source, "secretRef"), "name").is_empty() {
                 let at = path.child("secretRef");
                 errors.required(&at.child("name"), "");
             }
         }
         _ => {}
+    }
+}
+
+/// What StorageOS volumes of pods and PersistentVolumes have in common: all but the secret.
+pub(crate) fn storage_os(source: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if text(source, "volumeName").is_empty() {
+        errors.required(&path.child("volumeName"), "");
+    }
+    for field in ["volumeName", "volumeNamespace"] {
+        let content = text(source, field);
+        if !content.is_empty() {
+            let at = path.child(field);
+            validate::label(content).iter().for_each(|fault| errors.invalid(&at, content, fault));
+        }
     }
 }
 
