@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::steps::say;
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
 use kube::config::{AuthInfo, Kubeconfig};
-use crate::steps::say;
 use podium_client::{Api, Client, error_chain, status_of};
 use podium_pki::KeyPair;
 use rustls::RootCertStore;
