@@ -1,5 +1,6 @@
 //! Backups: snapshots taken for keeping, and stores made from them. Whatever the engine.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use crate::disk::{Disk, parent_of};
 use crate::error::{SnapshotError, StorageFault};
+use crate::key::KeyRange;
 use crate::local::random_number;
 use crate::log::FileName;
 use crate::record::{LeaseId, Revision};
@@ -20,18 +22,31 @@ impl From<StorageFault> for SnapshotError {
     }
 }
 
-/// Writes what is pinned to a new file. Returns its revision.
+/// The time of a lease that has ended since the revision was pinned: it ends again, with its keys, once a store is made
+/// of the snapshot. Without a lease they would stay for ever.
+const ENDED: Duration = Duration::from_millis(1);
+
+/// Writes what is pinned to a new file, with the leases that there are now. Returns its revision.
 pub(crate) fn write(
     disk: &dyn Disk,
     pin: &Pin,
-    leases: &[(LeaseId, Duration)],
+    leases: Vec<(LeaseId, Duration)>,
     to: &Path,
 ) -> Result<Revision, SnapshotError> {
     // It is not under a log, so its id need only differ from others, and its log starts with the first frame.
     let header = Header { store_id: random_number(), revision: pin.revision, first_frame: 1 };
     put_in_place(disk, to, &header, |mut writer| {
-        State::read_pinned(pin, |records| records.iter().try_for_each(|record| writer.record(record)))?;
-        writer.finish(leases)
+        let mut leases: BTreeMap<LeaseId, Duration> = leases.into_iter().collect();
+        State::read_pinned(pin, KeyRange::all(), |records| {
+            for record in &records {
+                writer.record(record)?;
+                if let Some(lease) = record.lease {
+                    leases.entry(lease).or_insert(ENDED);
+                }
+            }
+            Ok(())
+        })?;
+        writer.finish(&leases.into_iter().collect::<Vec<_>>())
     })?;
     Ok(pin.revision)
 }
@@ -88,4 +103,35 @@ fn put_in_place(
     }
     disk.sync_dir(dir).map_err(|error| fault("sync", dir, error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::disk::simulated::SimulatedDisk;
+    use crate::engine::{Feed, Published};
+    use crate::key::Key;
+    use crate::record::Record;
+
+    #[test]
+    fn keys_of_a_lease_that_ended_meanwhile_still_have_one() {
+        let feed = Feed::new(Vec::new(), 1);
+        let (kept, ended) = (LeaseId::new(7).expect("not zero"), LeaseId::new(8).expect("not zero"));
+        for (revision, lease) in [(2, kept), (3, ended)] {
+            let key = Key::from(revision.to_string().as_str());
+            let record = Record::new(key, Bytes::new(), revision, revision, 1, Some(lease), None);
+            let events = vec![Arc::new(feed.put_event(Arc::new(record)))];
+            feed.publish(vec![Published { revision, events }]);
+        }
+        let pin = feed.state.pin(3).expect("kept");
+        let disk = SimulatedDisk::new();
+        let path = Path::new("/backup/file");
+        disk.create_dir(parent_of(path)).expect("created");
+        let hour = Duration::from_secs(3600);
+        assert_eq!(write(&disk, &pin, vec![(kept, hour)], path).expect("written"), 3);
+        let loaded = snapshot::load(&mut &disk.contents(path)[..]).expect("loaded");
+        assert_eq!(loaded.leases, [(kept, hour), (ended, ENDED)]);
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::{Operation, TransactionCommitted};
-use crate::error::{CommitError, CompactError, FreshError, LeaseError};
+use crate::error::{CommitError, CompactError, FreshError, LeaseError, RemoteFault};
 use crate::record::{Event, EventKind, LeaseId, Record, Revision};
 use crate::state::State;
 
@@ -53,10 +53,11 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// Ends a lease and deletes its keys.
     fn revoke_lease(&self, lease: LeaseId) -> EngineFuture<'_, Result<(), LeaseError>>;
 
-    /// The durable leases with their full times, for a snapshot. Called from a thread that may block.
-    fn leases(&self) -> Vec<(LeaseId, Duration)>;
+    /// The durable leases with their full times, for a snapshot: all of them, or the reason why they are not known.
+    fn leases(&self) -> EngineFuture<'_, Result<Vec<(LeaseId, Duration)>, RemoteFault>>;
 
-    /// Takes no more changes, finishes those under way, and frees what the engine holds.
+    /// Takes no more changes (from the call on, not only when the future is polled), finishes those under way, and frees
+    /// what the engine holds.
     fn close(&self) -> EngineFuture<'_, ()>;
 }
 

@@ -222,6 +222,9 @@ pub enum SnapshotError {
     /// The revision being written was compacted meanwhile; take it again.
     #[error("the revision was compacted while its snapshot was taken")]
     Compacted,
+    /// It is not known which leases there are, and without them their keys would never end.
+    #[error("the leases are not known")]
+    Leases(#[source] RemoteFault),
     /// The operating system refused something.
     #[error("cannot {step} {path}")]
     Io {

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Code, Status};
 
 use crate::change::{Change, Committed, Operation, TransactionCommitted};
@@ -134,10 +134,10 @@ impl Layout {
 pub(crate) struct Etcd {
     follower: Arc<Follower>,
     fresh: Arc<Fresh>,
-    tracker: TaskTracker,
-    /// The runtime it runs on, for callers that have none.
-    runtime: tokio::runtime::Handle,
-    closed: Mutex<bool>,
+    /// The changes under way. Closed when the store takes no more.
+    changes: TaskTracker,
+    /// What runs beside: it ends after the last change, which waits for it.
+    tasks: TaskTracker,
 }
 
 impl Etcd {
@@ -157,30 +157,39 @@ impl Etcd {
             wanted: watch::Sender::new(0),
             resets: watch::Sender::new(0),
             closing: CancellationToken::new(),
-            connected: Notify::new(),
         });
-        let tracker = TaskTracker::new();
-        tracker.spawn(Arc::clone(&follower).run());
-        tracker.spawn(keeper::forget_here(Arc::clone(&follower), config.history));
+        let etcd = Etcd {
+            follower: Arc::clone(&follower),
+            fresh: Arc::default(),
+            changes: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+        };
+        etcd.run_beside(Arc::clone(&follower).run());
+        etcd.run_beside(keeper::forget_here(Arc::clone(&follower), config.history));
         if !config.compaction_interval.is_zero() {
-            tracker.spawn(keeper::compact_etcd(Arc::clone(&follower), config.compaction_interval));
+            etcd.run_beside(keeper::compact_etcd(follower, config.compaction_interval));
         }
-        let runtime = tokio::runtime::Handle::current();
-        Ok((Etcd { follower, fresh: Arc::default(), tracker, runtime, closed: Mutex::new(false) }, state))
+        Ok((etcd, state))
+    }
+
+    /// Runs something until the store is closed; it may then be stopped wherever it waits.
+    fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.follower.closing.clone().run_until_cancelled_owned(task));
     }
 
     fn state(&self) -> &Arc<State> {
         &self.follower.feed.state
     }
 
-    fn is_closed(&self) -> bool {
-        *self.closed.lock()
+    /// Begins a change: it is under way until what this returns is dropped. `None` if the store takes no more.
+    fn begin(&self) -> Option<TaskTrackerToken> {
+        // First the token: whoever closes is then either seen here or waits for it.
+        let change = self.changes.token();
+        (!self.changes.is_closed()).then_some(change)
     }
 
     async fn transaction(&self, operations: Vec<Operation>) -> Result<TransactionCommitted, CommitError> {
-        if self.is_closed() {
-            return Err(CommitError::Closed);
-        }
+        let Some(_change) = self.begin() else { return Err(CommitError::Closed) };
         decide::check(&operations)?;
         if operations.is_empty() {
             return Ok(TransactionCommitted { revision: self.state().revision(), results: Vec::new() });
@@ -270,9 +279,7 @@ impl Etcd {
     }
 
     async fn compact_now(&self, revision: Revision) -> Result<(), CompactError> {
-        if self.is_closed() {
-            return Err(CompactError::Commit(CommitError::Closed));
-        }
+        let Some(_change) = self.begin() else { return Err(CompactError::Commit(CommitError::Closed)) };
         self.state().may_compact(revision)?;
         let request = CompactionRequest { revision: txn::signed(revision), physical: false };
         let compacted = self
@@ -292,10 +299,11 @@ impl Etcd {
         Ok(())
     }
 
+    /// Ends what runs beside.
     fn end(&self) {
-        *self.closed.lock() = true;
+        self.changes.close();
         self.follower.closing.cancel();
-        self.tracker.close();
+        self.tasks.close();
     }
 }
 
@@ -326,10 +334,10 @@ impl Engine for Etcd {
 
     fn fresh(&self) -> Option<EngineFuture<'_, Result<(), FreshError>>> {
         Some(Box::pin(async {
-            if self.is_closed() {
+            if self.changes.is_closed() {
                 return Err(FreshError::Closed);
             }
-            self.fresh.wait(&self.follower).await
+            self.fresh.wait(&self.follower, &self.tasks).await
         }))
     }
 
@@ -346,27 +354,27 @@ impl Engine for Etcd {
     }
 
     fn revoke_lease(&self, lease: LeaseId) -> EngineFuture<'_, Result<(), LeaseError>> {
-        Box::pin(async move {
-            let revision = self.unless_closed(lease::revoke(&self.follower.client, lease)).await?;
+        let revoked = async move {
+            let revision = lease::revoke(&self.follower.client, lease).await?;
             let waited = fresh::wait_for(&self.follower, revision, VISIBLE).await;
             waited.map_err(|message| {
                 LeaseError::Commit(CommitError::Remote(RemoteFault { message, may_have_happened: true }))
             })
-        })
+        };
+        Box::pin(self.unless_closed(revoked))
     }
 
-    fn leases(&self) -> Vec<(LeaseId, Duration)> {
-        self.runtime.block_on(lease::all(&self.follower.client)).unwrap_or_else(|status| {
-            tracing::error!(why = client::describe(&status), "etcd did not tell its leases");
-            Vec::new()
-        })
+    fn leases(&self) -> EngineFuture<'_, Result<Vec<(LeaseId, Duration)>, RemoteFault>> {
+        Box::pin(async { lease::all(&self.follower.client).await.map_err(|status| client::fault(&status)) })
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {
-        self.end();
-        let tracker = self.tracker.clone();
-        Box::pin(async move {
-            tracker.wait().await;
+        self.changes.close();
+        Box::pin(async {
+            // Each has its time limits. They are answered when the follower has seen them, so that goes on until then.
+            self.changes.wait().await;
+            self.end();
+            self.tasks.wait().await;
             self.state().close();
         })
     }
@@ -377,9 +385,7 @@ impl Etcd {
         &self,
         answer: impl Future<Output = Result<T, LeaseError>>,
     ) -> Result<T, LeaseError> {
-        if self.is_closed() {
-            return Err(LeaseError::Commit(CommitError::Closed));
-        }
+        let Some(_change) = self.begin() else { return Err(LeaseError::Commit(CommitError::Closed)) };
         answer.await
     }
 }

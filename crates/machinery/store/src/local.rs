@@ -20,7 +20,7 @@ use crate::change::{Operation, TransactionCommitted};
 use crate::config::{Config, History};
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineFuture, Feed, Published};
-use crate::error::{CommitError, CompactError, LeaseError, OpenError, StorageFault};
+use crate::error::{CommitError, CompactError, LeaseError, OpenError, RemoteFault, StorageFault};
 use crate::log::Log;
 use crate::log::frame::Entry;
 use crate::log::recover::{self, Recovered};
@@ -36,7 +36,7 @@ mod leases;
 mod sequencer;
 
 use checkpoint::Checkpoints;
-use handoff::{Handoff, Written};
+use handoff::Handoff;
 use sequencer::{Item, Sequencer, Submitted};
 
 /// About the most bytes that share one fsync: some ten milliseconds of a disk, so that one large burst does not make
@@ -241,14 +241,13 @@ impl Shared {
                     if alone {
                         self.finish(batch);
                     } else {
-                        self.handoff.put(Written { batch, fault: None });
+                        self.handoff.put(batch);
                     }
                 }
                 Err(fault) => {
                     // What is durable comes first; then everything in flight goes back together.
-                    self.handoff.put(Written { batch, fault: Some(fault) });
                     self.handoff.wait_until_idle();
-                    durable = self.state.revision();
+                    self.fail(batch, fault);
                 }
             }
             if self.handoff.has_ended() {
@@ -260,11 +259,8 @@ impl Shared {
     /// The publisher's thread.
     fn publish(&self) {
         let end = handoff::End(&self.handoff);
-        while let Some(Written { batch, fault }) = self.handoff.take() {
-            match fault {
-                None => self.finish(batch),
-                Some(fault) => self.fail(batch, fault),
-            }
+        while let Some(batch) = self.handoff.take() {
+            self.finish(batch);
             self.handoff.done();
         }
         drop(end);
@@ -414,9 +410,9 @@ impl Engine for Local {
         })
     }
 
-    fn leases(&self) -> Vec<(LeaseId, Duration)> {
-        let sequencer = self.shared.sequencer.lock();
-        sequencer.durable_leases.iter().map(|(lease, ttl)| (*lease, *ttl)).collect()
+    fn leases(&self) -> EngineFuture<'_, Result<Vec<(LeaseId, Duration)>, RemoteFault>> {
+        let leases = self.shared.sequencer.lock().durable_leases.clone();
+        Box::pin(std::future::ready(Ok(leases.into_iter().collect())))
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {

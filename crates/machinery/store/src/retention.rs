@@ -33,13 +33,19 @@ impl Samples {
     }
 }
 
-/// What is kept now.
+/// What is kept now. For the moment of a reset, `compacted` may be ahead of `newest`: then there is no history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kept {
     pub(crate) compacted: Revision,
     pub(crate) newest: Revision,
     pub(crate) history_bytes: u64,
     pub(crate) live_bytes: u64,
+}
+
+impl Kept {
+    fn revisions(&self) -> u64 {
+        self.newest.saturating_sub(self.compacted)
+    }
 }
 
 /// The most bytes that the history may have beside this much live data.
@@ -51,7 +57,7 @@ pub(crate) fn bytes_limit(history: &History, live_bytes: u64) -> u64 {
 pub(crate) fn is_urgent(history: &History, kept: Kept) -> bool {
     let over = |value: u64, limit: u64| value > limit.saturating_add(limit / 4);
     history.automatic
-        && (over(kept.newest - kept.compacted, history.revisions)
+        && (over(kept.revisions(), history.revisions)
             || over(kept.history_bytes, bytes_limit(history, kept.live_bytes)))
 }
 
@@ -70,14 +76,15 @@ pub(crate) fn target(
     }
     samples.forget(kept.compacted);
     let mut target = samples.aged(history, kept.compacted, now).unwrap_or(0);
-    if kept.newest - kept.compacted > history.revisions {
+    if kept.revisions() > history.revisions {
         target = target.max(kept.newest - (history.revisions - history.revisions / 10));
     }
     let limit = bytes_limit(history, kept.live_bytes);
     if kept.history_bytes > limit {
         target = target.max(shed(kept.history_bytes - (limit - limit / 10)));
     }
-    (target > kept.compacted).then_some(target.min(kept.newest))
+    let target = target.min(kept.newest);
+    (target > kept.compacted).then_some(target)
 }
 
 #[cfg(test)]
@@ -133,6 +140,30 @@ mod tests {
         let now = Instant::now();
         assert_eq!(target(&history(), kept(1, 102, 0), &mut Samples::default(), now, never), Some(12));
         assert_eq!(target(&history(), kept(12, 102, 0), &mut Samples::default(), now, never), None);
+    }
+
+    #[test]
+    fn nothing_goes_where_the_limits_and_what_is_kept_leave_nothing() {
+        let now = Instant::now();
+        let none = History { age: Duration::ZERO, revisions: 0, bytes: 0, small_bytes: 0, ..history() };
+        let all = |_| Revision::MAX;
+        for (history, compacted, newest, expected) in [
+            // Compacted to the end, and, in the middle of a reset, beyond it.
+            (&history(), 102, 102, None),
+            (&history(), 103, 102, None),
+            (&none, 103, 102, None),
+            // No history at all.
+            (&none, 1, 1, None),
+            (&none, 1, 102, Some(102)),
+            (&none, 0, 1, Some(1)),
+        ] {
+            let mut samples = Samples::default();
+            samples.add(now, newest);
+            let kept = kept(compacted, newest, 1001);
+            assert_eq!(target(history, kept, &mut samples, now, all), expected, "{history:?} {kept:?}");
+        }
+        let cut = Kept { history_bytes: 0, ..kept(103, 102, 0) };
+        assert!(!is_urgent(&history(), cut) && !is_urgent(&none, cut));
     }
 
     #[test]

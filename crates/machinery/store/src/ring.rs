@@ -39,8 +39,8 @@ pub(crate) enum Found {
     Events(Vec<Arc<Event>>, Revision),
     /// Nothing matches up to this revision.
     Nothing(Revision),
-    /// Events behind the cursor are gone, up to this revision.
-    FellOff(Revision),
+    /// Events behind the cursor are gone.
+    FellOff,
 }
 
 impl Ring {
@@ -55,12 +55,12 @@ impl Ring {
         kept.events.extend(events);
         let Some(revision) = kept.events.back().map(|event| event.revision) else { return };
         drop(kept);
-        // Release is not enough to be seen early, but readers load the visible revision (stored later) with Acquire
-        // first, which orders this store before their load.
-        self.last.store(revision, Ordering::Release);
+        // Never backwards: nothing may have been added since a cut. Release is not enough to be seen early, but readers
+        // load the visible revision (stored later) with Acquire first, which orders this before their load.
+        self.last.fetch_max(revision, Ordering::Release);
     }
 
-    /// The newest revision that has an event here, dropped or kept; 0 for none.
+    /// The newest revision that has an event here, dropped or kept, or that was cut; 0 for none.
     pub(crate) fn last(&self) -> Revision {
         self.last.load(Ordering::Acquire)
     }
@@ -120,7 +120,7 @@ impl Ring {
         }
         let kept = self.kept.read();
         if cursor < kept.dropped {
-            return Found::FellOff(kept.dropped);
+            return Found::FellOff;
         }
         let start = kept.events.partition_point(|event| event.revision <= cursor);
         let mut events = Vec::new();
@@ -171,7 +171,7 @@ mod tests {
                 assert!(revisions.is_empty(), "nothing found");
                 assert_eq!(*upto, progress);
             }
-            Found::FellOff(_) => panic!("fell off"),
+            Found::FellOff => panic!("fell off"),
         }
     }
 
@@ -202,10 +202,26 @@ mod tests {
         ring.pop();
         ring.pop();
         let all = KeyRange::all();
-        assert_eq!(ring.read(&all, 4, 9, 1), Found::FellOff(5));
+        assert_eq!(ring.read(&all, 4, 9, 1), Found::FellOff);
         check(&ring.read(&all, 5, 9, 1), &[7], 9);
         ring.pop();
         check(&ring.read(&all, 8, 9, 1), &[], 9);
-        assert_eq!(ring.read(&all, 6, 9, 1), Found::FellOff(7));
+        assert_eq!(ring.read(&all, 6, 9, 1), Found::FellOff);
+    }
+
+    #[test]
+    fn a_cut_holds_whatever_is_added_after_it() {
+        let all = KeyRange::all();
+        for before in [&[][..], &[("a", 2)], &[("a", 2), ("a", 7)]] {
+            let ring = ring(before);
+            ring.cut(9);
+            ring.extend([]);
+            for cursor in [1, 2, 7, 8] {
+                assert_eq!(ring.read(&all, cursor, 9, 1), Found::FellOff, "{before:?}, after {cursor}");
+                assert_eq!(ring.first_after(cursor), Some(cursor + 1), "{before:?}, after {cursor}");
+            }
+            check(&ring.read(&all, 9, 9, 1), &[], 9);
+            assert_eq!(ring.first_after(9), None);
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! The in-memory state: what is durable, for reading and watching. Every engine feeds the same one.
 //!
-//! Reads take the tree's lock shared, in pieces, so a list of everything does not hold up writers; publishing and
-//! forgetting take it exclusively, in pieces too. Lock order: tree, pins, rings map, a ring.
+//! Reads take the tree's lock shared, in pieces, so a list of everything does not hold up writers (for whom further
+//! readers would wait, too); what is made of the records is made with no lock held. Publishing and forgetting take it
+//! exclusively, in pieces too. Lock order: tree, pins, rings map, a ring.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -200,73 +202,72 @@ impl State {
         self.tree.read()
     }
 
-    pub(crate) fn count(&self, range: &KeyRange) -> u64 {
-        // An exact count wants one revision, and a read in pieces gives that.
-        let options = RangeOptions { revision: None, limit: 1 };
-        match self.range(range, &options, &mut |_| true) {
-            Ok(result) => result.records.len() as u64 + result.remaining,
-            Err(_) => 0,
-        }
+    pub(crate) fn count(self: &Arc<State>, range: &KeyRange) -> u64 {
+        let mut count = 0;
+        // Only of a revision that is named can there be nothing.
+        drop(self.read(range, None, |records| count += records.len() as u64));
+        count
     }
 
-    /// The records of a range that `keep` wants. It is called with the tree locked for reading.
+    /// The records of a range that `keep` wants. No lock is held while it decides.
     pub(crate) fn range(
-        &self,
+        self: &Arc<State>,
         range: &KeyRange,
         options: &RangeOptions,
         keep: &mut dyn FnMut(&Arc<Record>) -> bool,
     ) -> Result<RangeResult, ReadError> {
-        let asked = options.revision.filter(|revision| *revision != 0);
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        // A compaction may overtake a read of the newest revision between two pieces. It is then begun again, and the
-        // third time done in one piece.
-        for pieces in [READ_KEYS, READ_KEYS] {
-            match self.range_in_pieces(range, asked, limit, pieces, keep) {
-                Err(ReadError::Compacted { .. }) if asked.is_none() => {}
-                answer => return answer,
-            }
-        }
-        self.range_in_pieces(range, asked, limit, usize::MAX, keep)
-    }
-
-    fn range_in_pieces(
-        &self,
-        range: &KeyRange,
-        asked: Option<Revision>,
-        limit: usize,
-        pieces: usize,
-        keep: &mut dyn FnMut(&Arc<Record>) -> bool,
-    ) -> Result<RangeResult, ReadError> {
-        let mut tree = self.tree.read();
-        let current = self.revision();
-        let revision = asked.unwrap_or(current);
-        if revision > current {
-            return Err(ReadError::Future { current });
-        }
         let mut records = Vec::new();
         let mut remaining = 0;
-        let mut rest = range.clone();
-        loop {
-            let compacted = self.compacted();
-            if revision < compacted {
-                return Err(ReadError::Compacted { compacted });
-            }
-            let last = tree.gather(&rest, revision, pieces, |record| {
+        let asked = options.revision.filter(|revision| *revision != 0);
+        let revision = self.read(range, asked, |piece| {
+            for record in piece {
                 if !keep(&record) {
-                    return;
+                    continue;
                 }
                 if records.len() < limit {
                     records.push(record);
                 } else {
                     remaining += 1;
                 }
-            });
-            let Some(last) = last else { break };
-            rest = rest.after(&last);
-            RwLockReadGuard::unlock_fair(tree);
-            tree = self.tree.read();
-        }
+            }
+        })?;
         Ok(RangeResult { records, more: remaining > 0, remaining, revision })
+    }
+
+    /// Hands the records of a range, as of a revision or the newest, to `each`: in key order, a piece at a time and with
+    /// no lock held while it works. Returns the revision.
+    fn read(
+        self: &Arc<State>,
+        range: &KeyRange,
+        asked: Option<Revision>,
+        mut each: impl FnMut(Vec<Arc<Record>>),
+    ) -> Result<Revision, ReadError> {
+        let tree = self.tree.read();
+        let current = self.revision();
+        let revision = asked.unwrap_or(current);
+        if revision > current {
+            return Err(ReadError::Future { current });
+        }
+        let compacted = self.compacted();
+        if revision < compacted {
+            return Err(ReadError::Compacted { compacted });
+        }
+        let (records, last) = tree.gather(range, revision, READ_KEYS);
+        // Most ranges are read in one piece. Where there is more, no compaction may overtake the read.
+        let more = last.map(|last| {
+            let pin = self.pin(revision).expect("nothing has been freed since: the tree is locked");
+            (pin, range.after(&last))
+        });
+        drop(tree);
+        each(records);
+        if let Some((pin, rest)) = more {
+            let Ok(()) = State::read_pinned::<Infallible>(&pin, rest, |records| {
+                each(records);
+                Ok(())
+            });
+        }
+        Ok(revision)
     }
 
     /// Keeps a revision readable by [`State::read_pinned`] until the pin is dropped; `None` if it is gone.
@@ -284,17 +285,16 @@ impl State {
         !self.pins.lock().held.is_empty()
     }
 
-    /// Hands all records as of the pinned revision to `each`, in key order, a piece at a time and with no lock held
-    /// while it works. Ends early if it fails.
+    /// Hands the records of a range as of the pinned revision to `each`, in key order, a piece at a time and with no lock
+    /// held while it works. Ends early if it fails.
     pub(crate) fn read_pinned<E>(
         pin: &Pin,
+        range: KeyRange,
         mut each: impl FnMut(Vec<Arc<Record>>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut rest = KeyRange::all();
+        let mut rest = range;
         loop {
-            let mut records = Vec::new();
-            let last =
-                pin.state.tree.read().gather(&rest, pin.revision, READ_KEYS, |record| records.push(record));
+            let (records, last) = pin.state.tree.read().gather(&rest, pin.revision, READ_KEYS);
             each(records)?;
             match last {
                 Some(last) => rest = rest.after(&last),
@@ -359,34 +359,24 @@ impl State {
 
     /// See [`crate::engine::Feed::reset`].
     pub(crate) fn reset(&self, records: &[Arc<Record>], revision: Revision) {
+        assert!(revision > self.revision(), "an engine publishes revisions in rising order");
+        // Nobody else publishes meanwhile, so what is found here still holds below.
+        let (gone, changed) = self.differences(records);
         let mut touched = Touched::default();
         let mut tree = self.tree.write();
-        assert!(revision > self.revision(), "an engine publishes revisions in rising order");
         // First nobody may read on from before, not even a watch that starts just now; then what is new is put in.
         self.compacted.fetch_max(revision, Ordering::AcqRel);
         let rings: Vec<Arc<Ring>> = self.rings.lock().values().cloned().collect();
         for ring in rings.iter().chain([&self.all]) {
             ring.cut(revision);
         }
-        let gone: Vec<Arc<Record>> = {
-            let mut kept = records.iter().map(|record| &record.key).peekable();
-            tree.live()
-                .filter(|record| {
-                    while kept.next_if(|key| **key < record.key).is_some() {}
-                    kept.peek().is_none_or(|key| **key != record.key)
-                })
-                .collect()
-        };
         for previous in gone {
             tree.delete(&previous.key, revision);
             let record = Arc::new(previous.deleted_at(revision));
             let event = Event { kind: EventKind::Delete, record, previous: Some(previous), revision };
             touched.push(self, Arc::new(event));
         }
-        for record in records {
-            if tree.get(&record.key).is_some_and(|known| known.mod_revision == record.mod_revision) {
-                continue;
-            }
+        for record in changed {
             let previous = tree.put(Arc::clone(record));
             let event = Event { kind: EventKind::Put, record: Arc::clone(record), previous, revision };
             touched.push(self, Arc::new(event));
@@ -400,6 +390,21 @@ impl State {
             ring.changed.notify_waiters();
         }
         self.trim();
+    }
+
+    /// What lives now and is not among these records, and which of them are not what lives now.
+    fn differences<'a>(&self, records: &'a [Arc<Record>]) -> (Vec<Arc<Record>>, Vec<&'a Arc<Record>>) {
+        let tree = self.tree.read();
+        let mut kept = records.iter().map(|record| &record.key).peekable();
+        let is_gone = |record: &&Arc<Record>| {
+            while kept.next_if(|key| **key < record.key).is_some() {}
+            kept.peek().is_none_or(|key| **key != record.key)
+        };
+        let gone = tree.live().filter(is_gone).cloned().collect();
+        let is_new = |record: &&Arc<Record>| {
+            tree.get(&record.key).is_none_or(|known| known.mod_revision != record.mod_revision)
+        };
+        (gone, records.iter().filter(is_new).collect())
     }
 
     /// Does again what a log says happened, before anybody looks. Its revision must be newer than all before.

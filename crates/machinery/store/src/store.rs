@@ -104,8 +104,8 @@ impl Store {
         self.state.range(range, &options, &mut |_| true)
     }
 
-    /// As [`Store::range`], of the records that `keep` wants; the others are neither counted nor copied. It must be quick
-    /// and must not call the store, because writers may wait for it. It may be asked about a record more than once.
+    /// As [`Store::range`], of the records that `keep` wants; the others are not counted. It is asked once about each,
+    /// in key order, and nobody waits for it.
     pub fn range_where(
         &self,
         range: &KeyRange,
@@ -159,12 +159,11 @@ impl Store {
 
     /// Writes a snapshot of the newest revision to a new file, while the store runs. Returns the revision it holds.
     pub async fn snapshot(&self, path: &Path) -> Result<Revision, SnapshotError> {
-        let store = self.clone();
+        // In this order: a lease that a pinned record names and that is not among these has ended since.
+        let pin = self.state.pin(self.state.revision()).ok_or(SnapshotError::Compacted)?;
+        let leases = self.engine.leases().await.map_err(SnapshotError::Leases)?;
         let to = path.to_path_buf();
-        let written = tokio::task::spawn_blocking(move || {
-            let pin = store.state.pin(store.state.revision()).ok_or(SnapshotError::Compacted)?;
-            backup::write(&RealDisk, &pin, &store.engine.leases(), &to)
-        });
+        let written = tokio::task::spawn_blocking(move || backup::write(&RealDisk, &pin, leases, &to));
         written.await.map_err(|error| SnapshotError::Io {
             step: "write",
             path: path.to_path_buf(),
@@ -209,5 +208,62 @@ impl Store {
     pub async fn close(&self) {
         self.engine.close().await;
         self.state.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineFuture;
+    use crate::error::RemoteFault;
+
+    /// An engine that does not know its leases.
+    #[derive(Debug)]
+    struct Forgetful;
+
+    fn never<T: Send>() -> EngineFuture<'static, T> {
+        Box::pin(async { unreachable!("a snapshot asks for leases only") })
+    }
+
+    impl Engine for Forgetful {
+        fn commit(&self, _: Vec<Operation>) -> EngineFuture<'_, Result<TransactionCommitted, CommitError>> {
+            never()
+        }
+
+        fn compact(&self, _: Revision) -> EngineFuture<'_, Result<(), CompactError>> {
+            never()
+        }
+
+        fn grant_lease(&self, _: Duration) -> EngineFuture<'_, Result<LeaseId, LeaseError>> {
+            never()
+        }
+
+        fn keep_alive(&self, _: LeaseId) -> EngineFuture<'_, Result<Duration, LeaseError>> {
+            never()
+        }
+
+        fn revoke_lease(&self, _: LeaseId) -> EngineFuture<'_, Result<(), LeaseError>> {
+            never()
+        }
+
+        fn leases(&self) -> EngineFuture<'_, Result<Vec<(LeaseId, Duration)>, RemoteFault>> {
+            let fault = RemoteFault { message: "nobody answers".to_owned(), may_have_happened: false };
+            Box::pin(std::future::ready(Err(fault)))
+        }
+
+        fn close(&self) -> EngineFuture<'_, ()> {
+            never()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_without_its_leases_is_none() {
+        let store = Store::over(&Feed::new(Vec::new(), 1), Arc::new(Forgetful));
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("snapshot");
+        let refused = store.snapshot(&file).await;
+        assert!(matches!(refused, Err(SnapshotError::Leases(_))), "{refused:?}");
+        assert_eq!(dir.path().read_dir().expect("listed").count(), 0, "nothing is left behind");
+        assert!(!store.state.is_pinned());
     }
 }

@@ -1,15 +1,13 @@
 //! The ordered map of keys, with what is kept of their past. No clock; whoever has it decides who may change it.
 //!
 //! Lists want keys in order, writers want one key at a time: a descent through an ordered map of paths that mostly start
-//! alike costs a writer more than everything else it does. So each key's versions stand in a slot of their own, which an
-//! ordered map and a hash map share.
+//! alike costs a writer more than everything else it does. So each key's versions stand in a slot, whose number both an
+//! ordered map and a hash map have.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use crate::key::{Key, KeyRange};
 use crate::record::{Event, EventKind, Record, Revision};
@@ -17,31 +15,17 @@ use crate::record::{Event, EventKind, Record, Revision};
 /// Every key's versions, and how much they weigh.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    keys: BTreeMap<Key, Arc<Slot>>,
-    /// The same slots.
-    index: HashMap<Key, Arc<Slot>, ahash::RandomState>,
+    /// The slot of each key.
+    keys: BTreeMap<Key, usize>,
+    /// The same.
+    index: HashMap<Key, usize, ahash::RandomState>,
+    slots: Vec<Versions>,
+    /// Slots that no key has; what is in them is empty.
+    free: Vec<usize>,
     /// Bytes of keys and values that exist now.
     live_bytes: u64,
     /// How many keys exist now.
     live_keys: u64,
-}
-
-/// The place of one key. Its lock is never contended: the tree's own keeps writers away from everybody else.
-#[derive(Debug)]
-struct Slot(Mutex<Versions>);
-
-impl Slot {
-    fn new(record: Arc<Record>) -> Arc<Slot> {
-        Arc::new(Slot(Mutex::new(Versions::One(record))))
-    }
-
-    fn newest(&self) -> Option<Arc<Record>> {
-        self.0.lock().newest().cloned()
-    }
-
-    fn at(&self, revision: Revision) -> Option<Arc<Record>> {
-        self.0.lock().at(revision).cloned()
-    }
 }
 
 /// What is kept of one key.
@@ -49,7 +33,7 @@ impl Slot {
 enum Versions {
     /// The usual case: it exists, and nothing before is kept.
     One(Arc<Record>),
-    /// Ascending by revision, never empty.
+    /// Ascending by revision, empty only in a free slot.
     Many(Vec<Version>),
 }
 
@@ -137,15 +121,15 @@ impl Tree {
         let live_keys = records.len() as u64;
         let mut index = HashMap::with_capacity_and_hasher(records.len(), ahash::RandomState::default());
         let keys = records
-            .into_iter()
-            .map(|record| {
-                let key = record.key.clone();
-                let slot = Slot::new(record);
-                index.insert(key.clone(), Arc::clone(&slot));
-                (key, slot)
+            .iter()
+            .enumerate()
+            .map(|(slot, record)| {
+                index.insert(record.key.clone(), slot);
+                (record.key.clone(), slot)
             })
             .collect();
-        Tree { keys, index, live_bytes, live_keys }
+        let slots = records.into_iter().map(Versions::One).collect();
+        Tree { keys, index, slots, free: Vec::new(), live_bytes, live_keys }
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
@@ -158,12 +142,16 @@ impl Tree {
 
     /// The newest record of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Record>> {
-        self.index.get(key).and_then(|slot| slot.newest())
+        self.versions(key)?.newest().cloned()
     }
 
     /// The record of a key as of a revision.
     pub(crate) fn get_at(&self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
-        self.index.get(key).and_then(|slot| slot.at(revision))
+        self.versions(key)?.at(revision).cloned()
+    }
+
+    fn versions(&self, key: &[u8]) -> Option<&Versions> {
+        self.index.get(key).map(|slot| &self.slots[*slot])
     }
 
     /// Adds a change. Its revision must not be below any that was added before. Returns the record before.
@@ -181,13 +169,23 @@ impl Tree {
         let previous = match self.index.entry(record.key.clone()) {
             Entry::Vacant(entry) => {
                 let key = record.key.clone();
-                let slot = Slot::new(record);
-                self.keys.insert(key, Arc::clone(&slot));
+                let versions = Versions::One(record);
+                let slot = match self.free.pop() {
+                    Some(slot) => {
+                        self.slots[slot] = versions;
+                        slot
+                    }
+                    None => {
+                        self.slots.push(versions);
+                        self.slots.len() - 1
+                    }
+                };
+                self.keys.insert(key, slot);
                 entry.insert(slot);
                 None
             }
             Entry::Occupied(entry) => {
-                let mut versions = entry.get().0.lock();
+                let versions = &mut self.slots[*entry.get()];
                 let previous = versions.newest().cloned();
                 versions.push(Version::Put(record));
                 previous
@@ -200,10 +198,9 @@ impl Tree {
     /// Adds a deletion, newer than anything that was added before. Returns the record before; if there was none, nothing
     /// happens.
     pub(crate) fn delete(&mut self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
-        let mut versions = self.index.get(key)?.0.lock();
+        let versions = &mut self.slots[*self.index.get(key)?];
         let previous = versions.newest().cloned()?;
         versions.push(Version::Deleted(revision));
-        drop(versions);
         self.replaced(Some(&previous));
         Some(previous)
     }
@@ -218,40 +215,40 @@ impl Tree {
     /// Forgets of a key what nobody can read who reads at `floor` or later. What was forgotten goes into `garbage`, to
     /// be dropped where no lock is held.
     pub(crate) fn trim(&mut self, key: &[u8], floor: Revision, garbage: &mut Vec<Arc<Record>>) {
-        let Some(slot) = self.index.get(key) else { return };
-        if slot.0.lock().trim(floor, garbage) {
+        let Some(slot) = self.index.get(key).copied() else { return };
+        if self.slots[slot].trim(floor, garbage) {
             self.index.remove(key);
             self.keys.remove(key);
+            self.slots[slot] = Versions::Many(Vec::new());
+            self.free.push(slot);
         }
     }
 
     /// The records of a range as of a revision, in key order.
     #[cfg(test)]
-    pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = Arc<Record>> {
-        self.slots(range).filter_map(move |(_, slot)| slot.at(revision))
+    pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = &Arc<Record>> {
+        self.in_range(range).filter_map(move |(_, versions)| versions.at(revision))
     }
 
     /// Gathers records as of a revision, looking at no more than `keys` keys. Returns the last key looked at if the
-    /// range goes on behind it.
+    /// range goes on behind it. (It is for the caller to choose among them, where no lock is held.)
     pub(crate) fn gather(
         &self,
         range: &KeyRange,
         revision: Revision,
         keys: usize,
-        mut each: impl FnMut(Arc<Record>),
-    ) -> Option<Key> {
-        let mut slots = self.slots(range);
+    ) -> (Vec<Arc<Record>>, Option<Key>) {
+        let mut records = Vec::new();
+        let mut found = self.in_range(range);
         let mut last = None;
-        for (key, slot) in slots.by_ref().take(keys) {
-            if let Some(record) = slot.at(revision) {
-                each(record);
-            }
+        for (key, versions) in found.by_ref().take(keys) {
+            records.extend(versions.at(revision).cloned());
             last = Some(key);
         }
-        slots.next().and(last).cloned()
+        (records, found.next().and(last).cloned())
     }
 
-    fn slots(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Arc<Slot>)> {
+    fn in_range(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Versions)> {
         // BTreeMap panics on a range that ends before it starts.
         let empty = range.is_empty();
         let end = range.end().map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_bytes()));
@@ -260,12 +257,12 @@ impl Tree {
         } else {
             (Bound::Included(range.start().as_bytes()), end)
         };
-        self.keys.range::<[u8], _>(bounds)
+        self.keys.range::<[u8], _>(bounds).map(|(key, slot)| (key, &self.slots[*slot]))
     }
 
     /// Every record that exists now, in key order.
-    pub(crate) fn live(&self) -> impl Iterator<Item = Arc<Record>> {
-        self.keys.values().filter_map(|slot| slot.newest())
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.keys.values().filter_map(|slot| self.slots[*slot].newest())
     }
 }
 
@@ -347,8 +344,11 @@ mod tests {
         assert_eq!(garbage.len(), 3);
         assert_eq!(tree.keys.len(), 1);
         assert_eq!(tree.index.len(), 1);
-        let left = tree.keys.get(b"b".as_slice()).map(|slot| matches!(*slot.0.lock(), Versions::One(_)));
-        assert_eq!(left, Some(true));
+        assert!(matches!(tree.versions(b"b"), Some(Versions::One(_))));
+        assert_eq!((tree.slots.len(), tree.free.len()), (2, 1));
+        put(&mut tree, "c", 8);
+        assert_eq!((tree.slots.len(), tree.free.len()), (2, 0), "the slot is used again");
+        assert_eq!(at(&tree, 8), [6, 8]);
     }
 
     #[test]
@@ -361,12 +361,12 @@ mod tests {
     #[test]
     fn gather_stops_and_goes_on() {
         let tree = sample();
-        let mut seen = Vec::new();
-        let next = tree.gather(&KeyRange::all(), 4, 1, |record| seen.push(record.mod_revision));
-        assert_eq!(next, Some(Key::from("a")));
-        let rest = KeyRange::all().after(b"a");
-        assert_eq!(tree.gather(&rest, 4, 1, |record| seen.push(record.mod_revision)), None);
-        assert_eq!(seen, [4, 3]);
+        let gather = |range: &KeyRange| {
+            let (records, last) = tree.gather(range, 4, 1);
+            (records.iter().map(|record| record.mod_revision).collect::<Vec<_>>(), last)
+        };
+        assert_eq!(gather(&KeyRange::all()), (vec![4], Some(Key::from("a"))));
+        assert_eq!(gather(&KeyRange::all().after(b"a")), (vec![3], None));
         assert_eq!(tree.range(&KeyRange::from_to("z", "a"), 9).count(), 0);
     }
 }

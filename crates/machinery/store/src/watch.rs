@@ -135,10 +135,9 @@ impl Watcher {
                 self.cursor = progress;
                 Ok(None)
             }
-            Found::FellOff(freed) => {
-                // Rings are freed piece by piece; what is compacted is the promise that holds.
-                let compacted = freed.max(self.state.compacted());
-                let error = WatchError::TooSlow { seen: self.cursor, compacted };
+            Found::FellOff => {
+                // Not what the ring has lost so far: it loses piece by piece what has been compacted before.
+                let error = WatchError::TooSlow { seen: self.cursor, compacted: self.state.compacted() };
                 self.failed = Some(error.clone());
                 Err(error)
             }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use podium_store::{
-    Change, CommitError, EtcdConfig, EventKind, Expect, Key, KeyRange, LeaseError, RangeOptions, Revision,
-    Store, WatchError, WatchOptions, WatchStart, Watcher,
+    Change, CommitError, EtcdConfig, EventKind, Expect, FreshError, Key, KeyRange, LeaseError, RangeOptions,
+    Revision, Store, WatchError, WatchOptions, WatchStart, Watcher,
 };
 use support::{EtcdServer, Files};
 use tokio::net::{TcpListener, TcpStream};
@@ -132,6 +132,32 @@ async fn leases_are_etcds() {
     store.close().await;
     assert!(matches!(put(&store, "a", "x").await, Err(CommitError::Closed)));
     assert_eq!(value(&store, "a").as_deref(), Some("x"), "reads go on");
+}
+
+#[tokio::test]
+async fn closing_takes_no_more_changes_and_finishes_those_under_way() {
+    let server = EtcdServer::start();
+    let store = server.open().await;
+    let mut watcher = watch(&store, store.revision());
+    server.pause();
+    let resumed = async {
+        tokio::task::yield_now().await;
+        server.resume();
+    };
+    let (under_way, (), refused, stale, ()) = tokio::join!(
+        biased;
+        put(&store, "a", "1"),
+        store.close(),
+        put(&store, "a", "2"),
+        store.fresh(),
+        resumed,
+    );
+    let revision = under_way.expect("it was finished");
+    assert!(matches!(refused, Err(CommitError::Closed)), "{refused:?}");
+    assert_eq!(stale, Err(FreshError::Closed));
+    assert_eq!(value(&store, "a").as_deref(), Some("1"));
+    assert_eq!(until(&mut watcher, revision).await, [revision], "what was finished is told before the end");
+    assert!(matches!(watcher.next().await, Err(WatchError::Closed)));
 }
 
 #[tokio::test]

@@ -55,17 +55,35 @@ pub(super) struct Head {
     pub(super) resource_version: Box<str>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HeadMeta<'a> {
-    #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    namespace: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    uid: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    resource_version: Option<Cow<'a, str>>,
+/// An object's bytes, and what is known of them without parsing.
+#[derive(Debug)]
+pub(super) struct Scanned<'a> {
+    pub(super) head: Head,
+    bytes: &'a [u8],
+    /// `metadata.managedFields` with its name and a comma, if it is there.
+    managed_fields: Option<Range<usize>>,
+}
+
+impl Scanned<'_> {
+    /// The object without `metadata.managedFields`: no part of a cluster reads them, and they can be half of it. Who
+    /// writes the object back without them changes nothing about them.
+    pub(super) fn without_managed_fields(&self) -> Box<[u8]> {
+        match &self.managed_fields {
+            None => self.bytes.into(),
+            Some(cut) => [&self.bytes[..cut.start], &self.bytes[cut.end..]].concat().into(),
+        }
+    }
+}
+
+/// What is looked for in an object's metadata.
+#[derive(Default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    /// See [`Scanned`].
+    managed_fields: Option<Range<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -128,25 +146,24 @@ pub(super) fn watch_line(line: &[u8]) -> Result<(EventKind, Range<usize>), ScanE
     Ok((kind.ok_or(ScanError::Missing("type"))?, object.ok_or(ScanError::Missing("object"))?))
 }
 
-/// Reads an object's name and versions from its metadata.
-pub(super) fn head(object: &[u8]) -> Result<Head, ScanError> {
-    let range = metadata(object)?;
-    let meta: HeadMeta<'_> = serde_json::from_slice(&object[range]).map_err(ScanError::Metadata)?;
-    let name = meta.name.filter(|name| !name.is_empty()).ok_or(ScanError::Missing("metadata.name"))?;
-    Ok(Head {
-        key: ObjectKey::new(meta.namespace.unwrap_or_default(), name),
-        uid: meta.uid.unwrap_or_default().into(),
-        resource_version: meta.resource_version.unwrap_or_default().into(),
-    })
+/// Reads an object's name and versions from its metadata. Copies nothing else, so that a state that is known already
+/// costs no more.
+pub(super) fn object(bytes: &[u8]) -> Result<Scanned<'_>, ScanError> {
+    let Metadata { name, namespace, uid, resource_version, managed_fields } = metadata(bytes)?;
+    let name = name.filter(|name| !name.is_empty()).ok_or(ScanError::Missing("metadata.name"))?;
+    let head = Head {
+        key: ObjectKey::new(namespace.unwrap_or_default(), name),
+        uid: uid.unwrap_or_default().into(),
+        resource_version: resource_version.unwrap_or_default().into(),
+    };
+    Ok(Scanned { head, bytes, managed_fields })
 }
 
 /// Reads only the resourceVersion, which is all a bookmark has.
 pub(super) fn resource_version(object: &[u8]) -> Result<String, ScanError> {
-    let range = metadata(object)?;
-    let meta: HeadMeta<'_> = serde_json::from_slice(&object[range]).map_err(ScanError::Metadata)?;
-    meta.resource_version
+    metadata(object)?
+        .resource_version
         .filter(|version| !version.is_empty())
-        .map(Cow::into_owned)
         .ok_or(ScanError::Missing("metadata.resourceVersion"))
 }
 
@@ -171,49 +188,23 @@ pub(super) fn only_metadata(object: &[u8]) -> Result<Vec<u8>, ScanError> {
     Ok(out)
 }
 
-/// The object without `metadata.managedFields`: no part of a cluster reads them, and they can be half of it. Who writes
-/// the object back without them changes nothing about them.
-pub(super) fn without_managed_fields(object: &[u8]) -> Result<Cow<'_, [u8]>, ScanError> {
-    const NAME: &[u8] = b"\"managedFields\"";
-    let mut found = None;
-    Scanner { bytes: object, at: metadata(object)?.start }.members(|scanner, name| {
-        let range = scanner.value()?;
-        if name == b"managedFields" {
-            found = Some(range);
-        }
-        Ok(found.is_none())
-    })?;
-    let Some(value) = found else { return Ok(Cow::Borrowed(object)) };
-    let name = object[..value.start].windows(NAME.len()).rposition(|window| window == NAME);
-    let mut start = name.ok_or(ScanError::Broken(value.start))?;
-    let mut end = value.end;
-    while object.get(end).is_some_and(u8::is_ascii_whitespace) {
-        end += 1;
-    }
-    if object.get(end) == Some(&b',') {
-        end += 1;
-    } else {
-        // The last member: the comma before it goes with it.
-        while start > 0 && object[start - 1].is_ascii_whitespace() {
-            start -= 1;
-        }
-        if start > 0 && object[start - 1] == b',' {
-            start -= 1;
-        }
-    }
-    Ok(Cow::Owned([&object[..start], &object[end..]].concat()))
-}
-
-fn metadata(object: &[u8]) -> Result<Range<usize>, ScanError> {
+/// Goes through an object's metadata once.
+fn metadata(object: &[u8]) -> Result<Metadata, ScanError> {
     let mut found = None;
     Scanner { bytes: object, at: 0 }.members(|scanner, name| {
-        let range = scanner.value()?;
         if name == b"metadata" {
-            found = Some(range);
+            found = Some(scanner.metadata()?);
+        } else {
+            scanner.value()?;
         }
         Ok(found.is_none())
     })?;
     found.ok_or(ScanError::Missing("metadata"))
+}
+
+/// A string, or nothing.
+fn text(value: &[u8]) -> Result<Option<String>, ScanError> {
+    serde_json::from_slice(value).map_err(ScanError::Metadata)
 }
 
 struct Scanner<'a> {
@@ -270,6 +261,32 @@ impl<'a> Scanner<'a> {
                 _ => return Err(ScanError::Broken(self.at)),
             }
         }
+    }
+
+    fn metadata(&mut self) -> Result<Metadata, ScanError> {
+        let mut metadata = Metadata::default();
+        self.peek();
+        // Where the last member ends, or the first may begin.
+        let (mut end, mut is_first) = (self.at + 1, true);
+        self.members(|scanner, name| {
+            let value = scanner.value()?;
+            let bytes = &scanner.bytes[value.clone()];
+            match name {
+                b"name" => metadata.name = text(bytes)?,
+                b"namespace" => metadata.namespace = text(bytes)?,
+                b"uid" => metadata.uid = text(bytes)?,
+                b"resourceVersion" => metadata.resource_version = text(bytes)?,
+                // With the comma before it or, where there is none, the one behind it.
+                b"managedFields" if is_first && scanner.peek() == Some(b',') => {
+                    metadata.managed_fields = Some(end..scanner.at + 1);
+                }
+                b"managedFields" => metadata.managed_fields = Some(end..value.end),
+                _ => {}
+            }
+            (end, is_first) = (value.end, false);
+            Ok(true)
+        })?;
+        Ok(metadata)
     }
 
     fn elements(&mut self) -> Result<Vec<Range<usize>>, ScanError> {
@@ -355,17 +372,29 @@ mod tests {
 
     #[test]
     fn managed_fields_are_left_out() {
-        let check = |object: &str, expected: &str| {
-            let less = without_managed_fields(object.as_bytes()).unwrap();
-            assert_eq!(std::str::from_utf8(&less).unwrap(), expected);
-        };
-        check(
-            r#"{"metadata":{"labels":{"managedFields":"x"},"managedFields":[{"a":"}]"}],"name":"n"},"spec":{}}"#,
-            r#"{"metadata":{"labels":{"managedFields":"x"},"name":"n"},"spec":{}}"#,
-        );
-        check(r#"{"metadata": {"name": "n", "managedFields": [] }}"#, r#"{"metadata": {"name": "n"}}"#);
-        check(r#"{"metadata":{"managedFields":[]}}"#, r#"{"metadata":{}}"#);
-        check(r#"{"metadata":{"name":"n"}}"#, r#"{"metadata":{"name":"n"}}"#);
+        for (text, expected) in [
+            (
+                r#"{"metadata":{"labels":{"managedFields":"x"},"managedFields":[{"a":"}]"}],"name":"n"},"spec":{}}"#,
+                r#"{"metadata":{"labels":{"managedFields":"x"},"name":"n"},"spec":{}}"#,
+            ),
+            (r#"{"metadata": {"name": "n", "managedFields": [] }}"#, r#"{"metadata": {"name": "n" }}"#),
+            (r#"{"metadata": { "managedFields": [] , "name": "n"}}"#, r#"{"metadata": { "name": "n"}}"#),
+            (
+                r#"{"metadata":{"managedFields":null,"name":"n","uid":"u"}}"#,
+                r#"{"metadata":{"name":"n","uid":"u"}}"#,
+            ),
+            (
+                r#"{"managedFields":[],"metadata":{"name":"n"}}"#,
+                r#"{"managedFields":[],"metadata":{"name":"n"}}"#,
+            ),
+            (r#"{"metadata":{"name":"n"}}"#, r#"{"metadata":{"name":"n"}}"#),
+        ] {
+            let scanned = object(text.as_bytes()).unwrap();
+            assert_eq!(&*scanned.head.key.name, "n", "{text}");
+            assert_eq!(std::str::from_utf8(&scanned.without_managed_fields()).unwrap(), expected);
+        }
+        let alone = br#"{"metadata":{"managedFields":[{}]}}"#;
+        assert_eq!(metadata(alone).unwrap().managed_fields, Some(13..33));
     }
 
     #[test]
@@ -409,10 +438,26 @@ mod tests {
 
     #[test]
     fn heads_are_read_wherever_metadata_stands() {
-        let object = br#"{"spec":{"metadata":{"name":"not this"}},"metadata":{"name":"a\u0062","namespace":"n","uid":"u","resourceVersion":"5","labels":{"x":"y"}},"status":{}}"#;
-        let head = head(object).unwrap();
+        let text = br#"{"spec":{"metadata":{"name":"not this"}},"metadata":{"name":"a\u0062","namespace":"n","uid":"u","resourceVersion":"5","labels":{"x":"y"}},"status":{}}"#;
+        let head = object(text).unwrap().head;
         assert_eq!(head.key, ObjectKey::new("n", "ab"));
         assert_eq!((&*head.uid, &*head.resource_version), ("u", "5"));
+    }
+
+    #[test]
+    fn heads_that_cannot_be_read_are_errors() {
+        for text in [
+            r#"{"spec":{}}"#,
+            r#"{"metadata":null}"#,
+            r#"{"metadata":{}}"#,
+            r#"{"metadata":{"name":null}}"#,
+            r#"{"metadata":{"name":""}}"#,
+            r#"{"metadata":{"name":1}}"#,
+            r#"{"metadata":{"name":"n","uid":{}}}"#,
+            r#"{"metadata":{"name":"n""#,
+        ] {
+            assert!(object(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

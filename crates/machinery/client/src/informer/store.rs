@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
-use super::scan::{self, EventKind, Head};
+use super::scan::{self, EventKind, Head, ScanError, Scanned};
 use super::{Change, Latch};
 use crate::ObjectKey;
 
@@ -235,17 +235,16 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     /// Stores a new state of an object and tells the handlers. Same version again: nothing happens.
-    fn upsert(&self, handlers: &[Handler<K>], head: Head, bytes: Box<[u8]>) {
-        let mut old = self.entry(&head.key);
-        if let Some(known) = &old {
-            if known.head == head {
-                return;
-            }
-            // Another uid is another object of the same name: its predecessor was deleted unseen.
-            if known.head.uid != head.uid {
-                self.remove(handlers, known, None);
-                old = None;
-            }
+    fn upsert(&self, handlers: &[Handler<K>], object: Scanned<'_>) {
+        let mut old = self.entry(&object.head.key);
+        if old.as_ref().is_some_and(|known| known.head == object.head) {
+            return;
+        }
+        let Some(bytes) = self.kept(&object) else { return };
+        let head = object.head;
+        // Another uid is another object of the same name: its predecessor was deleted unseen.
+        if let Some(known) = old.take_if(|known| known.head.uid != head.uid) {
+            self.remove(handlers, &known, None);
         }
         let mut parsed = if !handlers.is_empty() || !self.state.read().indexes.is_empty() {
             match self.parse(&head, &bytes) {
@@ -278,25 +277,30 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
 
     /// Forgets an object and tells the handlers its last state: `last` if it can be read, else the
     /// state that was kept.
-    fn remove(&self, handlers: &[Handler<K>], known: &Arc<Entry<K>>, last: Option<&[u8]>) {
+    fn remove(&self, handlers: &[Handler<K>], known: &Arc<Entry<K>>, last: Option<&Scanned<'_>>) {
         self.state.write().take(&known.head.key);
         if handlers.is_empty() {
             return;
         }
-        let last = last.and_then(|bytes| self.parse(&known.head, bytes)).map(Arc::new);
+        let last = last.and_then(|object| self.parse(&known.head, &self.kept(object)?)).map(Arc::new);
         if let Some(object) = last.or_else(|| self.value(known, false)) {
             self.tell(handlers, &Change::Deleted(object));
         }
     }
 
-    /// Reads the head, leaves out managed fields and applies [`Store::metadata_only`]; a bad object is a warning and
-    /// `None`.
-    fn take_apart(&self, bytes: &[u8]) -> Option<(Head, Box<[u8]>)> {
-        let parts = scan::head(bytes).and_then(|head| {
-            let bytes = scan::without_managed_fields(bytes)?;
-            Ok((head, if self.metadata_only { scan::only_metadata(&bytes)?.into() } else { bytes.into() }))
-        });
-        parts
+    /// What is kept of an object: no managed fields and, if asked for, [`Store::metadata_only`].
+    fn kept(&self, object: &Scanned<'_>) -> Option<Box<[u8]>> {
+        let bytes = object.without_managed_fields();
+        if self.metadata_only {
+            self.readable(scan::only_metadata(&bytes)).map(Into::into)
+        } else {
+            Some(bytes)
+        }
+    }
+
+    /// A bad object is a warning and `None`.
+    fn readable<T>(&self, scanned: Result<T, ScanError>) -> Option<T> {
+        scanned
             .inspect_err(|error| {
                 tracing::warn!(resource = %self.what, error = %crate::error_chain(error), "object without readable metadata is left out");
             })
@@ -331,9 +335,9 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
         let handlers = self.handlers.lock();
         let mut listed = BTreeSet::new();
         for bytes in items {
-            let Some((head, bytes)) = self.take_apart(&bytes) else { continue };
-            listed.insert(head.key.clone());
-            self.upsert(&handlers, head, bytes);
+            let Some(object) = self.readable(scan::object(&bytes)) else { continue };
+            listed.insert(object.head.key.clone());
+            self.upsert(&handlers, object);
         }
         let vanished: Vec<Arc<Entry<K>>> = {
             let state = self.state.read();
@@ -348,17 +352,18 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
     }
 
     fn event(&self, kind: EventKind, object: &[u8]) -> Option<String> {
-        let (head, bytes) = self.take_apart(object)?;
-        let version = head.resource_version.to_string();
+        let object = self.readable(scan::object(object))?;
+        let version = object.head.resource_version.to_string();
         let handlers = self.handlers.lock();
-        let known = self.entry(&head.key);
+        let known = self.entry(&object.head.key);
         // A resumed watch may repeat what is known already, but never goes back in time.
-        let stale =
-            known.as_ref().is_some_and(|known| older(&head.resource_version, &known.head.resource_version));
+        let stale = known
+            .as_ref()
+            .is_some_and(|known| older(&object.head.resource_version, &known.head.resource_version));
         if !stale {
             match (kind, known) {
-                (EventKind::Added | EventKind::Modified, _) => self.upsert(&handlers, head, bytes),
-                (EventKind::Deleted, Some(known)) => self.remove(&handlers, &known, Some(&bytes)),
+                (EventKind::Added | EventKind::Modified, _) => self.upsert(&handlers, object),
+                (EventKind::Deleted, Some(known)) => self.remove(&handlers, &known, Some(&object)),
                 (EventKind::Deleted | EventKind::Bookmark | EventKind::Error, _) => {}
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
@@ -46,10 +46,8 @@ pub(super) struct Follower {
     pub(super) wanted: watch::Sender<Revision>,
     /// How often the state was read again because something had been missed.
     pub(super) resets: watch::Sender<u64>,
-    /// Ends the follower.
+    /// Ends the follower, and what else runs beside.
     pub(super) closing: CancellationToken,
-    /// Notified when the watch is made, for tests that wait for a reconnect.
-    pub(super) connected: Notify,
 }
 
 /// Why a watch ended.
@@ -77,16 +75,13 @@ impl From<Missed> for Ended {
 }
 
 impl Follower {
-    /// Follows until it is told to close.
+    /// Follows for ever.
     pub(super) async fn run(self: Arc<Follower>) {
         let mut pause = RETRY_FIRST;
         loop {
             let before = self.feed.revision();
             let (number, channel) = self.client.member();
-            let ended = tokio::select! {
-                ended = self.watch(channel) => ended,
-                () = self.closing.cancelled() => return,
-            };
+            let ended = self.watch(channel).await;
             if self.feed.revision() > before {
                 pause = RETRY_FIRST;
             }
@@ -102,10 +97,7 @@ impl Follower {
                     }
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.closing.cancelled() => return,
-            }
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
         }
     }
@@ -176,7 +168,6 @@ impl Follower {
             return Ok(Some(Ended::Lost(response.cancel_reason)));
         }
         if response.created {
-            self.connected.notify_waiters();
             return Ok(None);
         }
         if response.events.is_empty() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{FreshError, RemoteFault};
 use crate::etcd::client::{self, Repeat};
@@ -33,8 +34,21 @@ struct Waiting {
 }
 
 impl Fresh {
-    /// Waits until the state has everything that was there when this was called.
-    pub(super) async fn wait(self: &Arc<Fresh>, follower: &Arc<Follower>) -> Result<(), FreshError> {
+    /// Waits until the state has everything that was there when this was called, or the store is closed.
+    pub(super) async fn wait(
+        self: &Arc<Fresh>,
+        follower: &Arc<Follower>,
+        tasks: &TaskTracker,
+    ) -> Result<(), FreshError> {
+        let waited = follower.closing.run_until_cancelled(self.wait_while_open(follower, tasks)).await;
+        waited.unwrap_or(Err(FreshError::Closed))
+    }
+
+    async fn wait_while_open(
+        self: &Arc<Fresh>,
+        follower: &Arc<Follower>,
+        tasks: &TaskTracker,
+    ) -> Result<(), FreshError> {
         let (sender, receiver) = oneshot::channel();
         let ask = {
             let mut waiting = self.0.lock();
@@ -44,13 +58,13 @@ impl Fresh {
         if ask {
             // A task of its own, so that others are answered even if this caller goes away.
             let (fresh, follower) = (Arc::clone(self), Arc::clone(follower));
-            tokio::spawn(async move { fresh.ask(&follower).await });
+            let closing = follower.closing.clone();
+            tasks.spawn(closing.run_until_cancelled_owned(async move { fresh.ask(&follower).await }));
         }
         let revision = receiver.await.map_err(|_| FreshError::Closed)?.map_err(FreshError::Remote)?;
-        wait_for(follower, revision, WAIT).await.map_err(|message| match follower.closing.is_cancelled() {
-            true => FreshError::Closed,
-            false => FreshError::Remote(RemoteFault { message, may_have_happened: false }),
-        })
+        wait_for(follower, revision, WAIT)
+            .await
+            .map_err(|message| FreshError::Remote(RemoteFault { message, may_have_happened: false }))
     }
 
     async fn ask(&self, follower: &Follower) {
@@ -80,16 +94,9 @@ async fn newest(follower: &Follower) -> Answer {
         let request = RangeRequest { key: key.clone(), limit: 1, keys_only: true, ..Default::default() };
         async move { KvClient::new(channel).range(request).await }
     });
-    tokio::select! {
-        answer = asked => match answer {
-            Ok(range) => Ok(range.header.map_or(0, |header| header.revision.cast_unsigned())),
-            Err(status) => {
-                Err(RemoteFault { message: client::describe(&status), may_have_happened: false })
-            }
-        },
-        () = follower.closing.cancelled() => {
-            Err(RemoteFault { message: "the store is closed".to_owned(), may_have_happened: false })
-        }
+    match asked.await {
+        Ok(range) => Ok(range.header.map_or(0, |header| header.revision.cast_unsigned())),
+        Err(status) => Err(RemoteFault { message: client::describe(&status), may_have_happened: false }),
     }
 }
 

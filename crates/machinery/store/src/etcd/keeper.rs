@@ -27,10 +27,7 @@ const TURN: &[u8] = b"compact_rev_key";
 pub(super) async fn forget_here(follower: Arc<Follower>, history: History) {
     let mut samples = Samples::default();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(ROUND) => {}
-            () = follower.closing.cancelled() => return,
-        }
+        tokio::time::sleep(ROUND).await;
         let now = Instant::now();
         let state = &follower.feed.state;
         let kept = Kept {
@@ -62,10 +59,7 @@ struct Turn {
 pub(super) async fn compact_etcd(follower: Arc<Follower>, interval: Duration) {
     let mut turn = Turn::default();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            () = follower.closing.cancelled() => return,
-        }
+        tokio::time::sleep(interval).await;
         match take_turn(&follower, turn).await {
             Ok((next, compacted)) => {
                 turn = next;

@@ -81,10 +81,10 @@ pub(super) async fn all(client: &Client) -> Result<Vec<(LeaseId, Duration)>, Sta
                 LeaseClient::new(channel).lease_time_to_live(request).await
             })
             .await?;
-        // One that has ended meanwhile has no time.
+        // One that has ended meanwhile has none; one in its last second has no whole one left, but is there.
         if let (Some(id), Ok(seconds)) =
             (LeaseId::new(lease.id.cast_unsigned()), u64::try_from(told.granted_ttl))
-            && told.ttl > 0
+            && seconds > 0
         {
             leases.push((id, Duration::from_secs(seconds)));
         }

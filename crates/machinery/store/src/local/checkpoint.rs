@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 use crate::error::StorageFault;
+use crate::key::KeyRange;
 use crate::local::{Shared, keeper};
 use crate::log::{FileName, Segments};
 use crate::record::Revision;
@@ -95,7 +96,7 @@ impl Checkpoints {
         let header = snapshot::Header { store_id: self.store_id, revision, first_frame };
         let written: Result<(), Stopped> = (|| {
             let mut writer = snapshot::Writer::create(&*self.disk, &unfinished, &header)?;
-            State::read_pinned(&pin, |records| {
+            State::read_pinned(&pin, KeyRange::all(), |records| {
                 // This may take seconds, in which leases end too.
                 keeper::end_leases(shared);
                 if shared.sequencer.lock().closing {

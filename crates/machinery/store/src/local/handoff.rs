@@ -1,22 +1,13 @@
-//! From the log thread to the publisher: batches that are durable (or failed), in order.
+//! From the log thread to the publisher: batches that are durable, in order.
 
 use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::StorageFault;
 use crate::local::sequencer::Item;
 
 /// Batches that may wait for the publisher: what is written meanwhile is not answered anyway, so two are as good as many.
 const WAITING: usize = 2;
-
-/// A batch that the log thread is done with.
-#[derive(Debug)]
-pub(super) struct Written {
-    pub(super) batch: Vec<Item>,
-    /// Why it is not durable, if it is not.
-    pub(super) fault: Option<StorageFault>,
-}
 
 /// The queue between the two threads.
 #[derive(Debug, Default)]
@@ -27,7 +18,7 @@ pub(super) struct Handoff {
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: VecDeque<Written>,
+    waiting: VecDeque<Vec<Item>>,
     /// Whether the publisher works on one.
     busy: bool,
     /// No more will come.
@@ -44,13 +35,13 @@ impl Handoff {
     }
 
     /// Hands over; waits while too much waits already. If the publisher has ended, the batch is dropped unanswered.
-    pub(super) fn put(&self, written: Written) {
+    pub(super) fn put(&self, batch: Vec<Item>) {
         let mut inner = self.inner.lock();
         while inner.waiting.len() >= WAITING && !inner.ended {
             self.changed.wait(&mut inner);
         }
         if !inner.ended {
-            inner.waiting.push_back(written);
+            inner.waiting.push_back(batch);
             drop(inner);
             self.changed.notify_all();
         }
@@ -65,12 +56,12 @@ impl Handoff {
     }
 
     /// The next batch, for the publisher; `None` once all is done and no more will come.
-    pub(super) fn take(&self) -> Option<Written> {
+    pub(super) fn take(&self) -> Option<Vec<Item>> {
         let mut inner = self.inner.lock();
         loop {
-            if let Some(written) = inner.waiting.pop_front() {
+            if let Some(batch) = inner.waiting.pop_front() {
                 inner.busy = true;
-                return Some(written);
+                return Some(batch);
             }
             if inner.ending {
                 return None;

@@ -87,7 +87,7 @@ impl Sequencer {
     ) -> Sequencer {
         let leases = Leases::rebuild(
             durable_leases.iter().map(|(id, ttl)| (*id, *ttl)),
-            state.tree().live(),
+            state.tree().live().cloned(),
             &Leases::default(),
             now,
         );
@@ -259,7 +259,7 @@ impl Sequencer {
         self.pending.clear();
         self.leases = Leases::rebuild(
             self.durable_leases.iter().map(|(id, ttl)| (*id, *ttl)),
-            state.tree().live(),
+            state.tree().live().cloned(),
             &self.leases,
             now,
         );

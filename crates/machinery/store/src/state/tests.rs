@@ -60,6 +60,28 @@ fn lists_in_pieces_are_of_one_revision() {
 }
 
 #[test]
+fn a_list_goes_on_though_its_revision_is_compacted_meanwhile() {
+    let feed = feed();
+    let keys: Vec<String> = (0..2 * READ_KEYS).map(|n| format!("/r/g/pods/{n:06}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let revision = put(&feed, &keys);
+    let mut asked = 0;
+    // Whoever chooses holds up nobody: not even writers and what frees the past.
+    let mut keep = |record: &Arc<Record>| {
+        asked += 1;
+        if asked % READ_KEYS == 1 {
+            feed.compact(put(&feed, &[keys[0], keys[keys.len() - 1]]));
+        }
+        record.mod_revision == revision
+    };
+    let all = feed.state.range(&KeyRange::all(), &RangeOptions::default(), &mut keep).expect("read");
+    assert_eq!((all.records.len(), all.revision, asked), (keys.len(), revision, keys.len()));
+    assert_eq!(feed.state.compacted(), revision + 2);
+    assert!(!feed.state.is_pinned());
+    assert_eq!(feed.state.history_bytes(), 0, "what the list kept is freed after it");
+}
+
+#[test]
 fn reads_outside_what_is_kept_say_so() {
     let feed = feed();
     for _ in 0..5 {
@@ -90,7 +112,7 @@ fn a_pin_keeps_what_compaction_would_free() {
     assert!(feed.state.pin(2).is_none(), "freed");
     assert!(feed.state.pin(4).is_some(), "not freed yet");
     let mut seen = Vec::new();
-    State::read_pinned::<()>(&pin, |records| {
+    State::read_pinned::<()>(&pin, KeyRange::all(), |records| {
         seen.extend(records.iter().map(|record| record.mod_revision));
         Ok(())
     })
