@@ -10,7 +10,7 @@ use crate::{packages, tidy};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("packages", packages::tests),
     ("fmt", || must(&mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -22,6 +22,7 @@ const STEPS: [Step; 9] = [
     ("codegen", || crate::run(&["codegen".to_owned(), "--check".to_owned()])),
     ("build", || must(&mut cargo(&["build", "--release", "--package", "podium"]))),
     ("e2e", || e2e(&[])),
+    ("containerd", e2e_on_containerd),
 ];
 
 /// Runs all steps, or those named.
@@ -53,13 +54,22 @@ fn doc() -> Result<()> {
 
 /// The end-to-end tests, with the release binary; arguments select tests by name.
 pub(crate) fn e2e(filter: &[String]) -> Result<()> {
+    e2e_with(filter, &[])
+}
+
+fn e2e_with(filter: &[String], environment: &[(&str, &str)]) -> Result<()> {
     packages::tests()?;
     must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium"]))?;
     let binary = target_directory()?.join("release/podium");
     // `--package` would build the dependencies again, with fewer features than the tests before had.
     let mut command = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast", "--"]);
     command.args(filter).args(["--nocapture", "--test-threads", "1"]).env("PODIUM_BIN", binary);
-    must(&mut command)
+    must(command.envs(environment.iter().copied()))
+}
+
+/// The end-to-end tests again, with the other container runtime.
+fn e2e_on_containerd() -> Result<()> {
+    e2e_with(&[], &[("PODIUM_CONTAINER_RUNTIME", "containerd")])
 }
 
 /// The figures: a whole node, then the store beside a bare log.

@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "cargo xtask TASK
 
   up [ARGS]          install what is missing, build, and start a cluster: the arguments are those of `podium up`
-  ci [STEP...]       every check: packages fmt tidy codegen clippy test doc build e2e
+  ci [STEP...]       every check: packages fmt tidy clippy test doc codegen build e2e containerd
   e2e [FILTER]       only the end-to-end tests
   bench              measures a node and the store, beside upstream's figures
   bench api [ARGS]   measures an API server, ours alone or the one of --kubeconfig, beside upstream's figures

@@ -13,14 +13,17 @@ struct Need {
 }
 
 /// What `podium up` runs.
-const NODE: [Need; 3] = [
-    Need { program: "containerd", package: "containerd", why: "runs containers, behind CRI" },
-    Need { program: "runc", package: "runc", why: "starts containers for containerd" },
-    Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" },
-];
+const NODE: [Need; 1] =
+    [Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" }];
 
 /// What the tests use besides.
-const TESTS: [Need; 3] = [
+const TESTS: [Need; 5] = [
+    Need {
+        program: "containerd",
+        package: "containerd",
+        why: "the other container runtime, started by the tests",
+    },
+    Need { program: "runc", package: "runc", why: "starts containers for containerd" },
     Need { program: "busybox", package: "busybox-static", why: "a shell and tools inside test containers" },
     Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
     Need { program: "etcd", package: "etcd-server", why: "the store's other engine, started by its tests" },
@@ -49,7 +52,6 @@ fn install(needs: &[Need]) -> Result<()> {
     if !found("apt-get") {
         bail!("install these yourself, this machine has no apt-get: {}", names.join(" "));
     }
-    // Debian's containerd package would start a service of its own; ours is started by podium.
     let apt = |arguments: &[&str]| -> Result<()> {
         let mut command = if is_root() { Command::new("apt-get") } else { Command::new("sudo") };
         if !is_root() {

@@ -74,7 +74,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<String>,
     /// The container runtime: `podium` for the one built in, `containerd` for a containerd of our own, or the CRI socket of
-    /// one that runs already [default: containerd]
+    /// one that runs already [default: podium]
     #[arg(long, value_name = "SOCKET", env = "PODIUM_CONTAINER_RUNTIME")]
     pub(crate) container_runtime_endpoint: Option<String>,
     /// What goes to podium.log: error, warn, info, debug, or per module as in podium_kubelet=debug

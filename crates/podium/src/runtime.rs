@@ -26,8 +26,8 @@ impl Choice {
     /// What a cluster's or a node's settings say.
     pub(crate) fn of(endpoint: Option<&str>) -> Self {
         match endpoint {
-            None | Some(CONTAINERD) => Self::Containerd,
-            Some(PODIUM) => Self::Podium,
+            None | Some(PODIUM) => Self::Podium,
+            Some(CONTAINERD) => Self::Containerd,
             Some(endpoint) => Self::Other(endpoint.to_owned()),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     /// `None`: whatever the default route says at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node_ip: Option<IpAddr>,
-    /// `None`: a containerd of our own.
+    /// `None`: the one built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
 }
@@ -138,7 +138,7 @@ impl Settings {
     }
 }
 
-/// The runtime of whatever lives in this directory, a cluster or a node: `Some(None)` is a containerd of our own, `None` an
+/// The runtime of whatever lives in this directory, a cluster or a node: `Some(None)` is the one built in, `None` an
 /// empty directory.
 pub(crate) fn runtime_endpoint(layout: &Layout) -> Result<Option<Option<String>>> {
     if let Some(settings) = Settings::load(layout)? {

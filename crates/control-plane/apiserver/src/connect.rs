@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::{CONNECTION, LOCATION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use podium_api::field::{Errors, Path};
 use podium_api::status::ApiError;
 use serde_json::Value;
@@ -144,7 +144,21 @@ async fn proxy(call: &Call, request: Request<RequestBody>) -> Result<Reply, ApiE
     if upgrade_of(request.headers()).is_some() {
         return exchange::upgrade(call, request, &target, method, path, &query).await;
     }
+    if call.info.rest.is_empty() && matches!(method, Method::GET | Method::HEAD) {
+        return slash_added(&request);
+    }
     exchange::forward(call, request, &target, path, &query).await
+}
+
+/// A page at a path without a slash would have its relative links one directory too high: the browser is to ask for the other.
+fn slash_added(request: &Request<RequestBody>) -> Result<Reply, ApiError> {
+    let uri = request.uri();
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let location = HeaderValue::from_str(&format!("{}/{query}", uri.path()))
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let mut reply = response::bytes(StatusCode::MOVED_PERMANENTLY, "text/plain; charset=utf-8", Vec::new());
+    reply.headers_mut().insert(LOCATION, location);
+    Ok(reply)
 }
 
 /// The protocol a request wants to turn into, if it is one we know and says so in both headers.

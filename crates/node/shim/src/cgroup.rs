@@ -183,12 +183,14 @@ impl Cgroups {
         matches!(self.layout, Layout::V2 { .. })
     }
 
-    /// Names and roots of the trees, for a view of them inside a container: version 1's by controllers.
+    /// Names and roots of the trees, for a view of them inside a container: version 1's by controllers. Without a hybrid machine's
+    /// unified tree, as runc: who sees one takes its files for the limits.
     pub fn trees(&self) -> Vec<(String, PathBuf)> {
         match &self.layout {
             Layout::V2 { mount } => vec![(String::new(), mount.clone())],
             Layout::V1 { mounts } => mounts
                 .iter()
+                .filter(|(controllers, _)| !controllers.is_empty())
                 .map(|(controllers, mount)| {
                     let name = mount.file_name().map(|name| name.to_string_lossy().into_owned());
                     (name.unwrap_or_else(|| controllers.join(",")), mount.clone())

@@ -30,7 +30,7 @@ pub(crate) struct Flags {
     /// Address of this node [default: the one the default route leaves by]
     #[arg(long, value_name = "IP")]
     pub(crate) node_ip: Option<IpAddr>,
-    /// The container runtime: `podium`, `containerd`, or the CRI socket of one that runs already [default: containerd]
+    /// The container runtime: `podium`, `containerd`, or the CRI socket of one that runs already [default: podium]
     #[arg(long, value_name = "SOCKET", env = "PODIUM_CONTAINER_RUNTIME")]
     pub(crate) container_runtime_endpoint: Option<String>,
     /// Address of the DNS Service [default: that of kube-system/kube-dns]

@@ -144,6 +144,11 @@ async fn a_node_is_proxied_to_and_a_pod_on_loopback_is_not() {
     assert_eq!(answer.text().trim(), "/stats/summary?x=1");
     let page = call(&server, "GET", "/api/v1/nodes/n1/proxy/page", Value::Null).await;
     assert_eq!(page.text(), "<a href=\"/api/v1/nodes/n1/proxy/x\">x</a>");
+    let bare = call(&server, "GET", "/api/v1/nodes/n1/proxy?x=1", Value::Null).await;
+    assert_eq!(bare.status, 301);
+    assert_eq!(bare.headers["location"], "/api/v1/nodes/n1/proxy/?x=1");
+    let posted = call(&server, "POST", "/api/v1/nodes/n1/proxy?x=1", Value::Null).await;
+    assert_ne!(posted.status, 301);
     let options = call(&server, "OPTIONS", "/api/v1/nodes/n1/proxy/anything", Value::Null).await;
     assert_eq!((options.status, options.text().as_str()), (200, "options"));
     let elsewhere = call(&server, "OPTIONS", PODS, Value::Null).await;

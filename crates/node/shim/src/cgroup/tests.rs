@@ -11,6 +11,9 @@ fn layouts() {
     let Some(Layout::V1 { mounts }) = parse_layout(v1) else { panic!("not version 1") };
     let places: Vec<String> = mounts.iter().map(|(_, mount)| mount.display().to_string()).collect();
     assert_eq!(places, ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"]);
+    let shown: Vec<String> =
+        Cgroups { layout: Layout::V1 { mounts } }.trees().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(shown, ["cpu", "memory"]);
     let v2 = "30 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
     assert_eq!(parse_layout(v2), Some(Layout::V2 { mount: "/sys/fs/cgroup".into() }));
     // A hybrid machine whose version 1 only carries systemd's names is version 2 at heart.
