@@ -254,6 +254,7 @@ fn table_rules(table: &str, own: Cidr) -> String {
         "set pods {{ type ipv4_addr; flags interval; }}\n\
          chain postrouting {{ type nat hook postrouting priority srcnat;\n\
          ct status dnat ip saddr . ip daddr @hairpin masquerade\n\
+         ct status dnat ip saddr 127.0.0.0/8 oifname != lo masquerade\n\
          ip saddr {own} ip daddr != @pods masquerade\n}}"
     );
     text.push_str("}\n");

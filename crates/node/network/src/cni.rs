@@ -201,6 +201,7 @@ impl Call {
             address,
             gateway,
             mtu: config.mtu,
+            loopback: hostports::on_loopback(ports),
         };
         let mac =
             sandbox::attach(self.namespace()?, &attachment).map_err(|e| Failure::from_error(101, &e))?;

@@ -46,6 +46,9 @@ pub enum HostPortError {
 }
 
 /// The part of a table that looks host ports up. It belongs into a `table ip` made by the agent.
+///
+/// The links of pods with ports route loopback addresses, so that the host itself reaches the ports as `localhost`; nobody else may
+/// come with such an address, or to one (CVE-2020-8558). Answers carry one only after this hook.
 pub const RULES: &str = "\
 map hostports { type inet_proto . inet_service : ipv4_addr . inet_service; }
 map hostports-at { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
@@ -55,8 +58,21 @@ chain forward-ports {
   dnat ip to meta l4proto . th dport map @hostports
 }
 chain prerouting { type nat hook prerouting priority dstnat + 5; fib daddr type local jump forward-ports; }
-chain output { type nat hook output priority -95; ip daddr != 127.0.0.0/8 fib daddr type local jump forward-ports; }
+chain output { type nat hook output priority -95; fib daddr type local jump forward-ports; }
+chain only-loopback {
+  type filter hook prerouting priority -150;
+  iifname != lo ip saddr 127.0.0.0/8 drop
+  iifname != lo ip daddr 127.0.0.0/8 drop
+}
 ";
+
+/// Whether a port is also one of the host's loopback addresses.
+pub(crate) fn on_loopback(ports: &[HostPort]) -> bool {
+    ports.iter().any(|port| {
+        let address = port.host_ip.parse::<Ipv4Addr>();
+        port.host_ip.is_empty() || address.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+    })
+}
 
 /// The commands that add (`add`) or remove (`delete`) a pod's ports in `table`.
 pub fn script(verb: &str, table: &str, pod: Ipv4Addr, ports: &[HostPort]) -> Result<String, HostPortError> {
@@ -115,6 +131,15 @@ mod tests {
              add element ip t hairpin { 10.1.0.2 . 10.1.0.2 }\n"
         );
         assert_eq!(script("add", "t", Ipv4Addr::LOCALHOST, &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn loopback_is_told_from_other_addresses() {
+        for (address, expected) in [("", true), ("0.0.0.0", true), ("127.0.0.2", true), ("192.0.2.2", false)]
+        {
+            assert_eq!(on_loopback(&[port(80, "tcp", "192.0.2.3"), port(81, "tcp", address)]), expected);
+        }
+        assert!(!on_loopback(&[]));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Attachment<'a> {
     pub gateway: Ipv4Addr,
     /// For both ends.
     pub mtu: u32,
+    /// Whether the host reaches the pod from its loopback addresses, by a port of the host.
+    pub loopback: bool,
 }
 
 /// A pod could not be attached or detached.
@@ -80,6 +82,9 @@ pub fn attach(namespace: &Path, want: &Attachment<'_>) -> Result<String, Sandbox
         let index = host
             .index_of(want.host_interface)?
             .ok_or_else(|| SandboxError::Vanished(want.host_interface.to_owned()))?;
+        if want.loopback {
+            set(&format!("net/ipv4/conf/{}/route_localnet", want.host_interface), "1")?;
+        }
         host.add_route(Some((want.address, 32)), None, index, Some(want.gateway))?;
         Ok(mac)
     });

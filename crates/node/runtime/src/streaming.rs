@@ -38,6 +38,15 @@ const WAITING: usize = 1000;
 /// Protocols of exec and attach over SPDY, the newest first.
 const PROTOCOLS: [&str; 4] =
     ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+/// And over WebSocket, with how they speak; the oldest may also be asked for by no name.
+const WEBSOCKET_PROTOCOLS: [(&str, Protocol); 6] = [
+    ("v5.channel.k8s.io", Protocol::WebSocket { status: true, base64: false }),
+    ("v4.channel.k8s.io", Protocol::WebSocket { status: true, base64: false }),
+    ("v4.base64.channel.k8s.io", Protocol::WebSocket { status: true, base64: true }),
+    ("channel.k8s.io", Protocol::WebSocket { status: false, base64: false }),
+    ("base64.channel.k8s.io", Protocol::WebSocket { status: false, base64: true }),
+    ("", Protocol::WebSocket { status: false, base64: false }),
+];
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
 /// What a client was promised.
@@ -200,9 +209,10 @@ fn negotiate(headers: &HeaderMap, forward: bool) -> Result<(Protocol, HeaderMap)
         let wanted =
             headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let wanted: Vec<&str> = wanted.split(',').map(str::trim).collect();
-        let known = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-        let chosen =
-            known.into_iter().find(|known| wanted.contains(known)).ok_or("unable to negotiate a protocol")?;
+        let (chosen, protocol) = WEBSOCKET_PROTOCOLS
+            .into_iter()
+            .find(|(known, _)| wanted.contains(known))
+            .ok_or("unable to negotiate a protocol")?;
         let key = headers
             .get(SEC_WEBSOCKET_KEY)
             .and_then(|value| value.to_str().ok())
@@ -210,8 +220,10 @@ fn negotiate(headers: &HeaderMap, forward: bool) -> Result<(Protocol, HeaderMap)
         let accept = HeaderValue::from_str(&websocket::accept_key(key)).map_err(|_| "a malformed key")?;
         agreed.insert(UPGRADE, HeaderValue::from_static("websocket"));
         agreed.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        agreed.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
-        return Ok((Protocol::WebSocket, agreed));
+        if !chosen.is_empty() {
+            agreed.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+        }
+        return Ok((protocol, agreed));
     }
     Err("Upgrade request required")
 }
@@ -298,14 +310,29 @@ mod tests {
         assert!(chosen(&[spdy], true).is_err());
         assert!(negotiate(&headers(&[("upgrade", "h2c")]), false).is_err());
         assert!(negotiate(&HeaderMap::new(), false).is_err());
-        let websocket = [
-            ("upgrade", "websocket"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ("sec-websocket-protocol", "x, v4.channel.k8s.io"),
-        ];
-        let (protocol, agreed) = negotiate(&headers(&websocket), false).unwrap();
-        assert_eq!(protocol, Protocol::WebSocket);
-        assert_eq!(agreed["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let websocket = |offered| {
+            let all = [
+                ("upgrade", "websocket"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-protocol", offered),
+            ];
+            let (protocol, agreed) = negotiate(&headers(&all), false)?;
+            assert_eq!(agreed["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+            let name = agreed.get("sec-websocket-protocol").map(|name| name.to_str().unwrap().to_owned());
+            Ok::<_, &str>((protocol, name.unwrap_or_default()))
+        };
+        for (offered, name, status, base64) in [
+            ("x, v4.channel.k8s.io", "v4.channel.k8s.io", true, false),
+            ("channel.k8s.io,v5.channel.k8s.io", "v5.channel.k8s.io", true, false),
+            ("channel.k8s.io", "channel.k8s.io", false, false),
+            ("base64.channel.k8s.io", "base64.channel.k8s.io", false, true),
+            ("v4.base64.channel.k8s.io", "v4.base64.channel.k8s.io", true, true),
+            ("", "", false, false),
+        ] {
+            let expected = (Protocol::WebSocket { status, base64 }, name.to_owned());
+            assert_eq!(websocket(offered).unwrap(), expected, "{offered}");
+        }
+        assert!(websocket("x").is_err());
     }
 
     #[test]

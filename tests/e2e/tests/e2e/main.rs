@@ -3,6 +3,7 @@
 //! Run by `cargo xtask e2e [NAME]`; without root or a binary to test, every test says that it was skipped.
 
 mod healing;
+mod host_ports;
 mod lifecycle;
 mod restarts;
 mod scheduling;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use podium_streaming::exec::Streams;
 use podium_streaming::{Error, spdy, websocket};
@@ -16,10 +18,9 @@ const OPENING: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// `status`: the outcome is a Kubernetes status, not a line of text.
-    Spdy {
-        status: bool,
-    },
-    WebSocket,
+    Spdy { status: bool },
+    /// `base64`: messages are text, the channel a digit and the bytes encoded.
+    WebSocket { status: bool, base64: bool },
 }
 
 /// What the client says.
@@ -58,12 +59,12 @@ struct Numbers {
 
 enum Input<S> {
     Spdy { reader: spdy::Reader<ReadHalf<S>>, numbers: Numbers, sizes: Vec<u8> },
-    WebSocket(websocket::Reader<ReadHalf<S>>),
+    WebSocket { reader: websocket::Reader<ReadHalf<S>>, base64: bool },
 }
 
 enum Output<S> {
     Spdy { writer: spdy::Writer<WriteHalf<S>>, numbers: Numbers, status: bool },
-    WebSocket(websocket::Writer<WriteHalf<S>>),
+    WebSocket { writer: websocket::Writer<WriteHalf<S>>, status: bool, base64: bool },
 }
 
 /// The listening half.
@@ -82,17 +83,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(super) async fn open(stream: S, protocol: Protocol, wanted: Streams) -> Result<Self, Error> {
         let (read, write) = tokio::io::split(stream);
         match protocol {
-            Protocol::WebSocket => {
+            Protocol::WebSocket { status, base64 } => {
                 let mut writer = websocket::Writer::new(write);
                 // An empty message on every output says that the streams stand; old clients wait for it.
                 for (there, number) in [(wanted.stdout, 1u8), (wanted.stderr, 2), (true, 3)] {
                     if there {
-                        writer.binary(&[&[number]]).await?;
+                        send(&mut writer, base64, number, &[]).await?;
                     }
                 }
                 Ok(Self {
-                    listener: Listener(Input::WebSocket(websocket::Reader::new(read))),
-                    talker: Talker(Output::WebSocket(writer)),
+                    listener: Listener(Input::WebSocket { reader: websocket::Reader::new(read), base64 }),
+                    talker: Talker(Output::WebSocket { writer, status, base64 }),
                 })
             }
             Protocol::Spdy { status } => {
@@ -187,17 +188,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Listener<S> {
                     None => return Ok(Said::Gone),
                 }
             },
-            Input::WebSocket(reader) => loop {
+            Input::WebSocket { reader, base64 } => loop {
                 match reader.next().await? {
-                    Some(websocket::Message::Data(data)) => match data.first() {
-                        Some(0) if data.len() > 1 => return Ok(Said::Input(data.slice(1..))),
-                        Some(4) => {
+                    Some(websocket::Message::Data(data)) => match decoded(data, *base64)? {
+                        data if data.first() == Some(&0) && data.len() > 1 => {
+                            return Ok(Said::Input(data.slice(1..)));
+                        }
+                        data if data.first() == Some(&4) => {
                             let mut sizes = data[1..].to_vec();
                             if let Some(size) = take_size(&mut sizes) {
                                 return Ok(size);
                             }
                         }
-                        Some(255) if data.get(1) == Some(&0) => return Ok(Said::InputEnd),
+                        data if data[..] == [255, 0] => return Ok(Said::InputEnd),
                         _ => {}
                     },
                     Some(websocket::Message::Ping(payload)) => {
@@ -248,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talker<S> {
                 }
                 Ok(())
             }
-            Output::WebSocket(writer) => writer.binary(&[&[code(channel)], bytes]).await,
+            Output::WebSocket { writer, base64, .. } => send(writer, *base64, code(channel), bytes).await,
         }
     }
 
@@ -257,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talker<S> {
         match (&mut self.0, answer) {
             (Output::Spdy { writer, .. }, Answer::Accept(stream)) => writer.reply(*stream).await,
             (Output::Spdy { writer, .. }, Answer::Pong(number)) => writer.pong(*number).await,
-            (Output::WebSocket(writer), Answer::WebSocketPong(payload)) => writer.pong(payload).await,
+            (Output::WebSocket { writer, .. }, Answer::WebSocketPong(payload)) => writer.pong(payload).await,
             _ => Ok(()),
         }
     }
@@ -275,12 +278,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talker<S> {
                 }
                 writer.close().await
             }
-            Output::WebSocket(writer) => {
-                writer.binary(&[&[code(Channel::Outcome)], outcome.status().as_bytes()]).await?;
+            Output::WebSocket { writer, status, base64 } => {
+                let text = if *status { outcome.status() } else { outcome.text() };
+                if !text.is_empty() {
+                    send(writer, *base64, code(Channel::Outcome), text.as_bytes()).await?;
+                }
                 writer.close(1000, "").await
             }
         }
     }
+}
+
+/// One message to a client.
+async fn send<W: AsyncWrite + Unpin>(
+    writer: &mut websocket::Writer<W>,
+    base64: bool,
+    channel: u8,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    if base64 {
+        return writer.text(&format!("{channel}{}", STANDARD.encode(bytes))).await;
+    }
+    writer.binary(&[&[channel], bytes]).await
+}
+
+/// One message of a client, the channel as a byte before its bytes.
+fn decoded(message: Bytes, base64: bool) -> Result<Bytes, Error> {
+    let Some((digit, text)) = message.split_first().filter(|_| base64) else { return Ok(message) };
+    let mut plain = vec![digit.wrapping_sub(b'0')];
+    STANDARD.decode_vec(text, &mut plain).map_err(std::io::Error::other)?;
+    Ok(plain.into())
 }
 
 fn number(numbers: &Numbers, channel: Channel) -> Option<u32> {
@@ -338,6 +365,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn sizes_in_pieces() {
@@ -348,6 +376,29 @@ mod tests {
         assert_eq!((width, height, bytes.len()), (100, 30, 0));
         let mut nonsense = vec![b'x'; 5000];
         assert!(take_size(&mut nonsense).is_none() && nonsense.is_empty());
+    }
+
+    #[tokio::test]
+    async fn messages_of_a_client_that_wants_text() {
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let wanted = Streams { stdin: true, stdout: true, stderr: false, tty: false };
+        let protocol = Protocol::WebSocket { status: false, base64: true };
+        let mut peer = Peer::open(far, protocol, wanted).await.unwrap();
+        // Clients mask what they send: here with nothing.
+        let frame =
+            |text: &[u8]| [&[0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0], text].concat();
+        near.write_all(&frame(b"0aGk=")).await.unwrap();
+        let Said::Input(bytes) = peer.listener.next(&mut Vec::new()).await.unwrap() else { panic!() };
+        assert_eq!(bytes, "hi");
+        near.write_all(&frame(b"0???")).await.unwrap();
+        assert!(peer.listener.next(&mut Vec::new()).await.is_err());
+        peer.talker.say(Channel::Stdout, b"out").await.unwrap();
+        peer.talker.finish(&Outcome::Code(0)).await.unwrap();
+        drop(peer);
+        let mut seen = Vec::new();
+        near.read_to_end(&mut seen).await.unwrap();
+        // Outputs and the outcome announce themselves, success has no text, and the end is status 1000.
+        assert_eq!(seen, b"\x81\x011\x81\x013\x81\x051b3V0\x88\x02\x03\xe8");
     }
 
     #[tokio::test]
