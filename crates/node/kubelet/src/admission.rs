@@ -18,6 +18,16 @@ pub(crate) struct Refused {
     pub(crate) message: String,
 }
 
+const NODE_AFFINITY: &str = "NodeAffinity";
+const TAINT_TOLERATION: &str = "TaintToleration";
+
+impl Refused {
+    /// Whether the node's labels or taints are the reason: the node's own copy of them may be older than the scheduler's.
+    pub(crate) fn is_about_node(&self) -> bool {
+        matches!(self.reason.as_str(), NODE_AFFINITY | TAINT_TOLERATION)
+    }
+}
+
 fn predicate(name: &str, text: &str) -> Refused {
     Refused { reason: name.to_owned(), message: format!("Predicate {name} failed: {text}") }
 }
@@ -41,10 +51,10 @@ pub(crate) fn admit(
     fits(wanted, others, allocatable)?;
     if let Some(node) = node {
         if !matches_node(wanted, node) {
-            return Err(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+            return Err(predicate(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
         }
         if !tolerates(wanted, node) {
-            return Err(predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
+            return Err(predicate(TAINT_TOLERATION, "node(s) had taints that the pod didn't tolerate"));
         }
     }
     ports(wanted, others)

@@ -87,8 +87,8 @@ impl Pods {
         }
         let this = Arc::downgrade(self);
         let own = uid.clone();
-        let admission = Arc::new(move |wanted: &Pod| match this.upgrade() {
-            Some(this) => this.admit(wanted, &own),
+        let admission = Arc::new(move |wanted: &Pod, newer: Option<&Node>| match this.upgrade() {
+            Some(this) => this.admit(wanted, &own, newer),
             None => Ok(()),
         });
         let mailbox = Arc::new(Mailbox::new(admission));
@@ -106,7 +106,7 @@ impl Pods {
         }
     }
 
-    fn admit(&self, wanted: &Pod, uid: &str) -> Result<(), admission::Refused> {
+    fn admit(&self, wanted: &Pod, uid: &str, newer: Option<&Node>) -> Result<(), admission::Refused> {
         let others: Vec<Arc<Pod>> = {
             let entries = self.entries.lock();
             entries
@@ -117,7 +117,7 @@ impl Pods {
         };
         let node = self.node.lock().clone();
         let allocatable = self.shared.machine.allocatable(&self.shared.config);
-        admission::admit(wanted, &others, node.as_deref(), &allocatable)
+        admission::admit(wanted, &others, newer.or(node.as_deref()), &allocatable)
     }
 
     /// Wakes the worker of a pod.

@@ -352,6 +352,23 @@ async fn a_pod_that_does_not_fit_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_the_scheduler_saw_first_is_asked_for() {
+    let Some(world) = World::start() else { return };
+    world.pod("first", json!({"containers": [container("a")]}));
+    world.wait("first", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let mut node = world.api.list("nodes").remove(0);
+    node["metadata"]["labels"]["disk"] = json!("ssd");
+    world.api.put("nodes", node);
+    world.pod("web", json!({"nodeSelector": {"disk": "ssd"}, "containers": [container("b")]}));
+    world.pod("lost", json!({"nodeSelector": {"disk": "hdd"}, "containers": [container("c")]}));
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(pod["status"]["phase"], "Running");
+    let pod = world.wait("lost", "fails", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "NodeAffinity");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_completes_and_keeps_its_status() {
     let Some(world) = World::start() else { return };
     world.runtime.held.lock().ends_at_once.insert("a".into(), 0);

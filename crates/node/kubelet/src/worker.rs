@@ -18,7 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Preconditions};
 use podium_client::{Api, EventType, error_chain, is_conflict, is_not_found, reference_of};
 use podium_cri::v1;
@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     actions::{self, PodActions, SandboxPlan},
+    admission::Refused,
     backoff::{elapsed, go_duration},
     context::Shared,
     observe::{self, Observer},
@@ -196,7 +197,7 @@ impl Worker {
             return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
         }
         if !self.ending() && !self.admitted {
-            self.admit();
+            self.admit().await;
         }
         if !self.ending() {
             self.check_deadline();
@@ -256,12 +257,19 @@ impl Worker {
     }
 
     /// Decides once whether the pod may be here at all. One that ran before was let in before.
-    fn admit(&mut self) {
+    async fn admit(&mut self) {
         self.admitted = true;
         if !self.record.containers.is_empty() || !self.record.sandboxes.is_empty() {
             return;
         }
-        if let Err(refused) = self.mailbox.admission(&self.pod) {
+        let mut outcome = self.mailbox.admission(&self.pod, None);
+        if outcome.as_ref().is_err_and(Refused::is_about_node) {
+            let nodes = Api::<Node>::all(self.shared.client.clone());
+            if let Ok(node) = nodes.get(&self.shared.config.node_name).await {
+                outcome = self.mailbox.admission(&self.pod, Some(&node));
+            }
+        }
+        if let Err(refused) = outcome {
             let about = reference_of(&*self.pod);
             self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
             let message = format!("Pod was rejected: {}", refused.message);

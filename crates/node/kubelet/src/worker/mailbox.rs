@@ -5,14 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{admission::Refused, status::Verdict};
 
 /// Decides whether a pod may run beside those that are here.
-pub(crate) type Admission = Arc<dyn Fn(&Pod) -> Result<(), Refused> + Send + Sync>;
+pub(crate) type Admission = Arc<dyn Fn(&Pod, Option<&Node>) -> Result<(), Refused> + Send + Sync>;
 
 /// The letters that have come since the last reading; only the newest of each kind counts.
 #[derive(Debug, Default)]
@@ -90,8 +90,9 @@ impl Mailbox {
         std::mem::take(&mut self.mail.lock())
     }
 
-    pub(crate) fn admission(&self, pod: &Pod) -> Result<(), Refused> {
-        (self.admission)(pod)
+    /// `newer`: the node as the API has it at this moment, if it was asked.
+    pub(crate) fn admission(&self, pod: &Pod, newer: Option<&Node>) -> Result<(), Refused> {
+        (self.admission)(pod, newer)
     }
 
     /// The pod with what it was granted, once its worker has looked at it.

@@ -23,7 +23,7 @@ impl Worker {
     pub(super) fn consider_resize(&mut self) {
         if self.resize.is_wanted(&self.wanted) {
             let allocatable = self.shared.machine.allocatable(&self.shared.config);
-            let fits = self.mailbox.admission(&self.wanted);
+            let fits = self.mailbox.admission(&self.wanted, None);
             match resize::judge(&self.wanted, &allocatable, fits) {
                 Ok(()) => {
                     self.resize.grant(&self.wanted);
