@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 /// A program, where it is found, the package that brings it and the reason for it.
 struct Need {
+    /// A name looked for on the PATH, or the whole path of a file that stands for a package without programs.
     program: &'static str,
     package: &'static str,
     why: &'static str,
@@ -17,7 +18,7 @@ const NODE: [Need; 1] =
     [Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" }];
 
 /// What the tests use besides.
-const TESTS: [Need; 5] = [
+const TESTS: [Need; 6] = [
     Need {
         program: "containerd",
         package: "containerd",
@@ -27,6 +28,11 @@ const TESTS: [Need; 5] = [
     Need { program: "busybox", package: "busybox-static", why: "a shell and tools inside test containers" },
     Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
     Need { program: "etcd", package: "etcd-server", why: "the store's other engine, started by its tests" },
+    Need {
+        program: "/usr/lib/python3/dist-packages/kubernetes/__init__.py",
+        package: "python3-kubernetes",
+        why: "the Python client, which runs a script against the API server",
+    },
 ];
 
 /// Installs what is missing for a node.
@@ -84,6 +90,9 @@ fn install(needs: &[Need]) -> Result<()> {
 }
 
 fn found(program: &str) -> bool {
+    if Path::new(program).is_absolute() {
+        return Path::new(program).is_file();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into(), "/bin".into()])

@@ -23,11 +23,12 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// What a cluster's or a node's settings say.
+    /// What a cluster's or a node's settings say. Those that say nothing are older than the choice, and their pods are
+    /// containerd's.
     pub(crate) fn of(endpoint: Option<&str>) -> Self {
         match endpoint {
-            None | Some(PODIUM) => Self::Podium,
-            Some(CONTAINERD) => Self::Containerd,
+            Some(PODIUM) => Self::Podium,
+            None | Some(CONTAINERD) => Self::Containerd,
             Some(endpoint) => Self::Other(endpoint.to_owned()),
         }
     }
@@ -55,11 +56,15 @@ pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
     }
 }
 
-/// Whether the cluster has pods that no daemon looks after now: shims listen without one.
+/// Whether the cluster has pods that no daemon looks after now.
 pub(crate) fn has_pods(layout: &Layout) -> bool {
+    Containerd::new(layout).running().is_some() || has_shims(layout)
+}
+
+/// Whether there are pods of podium's own runtime: their shims listen without a daemon.
+pub(crate) fn has_shims(layout: &Layout) -> bool {
     let shims = std::fs::read_dir(layout.run().join("s"));
-    Containerd::new(layout).running().is_some()
-        || shims.is_ok_and(|mut sockets| sockets.any(|socket| socket.is_ok()))
+    shims.is_ok_and(|mut sockets| sockets.any(|socket| socket.is_ok()))
 }
 
 /// Serves podium's own runtime while `work` is done with it: for a cluster whose daemon has ended.
@@ -79,4 +84,21 @@ pub(crate) async fn meanwhile<T>(layout: &Layout, work: impl Future<Output = Res
     let (served, outcome) = tokio::join!(serving, working);
     served.context("the container runtime")?;
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_without_a_runtime_are_older_than_the_choice() {
+        for (endpoint, expected) in [
+            (None, Choice::Containerd),
+            (Some("containerd"), Choice::Containerd),
+            (Some("podium"), Choice::Podium),
+            (Some("unix:///run/x.sock"), Choice::Other("unix:///run/x.sock".to_owned())),
+        ] {
+            assert_eq!(Choice::of(endpoint), expected);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::claims::{Claim, Claims};
 use crate::cli::Up;
 use crate::join::NodeSettings;
 use crate::layout::Layout;
+use crate::runtime::PODIUM;
 
 const DEFAULT_PORT: u16 = 6443;
 pub(crate) const DEFAULT_KUBELET_PORT: u16 = 10_250;
@@ -27,7 +28,7 @@ pub(crate) struct Settings {
     /// `None`: whatever the default route says at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node_ip: Option<IpAddr>,
-    /// `None`: the one built in.
+    /// `None`: older than the choice, which is containerd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
 }
@@ -59,7 +60,7 @@ impl Settings {
                 cluster_domain: "cluster.local".to_owned(),
                 node_name: host_name()?,
                 node_ip: None,
-                runtime_endpoint: None,
+                runtime_endpoint: Some(PODIUM.to_owned()),
             },
         };
         let made = layout.settings().exists();
@@ -138,8 +139,8 @@ impl Settings {
     }
 }
 
-/// The runtime of whatever lives in this directory, a cluster or a node: `Some(None)` is the one built in, `None` an
-/// empty directory.
+/// The runtime of whatever lives in this directory, a cluster or a node, as its settings say: `Some(None)` if they say
+/// nothing, `None` in an empty directory.
 pub(crate) fn runtime_endpoint(layout: &Layout) -> Result<Option<Option<String>>> {
     if let Some(settings) = Settings::load(layout)? {
         return Ok(Some(settings.runtime_endpoint));
@@ -190,6 +191,37 @@ pub(crate) fn default_address() -> Result<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Choice;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: Up,
+    }
+
+    fn choose(layout: &Layout, runtime: Option<&str>) -> Settings {
+        let mut up = Line::try_parse_from(["up"]).unwrap().up;
+        // Whatever the environment says.
+        up.container_runtime_endpoint = runtime.map(str::to_owned);
+        Settings::choose(layout, &up, &Claims::default()).unwrap()
+    }
+
+    #[test]
+    fn the_runtime_is_written_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path()).unwrap();
+        let new = choose(&layout, None);
+        assert_eq!(new.runtime_endpoint.as_deref(), Some("podium"));
+        assert_eq!(choose(&layout, Some("containerd")).runtime_endpoint.as_deref(), Some("containerd"));
+        new.save(&layout).unwrap();
+        assert_eq!(choose(&layout, None).runtime_endpoint.as_deref(), Some("podium"));
+        // From before there was a choice.
+        Settings { runtime_endpoint: None, ..new }.save(&layout).unwrap();
+        let kept = choose(&layout, None);
+        assert_eq!(Choice::of(kept.runtime_endpoint.as_deref()), Choice::Containerd);
+        assert_eq!(choose(&layout, Some("podium")).runtime_endpoint.as_deref(), Some("podium"));
+    }
 
     #[test]
     fn the_next_cluster_gets_ranges_of_its_own() {

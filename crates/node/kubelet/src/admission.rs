@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use podium_api::quantity::Quantity;
 
-use crate::{pod, resources};
+use crate::{pod, resources, sysctls};
 
 /// The pod may not run here; both texts go into its status and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub(crate) fn admit(
     node: Option<&Node>,
     allocatable: &BTreeMap<String, WireQuantity>,
 ) -> Result<(), Refused> {
+    if let Some(message) = sysctls::forbidden(wanted) {
+        return Err(Refused { reason: sysctls::FORBIDDEN.to_owned(), message });
+    }
     if let Some(os) = wanted.spec.as_ref().and_then(|spec| spec.os.as_ref())
         && os.name != "linux"
     {
@@ -258,6 +261,17 @@ mod tests {
         }
         assert_eq!(affinity(json!({"key": "cores", "operator": "Gt", "values": ["4"]})), "");
         assert_eq!(affinity(json!({"key": "cores", "operator": "Lt", "values": ["4"]})), "NodeAffinity");
+    }
+
+    #[test]
+    fn kernel_settings() {
+        let with = |name: &str| {
+            pod(json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
+        };
+        assert_eq!(reason(&with("net.ipv4.tcp_syncookies"), &[], None), "");
+        let refused = admit(&with("kernel.core_pattern"), &[], None, &allocatable()).unwrap_err();
+        assert_eq!(refused.reason, "SysctlForbidden");
+        assert_eq!(refused.message, "forbidden sysctl: \"kernel.core_pattern\" not allowlisted");
     }
 
     #[test]

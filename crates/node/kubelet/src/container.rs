@@ -4,6 +4,7 @@
 //! [`prepare`], which also says where it is.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -20,6 +21,9 @@ use crate::{
     security::{self, ImageUser, SecurityError},
     volumes::{self, PodDir, sub_path},
 };
+
+/// The images that are volumes of a container, by the volume's name.
+pub(crate) type ImageVolumes = BTreeMap<String, v1::ImageSpec>;
 
 /// Why a container cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +147,7 @@ pub(crate) fn prepare(
     directory: &PodDir,
     pod: &Pod,
     container: &Container,
+    images: &ImageVolumes,
     env: &[(String, String)],
     etc_hosts: Option<&Path>,
 ) -> Result<Vec<v1::Mount>, ConfigError> {
@@ -151,7 +156,11 @@ pub(crate) fn prepare(
     }
     let mut mounts = Vec::new();
     for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
-        mounts.push(volume_mount(directory, pod, container, index, wanted, env)?);
+        let part = sub_path_of(container, wanted, env)?;
+        mounts.push(match images.get(&wanted.name) {
+            Some(image) => image_mount(wanted, image, part),
+            None => volume_mount(directory, pod, container, index, wanted, part)?,
+        });
     }
     let taken = |path: &str| container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == path);
     if let Some(file) = etc_hosts.filter(|_| !taken("/etc/hosts")) {
@@ -185,22 +194,12 @@ fn termination_log(directory: &PodDir, container: &Container) -> io::Result<Path
     Ok(file)
 }
 
-fn volume_mount(
-    directory: &PodDir,
-    pod: &Pod,
+/// The part of a volume that a mount is of. Also says what no mount of ours can be.
+fn sub_path_of(
     container: &Container,
-    index: usize,
     wanted: &VolumeMount,
     env: &[(String, String)],
-) -> Result<v1::Mount, ConfigError> {
-    let volume = volumes::find(pod, &wanted.name).ok_or_else(|| ConfigError::NoVolume {
-        volume: wanted.name.clone(),
-        container: container.name.clone(),
-    })?;
-    let mut host = volumes::host_path_of(directory, volume).ok_or_else(|| ConfigError::NoVolume {
-        volume: wanted.name.clone(),
-        container: container.name.clone(),
-    })?;
+) -> Result<Option<String>, ConfigError> {
     if wanted.recursive_read_only.as_deref() == Some("Enabled") {
         return Err(ConfigError::RecursiveReadOnly { container: container.name.clone() });
     }
@@ -211,17 +210,71 @@ fn volume_mount(
         (_, Some(text)) if !text.is_empty() => Some(text.to_owned()),
         _ => None,
     };
+    match part {
+        Some(part) if part.starts_with('/') || part.split('/').any(|step| step == "..") => {
+            Err(ConfigError::SubPath {
+                mount: wanted.mount_path.clone(),
+                container: container.name.clone(),
+                source: io::Error::other(format!("subPath {part:?} must be relative and without ..")),
+            })
+        }
+        part => Ok(part),
+    }
+}
+
+/// Where a mount is in the container, as CRI has it: absolute.
+pub(crate) fn inside(mount_path: &str) -> String {
+    if mount_path.starts_with('/') { mount_path.to_owned() } else { format!("/{mount_path}") }
+}
+
+/// What both kinds of mount take from the container's spec.
+fn mount_of(wanted: &VolumeMount) -> v1::Mount {
+    let propagation = match wanted.mount_propagation.as_deref() {
+        Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
+        _ => v1::MountPropagation::PropagationPrivate,
+    };
+    v1::Mount {
+        container_path: inside(&wanted.mount_path),
+        readonly: wanted.read_only == Some(true),
+        propagation: propagation.into(),
+        ..Default::default()
+    }
+}
+
+/// An image as a volume: the runtime mounts it and finds the part, always read-only. Source: upstream's `makeMounts` and
+/// `pkg/volume/image`.
+fn image_mount(wanted: &VolumeMount, image: &v1::ImageSpec, part: Option<String>) -> v1::Mount {
+    v1::Mount {
+        readonly: true,
+        image: Some(image.clone()),
+        image_sub_path: part.unwrap_or_default(),
+        ..mount_of(wanted)
+    }
+}
+
+fn volume_mount(
+    directory: &PodDir,
+    pod: &Pod,
+    container: &Container,
+    index: usize,
+    wanted: &VolumeMount,
+    part: Option<String>,
+) -> Result<v1::Mount, ConfigError> {
+    let volume = volumes::find(pod, &wanted.name).ok_or_else(|| ConfigError::NoVolume {
+        volume: wanted.name.clone(),
+        container: container.name.clone(),
+    })?;
+    let mut host = volumes::host_path_of(directory, volume).ok_or_else(|| ConfigError::NoVolume {
+        volume: wanted.name.clone(),
+        container: container.name.clone(),
+    })?;
     let failed = |source| ConfigError::SubPath {
         mount: wanted.mount_path.clone(),
         container: container.name.clone(),
         source,
     };
     if let Some(part) = part {
-        if part.starts_with('/') || part.split('/').any(|step| step == "..") {
-            return Err(failed(io::Error::other(format!(
-                "subPath {part:?} must be relative and without .."
-            ))));
-        }
         let target = directory.sub_path(&wanted.name, &container.name, index);
         sub_path::bind(&host, &part, &target).map_err(failed)?;
         host = target;
@@ -229,20 +282,49 @@ fn volume_mount(
         // Runtimes differ in what they do with a missing source; upstream's make a directory.
         fs::create_dir_all(&host).map_err(failed)?;
     }
-    let propagation = match wanted.mount_propagation.as_deref() {
-        Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
-        Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
-        _ => v1::MountPropagation::PropagationPrivate,
-    };
-    let container_path = match wanted.mount_path.strip_prefix('/') {
-        Some(_) => wanted.mount_path.clone(),
-        None => format!("/{}", wanted.mount_path),
-    };
-    Ok(v1::Mount {
-        container_path,
-        host_path: host.to_string_lossy().into_owned(),
-        readonly: wanted.read_only == Some(true),
-        propagation: propagation.into(),
-        ..Default::default()
-    })
+    Ok(v1::Mount { host_path: host.to_string_lossy().into_owned(), ..mount_of(wanted) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_images() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "uid": "u"},
+            "spec": {"containers": [], "volumes": [{"name": "v", "image": {"reference": "app:v1"}}]},
+        }))
+        .unwrap();
+        let image = v1::ImageSpec { image: "sha256:1".into(), ..Default::default() };
+        let images = ImageVolumes::from([("v".to_owned(), image.clone())]);
+        let env = [("A".to_owned(), "deep".to_owned())];
+        let directory = PodDir::new(Path::new("/nonexistent"), "u");
+        let prepared = |mount: serde_json::Value, images: &ImageVolumes| {
+            let container: Container =
+                serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": [mount]})).unwrap();
+            prepare(&directory, &pod, &container, images, &env, None).map(|mounts| mounts[0].clone())
+        };
+        for (mount, sub_path) in [
+            (serde_json::json!({"name": "v", "mountPath": "/v"}), ""),
+            (serde_json::json!({"name": "v", "mountPath": "v", "readOnly": false, "subPath": "a/b"}), "a/b"),
+            (serde_json::json!({"name": "v", "mountPath": "/v", "subPathExpr": "x/$(A)"}), "x/deep"),
+        ] {
+            let expected = v1::Mount {
+                container_path: "/v".into(),
+                readonly: true,
+                image: Some(image.clone()),
+                image_sub_path: sub_path.into(),
+                ..Default::default()
+            };
+            assert_eq!(prepared(mount, &images).unwrap(), expected, "{sub_path}");
+        }
+        for part in ["../x", "/x", "a/../../x"] {
+            let mount = serde_json::json!({"name": "v", "mountPath": "/v", "subPath": part});
+            assert!(prepared(mount, &images).is_err(), "{part}");
+        }
+        // Never an empty directory in its place.
+        let mount = serde_json::json!({"name": "v", "mountPath": "/v"});
+        assert!(matches!(prepared(mount, &ImageVolumes::new()), Err(ConfigError::NoVolume { .. })));
+    }
 }

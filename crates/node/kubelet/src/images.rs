@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
 use parking_lot::Mutex;
 use podium_client::{EventRecorder, EventType};
 use podium_cri::{Cri, v1};
@@ -32,6 +32,17 @@ pub(crate) struct Image {
 pub(crate) struct NoImage {
     pub(crate) error: StartError,
     pub(crate) retry_after: Duration,
+}
+
+/// An image that a pod needs, of a container or a volume.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// As the pod names it.
+    pub(crate) name: &'a str,
+    /// Unset is IfNotPresent; the API server sets it.
+    pub(crate) policy: Option<&'a str>,
+    /// What events are recorded on: the container, or of a volume the pod.
+    pub(crate) about: &'a ObjectReference,
 }
 
 /// What the pull policy makes of an image's presence.
@@ -87,16 +98,15 @@ impl Images {
         }
     }
 
-    /// Finds or pulls a container's image. `about` is what events are recorded on.
+    /// Finds or pulls an image.
     pub(crate) async fn ensure(
         &self,
         pod: &Pod,
-        container: &Container,
-        about: &ObjectReference,
+        wanted: Wanted<'_>,
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
     ) -> Result<Image, NoImage> {
-        let wanted = container.image.as_deref().unwrap_or_default();
+        let Wanted { name: wanted, policy, about } = wanted;
         let later = Duration::from_secs(10);
         if let Err(invalid) = podium_cri::normalize_image_name(wanted) {
             let message = format!(
@@ -109,7 +119,7 @@ impl Images {
             });
         }
         let spec = v1::ImageSpec { image: tagged(wanted), ..Default::default() };
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+        let policy = policy.unwrap_or("IfNotPresent");
         let local = match self.cri.image_status(spec.clone()).await {
             Ok(local) => local,
             Err(failure) => {

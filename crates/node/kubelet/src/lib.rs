@@ -41,6 +41,7 @@ mod security;
 mod server;
 mod status;
 mod status_writer;
+mod sysctls;
 mod tokens;
 mod volumes;
 mod worker;

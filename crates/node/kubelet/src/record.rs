@@ -98,6 +98,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) annotations: BTreeMap<String, String>,
     /// Container paths with their host paths.
     pub(crate) mounts: Vec<(String, String)>,
+    /// Container paths of image volumes with their images, as the runtime names them.
+    pub(crate) image_volumes: BTreeMap<String, String>,
 }
 
 impl PodRecord {
@@ -197,6 +199,14 @@ impl ContainerRecord {
                 .mounts
                 .iter()
                 .map(|mount| (mount.container_path.clone(), mount.host_path.clone()))
+                .collect(),
+            image_volumes: status
+                .mounts
+                .iter()
+                .filter_map(|mount| {
+                    let image = mount.image.as_ref().filter(|image| !image.image.is_empty())?;
+                    Some((mount.container_path.clone(), image.image.clone()))
+                })
                 .collect(),
         }
     }

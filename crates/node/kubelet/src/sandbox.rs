@@ -14,6 +14,7 @@ use crate::{
     pod,
     record::label,
     security::{self, SecurityError},
+    sysctls,
 };
 
 /// What a sandbox is made from besides the pod.
@@ -74,7 +75,7 @@ pub(crate) fn config(
         .and_then(|context| context.sysctls.as_deref())
         .unwrap_or_default()
         .iter()
-        .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))
+        .map(|sysctl| (sysctls::normalize(&sysctl.name), sysctl.value.clone()))
         .collect();
     Ok(v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {

@@ -28,6 +28,11 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl World {
     fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// With a runtime that says it is of this name.
+    fn start_with(runtime_name: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: cgroups need root");
             return None;
@@ -36,6 +41,7 @@ impl World {
         let cgroup = format!("podium-life-{}-{number}", std::process::id());
         let (api, runtime) = (FakeApi::new(), FakeRuntime::start());
         runtime.held.lock().images.push("app:v1".into());
+        runtime.held.lock().name = runtime_name.into();
         let (shutdown, task) = kubelet(&api, &runtime, &cgroup);
         Some(Self { api, runtime, shutdown, task, cgroup })
     }
@@ -277,6 +283,53 @@ async fn a_missing_config_map_holds_the_pod_until_it_comes() {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
         "secret \"db\" not found"
     );
+    world.stop().await;
+}
+
+/// A container with an image for a volume, beside one without.
+fn with_image_volume(reference: &str) -> Value {
+    let mount = json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "etc"}]});
+    json!({"containers": [with(container("a"), mount), container("b")],
+        "volumes": [{"name": "v", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_volumes_are_pulled_and_handed_on() {
+    let Some(world) = World::start_with("podium") else { return };
+    world.runtime.held.lock().images.push("data:v1".into());
+    world.pod("web", with_image_volume("data:v1"));
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let mounts = {
+        let held = world.runtime.held.lock();
+        let (_, first) =
+            held.containers.iter().find(|(_, one)| one.mounts.iter().any(|m| m.image.is_some())).unwrap();
+        first.mounts.clone()
+    };
+    let mount = mounts.iter().find(|mount| mount.container_path == "/v").unwrap();
+    assert!(mount.readonly && mount.host_path.is_empty() && mount.image_sub_path == "etc", "{mount:?}");
+    let image = mount.image.clone().unwrap();
+    assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("id-of-data:v1", "data:v1"));
+    let status = &pod["status"]["containerStatuses"][0]["volumeMounts"][0];
+    assert_eq!(status["volumeStatus"]["image"]["imageRef"], "id-of-data:v1", "{status}");
+    // One that cannot be pulled holds up only the container that wants it, and says so there.
+    world.pod("late", with_image_volume("gone:v1"));
+    let reason = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    world.wait("late", "says why", |pod| reason(pod) == "ErrImagePull").await;
+    world.event("Failed", "Error: ErrImagePull").await;
+    let pod = world.wait("late", "backs off", |pod| reason(pod) == "ImagePullBackOff").await;
+    assert!(pod["status"]["containerStatuses"][1]["state"]["running"].is_object(), "{}", pod["status"]);
+    assert_eq!(world.runtime.calls().iter().filter(|call| *call == "pull gone:v1").count(), 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_would_leave_image_volumes_out_is_not_asked() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().images.push("data:v1".into());
+    world.pod("web", with_image_volume("data:v1"));
+    let text = "MountVolume.SetUp failed for volume \"v\" : volume source image is not supported by this container runtime";
+    world.event("FailedMount", text).await;
+    assert!(world.runtime.calls().is_empty());
     world.stop().await;
 }
 

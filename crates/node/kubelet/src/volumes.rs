@@ -5,6 +5,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod host_path;
+pub(crate) mod image;
 pub(crate) mod payload;
 pub(crate) mod sub_path;
 
@@ -33,6 +34,15 @@ pub(crate) enum VolumeError {
         "MountVolume.SetUp failed for volume {volume:?} : volume source {kind} is not supported by this kubelet"
     )]
     Unsupported { volume: String, kind: &'static str },
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : volume source image is not supported by this container runtime"
+    )]
+    NoImages { volume: String },
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : subPath of a volume source image is not supported by this \
+         container runtime"
+    )]
+    NoImageParts { volume: String },
 }
 
 /// Where a pod's files are.
@@ -72,35 +82,38 @@ impl PodDir {
     }
 }
 
-/// Where a volume is on the host, whether or not it has been made yet.
+/// Where a volume is on the host, whether or not it has been made yet. None for an image: the runtime has it.
 pub(crate) fn host_path_of(directory: &PodDir, volume: &Volume) -> Option<PathBuf> {
     if let Some(source) = &volume.host_path {
         return Some(PathBuf::from(&source.path));
+    }
+    if volume.image.is_some() {
+        return None;
     }
     plugin(volume).ok().map(|plugin| directory.volume(plugin, &volume.name))
 }
 
 /// The plugin's name in paths, or the kind of a source that is not supported.
 fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
-    let known: [(bool, &'static str); 6] = [
+    let known: [(bool, &'static str); 7] = [
         (volume.empty_dir.is_some(), "empty-dir"),
         (volume.config_map.is_some(), "configmap"),
         (volume.secret.is_some(), "secret"),
         (volume.downward_api.is_some(), "downward-api"),
         (volume.projected.is_some(), "projected"),
         (volume.host_path.is_some(), "host-path"),
+        (volume.image.is_some(), "image"),
     ];
     if let Some((_, name)) = known.into_iter().find(|(there, _)| *there) {
         return Ok(name);
     }
-    let unsupported: [(bool, &'static str); 10] = [
+    let unsupported: [(bool, &'static str); 9] = [
         (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (volume.csi.is_some(), "csi"),
         (volume.ephemeral.is_some(), "ephemeral"),
         (volume.nfs.is_some(), "nfs"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.fc.is_some(), "fc"),
-        (volume.image.is_some(), "image"),
         // Running git on the host for a pod's author is how CVE-2024-10220 happened.
         (volume.git_repo.is_some(), "gitRepo"),
         (volume.flex_volume.is_some(), "flexVolume"),
@@ -126,6 +139,16 @@ pub(crate) fn ensure(
     let name = || volume.name.clone();
     plugin(volume).map_err(|kind| VolumeError::Unsupported { volume: name(), kind })?;
     let failed = |source| VolumeError::Io { volume: name(), source };
+    if volume.image.is_some() {
+        // Its image is pulled when a container starts that mounts it.
+        return match lookup.image_mounts {
+            image::Mounts::Nothing => Err(VolumeError::NoImages { volume: name() }),
+            offered if offered < image::needed(pod, volume) => {
+                Err(VolumeError::NoImageParts { volume: name() })
+            }
+            _ => Ok(()),
+        };
+    }
     if let Some(source) = &volume.host_path {
         let type_ = source.type_.as_deref().unwrap_or_default();
         return host_path::check(Path::new(&source.path), type_)

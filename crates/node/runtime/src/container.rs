@@ -1,5 +1,6 @@
 //! The life of a container: made on disk, started by its pod's shim, stopped, removed.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,15 @@ use crate::core::{Runtime, chain, failed, new_id, now};
 use crate::images::records::Record;
 use crate::shim::{self, Lines, ShimError};
 use crate::spec::{self, Ingredients};
-use crate::state::{self, ContainerRecord};
+use crate::state::{self, ContainerRecord, VolumeImage};
 
+/// How the error begins when an image cannot be a volume; the kubelet counts by it. Source: `cri-api/pkg/errors`.
+const VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// How long a killed process may take to be gone: it may be in the kernel, on a disk that hangs.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a shim that did not answer may take to tell that a container ended, which we have killed without it. Less than
+/// the two minutes of the kubelet's patience with all that comes before and after it.
+const LATE: Duration = Duration::from_secs(20);
 /// What one stream of a command may answer. Source: containerd's and CRI-O's limit, and the kubelet's.
 const EXEC_BYTES: usize = 16 << 20;
 /// How long output may follow a command's end, from processes it left behind.
@@ -207,10 +213,11 @@ impl Runtime {
             Status::not_found(format!("failed to resolve image {:?}: not found", image.image))
         })?;
         let execution = self.execution(&record)?;
+        let volume_images = self.volume_images(&config)?;
         let id = new_id()?;
         let directory = self.container_directory(&id);
         // Everything that can be refused is refused now; what starts later is made of the same.
-        let spec = self.container_spec(&sandbox, &id, &config, &execution, &record.layers)?;
+        let spec = self.container_spec(&sandbox, &id, &config, &execution, &record.layers, &volume_images)?;
         let record = ContainerRecord {
             id: id.clone(),
             sandbox_id: sandbox.id.clone(),
@@ -218,6 +225,7 @@ impl Runtime {
             image_ref: record.digests.iter().next().cloned().unwrap_or_else(|| record.id.clone()),
             image_id: record.id,
             layers: record.layers,
+            volume_images,
             stop_signal: spec::stop_signal(&config, &execution.stop_signal),
             cgroup: spec.cgroup,
             config,
@@ -236,7 +244,7 @@ impl Runtime {
             let container = Arc::new(Container::new(record.clone(), directory.clone()));
             all.insert(id.clone(), container);
         }
-        let made = (|| {
+        let made = (|| -> std::io::Result<()> {
             state::directory(&directory)?;
             for name in ["upper", "work", "rootfs"] {
                 std::fs::create_dir(directory.join(name))?;
@@ -245,13 +253,23 @@ impl Runtime {
             std::fs::set_permissions(
                 directory.join("upper"),
                 std::os::unix::fs::PermissionsExt::from_mode(0o755),
-            )?;
-            state::save(&directory, &record)
+            )
         })();
-        if let Err(error) = made {
+        let made = made
+            .map_err(|error| failed("failed to create container", &error))
+            // A volume that cannot be is said now, not when the container starts; its layers are held from here on.
+            .and_then(|()| {
+                let tried = podium_shim::images::check(&spec.binds, &directory.join("rootfs"));
+                tried.map_err(|error| failed(VOLUME_FAILED, &error))
+            })
+            .and_then(|()| {
+                let saved = state::save(&directory, &record);
+                saved.map_err(|error| failed("failed to create container", &error))
+            });
+        if let Err(status) = made {
             self.containers.lock().remove(&id);
-            let _ = std::fs::remove_dir_all(&directory);
-            return Err(failed("failed to create container", &error));
+            let _ = crate::remove::tree(&directory);
+            return Err(status);
         }
         self.tell(&id, &sandbox.id, v1::ContainerEventType::ContainerCreatedEvent);
         Ok(id)
@@ -261,6 +279,19 @@ impl Runtime {
         Ok(self.store.config(record).map_err(|error| failed("reading the image", &error))?.config)
     }
 
+    /// The images that a container is to have as volumes.
+    fn volume_images(&self, config: &v1::ContainerConfig) -> Result<BTreeMap<String, VolumeImage>, Status> {
+        let names = config.mounts.iter().filter_map(spec::image_of);
+        names
+            .map(|name| {
+                let image = self.store.find(name).ok_or_else(|| {
+                    Status::not_found(format!("{VOLUME_FAILED}: failed to resolve image {name:?}: not found"))
+                })?;
+                Ok((name.to_owned(), VolumeImage { id: image.id, layers: image.layers }))
+            })
+            .collect()
+    }
+
     fn container_spec(
         &self,
         sandbox: &crate::sandbox::Sandbox,
@@ -268,11 +299,16 @@ impl Runtime {
         config: &v1::ContainerConfig,
         image: &crate::images::manifest::Execution,
         layers: &[String],
+        volume_images: &BTreeMap<String, VolumeImage>,
     ) -> Result<podium_shim::protocol::ContainerSpec, Status> {
         let security =
             config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
-        spec::check_modules(security.apparmor.as_ref(), security.selinux_options.as_ref())?;
-        for mount in config.mounts.iter().filter(|mount| mount.image.is_none()) {
+        spec::check_modules(
+            security.apparmor.as_ref(),
+            security.selinux_options.as_ref(),
+            security.privileged,
+        )?;
+        for mount in config.mounts.iter().filter(|mount| spec::image_of(mount).is_none()) {
             let path = Path::new(&mount.host_path);
             // As the other runtimes do: a missing source becomes a directory.
             if path.is_absolute() && !path.exists() {
@@ -291,6 +327,7 @@ impl Runtime {
             image,
             layers,
             layers_directory: self.store.layers(),
+            volume_images,
             directory: &self.container_directory(id),
             sandbox_directory: &sandbox.directory,
             available_capabilities: self.available_capabilities,
@@ -327,6 +364,7 @@ impl Runtime {
             &container.record.config,
             &execution,
             &container.record.layers,
+            &container.record.volume_images,
         )?;
         let bytes = serde_json::to_vec(&spec).map_err(|error| failed("writing the specification", &error))?;
         state::write(&container.directory.join(SPEC_FILE), &bytes)
@@ -375,7 +413,9 @@ impl Runtime {
         let socket = self.socket(&container.record.sandbox_id);
         let kill = |signal: i32, all: bool| Request::Kill { id: container.record.id.clone(), signal, all };
         if !timeout.is_zero() {
-            self.signal(&socket, kill(container.record.stop_signal, false)).await?;
+            if !self.signal(&socket, kill(container.record.stop_signal, false)).await? {
+                return self.kill_by_hand(&container).await;
+            }
             if wait_ended(&container, timeout).await {
                 return Ok(());
             }
@@ -389,24 +429,50 @@ impl Runtime {
             return Ok(());
         }
         let socket = self.socket(&container.record.sandbox_id);
-        let id = container.record.id.clone();
-        self.signal(&socket, Request::Kill { id: id.clone(), signal: libc::SIGKILL, all: false }).await?;
-        if wait_ended(container, Duration::from_secs(5)).await {
-            return Ok(());
+        let id = &container.record.id;
+        for (all, limit) in [(false, Duration::from_secs(5)), (true, KILL_LIMIT)] {
+            let request = Request::Kill { id: id.clone(), signal: libc::SIGKILL, all };
+            if !self.signal(&socket, request).await? {
+                return self.kill_by_hand(container).await;
+            }
+            if wait_ended(container, limit).await {
+                return Ok(());
+            }
         }
-        self.signal(&socket, Request::Kill { id: id.clone(), signal: libc::SIGKILL, all: true }).await?;
-        if wait_ended(container, KILL_LIMIT).await {
-            return Ok(());
-        }
-        Err(Status::deadline_exceeded(format!(
-            "an error occurs during waiting for container {id:?} to be killed"
-        )))
+        Err(not_killed(id))
     }
 
-    async fn signal(&self, socket: &Path, request: Request) -> Result<(), Status> {
+    /// Kills what is in a container's group, for a shim that hangs. How the container ended is not known then, unless the
+    /// shim tells after all.
+    async fn kill_by_hand(&self, container: &Container) -> Result<(), Status> {
+        let record = &container.record;
+        tracing::warn!(
+            container = record.id,
+            pod = record.sandbox_id,
+            "killed without the shim, which hangs"
+        );
+        let (cgroups, group) = (self.cgroups.clone(), record.cgroup.clone());
+        let killed = tokio::task::spawn_blocking(move || cgroups.kill(&group)).await;
+        killed.map_err(|error| failed("failed to kill the container", &error))?;
+        if wait_ended(container, LATE).await {
+            return Ok(());
+        }
+        if !self.cgroups.processes(&record.cgroup).is_empty() {
+            return Err(not_killed(&record.id));
+        }
+        self.lost(container).await;
+        Ok(())
+    }
+
+    /// Has the shim signal a container. False: the shim hangs.
+    async fn signal(&self, socket: &Path, request: Request) -> Result<bool, Status> {
         match shim::command(socket, request).await {
             // It has ended meanwhile, alone or with its shim.
-            Ok(()) | Err(ShimError::Refused { kind: Failure::NotFound, .. } | ShimError::Gone(_)) => Ok(()),
+            Ok(()) | Err(ShimError::Refused { kind: Failure::NotFound, .. } | ShimError::Gone(_)) => Ok(true),
+            Err(ShimError::Silent(error)) => {
+                tracing::debug!(%error, "no answer in time");
+                Ok(false)
+            }
             Err(error) => Err(failed("failed to signal the container", &error)),
         }
     }
@@ -418,7 +484,7 @@ impl Runtime {
         let _changing = container.changing.lock().await;
         // Started while we waited for the lock.
         self.kill_container(&container).await?;
-        match std::fs::remove_dir_all(&container.directory) {
+        match crate::remove::tree_aside(&container.directory).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed("failed to remove the container's files", &error));
             }
@@ -568,6 +634,10 @@ fn start_message(error: &ShimError) -> String {
         ),
         other => format!("failed to start container: {}", chain(other)),
     }
+}
+
+fn not_killed(id: &str) -> Status {
+    Status::deadline_exceeded(format!("an error occurs during waiting for container {id:?} to be killed"))
 }
 
 async fn wait_ended(container: &Container, limit: Duration) -> bool {

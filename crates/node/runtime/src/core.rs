@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use podium_cri::v1;
 use podium_shim::cgroup::Cgroups;
+use podium_shim::ending;
 use podium_shim::protocol::{Answer, ContainerState, EXIT_FILE, Exit, Request, SPEC_FILE};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::Config;
-use crate::cni::Cni;
+use crate::cni::{Cni, Network};
 use crate::container::{Container, State};
 use crate::images::store::Store;
 use crate::sandbox::Sandbox;
@@ -185,8 +186,12 @@ impl Runtime {
     pub(crate) fn collect(&self) {
         // The next collection takes what this one leaves to a pull.
         let Ok(_alone) = self.pulling.try_write() else { return };
-        let in_use: BTreeSet<String> =
-            self.containers.lock().values().flat_map(|one| one.record.layers.clone()).collect();
+        let in_use: BTreeSet<String> = self
+            .containers
+            .lock()
+            .values()
+            .flat_map(|one| one.record.all_layers().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
         if let Err(error) = self.store.collect(&in_use) {
             tracing::warn!(%error, "images not collected");
         }
@@ -205,7 +210,14 @@ impl Runtime {
                     let sandbox = Arc::new(Sandbox::new(record, directory));
                     self.sandboxes.lock().insert(sandbox.id.clone(), sandbox);
                 }
-                Ok(None) => remove_leftover(&directory),
+                Ok(None) => remove_leftover(&directory).await,
+                Err(error) if state::is_broken(&error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "a pod's record is broken");
+                    let record = self.remains(&directory);
+                    unfinished.push(record.id.clone());
+                    let sandbox = Arc::new(Sandbox::new(record, directory));
+                    self.sandboxes.lock().insert(sandbox.id.clone(), sandbox);
+                }
                 Err(error) => {
                     tracing::error!(directory = %directory.display(), %error, "a pod's record cannot be read");
                 }
@@ -217,7 +229,11 @@ impl Runtime {
                     let container = Arc::new(Container::new(record, directory));
                     self.containers.lock().insert(container.record.id.clone(), container);
                 }
-                Ok(_) => remove_leftover(&directory),
+                Ok(_) => remove_leftover(&directory).await,
+                Err(error) if state::is_broken(&error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "a container's record is broken");
+                    remove_leftover(&directory).await;
+                }
                 Err(error) => {
                     tracing::error!(directory = %directory.display(), %error, "a container's record cannot be read");
                 }
@@ -238,6 +254,14 @@ impl Runtime {
         Ok(())
     }
 
+    /// A pod of which only its directory's name is known. Its network is asked for by that name: plugins that never saw it
+    /// have nothing to do.
+    fn remains(&self, directory: &std::path::Path) -> SandboxRecord {
+        let id = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let network = self.cni.config().ok().map(|config| Network { config, ..Network::default() });
+        SandboxRecord::remains(id, network)
+    }
+
     async fn recover_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let socket = self.socket(&sandbox.id);
         let mut running: BTreeMap<String, ContainerState> = BTreeMap::new();
@@ -254,6 +278,9 @@ impl Runtime {
                 // Killed, or the machine was started anew.
                 Err(error) => {
                     tracing::info!(pod = sandbox.id, %error, "the pod's shim is gone");
+                    if matches!(error, ShimError::Silent(_)) {
+                        self.end_by_hand(sandbox).await;
+                    }
                     sandbox.set_shim(None);
                     if let Some(group) = sandbox.group() {
                         self.clear_group(&group).await;
@@ -286,7 +313,7 @@ impl Runtime {
     }
 
     /// A container whose end nobody saw.
-    async fn lost(&self, container: &Container) {
+    pub(crate) async fn lost(&self, container: &Container) {
         self.clear_group(&container.record.cgroup).await;
         let exit = Exit {
             id: container.record.id.clone(),
@@ -331,8 +358,8 @@ impl Runtime {
     async fn forget(&self, sandbox: &Sandbox, id: &str) {
         let request = Request::Forget { id: id.to_owned() };
         match shim::command(&self.socket(&sandbox.id), request).await {
-            // Its shim is gone: the group is ours to take away.
-            Err(ShimError::Gone(_)) => {
+            // Its shim is gone, or as good as that: the group is ours to take away.
+            Err(ShimError::Gone(_) | ShimError::Silent(_)) => {
                 if let Some(container) = self.container(id) {
                     self.clear_group(&container.record.cgroup).await;
                 }
@@ -402,16 +429,40 @@ impl Runtime {
         }
     }
 
+    /// Kills a pod's shim that hangs, and what is in the pod's groups.
+    async fn end_by_hand(&self, sandbox: &Sandbox) {
+        tracing::warn!(pod = sandbox.id, "the pod's shim hangs and is killed");
+        let id = sandbox.id.clone();
+        let ended = tokio::task::spawn_blocking(move || ending::end(&id, END)).await;
+        if let Err(error) = ended.map_err(io::Error::other).and_then(|ended| ended) {
+            tracing::error!(pod = sandbox.id, %error, "the pod's shim is not known to be gone");
+        }
+        for container in self.containers_of(&sandbox.id) {
+            self.clear_group(&container.record.cgroup).await;
+        }
+        if let Some(group) = sandbox.group() {
+            self.clear_group(&group).await;
+        }
+    }
+
     /// Ends a pod's shim and waits until it is gone.
     pub(crate) async fn end_shim(&self, sandbox: &Sandbox) {
         let socket = self.socket(&sandbox.id);
-        let asked = shim::ask(&socket, Request::End, Vec::new()).await;
-        if let Ok((_, _, answers)) = asked
-            && let Ok(mut lines) = answers.into_lines()
-        {
-            // The connection ends with it.
-            let _ = tokio::time::timeout(END, async { while lines.next().await.is_some() {} }).await;
+        let ended = match shim::ask(&socket, Request::End, Vec::new()).await {
+            Ok((_, _, answers)) => match answers.into_lines() {
+                // The connection ends with it.
+                Ok(mut lines) => {
+                    let end = async { while lines.next().await.is_some() {} };
+                    tokio::time::timeout(END, end).await.is_ok()
+                }
+                Err(_) => false,
+            },
+            Err(error) => !matches!(error, ShimError::Silent(_)),
+        };
+        if !ended {
+            self.end_by_hand(sandbox).await;
         }
+        // Last: without its socket nobody would find a shim that lives on.
         let _ = std::fs::remove_file(&socket);
         sandbox.set_shim(None);
     }
@@ -433,8 +484,8 @@ pub(crate) fn read_exit(path: &std::path::Path) -> Option<Exit> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-fn remove_leftover(directory: &std::path::Path) {
-    if let Err(error) = std::fs::remove_dir_all(directory) {
+async fn remove_leftover(directory: &std::path::Path) {
+    if let Err(error) = crate::remove::tree_aside(directory).await {
         tracing::warn!(directory = %directory.display(), %error, "a leftover stays");
     }
 }

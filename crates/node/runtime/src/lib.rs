@@ -6,7 +6,7 @@
 //! - `images`: content, layers, records. `registry`: where images come from.
 //! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
 //! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
-//! - `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
+//! - `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
 
 mod capabilities;
 mod cni;
@@ -14,6 +14,7 @@ mod container;
 mod core;
 mod images;
 mod registry;
+mod remove;
 mod sandbox;
 mod seccomp;
 mod service;

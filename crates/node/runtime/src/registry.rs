@@ -18,7 +18,7 @@ use crate::core::{Runtime, chain};
 use crate::images::blobs;
 use crate::images::manifest::{Descriptor, Document, choose};
 use crate::images::records::Record;
-use crate::images::store::ImageError;
+use crate::images::store::{ImageError, check_layers};
 use auth::Credentials;
 use client::{Client, HttpError};
 use hosts::Host;
@@ -135,7 +135,12 @@ pub(crate) async fn pull(
         store.blobs.put(&chosen.digest, &mut bytes.as_slice())?;
         document = serde_json::from_slice(&bytes)?;
     }
+    check_layers(&document.layers)?;
     let wanted: Vec<Descriptor> = document.config.into_iter().chain(document.layers).collect();
+    check_sizes(&wanted)?;
+    let missing = wanted.iter().filter(|one| !store.blobs.has(&one.digest));
+    let missing = missing.fold(0, |sum: u64, one| sum.saturating_add(one.size));
+    blobs::check_room(&runtime.config.root, missing).map_err(blobs::BlobError::Io)?;
     let fetches = wanted.into_iter().map(|one| {
         let puller = &puller;
         async move { puller.blob(&one).await }
@@ -145,6 +150,14 @@ pub(crate) async fn pull(
     let store = std::sync::Arc::clone(store);
     let adopted = tokio::task::spawn_blocking(move || store.adopt(&full, &target)).await;
     adopted.map_err(|error| ImageError::Io(std::io::Error::other(error)))?.map_err(PullError::Image)
+}
+
+/// What is fetched ends where it was said to end: nothing may leave that open.
+fn check_sizes(wanted: &[Descriptor]) -> Result<(), ImageError> {
+    match wanted.iter().find(|one| one.size == 0) {
+        Some(one) => Err(ImageError::Invalid(format!("{} has no size in the manifest", one.digest))),
+        None => Ok(()),
+    }
 }
 
 struct Puller<'a> {
@@ -248,6 +261,14 @@ impl Puller<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_without_a_size_is_not_fetched() {
+        let sized = |size| Descriptor { digest: "d".into(), size, ..Descriptor::default() };
+        assert!(check_sizes(&[sized(1), sized(2)]).is_ok());
+        let refused = check_sizes(&[sized(1), sized(0)]).unwrap_err().to_string();
+        assert_eq!(refused, "image: d has no size in the manifest");
+    }
 
     #[test]
     fn names_are_taken_apart() {

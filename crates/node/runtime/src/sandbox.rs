@@ -1,11 +1,13 @@
 //! The life of a pod: its shim and namespaces, its network, its files, its end.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use podium_cri::v1;
 use podium_shim::protocol::{Answer, Request, SandboxSpec};
+use podium_shim::sysctl::{Scope, Setting};
 use tonic::Status;
 
 use crate::cni::{Attachment, Network};
@@ -172,7 +174,7 @@ pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Res
     }
     let own_network = options.network() != v1::NamespaceMode::Node;
     let shared_pid = options.pid() == v1::NamespaceMode::Pod;
-    spec::check_modules(security.apparmor.as_ref(), security.selinux_options.as_ref())?;
+    spec::check_modules(security.apparmor.as_ref(), security.selinux_options.as_ref(), security.privileged)?;
     Ok(SandboxSpec {
         hostname: own_network.then(|| config.hostname.clone()),
         network: own_network,
@@ -189,18 +191,28 @@ pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Res
 }
 
 /// Kernel settings that the configuration asks for. Containers may bind to every port and send pings, as with the other
-/// runtimes, unless the pod says otherwise.
-fn sysctls(config: &v1::PodSandboxConfig, own_network: bool) -> Vec<(String, String)> {
-    let wanted = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
-    let mut all: std::collections::BTreeMap<String, String> = wanted.into_iter().collect();
-    if own_network {
+/// runtimes, unless the pod says otherwise. Only settings of namespaces that the pod has of its own: the others are the
+/// machine's.
+fn sysctls(config: &v1::PodSandboxConfig, made: &SandboxSpec) -> Result<Vec<(String, String)>, Status> {
+    let mut all = BTreeMap::new();
+    for (name, value) in config.linux.iter().flat_map(|linux| &linux.sysctls) {
+        let own = Setting::parse(name).filter(|setting| match setting.scope() {
+            Scope::Ipc => made.ipc,
+            Scope::Network => made.network,
+        });
+        let setting = own.ok_or_else(|| {
+            Status::invalid_argument(format!("sysctl {name:?} is not in a namespace of the pod's own"))
+        })?;
+        all.insert(setting.name().to_owned(), value.clone());
+    }
+    if made.network {
         for (name, value) in
             [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
         {
             all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }
 
 /// `resolv.conf` of a DNS configuration. Source: what containerd writes.
@@ -254,6 +266,7 @@ impl Runtime {
             .clone()
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
         let wanted = shim_spec(&config, 0)?;
+        let sysctls = sysctls(&config, &wanted)?;
         let id = new_id()?;
         let directory = self.sandbox_directory(&id);
         let record = SandboxRecord {
@@ -279,7 +292,7 @@ impl Runtime {
         }
         let made = {
             let _changing = sandbox.changing.lock().await;
-            self.make_sandbox(&sandbox, wanted).await
+            self.make_sandbox(&sandbox, wanted, sysctls).await
         };
         if let Err(status) = made {
             if let Err(error) = self.remove_sandbox(&id).await {
@@ -296,6 +309,7 @@ impl Runtime {
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         wanted: SandboxSpec,
+        sysctls: Vec<(String, String)>,
     ) -> Result<(), Status> {
         let directory = &sandbox.directory;
         state::directory(directory).map_err(|error| failed("making the pod's directory", &error))?;
@@ -314,7 +328,6 @@ impl Runtime {
                 _ = shim.wait() => {}
             }
         });
-        let own_network = wanted.network;
         let answer = shim::ask(&socket, Request::Sandbox(wanted), Vec::new()).await;
         let (pid, network_fd) = match answer {
             Ok((Answer::Sandbox { pid, network_fd }, ..)) => (pid, network_fd),
@@ -339,7 +352,6 @@ impl Runtime {
             })?;
             sandbox.inner.lock().network = Some(network);
         }
-        let sysctls = sysctls(&sandbox.config, own_network);
         if !sysctls.is_empty() {
             shim::command(&socket, Request::Sysctls { sysctls })
                 .await
@@ -391,7 +403,7 @@ impl Runtime {
         for container in self.containers_of(&sandbox.id) {
             self.remove_container(&container.record.id).await?;
         }
-        match std::fs::remove_dir_all(&sandbox.directory) {
+        match crate::remove::tree_aside(&sandbox.directory).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed("removing the pod's directory", &error));
             }
@@ -432,17 +444,56 @@ mod tests {
         );
     }
 
-    #[test]
-    fn settings_of_a_pod_win() {
-        let mut config = v1::PodSandboxConfig::default();
-        assert_eq!(sysctls(&config, false), []);
+    /// A pod with namespaces of the host's, as they are asked for, and settings.
+    fn asking(
+        network: v1::NamespaceMode,
+        ipc: v1::NamespaceMode,
+        settings: &[&str],
+    ) -> Result<Vec<String>, tonic::Code> {
+        let options = v1::NamespaceOption { network: network.into(), ipc: ipc.into(), ..Default::default() };
+        let security_context =
+            v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
         let linux = v1::LinuxPodSandboxConfig {
-            sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into(),
+            security_context: Some(security_context),
+            sysctls: settings.iter().map(|name| ((*name).to_owned(), "1024".to_owned())).collect(),
             ..Default::default()
         };
-        config.linux = Some(linux);
-        let found = sysctls(&config, true);
-        assert!(found.contains(&("net.ipv4.ip_unprivileged_port_start".into(), "1024".into())));
-        assert_eq!(found.len(), 2);
+        let config = v1::PodSandboxConfig { linux: Some(linux), ..Default::default() };
+        let made = shim_spec(&config, 0).map_err(|status| status.code())?;
+        let found = sysctls(&config, &made).map_err(|status| status.code())?;
+        Ok(found.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    }
+
+    #[test]
+    fn settings_of_a_pod_win() {
+        use v1::NamespaceMode::{Node, Pod};
+        assert_eq!(asking(Node, Node, &[]), Ok(Vec::new()));
+        let pings = "net.ipv4.ping_group_range=0 2147483647";
+        for name in ["net.ipv4.ip_unprivileged_port_start", "net/ipv4/ip_unprivileged_port_start"] {
+            let found = asking(Pod, Pod, &[name]).unwrap();
+            assert_eq!(found, ["net.ipv4.ip_unprivileged_port_start=1024", pings]);
+        }
+    }
+
+    #[test]
+    fn settings_of_the_host_are_refused() {
+        use v1::NamespaceMode::{Node, Pod};
+        for (network, ipc, name, allowed) in [
+            (Pod, Node, "net.ipv4.tcp_rmem", true),
+            (Node, Pod, "kernel.shm_rmid_forced", true),
+            (Node, Pod, "fs.mqueue.msg_max", true),
+            (Node, Pod, "net.ipv4.tcp_rmem", false),
+            (Pod, Node, "kernel.shm_rmid_forced", false),
+            (Pod, Node, "fs.mqueue.msg_max", false),
+            (Pod, Pod, "kernel.core_pattern", false),
+            (Pod, Pod, "kernel/core_pattern", false),
+            (Pod, Pod, "kernel.hostname", false),
+            (Pod, Pod, "net/../kernel/core_pattern", false),
+            (Pod, Pod, "vm.swappiness", false),
+        ] {
+            let found = asking(network, ipc, &[name]);
+            let expected = if allowed { Ok(()) } else { Err(tonic::Code::InvalidArgument) };
+            assert_eq!(found.map(drop), expected, "{name}");
+        }
     }
 }

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect,
+    recvmsg, sendmsg, socket as new_socket,
+};
 use podium_shim::protocol::{Answer, Failure, Request};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -22,6 +25,9 @@ use tokio::process::{Child, Command};
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
 /// Longer than a shim takes for its longest work, a start.
 const PATIENCE: Duration = Duration::from_secs(100);
+/// For what we can do by ourselves when the shim does not: signals and its end. Shorter than the two minutes that the
+/// kubelet waits, with room for doing it. A shim busy with a start that hangs is late too; then the same is done twice.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A shim did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +35,9 @@ pub(crate) enum ShimError {
     /// It is not there, or went away.
     #[error("the pod's shim does not answer")]
     Gone(#[source] io::Error),
+    /// It is there and says nothing: it hangs, and so may what it was to do. What must happen has to be done without it.
+    #[error("the pod's shim does not answer in time")]
+    Silent(#[source] io::Error),
     /// It said no.
     #[error("{message}")]
     Refused {
@@ -70,7 +79,7 @@ impl Program {
         let listener = UnixListener::bind(socket)?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("shim.log"))?;
         Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-            .arg0("podium-shim")
+            .arg0(podium_shim::ending::NAME)
             .arg(id)
             .arg(directory)
             .env_clear()
@@ -135,8 +144,7 @@ pub(crate) type Reply = (Answer, Option<OwnedFd>, Answers);
 pub(crate) async fn ask(socket: &Path, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, ShimError> {
     let socket: PathBuf = socket.to_owned();
     let answered = tokio::task::spawn_blocking(move || ask_blocking(&socket, &request, &fds)).await;
-    let reply =
-        answered.map_err(|error| ShimError::Gone(io::Error::other(error)))?.map_err(ShimError::Gone)?;
+    let reply = answered.map_err(|error| ShimError::Gone(io::Error::other(error)))?.map_err(unanswered)?;
     match reply {
         (Answer::Failed { message, kind }, ..) => Err(ShimError::Refused { message, kind }),
         reply => Ok(reply),
@@ -151,9 +159,36 @@ pub(crate) async fn command(socket: &Path, request: Request) -> Result<(), ShimE
     }
 }
 
+/// Tells a shim that is late from one that is not there.
+fn unanswered(error: io::Error) -> ShimError {
+    match error.kind() {
+        // What a socket with a limit says when it is reached.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ShimError::Silent(error),
+        _ => ShimError::Gone(error),
+    }
+}
+
+/// How long the answer to a request may take.
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Kill { .. } | Request::End => SHORT_PATIENCE,
+        _ => PATIENCE,
+    }
+}
+
+/// Connects, waiting at most `limit` for this and for every step after it: a listener that takes nobody lets others wait
+/// once its queue is full.
+fn connect_within(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let stream = new_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(stream);
+    stream.set_write_timeout(Some(limit))?;
+    stream.set_read_timeout(Some(limit))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    Ok(stream)
+}
+
 fn ask_blocking(socket: &Path, request: &Request, fds: &[OwnedFd]) -> io::Result<Reply> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = connect_within(socket, patience(request))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -194,4 +229,37 @@ fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<
         }
     }
     Ok((message.bytes, fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_that_is_late_is_told_from_one_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let limit = Duration::from_millis(20);
+        let gone = |error: io::Error| matches!(unanswered(error), ShimError::Gone(_));
+        assert!(gone(connect_within(&path, limit).unwrap_err()), "no socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // A short queue: a long one takes more descriptors than we may have.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+        let stream = connect_within(&path, limit).unwrap();
+        let late = receive(&stream, &mut [0; 8]).unwrap_err();
+        assert!(matches!(unanswered(late), ShimError::Silent(_)));
+        // Nobody takes connections: the queue fills, and then even connecting is late.
+        let mut waiting = vec![stream];
+        let full = loop {
+            match connect_within(&path, limit) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 100, "the queue has an end");
+        };
+        assert!(matches!(unanswered(full), ShimError::Silent(_)));
+        drop(listener);
+        assert!(gone(connect_within(&path, limit).unwrap_err()), "nobody listens");
+        assert!(patience(&Request::End) < patience(&Request::Watch));
+    }
 }

@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 
 use podium_cri::v1;
 use podium_shim::protocol::{
-    Bind, ContainerSpec, DeviceFile, PidMode, ProcessSpec, Propagation, Resources, Rootfs, UserSpec,
+    Bind, ContainerSpec, DeviceFile, ImageFiles, PidMode, ProcessSpec, Propagation, Resources, Rootfs,
+    UserSpec,
 };
 use tonic::Status;
 
 use crate::images::manifest::Execution;
+use crate::state::VolumeImage;
 use crate::{capabilities, seccomp};
+
+/// A layer with nothing in it, which the store always has.
+const EMPTY: &str = "empty";
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(crate) struct Ingredients<'a> {
     /// Names of layers, lowest first.
     pub(crate) layers: &'a [String],
     pub(crate) layers_directory: &'a Path,
+    /// The images that are volumes, by the names mounts give them.
+    pub(crate) volume_images: &'a BTreeMap<String, VolumeImage>,
     /// The container's own directory.
     pub(crate) directory: &'a Path,
     /// The sandbox's own directory.
@@ -48,13 +55,12 @@ pub(crate) fn container(from: &Ingredients<'_>) -> Result<ContainerSpec, Status>
     }
     let namespaces = security.namespace_options.clone().unwrap_or_default();
     let process = process(from, &security, linux.resources.as_ref())?;
-    let lower: Vec<String> = from.layers.iter().rev().cloned().collect();
     let (resources, _) = resources(linux.resources.as_ref());
     Ok(ContainerSpec {
         id: from.id.to_owned(),
         rootfs: Rootfs {
             base: from.layers_directory.to_owned(),
-            lower: if lower.is_empty() { vec!["empty".to_owned()] } else { lower },
+            lower: lower(from.layers),
             upper: from.directory.join("upper"),
             work: from.directory.join("work"),
             read_only: security.readonly_rootfs,
@@ -225,22 +231,34 @@ pub(crate) fn sandbox_filter(
     }
 }
 
-/// AppArmor and SELinux: what the kernel does not have is no confinement, and is said so.
+/// AppArmor and SELinux: who asks for a confinement that this runtime does not give is refused.
 pub(crate) fn check_modules(
     apparmor: Option<&v1::SecurityProfile>,
     selinux: Option<&v1::SeLinuxOption>,
+    privileged: bool,
+) -> Result<(), Status> {
+    let kernel = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    check_modules_of(&kernel, apparmor, selinux, privileged)
+}
+
+/// `kernel`: its modules, as in `/sys/kernel/security/lsm`. Without AppArmor its default profile is no profile, and a
+/// privileged container never has it. Source: containerd's `generateApparmorSpecOpts`.
+fn check_modules_of(
+    kernel: &str,
+    apparmor: Option<&v1::SecurityProfile>,
+    selinux: Option<&v1::SeLinuxOption>,
+    privileged: bool,
 ) -> Result<(), Status> {
     use v1::security_profile::ProfileType;
-    let has = |name: &str| {
-        std::fs::read_to_string("/sys/kernel/security/lsm")
-            .is_ok_and(|list| list.split(',').any(|module| module.trim() == name))
-    };
+    let has = |name: &str| kernel.split(',').any(|module| module.trim() == name);
     match apparmor.map(v1::SecurityProfile::profile_type) {
         Some(ProfileType::Localhost) => {
             return Err(invalid("AppArmor profiles are not supported by this runtime"));
         }
-        Some(ProfileType::RuntimeDefault) if has("apparmor") => {
-            tracing::debug!("no default AppArmor profile is loaded by this runtime");
+        Some(ProfileType::RuntimeDefault) if has("apparmor") && !privileged => {
+            return Err(invalid(
+                "this runtime has no default AppArmor profile: leave appArmorProfile out, or ask for Unconfined",
+            ));
         }
         _ => {}
     }
@@ -274,6 +292,11 @@ pub(crate) fn resources(wanted: Option<&v1::LinuxContainerResources>) -> (Resour
     (resources, Some(score))
 }
 
+/// Layers as they are mounted, uppermost first.
+fn lower(layers: &[String]) -> Vec<String> {
+    if layers.is_empty() { vec![EMPTY.to_owned()] } else { layers.iter().rev().cloned().collect() }
+}
+
 fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -> Result<Vec<Bind>, Status> {
     let mut binds = Vec::new();
     let given = |path: &str| {
@@ -284,6 +307,7 @@ fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -
         if !given(&target) {
             binds.push(Bind {
                 source: from.sandbox_directory.join(name),
+                image: None,
                 target: target.into(),
                 read_only: security.readonly_rootfs,
                 recursive_read_only: false,
@@ -293,7 +317,7 @@ fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -
     }
     let mut volumes = Vec::new();
     for mount in &from.config.mounts {
-        volumes.push(bind(mount)?);
+        volumes.push(bind(from, mount)?);
     }
     // Outer ones first, whatever the order they came in.
     volumes.sort_by_key(|bind: &Bind| bind.target.components().count());
@@ -301,10 +325,12 @@ fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -
     Ok(binds)
 }
 
-fn bind(mount: &v1::Mount) -> Result<Bind, Status> {
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(Status::unimplemented("image volumes are not supported by this runtime"));
-    }
+/// The image that a mount is of, by name; none if it is of the host's files.
+pub(crate) fn image_of(mount: &v1::Mount) -> Option<&str> {
+    mount.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty())
+}
+
+fn bind(from: &Ingredients<'_>, mount: &v1::Mount) -> Result<Bind, Status> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(Status::unimplemented("mounts with id mappings are not supported by this runtime"));
     }
@@ -326,13 +352,56 @@ fn bind(mount: &v1::Mount) -> Result<Bind, Status> {
     if mount.recursive_read_only && propagation != Propagation::Private {
         return Err(invalid("recursive read-only mount must be private"));
     }
+    if let Some(name) = image_of(mount) {
+        let (source, files) = image_files(from, mount, name)?;
+        return Ok(Bind {
+            source: source.into(),
+            image: Some(files),
+            target: absolute(&mount.container_path, "container path")?,
+            read_only: true,
+            recursive_read_only: mount.recursive_read_only,
+            // Nothing is ever mounted below it.
+            propagation: Propagation::Private,
+        });
+    }
     Ok(Bind {
         source: absolute(&mount.host_path, "host path")?,
+        image: None,
         target: absolute(&mount.container_path, "container path")?,
         read_only: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation,
     })
+}
+
+/// An image's id and its files as a volume. What is refused is what containerd refuses too (`mutateImageMount`), but for a
+/// sub path that is a file, which is as good as a directory here.
+fn image_files(
+    from: &Ingredients<'_>,
+    mount: &v1::Mount,
+    name: &str,
+) -> Result<(String, ImageFiles), Status> {
+    if !mount.host_path.is_empty() {
+        return Err(invalid(format!("a mount of image {name:?} with host path {:?}", mount.host_path)));
+    }
+    if !mount.readonly {
+        return Err(invalid(format!("a mount of image {name:?} that is not read-only")));
+    }
+    let sub_path = Path::new(&mount.image_sub_path);
+    if sub_path.is_absolute() || mount.image_sub_path.split('/').any(|part| part == "..") {
+        return Err(invalid(format!("sub path {sub_path:?} of image {name:?} is not within it")));
+    }
+    let image = from
+        .volume_images
+        .get(name)
+        .ok_or_else(|| Status::not_found(format!("failed to resolve image {name:?}: not found")))?;
+    let mut lower = lower(&image.layers);
+    // Never a layer by itself: what it takes away from those below would show as devices.
+    if lower.len() == 1 && lower[0] != EMPTY {
+        lower.push(EMPTY.to_owned());
+    }
+    let files = ImageFiles { base: from.layers_directory.to_owned(), lower, sub_path: sub_path.to_owned() };
+    Ok((image.id.clone(), files))
 }
 
 /// Device files that every container has.

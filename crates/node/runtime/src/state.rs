@@ -1,5 +1,6 @@
 //! What is on disk of a pod and a container: what CRI said, and how far it came. Each record is replaced whole.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -38,6 +39,14 @@ pub(crate) struct SandboxRecord {
     pub(crate) config: v1::PodSandboxConfig,
 }
 
+/// An image that a container has for a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeImage {
+    pub(crate) id: String,
+    /// Lowest first.
+    pub(crate) layers: Vec<String>,
+}
+
 /// A container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
@@ -50,10 +59,45 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_ref: String,
     /// Layers it stands on, lowest first.
     pub(crate) layers: Vec<String>,
+    /// Images it mounts, by the names that CRI's mounts give them: found once, so that a start mounts what was asked for,
+    /// whatever the name means by then.
+    #[serde(default)]
+    pub(crate) volume_images: BTreeMap<String, VolumeImage>,
     pub(crate) stop_signal: i32,
     pub(crate) cgroup: String,
     #[serde(with = "message")]
     pub(crate) config: v1::ContainerConfig,
+}
+
+impl SandboxRecord {
+    /// What is left of a pod whose record is broken, to be taken away: its id, and what the network would be now.
+    pub(crate) fn remains(id: String, network: Option<Network>) -> Self {
+        Self {
+            id,
+            handler: String::new(),
+            created_at: 0,
+            phase: Phase::Creating,
+            network,
+            namespace: String::new(),
+            config: v1::PodSandboxConfig::default(),
+        }
+    }
+}
+
+impl ContainerRecord {
+    /// Ids of the images that must stay while it is there: its own and its volumes'.
+    pub(crate) fn all_images(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.image_id.as_str())
+            .chain(self.volume_images.values().map(|image| image.id.as_str()))
+    }
+
+    /// The layers of those.
+    pub(crate) fn all_layers(&self) -> impl Iterator<Item = &str> {
+        self.layers
+            .iter()
+            .chain(self.volume_images.values().flat_map(|image| &image.layers))
+            .map(String::as_str)
+    }
 }
 
 /// Protobuf messages inside JSON.
@@ -75,11 +119,16 @@ mod message {
     }
 }
 
-/// Replaces a private file.
+/// Replaces a private file. The first one is on the disk before it has its name: what replaces a file, file systems order
+/// by themselves, and a pod's life need not wait for the disk each time.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
+    let first = !path.exists();
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
+    if first {
+        file.sync_all()?;
+    }
     fs::rename(&fresh, path)
 }
 
@@ -102,6 +151,11 @@ pub(crate) fn load<T: serde::de::DeserializeOwned>(directory: &Path) -> io::Resu
     }
 }
 
+/// Whether a record is there but says nothing, as after a power cut; any other failure may pass.
+pub(crate) fn is_broken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
 /// Directories below one.
 pub(crate) fn below(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     let mut found: Vec<_> = fs::read_dir(directory)?
@@ -118,6 +172,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_record_from_before_image_volumes_is_read() {
+        let text = r#"{"id":"c","sandbox_id":"s","created_at":1,"image_id":"i","image_ref":"r","layers":["l"],
+            "stop_signal":15,"cgroup":"/c","config":""}"#;
+        let record: ContainerRecord = serde_json::from_str(text).unwrap();
+        assert!(record.volume_images.is_empty());
+        assert_eq!(record.all_layers().collect::<Vec<_>>(), ["l"]);
+    }
+
+    #[test]
+    fn what_a_container_stands_on() {
+        let text = r#"{"id":"c","sandbox_id":"s","created_at":1,"image_id":"i","image_ref":"r","layers":["l"],
+            "volume_images":{"v:1":{"id":"j","layers":["m","n"]}},"stop_signal":15,"cgroup":"/c","config":""}"#;
+        let record: ContainerRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(record.all_images().collect::<Vec<_>>(), ["i", "j"]);
+        assert_eq!(record.all_layers().collect::<Vec<_>>(), ["l", "m", "n"]);
+    }
+
+    #[test]
     fn records_return_as_they_were() {
         let directory = tempfile::tempdir().unwrap();
         assert!(load::<SandboxRecord>(directory.path()).unwrap().is_none());
@@ -131,6 +203,13 @@ mod tests {
             namespace: String::new(),
             config: config.clone(),
         };
+        save(directory.path(), &record).unwrap();
+        let whole = fs::read(directory.path().join(RECORD)).unwrap();
+        for broken in [&b""[..], &whole[..whole.len() / 2], &[0; 64], b"{}"] {
+            fs::write(directory.path().join(RECORD), broken).unwrap();
+            let error = load::<SandboxRecord>(directory.path()).unwrap_err();
+            assert!(is_broken(&error), "{error}");
+        }
         save(directory.path(), &record).unwrap();
         let found: SandboxRecord = load(directory.path()).unwrap().unwrap();
         assert_eq!((found.config, found.phase), (config, Phase::Ready));

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::log::{Formatter, Log, now, timestamp};
 use crate::protocol::{ContainerState, EXIT_FILE, Exit, User};
@@ -13,6 +15,11 @@ use crate::streams::nonblocking;
 
 /// How far behind somebody attached may fall before they are cut off: output must not wait for them, nor fill memory.
 const BEHIND_BYTES: usize = 2 << 20;
+/// How many may be attached to one output: more than people and tools ever are, and few enough that one container's take
+/// neither all of our descriptors nor, each as far behind as it may be, much memory.
+pub(crate) const MAX_ATTACHED: usize = 32;
+/// What an output that is no pipe may hold: a terminal holds less.
+const OUTPUT_BYTES: usize = 1 << 20;
 
 /// A copy of a stream for somebody attached.
 #[derive(Debug)]
@@ -36,6 +43,15 @@ impl Attached {
         self.pending.extend_from_slice(bytes);
         self.flush();
         self.gone |= self.pending.len() > BEHIND_BYTES;
+    }
+
+    /// Notices that nobody reads any more, which writing would tell only with the next output.
+    fn look(&mut self) {
+        let mut waits = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        let over = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        let found = poll(&mut waits, PollTimeout::ZERO).is_ok();
+        let ended = waits[0].revents().is_some_and(|events| events.intersects(over));
+        self.gone |= found && ended;
     }
 
     pub(crate) fn flush(&mut self) {
@@ -70,14 +86,25 @@ impl Output {
         self.fd.as_ref()
     }
 
-    /// Takes what there is, at most so much that others get their turn. True: there may be more at once.
-    fn take(&mut self, log: Option<&mut Log>, buffer: &mut [u8]) -> bool {
-        let Some(fd) = &self.fd else { return false };
-        let size = match nix::unistd::read(fd, buffer) {
-            Ok(0) | Err(Errno::EIO) => 0,
+    /// How much it may hold that was written before now.
+    fn capacity(&self) -> usize {
+        let size = self.fd.as_ref().and_then(|fd| fcntl(fd, FcntlArg::F_GETPIPE_SZ).ok());
+        size.and_then(|size| usize::try_from(size).ok()).unwrap_or(OUTPUT_BYTES)
+    }
+
+    /// Takes what there is, at most so much that others get their turn. Returns how many bytes; 0: no more for now.
+    fn take(&mut self, log: Option<&mut Log>, buffer: &mut [u8]) -> usize {
+        let Some(fd) = &self.fd else { return 0 };
+        let read = loop {
+            match nix::unistd::read(fd, buffer) {
+                Err(Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        let size = match read {
             Ok(size) => size,
-            Err(Errno::EAGAIN) => return false,
-            Err(Errno::EINTR) => return true,
+            Err(Errno::EAGAIN) => return 0,
+            // A terminal's end is an error.
             Err(_) => 0,
         };
         let mut entries = Vec::new();
@@ -97,13 +124,14 @@ impl Output {
         if let Some(log) = log {
             log.write(&entries);
         }
-        size > 0
+        size
     }
 
-    /// Writes what those attached have not taken yet.
+    /// Writes what those attached have not taken yet, and drops those who have gone.
     pub(crate) fn flush(&mut self) {
         for one in &mut self.attached {
             one.flush();
+            one.look();
         }
         let over = self.fd.is_none();
         self.attached.retain(|one| !one.gone && (!over || one.is_behind()));
@@ -141,19 +169,33 @@ impl Container {
         }
     }
 
-    /// Takes output of one stream. True: there may be more at once.
-    pub(crate) fn take(&mut self, output: usize, buffer: &mut [u8]) -> bool {
+    /// Takes output of one stream. Returns how many bytes; 0: no more for now.
+    pub(crate) fn take(&mut self, output: usize, buffer: &mut [u8]) -> usize {
         match self.outputs.get_mut(output) {
             Some(output) => output.take(self.log.as_mut(), buffer),
-            None => false,
+            None => 0,
         }
     }
 
-    /// Takes all output that is there by now.
+    /// Takes all output that is there by now. Not more: another process may hold the stream and write faster than we read,
+    /// and the loop that waits for everything would never go on. What follows is taken there.
     pub(crate) fn drain(&mut self, buffer: &mut [u8]) {
         for index in 0..self.outputs.len() {
-            while self.take(index, buffer) {}
+            let mut left = self.outputs.get(index).map_or(0, Output::capacity);
+            while left > 0 {
+                match self.take(index, buffer) {
+                    0 => break,
+                    size => left = left.saturating_sub(size),
+                }
+            }
         }
+    }
+
+    /// Whether one more may attach.
+    pub(crate) fn has_room(&mut self) -> bool {
+        // Those who left since the last wait do not count.
+        self.outputs.iter_mut().for_each(Output::flush);
+        self.outputs.iter().all(|output| output.attached.len() < MAX_ATTACHED)
     }
 
     /// Records its end, on disk too: the record outlives us.
@@ -190,4 +232,67 @@ fn record(directory: &Path, exit: &Exit) -> io::Result<()> {
     let mut file = fs::File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(exit)?)?;
     fs::rename(&fresh, &path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(outputs: Vec<Output>) -> Container {
+        Container {
+            id: "c".to_owned(),
+            directory: PathBuf::new(),
+            pid: 0,
+            pidfd: fs::File::open("/").unwrap().into(),
+            started_at: 0,
+            user: User::default(),
+            cgroup: String::new(),
+            own_pid: true,
+            log: None,
+            input: None,
+            outputs,
+            terminal: None,
+            exit: None,
+        }
+    }
+
+    #[test]
+    fn a_writer_that_goes_on_cannot_hold_up_the_drain() {
+        let (read, write) = io::pipe().unwrap();
+        let mut held = container(vec![Output::new(read.into(), "stdout").unwrap()]);
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = std::sync::Arc::clone(&stop);
+        let writer = std::thread::spawn(move || {
+            let mut write = write;
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                if write.write_all(&[b'x'; 4096]).is_err() {
+                    break;
+                }
+            }
+        });
+        // Would not return if it read for as long as there is something.
+        held.drain(&mut vec![0; 32 << 10]);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        // The end of the reader wakes a writer that waits for room.
+        drop(held);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn who_has_left_is_dropped_and_too_many_are_refused() {
+        let (read, _write) = io::pipe().unwrap();
+        let mut one = container(vec![Output::new(read.into(), "stdout").unwrap()]);
+        let mut readers = Vec::new();
+        for _ in 0..MAX_ATTACHED {
+            assert!(one.has_room());
+            let (read, write) = io::pipe().unwrap();
+            one.outputs[0].attached.push(Attached::new(write.into()).unwrap());
+            readers.push(read);
+        }
+        assert!(!one.has_room());
+        // Nothing was written meanwhile: the end alone is noticed.
+        readers.truncate(MAX_ATTACHED - 2);
+        assert!(one.has_room());
+        assert_eq!(one.outputs[0].attached.len(), MAX_ATTACHED - 2);
+    }
 }

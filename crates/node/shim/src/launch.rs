@@ -117,7 +117,7 @@ pub(crate) fn container(
                     fork_again(&child)?;
                 }
                 join(spec, pod, cgroups)?;
-                process::new_session()?;
+                process::new_session(&spec.id)?;
                 let terminal = rootfs::enter(spec, pod.shm.as_ref(), cgroups)?;
                 let stdio = match (terminal, streams) {
                     (Some(master), _) => {
@@ -167,7 +167,7 @@ pub(crate) fn exec(
                 }
                 step("joining the container", sys::setns(&container, kinds))?;
                 fork_again(&child)?;
-                process::new_session()?;
+                process::new_session(&spec.id)?;
                 let stdio = match streams {
                     Some(streams) => Stdio::Pipes(streams),
                     None => {

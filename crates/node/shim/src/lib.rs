@@ -7,11 +7,16 @@
 //! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
 //! - [`serve`](mod@serve): the loop that waits for everything at once.
 //! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `process`: a container's start. `log`: its output.
+//! - [`images`]: images as volumes; the daemon tries them when it makes a container.
+//! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
+//! - [`ending`]: a shim's end by the daemon's own hand, when it does not answer.
 //! - [`cgroup`]: groups of both versions; the daemon reads usage through it.
 
 pub mod cgroup;
 mod containers;
 mod devices;
+pub mod ending;
+pub mod images;
 mod launch;
 mod log;
 mod mounts;
@@ -22,6 +27,8 @@ mod sandbox;
 pub mod serve;
 mod streams;
 mod sys;
+pub mod sysctl;
 mod users;
 
 pub use log::Formatter;
+pub use users::{Identity, identity};

@@ -5,9 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
+use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 
 use crate::sys;
 
@@ -24,6 +25,25 @@ fn how(flags: OFlag, links: Links) -> OpenHow {
         resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
     }
     OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve)
+}
+
+/// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
+/// meanwhile; on a busy machine that passes within a few tries, and whoever renames on purpose must not stop us with one.
+const OPEN_TRIES: usize = 128;
+
+/// The system call of that name, tried again while the kernel asks for it.
+pub(crate) fn openat2<P: ?Sized + NixPath>(
+    directory: impl AsFd,
+    path: &P,
+    how: OpenHow,
+) -> nix::Result<OwnedFd> {
+    for _ in 1..OPEN_TRIES {
+        match nix::fcntl::openat2(directory.as_fd(), path, how) {
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+    }
+    nix::fcntl::openat2(directory.as_fd(), path, how)
 }
 
 /// What is at a path, without opening it.
@@ -92,13 +112,27 @@ pub(crate) fn target(root: impl AsFd, path: &Path, like: impl AsFd) -> io::Resul
 /// The container's null device, proven to be the kernel's: what hides a file must not be a file of the container's own
 /// (CVE-2025-31133).
 pub(crate) fn null_device(root: impl AsFd) -> io::Result<OwnedFd> {
-    let found = find(root, Path::new("dev/null"), Links::Refuse)?;
-    let stat = fstat(&found)?;
-    let character = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
-    if !character || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(io::Error::other("/dev/null is not the null device"));
+    proven(find(root, Path::new("dev/null"), Links::Refuse)?)
+}
+
+/// The same, open for both ways. What is there is looked at before it is opened: opening alone may do something.
+pub(crate) fn open_null(root: impl AsFd) -> io::Result<OwnedFd> {
+    let root = root.as_fd();
+    null_device(root)?;
+    proven(openat2(root, "dev/null", how(OFlag::O_RDWR | OFlag::O_NOCTTY, Links::Refuse))?)
+}
+
+fn proven(found: OwnedFd) -> io::Result<OwnedFd> {
+    if is_null(&fstat(&found)?) {
+        return Ok(found);
     }
-    Ok(found)
+    Err(io::Error::other("/dev/null is not the null device"))
+}
+
+/// Whether a file is the null device, whosever node it is.
+pub(crate) fn is_null(stat: &FileStat) -> bool {
+    let character = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
+    character && stat.st_rdev == libc::makedev(1, 3)
 }
 
 /// Hides what is at a path of the container, whose root is ours by now. What is not there needs no hiding.
@@ -173,6 +207,11 @@ mod tests {
         std::fs::remove_file(inside.path().join("dev/null")).unwrap();
         symlink("/dev/zero", inside.path().join("dev/null")).unwrap();
         assert!(null_device(&root).is_err());
+        assert!(open_null(&root).is_err());
         assert!(null_device(File::open("/").unwrap()).is_ok());
+        let opened = open_null(File::open("/").unwrap()).unwrap();
+        assert!(is_null(&fstat(&opened).unwrap()));
+        assert_eq!(nix::unistd::write(&opened, b"x"), Ok(1));
+        assert!(!is_null(&fstat(File::open("/dev/zero").unwrap()).unwrap()));
     }
 }

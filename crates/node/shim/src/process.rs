@@ -4,15 +4,18 @@
 //! (CVE-2019-11245).
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{Mode, umask};
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
 
+use crate::mounts;
 use crate::protocol::{Capabilities, Failure, Instruction, ProcessSpec, User};
 use crate::rootfs;
 use crate::sandbox::step;
@@ -106,6 +109,7 @@ fn prepare(
             for (number, stream) in (0..).zip(streams) {
                 step("streams", sys::duplicate_to(stream, number))?;
             }
+            step("/dev/null", own_null_devices())?;
         }
         Stdio::Terminal(master) => {
             let peer = step("terminal", sys::terminal_peer(master))?;
@@ -119,10 +123,8 @@ fn prepare(
         step("resource limit", sys::set_rlimit(*resource, *soft, *hard))?;
     }
     let who = resolve(spec)?;
-    if let Stdio::Terminal(_) = stdio {
-        // The terminal belongs to whoever runs on it.
-        let owner = Some(Uid::from_raw(who.user.uid));
-        step("terminal", nix::unistd::fchown(io::stdin().as_fd(), owner, None))?;
+    for stream in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
+        step("owner of the streams", give(stream, Uid::from_raw(who.user.uid)))?;
     }
     let directory = rootfs::enter_directory(&spec.cwd);
     let late = directory.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
@@ -156,6 +158,30 @@ fn prepare(
         step("capabilities", set_capabilities(&spec.capabilities, 0))?;
     }
     Ok(ready)
+}
+
+/// Replaces the host's null device among the streams by the container's own: who holds the host's can change its mode for
+/// everybody. Source: runc's `reOpenDevNull`, which does so for a container's first process only.
+fn own_null_devices() -> io::Result<()> {
+    for (number, stream) in (0..).zip([io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()]) {
+        if mounts::is_null(&fstat(stream)?) {
+            sys::duplicate_to(mounts::open_null(File::open("/")?)?, number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a stream to whoever runs on it, so that they can open it by its name too (`/dev/stdout`). Not the null device,
+/// which is everybody's, nor what cannot be given. Source: runc's `fixStdioPermissions`.
+fn give(stream: BorrowedFd<'_>, owner: Uid) -> io::Result<()> {
+    let stat = fstat(stream)?;
+    if stat.st_uid == owner.as_raw() || mounts::is_null(&stat) {
+        return Ok(());
+    }
+    match nix::unistd::fchown(stream, Some(owner), None) {
+        Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn resolve(spec: &ProcessSpec) -> Result<Resolved, StartError> {
@@ -249,9 +275,11 @@ fn executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A session of its own, whose terminal it can take.
-pub(crate) fn new_session() -> io::Result<()> {
-    step("session", setsid()).map(drop)
+/// A session of its own, whose terminal it can take, and without the daemon's keys. The keyring is named after the
+/// container, as runc's; a later command has one of its own of the same name.
+pub(crate) fn new_session(id: &str) -> io::Result<()> {
+    step("session", setsid())?;
+    step("session keyring", sys::join_keyring(&CString::new(format!("_ses.{id}"))?))
 }
 
 #[cfg(test)]
@@ -263,6 +291,17 @@ mod tests {
         let env = environment(&["PATH=/x".into(), "HOMER=1".into()], Some("/srv"));
         assert_eq!(env, ["PATH=/x", "HOMER=1", "HOME=/srv"]);
         assert_eq!(environment(&["HOME=/h".into()], None)[1], format!("PATH={DEFAULT_PATH}"));
+    }
+
+    #[test]
+    fn streams_are_given_to_their_user() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: owners are changed by root");
+            return;
+        }
+        let (read, _write) = io::pipe().unwrap();
+        give(read.as_fd(), Uid::from_raw(1000)).unwrap();
+        assert_eq!(fstat(&read).unwrap().st_uid, 1000);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub const LINE_BYTES: usize = 1 << 20;
 pub enum Request {
     /// Makes the pod's namespaces. Answered with [`Answer::Sandbox`].
     Sandbox(SandboxSpec),
-    /// Writes kernel settings in the pod's namespaces, `name` to `value`.
+    /// Writes kernel settings in the pod's namespaces, `name` to `value`; refused if one is not the pod's own.
     Sysctls {
         /// Dotted names and their values.
         sysctls: Vec<(String, String)>,
@@ -231,11 +231,25 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// Something of the host's in the container.
+/// An image's files, merged and never written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFiles {
+    /// Where layers are named from: a mount's options must fit into a page.
+    pub base: PathBuf,
+    /// Relative to `base`, uppermost first; at least one.
+    pub lower: Vec<String>,
+    /// A directory or file of the image; empty is all of it.
+    pub sub_path: PathBuf,
+}
+
+/// Something of the host's, or of an image, in the container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bind {
-    /// On the host.
+    /// On the host; of an image its id, which is no path, so that a shim that knows no images mounts nothing instead.
     pub source: PathBuf,
+    /// An image's files, in place of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageFiles>,
     /// In the container, absolute.
     pub target: PathBuf,
     /// Not writable.

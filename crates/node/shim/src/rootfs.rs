@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mknodat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use crate::cgroup::Cgroups;
+use crate::images;
 use crate::mounts::{self, Links};
 use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation};
 use crate::sandbox::step;
@@ -47,11 +48,9 @@ pub(crate) fn enter(
         None => None,
     };
     step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
-    let mut taken = Vec::new();
+    let mut of_host = Vec::new();
     for bind in &spec.binds {
-        let what = format!("mounting {:?} to {:?}", bind.source.display(), bind.target.display());
-        let tree = step(&what, take(bind))?;
-        taken.push((what, Taken { tree, target: bind.target.clone() }));
+        of_host.push(step(&images::what(bind), take(bind))?);
     }
     let groups = step("cgroups", take_groups(spec, cgroups))?;
     // Changes of the host's mounts still reach volumes that want them; ours never reach the host.
@@ -59,8 +58,16 @@ pub(crate) fn enter(
         "mounts",
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>),
     )?;
-    for (bind, (what, one)) in spec.binds.iter().zip(&taken) {
-        step(what, settle(bind, &one.tree))?;
+    let mut taken = Vec::new();
+    for (bind, tree) in spec.binds.iter().zip(of_host) {
+        let what = images::what(bind);
+        let tree = match tree {
+            Some(tree) => tree,
+            // Only now: what is mounted for it must not reach the host.
+            None => step(&what, take_image(bind, spec))?,
+        };
+        step(&what, settle(bind, &tree))?;
+        taken.push((what, Taken { tree, target: bind.target.clone() }));
     }
     umask(Mode::empty());
     let place = step("layers", mount_layers(spec))?;
@@ -99,8 +106,22 @@ fn take_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {
     tree
 }
 
-fn take(bind: &Bind) -> io::Result<OwnedFd> {
-    sys::clone_tree(&bind.source, true)
+/// A copy of the host's mount; none if the files are an image's.
+fn take(bind: &Bind) -> io::Result<Option<OwnedFd>> {
+    if bind.image.is_some() {
+        return Ok(None);
+    }
+    sys::clone_tree(&bind.source, true).map(Some)
+}
+
+fn take_image(bind: &Bind, spec: &ContainerSpec) -> io::Result<OwnedFd> {
+    let files = bind.image.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+    images::take(files, &place(spec)?)
+}
+
+/// Where the container's root is mounted.
+fn place(spec: &ContainerSpec) -> io::Result<PathBuf> {
+    Ok(spec.rootfs.upper.parent().ok_or(io::ErrorKind::InvalidInput)?.join("rootfs"))
 }
 
 /// Gives a taken mount what the volume asks for.
@@ -131,7 +152,7 @@ fn take_groups(spec: &ContainerSpec, cgroups: &Cgroups) -> io::Result<Vec<(Strin
 
 fn mount_layers(spec: &ContainerSpec) -> io::Result<PathBuf> {
     let layers = &spec.rootfs;
-    let place = layers.upper.parent().ok_or(io::ErrorKind::InvalidInput)?.join("rootfs");
+    let place = place(spec)?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         layers.lower.join(":"),

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
@@ -18,9 +18,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use crate::cgroup::Cgroups;
+use crate::mounts;
 use crate::process::filter;
 use crate::protocol::SandboxSpec;
 use crate::sys::{self, Fork, attribute};
+use crate::sysctl::{Scope, Setting};
 
 /// Who the waiting process is: nobody that a container could be.
 const WAITER: u32 = 65_535;
@@ -169,7 +171,8 @@ fn waiter(
             if failed {
                 sys::exit(1);
             }
-            let _ = sys::close_from(3);
+            // The streams too: containers of the pod see this process, and may see what it has open.
+            let _ = sys::close_from(0);
             wait_for_end()
         }
         Fork::Parent(pid) => {
@@ -228,21 +231,38 @@ fn reap_one() -> bool {
     matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
 }
 
-/// Writes kernel settings in the pod's network and IPC namespaces.
+/// Writes kernel settings in the pod's network and IPC namespaces: none is written if one is not the pod's own.
 pub(crate) fn write_sysctls(made: &Namespaces, sysctls: &[(String, String)]) -> io::Result<()> {
+    let settings = own(made, sysctls)?;
     let child = in_child(|| {
         for namespace in [&made.network, &made.ipc, &made.uts].into_iter().flatten() {
             step("joining the pod", sys::setns(namespace, 0))?;
         }
-        sysctls.iter().try_for_each(|(name, value)| {
+        settings.iter().try_for_each(|(setting, value)| {
             step(
-                &format!("sysctl {name}"),
-                write_sysctl(Path::new("/proc/sys"), &name.replace('.', "/"), value),
+                &format!("sysctl {}", setting.name()),
+                write_sysctl(Path::new("/proc/sys"), &setting.path(), value),
             )
         })
     })?;
     child.end();
     Ok(())
+}
+
+/// The settings as those of namespaces that the pod has. The daemon has looked already: a mistake there must not reach the
+/// host.
+fn own<'a>(made: &Namespaces, sysctls: &'a [(String, String)]) -> io::Result<Vec<(Setting, &'a str)>> {
+    let one = |(name, value): &'a (String, String)| {
+        let setting = Setting::parse(name).filter(|setting| match setting.scope() {
+            Scope::Ipc => made.ipc.is_some(),
+            Scope::Network => made.network.is_some(),
+        });
+        setting.map(|setting| (setting, value.as_str())).ok_or_else(|| {
+            let text = format!("sysctl {name:?} is not in a namespace of the pod's own");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })
+    };
+    sysctls.iter().map(one).collect()
 }
 
 /// Only what is on procfs below `root`, whatever the name says.
@@ -251,7 +271,7 @@ fn write_sysctl(root: &Path, name: &str, value: &str) -> io::Result<()> {
     let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(
         ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV,
     );
-    let mut file = File::from(openat2(&root, name, how)?);
+    let mut file = File::from(mounts::openat2(&root, name, how)?);
     if fstatfs(&file)?.filesystem_type() != PROC_SUPER_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a kernel setting"));
     }
@@ -275,5 +295,25 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::write(elsewhere.path().join("setting"), "").unwrap();
         assert!(write_sysctl(elsewhere.path(), "setting", "1").is_err());
+    }
+
+    #[test]
+    fn the_hosts_settings_are_not_written() {
+        let null = || Some(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let nothing = Namespaces::default();
+        let network = Namespaces { network: null(), ..Namespaces::default() };
+        let ipc = Namespaces { ipc: null(), uts: null(), ..Namespaces::default() };
+        for (made, name, allowed) in [
+            (&network, "net.ipv4.tcp_rmem", true),
+            (&ipc, "kernel.sem", true),
+            (&ipc, "net.ipv4.tcp_rmem", false),
+            (&network, "kernel.sem", false),
+            (&nothing, "net.ipv4.tcp_rmem", false),
+            (&network, "kernel.core_pattern", false),
+            (&ipc, "kernel.hostname", false),
+        ] {
+            let asked = [(name.to_owned(), "1".to_owned())];
+            assert_eq!(own(made, &asked).is_ok(), allowed, "{name}");
+        }
     }
 }

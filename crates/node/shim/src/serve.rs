@@ -16,7 +16,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::cgroup::Cgroups;
-use crate::containers::{Attached, Container, Output};
+use crate::containers::{Attached, Container, MAX_ATTACHED, Output};
 use crate::launch;
 use crate::log::{Log, now};
 use crate::process::StartError;
@@ -58,6 +58,8 @@ struct Shim {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     buffer: Vec<u8>,
+    /// No descriptor is left for another connection: the listener waits until something else has happened.
+    full: bool,
     end: bool,
 }
 
@@ -100,6 +102,7 @@ pub fn run(directory: &Path) -> io::Result<()> {
         connections: BTreeMap::new(),
         next_connection: 0,
         buffer: vec![0; 32 << 10],
+        full: false,
         end: false,
     };
     while !shim.end {
@@ -112,7 +115,9 @@ pub fn run(directory: &Path) -> io::Result<()> {
         let ready: Vec<bool> =
             waits.iter().map(|wait| wait.revents().is_some_and(|events| !events.is_empty())).collect();
         drop((waits, fds));
+        let mut others = false;
         for (source, _) in sources.into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            others |= !matches!(source, Source::Listener);
             match source {
                 Source::Listener => shim.accept(&listener),
                 Source::Signals => {
@@ -130,6 +135,8 @@ pub fn run(directory: &Path) -> io::Result<()> {
             }
         }
         shim.drop_closed();
+        // Only what happens frees a descriptor; whether it did shows when the next connection is taken.
+        shim.full &= !others;
     }
     Ok(())
 }
@@ -140,8 +147,12 @@ impl Shim {
         listener: BorrowedFd<'a>,
         signals: BorrowedFd<'a>,
     ) -> (Vec<(BorrowedFd<'a>, PollFlags)>, Vec<Source>) {
-        let mut fds = vec![(listener, PollFlags::POLLIN), (signals, PollFlags::POLLIN)];
-        let mut sources = vec![Source::Listener, Source::Signals];
+        let mut fds = vec![(signals, PollFlags::POLLIN)];
+        let mut sources = vec![Source::Signals];
+        if !self.full {
+            fds.push((listener, PollFlags::POLLIN));
+            sources.push(Source::Listener);
+        }
         for (number, connection) in &self.connections {
             let behind = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             fds.push((connection.fd(), PollFlags::POLLIN | behind));
@@ -153,8 +164,10 @@ impl Shim {
                     fds.push((fd.as_fd(), PollFlags::POLLIN));
                     sources.push(Source::Output(id.clone(), index));
                 }
-                for attached in output.attached.iter().filter(|attached| attached.is_behind()) {
-                    fds.push((attached.fd.as_fd(), PollFlags::POLLOUT));
+                for attached in &output.attached {
+                    // The end of whoever reads is told without being asked for.
+                    let behind = if attached.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
+                    fds.push((attached.fd.as_fd(), behind));
                     sources.push(Source::Attached(id.clone(), index));
                 }
             }
@@ -165,15 +178,20 @@ impl Shim {
     fn accept(&mut self, listener: &OwnedFd) {
         use std::os::fd::AsRawFd;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        if let Ok(socket) = accept4(listener.as_raw_fd(), flags) {
-            self.connections.insert(self.next_connection, Connection::new(sys::own(socket)));
-            self.next_connection += 1;
+        match accept4(listener.as_raw_fd(), flags) {
+            Ok(socket) => {
+                self.connections.insert(self.next_connection, Connection::new(sys::own(socket)));
+                self.next_connection += 1;
+            }
+            // Whoever waits stays ready: we would turn in circles.
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => self.full = true,
+            Err(_) => {}
         }
     }
 
     fn take_output(&mut self, id: &str, index: usize) {
         if let Some(container) = self.containers.get_mut(id) {
-            container.take(index, &mut self.buffer);
+            let _ = container.take(index, &mut self.buffer);
         }
     }
 
@@ -408,6 +426,11 @@ impl Shim {
             .unwrap_or_default()
             .into_iter();
         let container = self.container(id)?;
+        if !container.has_room() {
+            return Err(failed(format!(
+                "too many are attached to container {id}: no more than {MAX_ATTACHED} may be"
+            )));
+        }
         for (index, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
             let fd = descriptors.next().ok_or_else(|| failed("an attach without its streams".to_owned()))?;
             // A terminal has one output only; what has ended says nothing more.

@@ -233,6 +233,18 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0)
 }
 
+/// Leaves the session keyring that was inherited for one of that name: a fresh one, since the kernel lets nobody find
+/// another's by its name unless its owner allows it. A kernel without keys, or that keeps them from us, has none to leak.
+pub(crate) fn join_keyring(name: &CStr) -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the string outlives the call, which only reads it.
+    let joined = check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) });
+    match joined {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Nobody may look into this process, not even through `/proc`.
 pub(crate) fn hide() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0)

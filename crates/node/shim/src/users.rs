@@ -16,6 +16,37 @@ pub(crate) struct Resolved {
     pub(crate) home: Option<String>,
 }
 
+/// What the text of a user or a group is. Whoever judges an image by its user reads it as `resolve` does: a number that
+/// one takes for somebody and the other for the name of root in a hostile `/etc/passwd` is a way around `runAsNonRoot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity<'a> {
+    /// Within 0 and `i32::MAX`, as Kubernetes has it.
+    Number(u32),
+    /// Of an entry in the container's files, or empty.
+    Name(&'a str),
+    /// A number that nobody has, and no name either.
+    Impossible,
+}
+
+/// Reads a user or a group.
+pub fn identity(text: &str) -> Identity<'_> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Identity::Name(text);
+    }
+    let number = text.parse::<i32>().ok().and_then(|number| u32::try_from(number).ok());
+    number.map_or(Identity::Impossible, Identity::Number)
+}
+
+fn impossible(what: &str, text: &str) -> String {
+    format!("{what} {text}: uids and gids must be in range 0-{}", i32::MAX)
+}
+
+/// An id in one of the container's files. The kernel takes the greatest one for "stay who you are".
+fn id(field: &str) -> Option<u32> {
+    field.parse().ok().filter(|id| *id != u32::MAX)
+}
+
 struct Entry<'a> {
     name: &'a str,
     uid: u32,
@@ -27,15 +58,20 @@ fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
+        let uid = id(fields.nth(1)?)?;
+        let gid = id(fields.next()?)?;
         Some(Entry { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
     })
 }
 
 /// Finds who is meant. Source: how Docker and the other runtimes read `USER`: a number needs no entry, a name does.
 pub(crate) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Resolved, String> {
-    let number: Option<u32> = if spec.user.is_empty() { Some(0) } else { spec.user.parse().ok() };
+    let number = match identity(&spec.user) {
+        Identity::Number(uid) => Some(uid),
+        Identity::Name("") => Some(0),
+        Identity::Name(_) => None,
+        Identity::Impossible => return Err(impossible("user", &spec.user)),
+    };
     let entry = match number {
         Some(uid) => entries(passwd).find(|entry| entry.uid == uid),
         None => {
@@ -49,24 +85,24 @@ pub(crate) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Reso
     let lists = |line: &str| -> Option<(String, u32, Vec<String>)> {
         let mut fields = line.trim().split(':');
         let name = fields.next()?.to_owned();
-        let gid = fields.nth(1)?.parse().ok()?;
+        let gid = id(fields.nth(1)?)?;
         let members = fields.next().unwrap_or_default().split(',').map(str::to_owned).collect();
         Some((name, gid, members))
     };
-    let gid = if spec.group.is_empty() {
-        entry.as_ref().map_or(0, |entry| entry.gid)
-    } else if let Ok(gid) = spec.group.parse() {
-        gid
-    } else {
-        group
+    let gid = match identity(&spec.group) {
+        Identity::Number(gid) => gid,
+        Identity::Name("") => entry.as_ref().map_or(0, |entry| entry.gid),
+        Identity::Name(wanted) => group
             .lines()
             .filter_map(lists)
-            .find(|(name, ..)| *name == spec.group)
+            .find(|(name, ..)| name == wanted)
             .map(|(_, gid, _)| gid)
-            .ok_or_else(|| {
-                format!("unable to find group {}: no matching entries in group file", spec.group)
-            })?
+            .ok_or_else(|| format!("unable to find group {wanted}: no matching entries in group file"))?,
+        Identity::Impossible => return Err(impossible("group", &spec.group)),
     };
+    if let Some(other) = spec.groups.iter().find(|other| **other == u32::MAX) {
+        return Err(impossible("group", &other.to_string()));
+    }
     // The first group is among the others, so that dropping it is no way to lose a restriction (CVE-2022-36109).
     let mut groups = vec![gid];
     groups.extend(&spec.groups);
@@ -134,5 +170,57 @@ mod tests {
         check(&spec("nobody", "", &[], false), None);
         check(&spec("web", "nobody", &[], false), None);
         check(&spec("4294967296", "", &[], false), None);
+        check(&spec("33", "", &[u32::MAX], false), None);
+    }
+
+    #[test]
+    fn numbers_are_no_names() {
+        for (text, expected) in [
+            ("", Identity::Name("")),
+            ("web", Identity::Name("web")),
+            ("-web", Identity::Name("-web")),
+            ("1x", Identity::Name("1x")),
+            ("+", Identity::Name("+")),
+            ("0", Identity::Number(0)),
+            ("+0", Identity::Number(0)),
+            ("-0", Identity::Number(0)),
+            ("007", Identity::Number(7)),
+            ("2147483647", Identity::Number(2_147_483_647)),
+            ("2147483648", Identity::Impossible),
+            ("4294967295", Identity::Impossible),
+            ("4294967296", Identity::Impossible),
+            ("-1", Identity::Impossible),
+            ("-5", Identity::Impossible),
+            ("99999999999999999999", Identity::Impossible),
+        ] {
+            assert_eq!(identity(text), expected, "{text:?}");
+        }
+    }
+
+    /// An image that would be root where its user says otherwise.
+    #[test]
+    fn a_hostile_user_database_makes_nobody_root() {
+        let passwd = "4294967296:x:0:0::/:\n-5:x:0:0::/:\n99999999999999999999:x:0:0::/:\n\
+                      all:x:4294967295:0::/:\ngroup:x:5:4294967295::/:\nweb:x:33:34::/:\n";
+        let group = "4294967296:x:0:\n-5:x:0:\nall:x:4294967295:web\n";
+        let cases = [
+            ("4294967295", ""),
+            ("4294967296", ""),
+            ("2147483648", ""),
+            ("-5", ""),
+            ("-1", ""),
+            ("99999999999999999999", ""),
+            ("all", ""),
+            ("group", ""),
+            ("1000", "4294967295"),
+            ("1000", "4294967296"),
+            ("1000", "-5"),
+            ("1000", "all"),
+        ];
+        for (user, of) in cases {
+            assert!(resolve(&spec(user, of, &[], false), passwd, group).is_err(), "{user}:{of}");
+        }
+        let web = resolve(&spec("web", "", &[], false), passwd, group).unwrap();
+        assert_eq!(web.user, User { uid: 33, gid: 34, groups: vec![34] });
     }
 }

@@ -11,23 +11,19 @@ use podium_network::{nft, routes};
 use crate::containerd::Containerd;
 use crate::layout::Layout;
 use crate::runtime::{self, Choice};
-use crate::settings::runtime_endpoint;
 
 /// Stops all pods and the runtime, and takes bridge and rules out of the kernel.
 pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
     let containerd = Containerd::new(layout);
-    let choice = Choice::of(runtime_endpoint(layout)?.flatten().as_deref());
-    let endpoint = choice.endpoint(layout);
     let tasks = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match choice {
-        Choice::Containerd if containerd.running().is_some() => {
-            tasks.block_on(remove_sandboxes(&endpoint))?;
-            containerd.stop()?;
-        }
-        Choice::Podium if runtime::has_pods(layout) => {
-            tasks.block_on(runtime::meanwhile(layout, remove_sandboxes(&endpoint)))?;
-        }
-        _ => {}
+    // Both by what runs, not by what was chosen: the choice may have changed under the pods.
+    if containerd.running().is_some() {
+        tasks.block_on(remove_sandboxes(&Choice::Containerd.endpoint(layout)))?;
+        containerd.stop()?;
+    }
+    if runtime::has_shims(layout) {
+        let endpoint = Choice::Podium.endpoint(layout);
+        tasks.block_on(runtime::meanwhile(layout, remove_sandboxes(&endpoint)))?;
     }
     for table in [layout.network_table(), layout.proxy_table()] {
         // Naming it first makes the deletion of one that is not there no error.

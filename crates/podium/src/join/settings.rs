@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::claims::{Claim, Claims};
 use crate::cli::Data;
 use crate::layout::Layout;
+use crate::runtime::PODIUM;
 use crate::settings::{DEFAULT_KUBELET_PORT, default_address, host_name};
 
 /// The flags of `podium node`, by upstream's names where upstream has them.
@@ -70,6 +71,7 @@ pub(crate) struct NodeSettings {
     /// `None`: whatever the default route says at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node_ip: Option<IpAddr>,
+    /// `None`: older than the choice, which is containerd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
     pub(crate) kubelet_port: u16,
@@ -123,7 +125,7 @@ impl NodeSettings {
                 server: None,
                 node_name: name.map_or_else(host_name, Ok)?,
                 node_ip: None,
-                runtime_endpoint: None,
+                runtime_endpoint: Some(PODIUM.to_owned()),
                 kubelet_port: claims.kubelet_port(DEFAULT_KUBELET_PORT)?,
                 cluster_dns: None,
                 cluster_domain: "cluster.local".to_owned(),
@@ -191,6 +193,7 @@ impl NodeSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Choice;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -202,6 +205,19 @@ mod tests {
     fn choose(layout: &Layout, line: &str) -> Result<NodeSettings> {
         let line = Line::try_parse_from(std::iter::once("node").chain(line.split_whitespace())).unwrap();
         NodeSettings::choose(layout, &line.flags, &Claims::default())
+    }
+
+    #[test]
+    fn the_runtime_is_written_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path()).unwrap();
+        let new = choose(&layout, "--kubeconfig /k --hostname-override n2").unwrap();
+        // Unless the environment says otherwise.
+        assert!(new.runtime_endpoint.is_some());
+        let old = NodeSettings { runtime_endpoint: None, ..new };
+        old.save(&layout).unwrap();
+        let kept = NodeSettings::load(&layout).unwrap().unwrap();
+        assert_eq!(Choice::of(kept.runtime_endpoint.as_deref()), Choice::Containerd);
     }
 
     #[test]

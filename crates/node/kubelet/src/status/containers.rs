@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, VolumeMountStatus,
+    ContainerStatus, ContainerUser, ImageVolumeStatus, LinuxContainerUser, VolumeMountStatus, VolumeStatus,
 };
 
 use crate::{
     actions::{any_regular_created, should_start},
+    container::inside,
     pod::{self, ContainerKind, ProbeKind},
     record::{ContainerRecord, RunState},
     status::{Seen, cri_time},
@@ -134,7 +135,7 @@ fn missing(
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         state: Some(waiting(reason, None)),
-        volume_mounts: volume_mounts(container),
+        volume_mounts: volume_mounts(container, None),
         started: (kind != ContainerKind::Ephemeral).then_some(false),
         ..Default::default()
     };
@@ -180,7 +181,7 @@ fn from_record(
         image_id: latest.image_ref.clone(),
         container_id: Some(container_id(seen, latest)),
         state: Some(state_of(seen, latest, old)),
-        volume_mounts: volume_mounts(container),
+        volume_mounts: volume_mounts(container, Some(latest)),
         resources: match latest.state {
             RunState::Running => seen.resize.actual.get(&latest.id).cloned(),
             _ => None,
@@ -248,7 +249,14 @@ fn waiting(reason: &str, message: Option<&str>) -> ContainerState {
     }
 }
 
-fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+/// The mounts as the spec has them, also in `readOnly`: of an image volume that says what was asked for, it
+/// is read-only in any case. Of an image volume that is mounted, its image too. Source: upstream's
+/// `convertToAPIContainerStatuses`.
+fn volume_mounts(container: &Container, record: Option<&ContainerRecord>) -> Option<Vec<VolumeMountStatus>> {
+    let image = |path: &str| {
+        let image_ref = record?.image_volumes.get(&inside(path))?.clone();
+        Some(VolumeStatus { image: Some(ImageVolumeStatus { image_ref }) })
+    };
     let mounts: Vec<VolumeMountStatus> = container
         .volume_mounts
         .iter()
@@ -258,7 +266,7 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             mount_path: mount.mount_path.clone(),
             read_only: mount.read_only,
             recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
-            ..Default::default()
+            volume_status: image(&mount.mount_path),
         })
         .collect();
     (!mounts.is_empty()).then_some(mounts)

@@ -1,5 +1,6 @@
 //! Tables of statuses: phase, conditions, container states.
 
+use k8s_openapi::api::core::v1::VolumeMount;
 use serde_json::{Value, json};
 
 use super::*;
@@ -99,6 +100,27 @@ fn condition(status: &Value, type_: &str) -> String {
     let all = status["conditions"].as_array().unwrap();
     let found = all.iter().find(|one| one["type"] == type_).unwrap();
     format!("{} {} {}", found["status"], found["reason"], found["message"]).replace('"', "")
+}
+
+#[test]
+fn mounts_say_which_image_they_are() {
+    let mut one = case("Always", &["a"], &["a:run"]);
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        ..Default::default()
+    };
+    one.pod.spec.as_mut().unwrap().containers[0].volume_mounts =
+        Some(vec![mount("image", "data"), mount("other", "/other")]);
+    let mounts = |one: &Case| one.status()["containerStatuses"][0]["volumeMounts"].clone();
+    let plain = json!([{"name": "image", "mountPath": "data"}, {"name": "other", "mountPath": "/other"}]);
+    assert_eq!(mounts(&one), plain);
+    one.record.containers[0].image_volumes = [("/data".to_owned(), "sha256:1".to_owned())].into();
+    assert_eq!(mounts(&one)[0]["volumeStatus"], json!({"image": {"imageRef": "sha256:1"}}));
+    assert_eq!(mounts(&one)[1], plain[1]);
+    // Not there any more: nobody knows what it would be.
+    one.record.containers.clear();
+    assert_eq!(mounts(&one), plain);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) calls: Vec<String>,
     /// Answers of exec by its command line; others succeed.
     pub(crate) exec: HashMap<String, i32>,
+    /// What it says its name is; "pretended" if empty. Set it before the kubelet starts.
+    pub(crate) name: String,
     /// How often making a sandbox fails first.
     pub(crate) sandbox_failures: u32,
     /// Containers, by name, that end with this code as soon as they are started.
@@ -180,9 +182,10 @@ macro_rules! absent_streams {
 #[tonic::async_trait]
 impl RuntimeService for FakeRuntime {
     async fn version(&self, _: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        let name = self.held.lock().name.clone();
         Ok(Response::new(v1::VersionResponse {
             version: "0.1.0".into(),
-            runtime_name: "pretended".into(),
+            runtime_name: if name.is_empty() { "pretended".into() } else { name },
             runtime_version: "1.0".into(),
             runtime_api_version: "v1".into(),
         }))

@@ -57,6 +57,8 @@ pub(crate) struct Lookup {
     pub(crate) pod_ips: Vec<String>,
     pub(crate) host_ips: Vec<String>,
     pub(crate) allocatable: BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+    /// What the runtime makes of images as volumes.
+    pub(crate) image_mounts: super::image::Mounts,
 }
 
 impl std::fmt::Debug for Lookup {

@@ -12,11 +12,27 @@ use std::{
 };
 
 use nix::{
+    NixPath,
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::stat::{Mode, SFlag, fstat, mkdirat},
 };
+
+/// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
+/// meanwhile; on a busy machine that passes within a few tries.
+const OPEN_TRIES: usize = 128;
+
+/// The system call of that name, tried again while the kernel asks for it.
+fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
+    for _ in 1..OPEN_TRIES {
+        match nix::fcntl::openat2(directory.as_fd(), path, how) {
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+    }
+    nix::fcntl::openat2(directory.as_fd(), path, how)
+}
 
 /// Opens `path` beneath `root` without ever leaving it, making missing directories when `create`.
 pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<OwnedFd> {

@@ -6,9 +6,9 @@ use k8s_openapi::{
     ByteString,
     api::core::v1::{
         ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile,
-        DownwardAPIVolumeSource, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ObjectFieldSelector,
-        PodSpec, ProjectedVolumeSource, Secret, SecretVolumeSource, ServiceAccountTokenProjection,
-        VolumeProjection,
+        DownwardAPIVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath, NFSVolumeSource,
+        ObjectFieldSelector, PodSpec, ProjectedVolumeSource, Secret, SecretVolumeSource,
+        ServiceAccountTokenProjection, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -286,6 +286,32 @@ fn what_is_not_supported_says_so() {
         error.to_string(),
         "MountVolume.SetUp failed for volume \"h\" : hostPath type check failed: /nonexistent is not a directory"
     );
+}
+
+#[test]
+fn images_are_the_runtimes() {
+    let volume = Volume {
+        name: "i".into(),
+        image: Some(ImageVolumeSource { reference: Some("app:v1".into()), pull_policy: None }),
+        ..Default::default()
+    };
+    let directory = PodDir::new(Path::new("/nonexistent"), "u1");
+    let mut pod = pod(vec![volume.clone()]);
+    let ensured = |pod: &Pod, image_mounts| {
+        ensure(&directory, pod, &volume, &Lookup { image_mounts, ..lookup() })
+            .map_err(|error| error.to_string())
+    };
+    let without = "MountVolume.SetUp failed for volume \"i\" : volume source image is not supported by this \
+                   container runtime";
+    assert_eq!(ensured(&pod, image::Mounts::Nothing), Err(without.into()));
+    assert_eq!(ensured(&pod, image::Mounts::Whole), Ok(()));
+    let part = VolumeMount { name: "i".into(), sub_path: Some("etc".into()), ..Default::default() };
+    pod.spec.as_mut().unwrap().containers[0].volume_mounts = Some(vec![part]);
+    assert!(ensured(&pod, image::Mounts::Whole).unwrap_err().contains("subPath of a volume source image"));
+    assert_eq!(ensured(&pod, image::Mounts::Parts), Ok(()));
+    // Nothing of it is on the host, to be written to, counted or removed.
+    assert_eq!(host_path_of(&directory, &volume), None);
+    assert!(!is_refreshable(&pod));
 }
 
 #[test]

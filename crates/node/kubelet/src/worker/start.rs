@@ -1,6 +1,6 @@
 //! The worker's part of starting: the sandbox, then containers one after the other, as upstream does.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -13,14 +13,17 @@ use tokio::time::Instant;
 
 use crate::{
     actions::{Kill, KillReason, Start},
-    container::{self, Ingredients},
+    container::{self, ImageVolumes, Ingredients},
     context::Shared,
     environment::{self, DataRef, Sources},
-    hooks, network_files,
+    hooks,
+    images::{Image, NoImage, Wanted},
+    network_files,
     pod::{self, ContainerKind},
     record::RunState,
     sandbox::{self, Surroundings},
     status::StartError,
+    volumes,
     worker::{Worker, container_at, kill},
 };
 
@@ -42,6 +45,10 @@ fn failed(reason: &str, message: impl Into<String>) -> Failed {
         retry_after: START_RETRY,
     }
 }
+
+/// The images of the pod's volumes, by the volume's name, as one round of starts found them: each is pulled once in a
+/// round, however many containers mount it.
+type VolumeImages = BTreeMap<String, Result<Image, NoImage>>;
 
 impl Worker {
     /// Makes the pod's sandbox. None if it was made; otherwise when to try again.
@@ -115,6 +122,7 @@ impl Worker {
     pub(crate) async fn start_containers(&mut self, sandbox_id: &str, starts: &[Start]) -> Option<Instant> {
         let mut progress = false;
         let mut again: Option<Instant> = None;
+        let mut volume_images = VolumeImages::new();
         for start in starts {
             let Some(spec) = container_at(&self.pod, start.kind, start.index) else { continue };
             if let Some(at) = self.retry_at.get(&spec.name).filter(|at| **at > Instant::now()) {
@@ -128,7 +136,7 @@ impl Worker {
                 let mut crashes = self.shared.crashes.lock();
                 crashes.next(&start.backoff_key, exit, Timestamp::now());
             }
-            match self.start_one(sandbox_id, start.kind, &spec).await {
+            match self.start_one(sandbox_id, start.kind, &spec, &mut volume_images).await {
                 Ok(()) => {
                     self.start_errors.remove(&spec.name);
                     self.retry_at.remove(&spec.name);
@@ -162,6 +170,7 @@ impl Worker {
         sandbox_id: &str,
         kind: ContainerKind,
         spec: &Container,
+        volume_images: &mut VolumeImages,
     ) -> Result<(), Failed> {
         let shared = self.shared.clone();
         let pod = self.pod.clone();
@@ -172,27 +181,19 @@ impl Worker {
             .sandbox_config(attempt)
             .map_err(|error| failed("CreateContainerConfigError", error.to_string()))?;
         let secrets = pull_secrets(&shared, &pod).await;
-        let image = {
-            let pull = shared.images.ensure(&pod, spec, &about, &secrets, Some(&sandbox_config));
-            tokio::pin!(pull);
-            loop {
-                tokio::select! {
-                    outcome = &mut pull => break outcome,
-                    // A pull can be long; a deletion must not wait for it.
-                    () = self.mailbox.wait() => {
-                        self.read_mail();
-                        if self.ending() {
-                            return Err(failed("ContainerCreating", ""));
-                        }
-                        self.publish(false);
-                    }
-                }
-            }
-        };
-        let image = image.map_err(|missing| {
+        let no_image = |missing: NoImage| {
             warn(format!("Error: {}", missing.error.reason));
             Failed { error: missing.error, retry_after: missing.retry_after }
-        })?;
+        };
+        // Volumes first, as upstream does.
+        self.pull_volumes(spec, &secrets, &sandbox_config, volume_images).await?;
+        let volumes = image_volumes(&pod, spec, volume_images).map_err(no_image)?;
+        let wanted = Wanted {
+            name: spec.image.as_deref().unwrap_or_default(),
+            policy: spec.image_pull_policy.as_deref(),
+            about: &about,
+        };
+        let image = self.pull(wanted, &secrets, &sandbox_config).await?.map_err(no_image)?;
         let latest = self.record.latest(&spec.name);
         let restart_count = match latest {
             Some(latest) => latest.restart_count + 1,
@@ -202,8 +203,10 @@ impl Worker {
             warn(format!("Error: {text}"));
             failed("CreateContainerConfigError", text)
         })?;
-        let config =
-            self.container_config(spec, restart_count, &image, target.as_deref()).await.map_err(|text| {
+        let config = self
+            .container_config(spec, restart_count, &image, volumes, target.as_deref())
+            .await
+            .map_err(|text| {
                 warn(format!("Error: {text}"));
                 failed("CreateContainerConfigError", text)
             })?;
@@ -229,6 +232,56 @@ impl Worker {
         }
         shared.recorder.event(&about, EventType::Normal, "Started", "Container started");
         self.post_start(spec, &id, &about).await
+    }
+
+    /// Finds or pulls an image. The outer error is that the pod ends meanwhile.
+    async fn pull(
+        &mut self,
+        wanted: Wanted<'_>,
+        secrets: &[Secret],
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<Result<Image, NoImage>, Failed> {
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let pull = shared.images.ensure(&pod, wanted, secrets, Some(sandbox));
+        tokio::pin!(pull);
+        loop {
+            tokio::select! {
+                outcome = &mut pull => return Ok(outcome),
+                // A pull can be long; a deletion must not wait for it.
+                () = self.mailbox.wait() => {
+                    self.read_mail();
+                    if self.ending() {
+                        return Err(failed("ContainerCreating", ""));
+                    }
+                    self.publish(false);
+                }
+            }
+        }
+    }
+
+    /// Finds or pulls the images that a container has for volumes and that this round has not asked for yet. What came
+    /// of it is in `volume_images`.
+    async fn pull_volumes(
+        &mut self,
+        spec: &Container,
+        secrets: &[Secret],
+        sandbox: &v1::PodSandboxConfig,
+        volume_images: &mut VolumeImages,
+    ) -> Result<(), Failed> {
+        let pod = self.pod.clone();
+        let about = reference_of(&*pod);
+        for mount in spec.volume_mounts.iter().flatten() {
+            let source = volumes::find(&pod, &mount.name).and_then(|volume| volume.image.as_ref());
+            let Some(source) = source.filter(|_| !volume_images.contains_key(&mount.name)) else { continue };
+            let wanted = Wanted {
+                name: source.reference.as_deref().unwrap_or_default(),
+                policy: source.pull_policy.as_deref(),
+                about: &about,
+            };
+            let outcome = self.pull(wanted, secrets, sandbox).await?;
+            volume_images.insert(mount.name.clone(), outcome);
+        }
+        Ok(())
     }
 
     async fn post_start(
@@ -283,7 +336,8 @@ impl Worker {
         &self,
         spec: &Container,
         restart_count: u32,
-        image: &crate::images::Image,
+        image: &Image,
+        volumes: ImageVolumes,
         target: Option<&str>,
     ) -> Result<v1::ContainerConfig, String> {
         let shared = &self.shared;
@@ -305,7 +359,7 @@ impl Worker {
                 }
                 None => None,
             };
-            container::prepare(&directory, &pod, &container, &variables, file.as_deref())
+            container::prepare(&directory, &pod, &container, &volumes, &variables, file.as_deref())
         })
         .await
         .map_err(|error| error.to_string())?
@@ -325,6 +379,25 @@ impl Worker {
         })
         .map_err(|error| error.to_string())
     }
+}
+
+/// The images among a container's volumes, or why one of them is not here.
+fn image_volumes(pod: &Pod, spec: &Container, pulled: &VolumeImages) -> Result<ImageVolumes, NoImage> {
+    let mut images = ImageVolumes::new();
+    for mount in spec.volume_mounts.iter().flatten() {
+        let Some(outcome) = pulled.get(&mount.name) else { continue };
+        let image = outcome.clone()?;
+        let source = volumes::find(pod, &mount.name).and_then(|volume| volume.image.as_ref());
+        images.insert(
+            mount.name.clone(),
+            v1::ImageSpec {
+                image: image.reference,
+                user_specified_image: source.and_then(|source| source.reference.clone()).unwrap_or_default(),
+                ..Default::default()
+            },
+        );
+    }
+    Ok(images)
 }
 
 /// The pod's hosts file; None if it has no address to write there.

@@ -142,6 +142,7 @@ async fn gather(shared: &Shared, pod: &Pod, pod_ips: Vec<String>) -> Result<payl
         pod_ips,
         host_ips: shared.host_ips(),
         allocatable: shared.machine.allocatable(&shared.config),
+        image_mounts: volumes::image::offered(&shared.runtime_version),
         ..Default::default()
     };
     for reference in data {

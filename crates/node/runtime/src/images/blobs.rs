@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
+/// Bytes of the disk that are left alone, so that images cannot take the last of it.
+pub(crate) const KEEP_FREE: u64 = 256 << 20;
+/// How often the room on the disk is looked at, in bytes written.
+pub(crate) const ROOM_EVERY: u64 = 32 << 20;
+
 /// Why content was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlobError {
@@ -49,12 +54,22 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
+/// Whether a file system can take so many bytes more.
+///
+/// # Errors
+/// `StorageFull` if it cannot.
+pub(crate) fn check_room(directory: &Path, more: u64) -> io::Result<()> {
+    let room = nix::sys::statvfs::statvfs(directory)?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    if free.saturating_sub(KEEP_FREE) < more { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+}
+
 impl Blobs {
     /// Opens the store below `root`; what an earlier process left half-written is removed.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let scratch = root.join("scratch");
         if scratch.exists() {
-            fs::remove_dir_all(&scratch)?;
+            crate::remove::tree(&scratch)?;
         }
         fs::create_dir_all(&scratch)?;
         let root = root.join("blobs/sha256");
@@ -103,12 +118,18 @@ impl Blobs {
         let mut file = File::create(scratch)?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 18];
+        let mut unchecked = 0;
         loop {
             match content.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(size) => {
                     hash.update(&buffer[..size]);
                     file.write_all(&buffer[..size])?;
+                    unchecked += size as u64;
+                    if unchecked >= ROOM_EVERY {
+                        unchecked = 0;
+                        check_room(&self.scratch, 0)?;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -118,6 +139,8 @@ impl Blobs {
         if found != wanted {
             return Err(BlobError::Digest { wanted: wanted.to_owned(), found });
         }
+        // It is about to get its name, which means that it is whole, after a power cut too.
+        file.sync_data()?;
         Ok(())
     }
 
@@ -136,6 +159,13 @@ impl Blobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = check_room(directory.path(), u64::MAX).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    }
 
     #[test]
     fn content_is_what_it_is_called() {

@@ -19,9 +19,12 @@ use super::blobs::{BlobError, Blobs};
 use super::manifest::{Descriptor, Document, ImageConfig, chain_ids, choose};
 use super::records::{Record, Records};
 use super::unpack::{self, Limits, UnpackError, Usage};
+use crate::remove;
 
 /// Manifests and configurations are small.
 const DOCUMENT_BYTES: u64 = 8 << 20;
+/// Layers that an image may have. Source: Docker's limit; what is more does not fit one page of mount options.
+const MAX_LAYERS: usize = 127;
 /// The first bytes of compressed layers.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -177,6 +180,7 @@ impl Store {
         blobs.push(config.digest.clone());
         blobs.extend(document.layers.iter().map(|layer| layer.digest.clone()));
         let parsed: ImageConfig = parse(&config.digest, &self.document(&config.digest)?)?;
+        check_layers(&document.layers)?;
         if parsed.rootfs.diff_ids.len() != document.layers.len() {
             return Err(ImageError::Invalid(format!(
                 "{} layers, but {} in the configuration",
@@ -197,7 +201,7 @@ impl Store {
         let mut record = Record {
             id: config.digest.clone(),
             manifest,
-            size: config.size + document.layers.iter().map(|layer| layer.size).sum::<u64>(),
+            size: document.layers.iter().fold(config.size, |sum, layer| sum.saturating_add(layer.size)),
             user: parsed.config.user,
             blobs,
             layers,
@@ -309,14 +313,16 @@ impl Store {
                 let (digest, wanted) = (layer.digest.clone(), diff_id.to_owned());
                 return Err(ImageError::DiffId { digest, wanted, found });
             }
+            // A name means that all of it is there, after a power cut too.
+            nix::unistd::syncfs(File::open(&scratch)?).map_err(io::Error::from)?;
             match fs::rename(&scratch, &place) {
                 // Another image with the same layer was quicker.
-                Err(_) if place.is_dir() => Ok(fs::remove_dir_all(&scratch)?),
+                Err(_) if place.is_dir() => Ok(remove::tree(&scratch)?),
                 other => Ok(other?),
             }
         })();
         if outcome.is_err() {
-            let _ = fs::remove_dir_all(&scratch);
+            let _ = remove::tree(&scratch);
         }
         outcome
     }
@@ -345,11 +351,19 @@ impl Store {
                 let scratch = self.blobs.scratch();
                 fs::rename(entry.path(), &scratch)?;
                 self.sizes.lock().remove(&name);
-                fs::remove_dir_all(&scratch)?;
+                remove::tree(&scratch)?;
             }
         }
         Ok(())
     }
+}
+
+/// Refuses an image that could not be mounted.
+pub(crate) fn check_layers(layers: &[Descriptor]) -> Result<(), ImageError> {
+    if layers.len() > MAX_LAYERS {
+        return Err(ImageError::Invalid(format!("{} layers, the limit is {MAX_LAYERS}", layers.len())));
+    }
+    Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(digest: &str, bytes: &[u8]) -> Result<T, ImageError> {
@@ -372,8 +386,9 @@ fn open_layer(mut file: File) -> Result<Box<dyn Read>, ImageError> {
     if magic[..2] == GZIP {
         return Ok(Box::new(MultiGzDecoder::new(file)));
     }
-    if magic == ZSTD {
-        return Ok(Box::new(super::zstd::decoder(file)?));
+    // Or a frame to be skipped.
+    if magic == ZSTD || (magic[0] >> 4 == 5 && magic[1..] == [0x2a, 0x4d, 0x18]) {
+        return Ok(Box::new(super::zstd::decoder(file)));
     }
     Ok(Box::new(file))
 }
@@ -465,11 +480,17 @@ mod tests {
         let layer = put(&[0; 1024]);
         let wrong = format!("sha256:{}", "0".repeat(64));
         let config = put(format!(r#"{{"rootfs":{{"diff_ids":["{wrong}"]}}}}"#).as_bytes());
-        let manifest = put(serde_json::json!({"config": config, "layers": [layer]}).to_string().as_bytes());
+        let manifest = put(serde_json::json!({"config": config, "layers": [&layer]}).to_string().as_bytes());
         let target: Descriptor = serde_json::from_value(manifest).unwrap();
         let refused = store.adopt("example.com/a:v1", &target);
         assert!(matches!(refused, Err(ImageError::DiffId { .. })), "{refused:?}");
         assert_eq!(store.list().len(), 0);
+        let config = put(b"{}");
+        let layers = vec![layer; MAX_LAYERS + 1];
+        let manifest = put(serde_json::json!({"config": config, "layers": layers}).to_string().as_bytes());
+        let target: Descriptor = serde_json::from_value(manifest).unwrap();
+        let refused = store.adopt("example.com/a:v1", &target).unwrap_err().to_string();
+        assert_eq!(refused, "image: 128 layers, the limit is 127");
         assert_eq!(fs::read_dir(directory.path().join("scratch")).unwrap().count(), 0);
     }
 }

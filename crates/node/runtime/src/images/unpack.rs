@@ -5,22 +5,27 @@
 //! below them: a directory that only a lower layer has is made again with the lower one's owner and mode, and a lower
 //! layer's link is copied, so that the layers laid over each other look as if they had been unpacked into one place.
 
-use std::ffi::{OsStr, OsString};
+use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
+use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use tar::{Archive, Entry, EntryType};
 
+use super::blobs::{KEEP_FREE, ROOM_EVERY};
 use super::xattr;
+use crate::remove;
 
 /// Links in links are followed this often, as the kernel does.
 const MAX_LINKS: usize = 40;
@@ -28,8 +33,15 @@ const MAX_LINKS: usize = 40;
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks a directory that hides all that lower layers have in it.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// How often the room on the disk is looked at, in bytes written.
-const ROOM_EVERY: u64 = 32 << 20;
+/// Bytes of headers before one entry's content: long names and extended headers are read whole into memory. Each of the
+/// three may have a MiB, as in other readers.
+const HEADER_BYTES: u64 = 3 << 20;
+/// As much of them may list the parts of a sparse file, three thousand or so: the library takes time that grows with the
+/// square of their number.
+const SPARSE_BYTES: u64 = 64 << 10;
+/// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
+/// meanwhile; on a busy machine that passes within a few tries.
+const OPEN_TRIES: usize = 128;
 
 /// Bounds of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +54,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 10_000_000, keep_free: 256 << 20 }
+        Self { entries: 10_000_000, keep_free: KEEP_FREE }
     }
 }
 
@@ -93,6 +105,8 @@ struct Unpacker {
     limits: Limits,
     usage: Usage,
     unchecked: u64,
+    /// Bytes that the entries to come may have.
+    room: u64,
     /// The directory of the last entry: neighbours follow each other.
     recent: Option<(PathBuf, OwnedFd)>,
     /// Times of directories are set last: filling them changes them.
@@ -114,26 +128,61 @@ pub(crate) fn unpack(
             limits,
             usage: Usage::default(),
             unchecked: 0,
+            room: u64::MAX,
             recent: None,
             directories: Vec::new(),
             buffer: vec![0; 1 << 18],
         })
     };
     let mut unpacker = begin().map_err(UnpackError::Archive)?;
-    let mut archive = Archive::new(stream);
+    unpacker.room = unpacker.free().map_err(UnpackError::Archive)?.saturating_sub(limits.keep_free);
+    let left = Rc::new(Cell::new(u64::MAX));
+    let mut archive = Archive::new(Bounded { inner: stream, left: Rc::clone(&left) });
     archive.set_ignore_zeros(false);
-    for entry in archive.entries().map_err(UnpackError::Archive)? {
-        let entry = entry.map_err(UnpackError::Archive)?;
+    let mut entries = archive.entries().map_err(UnpackError::Archive)?;
+    loop {
+        // Nothing of the last entry is left to be read, so that all that the next step reads is headers.
+        left.set(HEADER_BYTES);
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(UnpackError::Archive)?;
+        let headers = HEADER_BYTES - left.replace(u64::MAX);
+        if entry.header().entry_type() == EntryType::GNUSparse && headers > SPARSE_BYTES {
+            let text = format!("a sparse file has more than {SPARSE_BYTES} bytes of headers");
+            return Err(UnpackError::Archive(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
         unpacker.usage.inodes += 1;
         if unpacker.usage.inodes > limits.entries {
             return Err(UnpackError::Entries(limits.entries));
         }
-        unpacker.entry(entry)?;
+        unpacker.claim(entry.size())?;
+        unpacker.entry(&mut entry)?;
+        io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Archive)?;
     }
+    left.set(u64::MAX);
     // Whatever follows the end mark belongs to the layer's digest: it is read, and nothing else.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(UnpackError::Archive)?;
     unpacker.finish()?;
     Ok(unpacker.usage)
+}
+
+/// A stream that gives no more than what is left of an allowance.
+struct Bounded<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            let text = format!("an entry has more than {HEADER_BYTES} bytes of headers");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let size = self.inner.read(&mut buffer[..most])?;
+        self.left.set(left - size as u64);
+        Ok(size)
+    }
 }
 
 /// A name's parts below the root; None for the root itself.
@@ -158,24 +207,37 @@ fn how(flags: OFlag) -> OpenHow {
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
 }
 
+/// The system call of that name, tried again while the kernel asks for it.
+fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
+    for _ in 1..OPEN_TRIES {
+        match nix::fcntl::openat2(directory.as_fd(), path, how) {
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+    }
+    nix::fcntl::openat2(directory.as_fd(), path, how)
+}
+
 fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
 impl Unpacker {
-    fn entry<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), UnpackError> {
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
         let bytes = entry.path_bytes().into_owned();
         let path = || String::from_utf8_lossy(&bytes).into_owned();
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
+        if matches!(kind, EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
+            // Only in archives of a format without them: their content would be read whole as attributes.
+            return Err(UnpackError::Name { path: path(), why: "is a header of another format" });
+        }
         match clean(&bytes) {
             Err(why) => Err(UnpackError::Name { path: path(), why }),
-            Ok(None) => {
-                self.settle_root(&mut entry).map_err(|source| UnpackError::Entry { path: path(), source })
-            }
-            Ok(Some(name)) => self.make(&name, kind, &mut entry).map_err(|source| {
+            Ok(None) => self.settle_root(entry).map_err(|source| UnpackError::Entry { path: path(), source }),
+            Ok(Some(name)) => self.make(&name, kind, entry).map_err(|source| {
                 if source.kind() == io::ErrorKind::StorageFull {
                     return UnpackError::Room { keep_free: self.limits.keep_free };
                 }
@@ -349,7 +411,7 @@ impl Unpacker {
             Err(Errno::ENOENT) => Ok(()),
             Err(Errno::EISDIR | Errno::EPERM) => {
                 self.recent = None;
-                remove_tree(parent, name)
+                remove::tree_at(parent.as_fd(), name)
             }
             Err(errno) => Err(errno.into()),
         }
@@ -440,9 +502,20 @@ impl Unpacker {
         Ok(None)
     }
 
-    fn check_room(&self) -> io::Result<()> {
+    /// Refuses content that cannot fit before any of it is read. Holes count like bytes: they can be read, and copied.
+    fn claim(&mut self, size: u64) -> Result<(), UnpackError> {
+        let left = self.room.checked_sub(size);
+        self.room = left.ok_or(UnpackError::Room { keep_free: self.limits.keep_free })?;
+        Ok(())
+    }
+
+    fn free(&self) -> io::Result<u64> {
         let room = fstatvfs(&self.root)?;
-        let free = room.blocks_available() * room.fragment_size();
+        Ok(room.blocks_available().saturating_mul(room.fragment_size()))
+    }
+
+    fn check_room(&self) -> io::Result<()> {
+        let free = self.free()?;
         if free < self.limits.keep_free { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -478,26 +551,6 @@ fn pointed(directory: &Path, target: &Path) -> PathBuf {
         }
     }
     at
-}
-
-fn remove_tree(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let directory = openat2(parent, name, how(flags))?;
-    let mut listing = nix::dir::Dir::from_fd(directory.try_clone()?)?;
-    let names: Vec<OsString> = listing
-        .iter()
-        .filter_map(Result::ok)
-        .map(|entry| OsString::from_vec(entry.file_name().to_bytes().to_vec()))
-        .filter(|name| name != "." && name != "..")
-        .collect();
-    for inner in names {
-        match unlinkat(&directory, inner.as_os_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => {}
-            Err(Errno::EISDIR | Errno::EPERM) => remove_tree(&directory, &inner)?,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
 }
 
 /// Owner, mode, time and attributes of an entry.

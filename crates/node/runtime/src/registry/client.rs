@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 
 use super::auth::{Challenge, Credentials, Tokens, challenge};
 use super::hosts::Host;
+use crate::images::blobs;
 
 /// How long a host may take to be reached and to begin its answer.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -142,7 +143,7 @@ impl Client {
         Ok((media_type, body(response, &url, limit).await?))
     }
 
-    /// Fetches content into a file, going on where an earlier attempt broke off.
+    /// Fetches content of a known size into a file, going on where an earlier attempt broke off.
     pub(super) async fn download(
         &self,
         host: &Host,
@@ -152,9 +153,11 @@ impl Client {
     ) -> Result<(), HttpError> {
         let url = format!("{}/{path}", host.url);
         let have = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or(0);
-        if size > 0 && have == size {
+        if have == size {
             return Ok(());
         }
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        blobs::check_room(directory, size.saturating_sub(have)).map_err(HttpError::Write)?;
         let response = self.authorized(host, &url, Extra { from: have, ..Extra::default() }).await?;
         let mut options = tokio::fs::OpenOptions::new();
         options.create(true).write(true);
@@ -162,6 +165,7 @@ impl Client {
         let options = if resumed { options.append(true) } else { options.truncate(true) };
         let mut output = options.open(file).await.map_err(HttpError::Write)?;
         let mut length = if resumed { have } else { 0 };
+        let mut unchecked = 0;
         let mut incoming = response.into_body();
         let broken = |source| HttpError::Connection { url: url.clone(), source };
         loop {
@@ -172,14 +176,20 @@ impl Client {
             let frame = frame.map_err(|error| broken(io::Error::other(error)))?;
             if let Ok(bytes) = frame.into_data() {
                 length += bytes.len() as u64;
-                if size > 0 && length > size {
+                if length > size {
                     return Err(HttpError::TooLong { url: url.clone(), limit: size });
                 }
                 output.write_all(&bytes).await.map_err(HttpError::Write)?;
+                unchecked += bytes.len() as u64;
+                if unchecked >= blobs::ROOM_EVERY {
+                    unchecked = 0;
+                    // Others write there too.
+                    blobs::check_room(directory, size - length).map_err(HttpError::Write)?;
+                }
             }
         }
         output.flush().await.map_err(HttpError::Write)?;
-        if size > 0 && length < size { Err(broken(io::ErrorKind::UnexpectedEof.into())) } else { Ok(()) }
+        if length < size { Err(broken(io::ErrorKind::UnexpectedEof.into())) } else { Ok(()) }
     }
 
     /// Asks as whom the host wants to know.

@@ -7,6 +7,7 @@ use futures::{Stream, stream};
 use podium_cri::images::image_store_server::ImageStore;
 use podium_cri::images::{LoadRequest, LoadResponse, PruneRequest, PruneResponse, SaveRequest, SaveResponse};
 use podium_cri::v1::{self, image_service_server::ImageService};
+use podium_shim::{Identity, identity};
 use tonic::{Request, Response, Status};
 
 use super::Calls;
@@ -18,14 +19,18 @@ use crate::{registry, stats};
 
 fn image(record: &Record) -> v1::Image {
     let user = record.user.split(':').next().unwrap_or_default();
-    let uid = user.parse::<i64>().ok();
+    // A number that nobody has is shown as a name, which a kubelet takes for one that may be root.
+    let (uid, username) = match identity(user) {
+        Identity::Number(uid) => (Some(i64::from(uid)), ""),
+        Identity::Name(_) | Identity::Impossible => (None, user),
+    };
     v1::Image {
         id: record.id.clone(),
         repo_tags: record.tags.iter().cloned().collect(),
         repo_digests: record.digests.iter().cloned().collect(),
         size: record.size,
         uid: uid.map(|value| v1::Int64Value { value }),
-        username: if uid.is_none() { user.to_owned() } else { String::new() },
+        username: username.to_owned(),
         spec: None,
         pinned: record.pinned,
     }
@@ -181,8 +186,12 @@ impl ImageStore for Calls {
 
     async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
         self.blocking("Prune", |runtime| {
-            let in_use: Vec<String> =
-                runtime.containers.lock().values().map(|one| one.record.image_id.clone()).collect();
+            let in_use: Vec<String> = runtime
+                .containers
+                .lock()
+                .values()
+                .flat_map(|one| one.record.all_images().map(str::to_owned).collect::<Vec<_>>())
+                .collect();
             let mut answer = PruneResponse::default();
             for record in runtime.store.list() {
                 if record.pinned || in_use.contains(&record.id) {
@@ -201,5 +210,31 @@ impl ImageStore for Calls {
             Ok(answer)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_images() {
+        for (user, uid, username) in [
+            ("", None, ""),
+            ("web", None, "web"),
+            ("web:0", None, "web"),
+            ("0", Some(0), ""),
+            ("+0", Some(0), ""),
+            ("1000:1000", Some(1000), ""),
+            ("2147483647", Some(2_147_483_647), ""),
+            ("2147483648", None, "2147483648"),
+            ("4294967295", None, "4294967295"),
+            ("4294967296:0", None, "4294967296"),
+            ("-5", None, "-5"),
+        ] {
+            let shown = image(&Record { user: user.to_owned(), ..Record::default() });
+            assert_eq!(shown.uid.map(|uid| uid.value), uid, "{user:?}");
+            assert_eq!(shown.username, username, "{user:?}");
+        }
     }
 }

@@ -13,6 +13,17 @@ fn image() -> Execution {
     }
 }
 
+/// What the containers below have for volumes.
+fn volume_images() -> BTreeMap<String, VolumeImage> {
+    [("one:v1", vec!["l1"]), ("two:v1", vec!["l1", "l2"]), ("none:v1", vec![])]
+        .into_iter()
+        .map(|(name, layers)| {
+            let layers = layers.into_iter().map(str::to_owned).collect();
+            (name.to_owned(), VolumeImage { id: format!("sha256:{name}"), layers })
+        })
+        .collect()
+}
+
 fn build(config: &v1::ContainerConfig, sandbox: &v1::PodSandboxConfig) -> Result<ContainerSpec, Status> {
     container(&Ingredients {
         id: "c1",
@@ -21,6 +32,7 @@ fn build(config: &v1::ContainerConfig, sandbox: &v1::PodSandboxConfig) -> Result
         image: &image(),
         layers: &["one".into(), "two".into()],
         layers_directory: Path::new("/layers"),
+        volume_images: &volume_images(),
         directory: Path::new("/c"),
         sandbox_directory: Path::new("/s"),
         available_capabilities: u64::MAX,
@@ -87,6 +99,29 @@ fn a_filter_is_never_lost() {
 }
 
 #[test]
+fn a_confinement_that_is_not_given_is_refused() {
+    use v1::security_profile::ProfileType::{Localhost, RuntimeDefault, Unconfined};
+    let (with, without) = ("lockdown,capability,apparmor\n", "lockdown,capability,bpf\n");
+    for (kernel, profile, privileged, allowed) in [
+        (with, None, false, true),
+        (with, Some(Unconfined), false, true),
+        (with, Some(RuntimeDefault), false, false),
+        (with, Some(RuntimeDefault), true, true),
+        (with, Some(Localhost), false, false),
+        (without, Some(RuntimeDefault), false, true),
+        (without, Some(Localhost), false, false),
+        ("", Some(RuntimeDefault), false, true),
+    ] {
+        let asked = profile.map(|kind| v1::SecurityProfile {
+            profile_type: i32::from(kind),
+            ..v1::SecurityProfile::default()
+        });
+        let found = check_modules_of(kernel, asked.as_ref(), None, privileged);
+        assert_eq!(found.is_ok(), allowed, "{kernel:?} {profile:?} {privileged}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_refused() {
     let sandbox = v1::PodSandboxConfig::default();
     let privileged = with(v1::LinuxContainerSecurityContext { privileged: true, ..Default::default() });
@@ -127,6 +162,51 @@ fn mounts_are_ordered_outer_first() {
     let spec = build(&config, &v1::PodSandboxConfig::default()).unwrap();
     let targets: Vec<String> = spec.binds.iter().map(|bind| bind.target.display().to_string()).collect();
     assert_eq!(targets, ["/etc/hostname", "/etc/resolv.conf", "/a", "/etc/hosts", "/a/b", "/a/b/c"]);
+}
+
+#[test]
+fn images_as_volumes() {
+    let mount = |name: &str, sub_path: &str| v1::Mount {
+        container_path: "/v".into(),
+        readonly: true,
+        image: Some(v1::ImageSpec { image: name.into(), ..Default::default() }),
+        image_sub_path: sub_path.into(),
+        propagation: v1::MountPropagation::PropagationHostToContainer.into(),
+        ..Default::default()
+    };
+    let build = |mount: v1::Mount| {
+        let config =
+            v1::ContainerConfig { mounts: vec![mount], command: vec!["x".into()], ..Default::default() };
+        let built = build(&config, &v1::PodSandboxConfig::default());
+        built.map(|spec| spec.binds.into_iter().find(|bind| bind.target == Path::new("/v")).unwrap())
+    };
+    for (name, sub_path, lower) in [
+        ("two:v1", "", vec!["l2", "l1"]),
+        ("two:v1", "etc/file", vec!["l2", "l1"]),
+        ("one:v1", "", vec!["l1", "empty"]),
+        ("none:v1", "", vec!["empty"]),
+    ] {
+        let bind = build(mount(name, sub_path)).unwrap();
+        let files = bind.image.unwrap();
+        assert_eq!(
+            (files.lower, files.sub_path),
+            (lower.into_iter().map(str::to_owned).collect::<Vec<_>>(), PathBuf::from(sub_path))
+        );
+        assert_eq!((files.base.as_path(), bind.read_only), (Path::new("/layers"), true));
+        assert_eq!(bind.propagation, Propagation::Private);
+        // A shim from before image volumes finds nothing under this name, rather than something else.
+        assert!(bind.source.is_relative(), "{:?}", bind.source);
+    }
+    for (what, refused) in [
+        ("unknown", mount("absent:v1", "")),
+        ("writable", v1::Mount { readonly: false, ..mount("two:v1", "") }),
+        ("also of the host", v1::Mount { host_path: "/etc".into(), ..mount("two:v1", "") }),
+        ("above", mount("two:v1", "a/../../b")),
+        ("absolute", mount("two:v1", "/etc")),
+        ("nowhere", v1::Mount { container_path: "v".into(), ..mount("two:v1", "") }),
+    ] {
+        assert!(build(refused).is_err(), "{what}");
+    }
 }
 
 #[test]

@@ -33,18 +33,16 @@ impl Async {
         }
     }
 
-    /// Writes all of it.
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
+    /// Writes as much as there is room for, at least a byte. Cancel-safe.
+    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
             let mut ready = self.0.writable().await?;
             match ready.try_io(|fd| nix::unistd::write(fd, bytes).map_err(io::Error::from)) {
-                Ok(Ok(size)) => bytes = &bytes[size..],
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
+                Ok(result) => return result,
                 Err(_) => {}
             }
         }
-        Ok(())
     }
 
     /// Tells a terminal its size.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use nix::sched::{CloneFlags, setns};
 use podium_streaming::{Error, spdy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -137,6 +137,8 @@ async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let (mut from, mut to) = stream.into_split();
     let mut buffer = vec![0; 32 << 10];
+    // What the pod has not taken: writing it must not keep us from reading what the pod says meanwhile.
+    let mut pending = Bytes::new();
     let mut open = true;
     loop {
         tokio::select! {
@@ -144,8 +146,9 @@ async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
                 0 => return Ok(()),
                 size => writer.lock().await.data(data, &buffer[..size], false).await?,
             },
-            bytes = input.recv(), if open => match bytes {
-                Some(bytes) => to.write_all(&bytes).await?,
+            size = to.write(&pending), if !pending.is_empty() => pending.advance(size?),
+            bytes = input.recv(), if open && pending.is_empty() => match bytes {
+                Some(bytes) => pending = bytes,
                 None => {
                     open = false;
                     to.shutdown().await?;
@@ -175,4 +178,52 @@ async fn connect(namespace: Option<PathBuf>, port: u16) -> io::Result<TcpStream>
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     TcpStream::from_std(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pod_that_answers_as_it_reads() {
+        // Several times what sockets, buffers and the connection hold together.
+        const CHUNKS: usize = 1024;
+        let chunk = Bytes::from(vec![7; 64 << 10]);
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        });
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (near, far) = tokio::io::duplex(1 << 16);
+        // Both ends live until the test does.
+        let (_unused, write) = tokio::io::split(far);
+        let (read, _unsaid) = tokio::io::split(near);
+        let writer = Arc::new(Mutex::new(spdy::Writer::server(write)));
+        let mut reader = spdy::Reader::new(read);
+        let (sender, mut input) = mpsc::channel(WAITING);
+        let total = CHUNKS * chunk.len();
+        let send = async move {
+            for _ in 0..CHUNKS {
+                sender.send(chunk.clone()).await.unwrap();
+            }
+            drop(sender);
+        };
+        let receive = async {
+            let mut length = 0;
+            while length < total {
+                if let Some(spdy::Frame::Data { bytes, .. }) = reader.next().await.unwrap() {
+                    length += bytes.len();
+                }
+            }
+            length
+        };
+        let all = futures::future::join3(copy(stream, &mut input, &writer, 1), send, receive);
+        let limit = Duration::from_secs(60);
+        let (copied, (), length) = tokio::time::timeout(limit, all).await.expect("bytes go both ways");
+        copied.unwrap();
+        assert_eq!(length, total);
+        echo.join().unwrap();
+    }
 }

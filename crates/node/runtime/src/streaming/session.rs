@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use podium_shim::protocol::{Answer as ShimAnswer, Request};
 use podium_streaming::Error;
 use podium_streaming::exec::Streams;
@@ -19,9 +20,19 @@ use crate::shim;
 /// How long output may follow a command's end, from processes it left behind.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Input that may wait for a slow process before the client is made to wait. While there is room a client that leaves is
+/// seen at once.
+const WAITING: usize = 1 << 20;
+/// How often a client that is made to wait is sent nothing, to learn whether it is still there.
+const PROBE: Duration = Duration::from_secs(10);
+
 /// The process' side.
 struct Process {
     input: Option<Async>,
+    /// What the process has not taken yet; empty without `input`.
+    pending: BytesMut,
+    /// The input ends after what is pending.
+    ending: bool,
     stdout: Option<Async>,
     stderr: Option<Async>,
     /// Input and output are one terminal.
@@ -29,8 +40,34 @@ struct Process {
 }
 
 impl Process {
+    fn new(input: Option<Async>, stdout: Option<Async>, stderr: Option<Async>, tty: bool) -> Self {
+        Self { input, pending: BytesMut::new(), ending: false, stdout, stderr, tty }
+    }
+
     fn terminal(&self) -> Option<&Async> {
         if self.tty { self.input.as_ref() } else { None }
+    }
+
+    /// Gives the process some of what it has not taken. Cancel-safe.
+    async fn give(&self) -> io::Result<usize> {
+        match &self.input {
+            Some(input) => input.write(&self.pending).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn given(&mut self, written: io::Result<usize>) {
+        match written {
+            Ok(size) => self.pending.advance(size),
+            // A process that has closed its input does not want it. A terminal stays for its size.
+            Err(_) => {
+                self.pending.clear();
+                self.ending |= !self.tty;
+            }
+        }
+        if self.ending && self.pending.is_empty() {
+            self.input = None;
+        }
     }
 }
 
@@ -84,8 +121,7 @@ async fn start(
         let terminal = running.terminal.take().ok_or("no terminal")?;
         let output = Async::new(terminal.try_clone().map_err(failed)?).map_err(failed)?;
         let input = Async::new(terminal).map_err(failed)?;
-        let process = Process { input: Some(input), stdout: Some(output), stderr: None, tty: true };
-        return Ok((running, process));
+        return Ok((running, Process::new(Some(input), Some(output), None, true)));
     }
     let (input, child_input) = if streams.stdin {
         let (read, write) = io::pipe().map_err(failed)?;
@@ -98,7 +134,7 @@ async fn start(
     let child = Some([child_input, child_stdout, child_stderr]);
     let running =
         runtime.exec(&container, args, child, false).await.map_err(|status| status.message().to_owned())?;
-    Ok((running, Process { input, stdout, stderr, tty: false }))
+    Ok((running, Process::new(input, stdout, stderr, false)))
 }
 
 /// Joins a client to what a container runs.
@@ -140,7 +176,7 @@ pub(super) async fn attach<S: AsyncRead + AsyncWrite + Unpin>(
         Some(fd) => Some(Async::new(fd)?),
         None => None,
     };
-    let process = Process { input, stdout, stderr, tty };
+    let process = Process::new(input, stdout, stderr, tty);
     let mut state = container.state.subscribe();
     let ended = async {
         let _ = state.wait_for(|state| matches!(state, State::Exited(_))).await;
@@ -160,7 +196,8 @@ pub(super) async fn attach<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Carries bytes until the process has ended and said all, or the client has gone (`None`).
+/// Carries bytes until the process has ended and said all, or the client has gone (`None`). Neither direction waits for
+/// the other: a process that answers as it reads takes no more input until its output has been read.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     mut process: Process,
     ended: impl Future<Output = Outcome>,
@@ -191,18 +228,24 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 drain.as_mut().reset(tokio::time::Instant::now() + DRAIN);
             }
             () = &mut drain, if outcome.is_some() => return Ok(outcome),
-            said = listener.next(&mut late) => {
+            written = process.give(), if !process.pending.is_empty() => process.given(written),
+            () = tokio::time::sleep(PROBE), if process.pending.len() >= WAITING => {
+                talker.say(Channel::Stdout, &[]).await?;
+            }
+            said = listener.next(&mut late), if process.pending.len() < WAITING => {
                 let gone = matches!(said, Ok(Said::Gone) | Err(_));
                 if let Ok(said) = said {
-                    hear(&mut process, said).await;
+                    hear(&mut process, said);
                 }
                 for answer in late.drain(..) {
                     if matches!(answer, Answer::InputEnd) {
-                        hear(&mut process, Said::InputEnd).await;
+                        hear(&mut process, Said::InputEnd);
                     }
                     talker.answer(&answer).await?;
                 }
                 if gone {
+                    // What was said before leaving is meant, if it is taken soon.
+                    let _ = tokio::time::timeout(DRAIN, flush(&mut process)).await;
                     return Ok(None);
                 }
             }
@@ -217,23 +260,124 @@ async fn read(from: Option<&Async>, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-async fn hear(process: &mut Process, said: Said) {
+async fn flush(process: &mut Process) {
+    while !process.pending.is_empty() {
+        let written = process.give().await;
+        process.given(written);
+    }
+}
+
+fn hear(process: &mut Process, said: Said) {
     match said {
         Said::Input(bytes) => {
-            if let Some(input) = process.input.as_ref().filter(|_| !bytes.is_empty()) {
-                // A process that has closed its input does not want it.
-                if input.write_all(&bytes).await.is_err() && !process.tty {
-                    process.input = None;
-                }
+            if process.input.is_some() && !process.ending {
+                process.pending.extend_from_slice(&bytes);
             }
         }
         // A terminal has no end of input but the one that is typed.
-        Said::InputEnd if !process.tty => process.input = None,
+        Said::InputEnd if !process.tty => {
+            process.ending = true;
+            if process.pending.is_empty() {
+                process.input = None;
+            }
+        }
         Said::InputEnd | Said::Gone => {}
         Said::Size { width, height } => {
             if let Some(terminal) = process.terminal() {
                 let _ = terminal.resize(width, height);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podium_streaming::spdy;
+    use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
+
+    use super::super::channels::Protocol;
+    use super::*;
+
+    /// Ends a test that waits for what never comes.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    struct Client {
+        reader: spdy::Reader<ReadHalf<DuplexStream>>,
+        writer: spdy::Writer<WriteHalf<DuplexStream>>,
+        stdin: u32,
+        stdout: u32,
+    }
+
+    async fn client() -> (Client, Peer<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (read, write) = tokio::io::split(near);
+        let (reader, mut writer) = (spdy::Reader::new(read), spdy::Writer::client(write));
+        writer.open(&[("streamtype", "error")]).await.unwrap();
+        let stdin = writer.open(&[("streamtype", "stdin")]).await.unwrap();
+        let stdout = writer.open(&[("streamtype", "stdout")]).await.unwrap();
+        let wanted = Streams { stdin: true, stdout: true, stderr: false, tty: false };
+        let peer = Peer::open(far, Protocol::Spdy { status: true }, wanted).await.unwrap();
+        (Client { reader, writer, stdin, stdout }, peer)
+    }
+
+    #[tokio::test]
+    async fn traffic_both_ways_does_not_wait_for_itself() {
+        // Several times what pipes, buffers and the connection hold together.
+        const CHUNKS: usize = 256;
+        let chunk = vec![7; 64 << 10];
+        let (Client { mut reader, mut writer, stdin, stdout }, mut peer) = client().await;
+        let (mut hears, input) = io::pipe().unwrap();
+        let (output, mut says) = io::pipe().unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let echo = std::thread::spawn(move || {
+            io::copy(&mut hears, &mut says).unwrap();
+            let _ = tell.send(());
+        });
+        let (input, output) = (Async::new(input.into()).unwrap(), Async::new(output.into()).unwrap());
+        let process = Process::new(Some(input), Some(output), None, false);
+        let ended = async {
+            told.await.unwrap();
+            Outcome::Code(0)
+        };
+        let send = async {
+            for _ in 0..CHUNKS {
+                writer.data(stdin, &chunk, false).await.unwrap();
+            }
+            writer.data(stdin, &[], true).await.unwrap();
+        };
+        let receive = async {
+            let mut length = 0;
+            while length < CHUNKS * chunk.len() {
+                if let Some(spdy::Frame::Data { stream, bytes, .. }) = reader.next().await.unwrap()
+                    && stream == stdout
+                {
+                    length += bytes.len();
+                }
+            }
+            length
+        };
+        let carried = carry(process, ended, &mut peer.listener, &mut peer.talker);
+        let all = futures::future::join3(carried, send, receive);
+        let (outcome, (), length) = tokio::time::timeout(LIMIT, all).await.expect("bytes go both ways");
+        assert_eq!((outcome.unwrap(), length), (Some(Outcome::Code(0)), CHUNKS * chunk.len()));
+        echo.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed_though_its_input_waits() {
+        let (mut client, mut peer) = client().await;
+        // Neither read from nor written to.
+        let (_hears, input) = io::pipe().unwrap();
+        let (output, _says) = io::pipe().unwrap();
+        let (input, output) = (Async::new(input.into()).unwrap(), Async::new(output.into()).unwrap());
+        let process = Process::new(Some(input), Some(output), None, false);
+        let leave = async move {
+            client.writer.data(client.stdin, &vec![7; WAITING / 2], false).await.unwrap();
+            drop(client);
+        };
+        let carried = carry(process, std::future::pending(), &mut peer.listener, &mut peer.talker);
+        let both = futures::future::join(carried, leave);
+        let (outcome, ()) = tokio::time::timeout(LIMIT, both).await.expect("the client's end is seen");
+        assert_eq!(outcome.unwrap(), None);
     }
 }

@@ -35,6 +35,13 @@ const APPLETS: [&str; 24] = [
     "mkdir", "unshare", "hostname", "ip", "nc", "kill", "chown", "stat", "readlink", "tty",
 ];
 
+/// An image of files only, `/etc/volume` among them: `what` is in it.
+pub(crate) fn image_of_files(name: &str, what: &str, path: &Path) {
+    let file = ImageFile::Regular(what.as_bytes().to_vec(), 0o644);
+    let image = Image::new(name).file("/etc/volume", file);
+    image.write(std::fs::File::create(path).unwrap()).unwrap();
+}
+
 fn image(path: &Path) {
     let regular = |text: &str, mode| ImageFile::Regular(text.as_bytes().to_vec(), mode);
     let busybox = std::fs::read("/usr/bin/busybox").unwrap();

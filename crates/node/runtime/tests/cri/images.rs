@@ -39,6 +39,58 @@ pub(crate) async fn life_of_an_image(fixture: &Fixture) {
     assert_eq!(fixture.cri.image_status(spec(IMAGE)).await.unwrap().unwrap().id, image.id);
 }
 
+/// An image as a volume, as the kubelet asks for it.
+pub(crate) fn volume(path: &str, image: &str, sub_path: &str) -> v1::Mount {
+    v1::Mount {
+        container_path: path.to_owned(),
+        readonly: true,
+        image: Some(spec(image)),
+        image_sub_path: sub_path.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) async fn as_volumes(fixture: &Fixture) {
+    if fixture.kind == Kind::Containerd {
+        // It takes no notice of what it does not know; its kubelets must not ask it.
+        println!("skipped: containerd has images as volumes from 2.1 on");
+        return;
+    }
+    let id = fixture.cri.image_status(spec(IMAGE)).await.unwrap().unwrap().id;
+    let change = |_: &mut v1::PodSandboxConfig, config: &mut v1::ContainerConfig| {
+        config.mounts = vec![
+            volume("/all", IMAGE, ""),
+            volume("/all/tmp", &id, "root"),
+            volume("/part", &id, "etc"),
+            volume("/one/file", &id, "etc/group"),
+        ];
+    };
+    let script = "busybox head -n 1 /all/etc/passwd; busybox head -n 1 /part/passwd; busybox tail -n 1 /one/file; \
+                  (echo x > /all/no) 2>/dev/null || echo refused; (echo x > /part/passwd) 2>/dev/null || echo refused; \
+                  (echo x > /one/file) 2>/dev/null || echo refused; ls /all/tmp; /all/bin/echo runs";
+    let (code, text) = fixture.outcome("volumes", change, script).await;
+    let expected = "root:x:0:0::/root:/bin/sh\nroot:x:0:0::/root:/bin/sh\nlogs:x:50:web\n\
+                    refused\nrefused\nrefused\nruns\n";
+    assert_eq!((code, text.as_str()), (0, expected));
+    let pod = fixture.pod("p");
+    let sandbox = fixture.run_pod(&pod).await;
+    for (mount, expected) in [
+        (volume("/v", IMAGE, "no/such"), "ImageVolumeMountFailed"),
+        (volume("/v", IMAGE, "../etc"), "is not within it"),
+        (volume("/v", "example.com/absent:v1", ""), "not found"),
+        (v1::Mount { readonly: false, ..volume("/v", IMAGE, "") }, "not read-only"),
+    ] {
+        let config = v1::ContainerConfig { mounts: vec![mount], ..fixture.script("c", "true") };
+        let error = format!("{:?}", fixture.create(&sandbox, config, &pod).await.unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+    // What failed left its name free, and no other trace.
+    let config = v1::ContainerConfig { mounts: vec![volume("/v", IMAGE, "")], ..fixture.script("c", "true") };
+    let made = fixture.run(&sandbox, config, &pod).await;
+    assert_eq!(fixture.ended(&made).await.exit_code, 0);
+    assert_eq!(fixture.status(&made).await.mounts[0].image, Some(spec(IMAGE)));
+}
+
 /// A registry on loopback that has the test's image; gives its address.
 async fn registry(fixture: &Fixture) -> String {
     use std::collections::HashMap;

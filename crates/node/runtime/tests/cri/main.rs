@@ -54,11 +54,13 @@ cases! {
     containers::devices_and_files,
     images::life_of_an_image,
     images::pulled_from_a_registry,
+    images::as_volumes,
     security::users,
     security::capabilities,
     security::filters,
     security::paths,
     security::leaked_descriptors,
     security::commands_are_confined,
+    security::streams_are_its_own,
     streams::exec_attach_and_forward,
 }

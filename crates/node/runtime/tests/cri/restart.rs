@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use podium_cri::{Cri, v1};
 
-use super::fixture::{Fixture, IMAGE, Kind, eventually};
+use super::fixture::{Fixture, IMAGE, Kind, eventually, image_of_files};
+use super::images::volume;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_daemon_finds_everything_again() {
@@ -46,6 +47,59 @@ async fn a_stopped_daemon_finds_everything_again() {
     let numbers: Vec<u64> =
         fixture.log("p", "running").await.lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.iter().enumerate().all(|(at, number)| *number == at as u64), "{numbers:?}");
+    fixture.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_volume_outlives_its_name_and_the_daemon() {
+    const VOLUME: &str = "example.com/podium/volume:v1";
+    let Some(mut fixture) = Fixture::start(Kind::Podium).await else { return };
+    let archive = fixture.path("volume.tar");
+    image_of_files(VOLUME, "first", &archive);
+    podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+    let cri = fixture.cri.clone();
+    let id_of = || async {
+        let image = v1::ImageSpec { image: VOLUME.to_owned(), ..Default::default() };
+        cri.image_status(image).await.unwrap().unwrap().id
+    };
+    let first = id_of().await;
+    let pod = fixture.pod("p");
+    let sandbox = fixture.run_pod(&pod).await;
+    let config = |name: &str| v1::ContainerConfig {
+        mounts: vec![volume("/v", VOLUME, "etc")],
+        ..fixture.script(name, "cat /v/volume; echo; exec sleep 1000")
+    };
+    let running = fixture.run(&sandbox, config("running"), &pod).await;
+    let created = fixture.create(&sandbox, config("created"), &pod).await.unwrap();
+    let in_use = podium_cri::prune(&fixture.endpoint()).await.unwrap().0;
+    assert_eq!(in_use, Vec::<String>::new(), "an image that is a volume is in use");
+    // The name means something else from now on.
+    image_of_files(VOLUME, "second", &archive);
+    podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+    let second = id_of().await;
+    assert_ne!(first, second);
+    for id in [&first, &second] {
+        fixture.cri.remove_image(id).await.unwrap();
+    }
+    fixture.down().await;
+    fixture.up().await;
+    podium_cri::prune(&fixture.endpoint()).await.unwrap();
+    assert_eq!(fixture.exec(&running, "cat /v/volume").await.1, "first");
+    fixture.start_container(&created).await.unwrap();
+    eventually("the other one says the same", || async {
+        let log = fixture.log("p", "created").await;
+        if log == "first\n" { Ok(()) } else { Err(log) }
+    })
+    .await;
+    fixture.remove(&sandbox).await;
+    // Nobody needs the first any more: it is taken, and its layers with it.
+    podium_cri::prune(&fixture.endpoint()).await.unwrap();
+    assert_eq!(fixture.cri.list_images().await.unwrap().len(), 0);
+    let layers: Vec<String> = std::fs::read_dir(fixture.path("root/layers"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(layers, ["empty"]);
     fixture.finish().await;
 }
 
@@ -178,4 +232,56 @@ async fn churn(fixture: &Fixture, cri: &Cri, round: usize) {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_shim_hangs_is_ended_all_the_same() {
+    let Some(fixture) = Fixture::start(Kind::Podium).await else { return };
+    let pod = fixture.pod("p");
+    let sandbox = fixture.run_pod(&pod).await;
+    let id = fixture.run(&sandbox, fixture.script("c", "sleep 1000"), &pod).await;
+    let own = fixture.path("").display().to_string();
+    let shims: Vec<i32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            command.starts_with(b"podium-shim\0") && String::from_utf8_lossy(&command).contains(&own)
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    assert_eq!(shims.len(), 1);
+    let shim = nix::unistd::Pid::from_raw(shims[0]);
+    nix::sys::signal::kill(shim, nix::sys::signal::SIGSTOP).unwrap();
+    // Nobody could tell how it ended.
+    fixture.cri.stop_container(&id, 1).await.unwrap();
+    let status = fixture.status(&id).await;
+    assert_eq!((status.state(), status.exit_code), (v1::ContainerState::ContainerExited, 255));
+    // With the pod its shim goes too: nothing is left.
+    fixture.remove(&sandbox).await;
+    fixture.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_records_are_taken_away() {
+    let Some(mut fixture) = Fixture::start(Kind::Podium).await else { return };
+    let pod = fixture.pod("p");
+    let sandbox = fixture.run_pod(&pod).await;
+    let created = fixture.create(&sandbox, fixture.script("created", "true"), &pod).await.unwrap();
+    fixture.down().await;
+    // As a power cut leaves them: named, and empty.
+    let stray = fixture.path("root/sandboxes").join("0".repeat(64));
+    let container = fixture.path("root/containers").join(&created);
+    std::fs::create_dir(&stray).unwrap();
+    for directory in [&stray, &container] {
+        std::fs::write(directory.join("record.json"), "").unwrap();
+    }
+    fixture.up().await;
+    eventually("broken records are taken away", || async {
+        if stray.exists() || container.exists() { Err("still there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let left = fixture.cri.list_pod_sandbox(Default::default()).await.unwrap().items;
+    assert_eq!(left.into_iter().map(|one| one.id).collect::<Vec<_>>(), [sandbox]);
+    fixture.finish().await;
 }

@@ -180,7 +180,18 @@ pub(crate) async fn sysctls_and_dns(fixture: &Fixture) {
         text,
         "search svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n1024\t2000\n1\nsettings\n"
     );
-    let mut bad = fixture.pod("bad");
-    bad.linux.as_mut().unwrap().sysctls = [("no.such.setting".to_owned(), "1".to_owned())].into();
-    assert!(fixture.cri.run_pod_sandbox(bad, "").await.is_err());
+    // With the value it has: a runtime that writes it does no harm.
+    let core_pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let core_pattern = core_pattern.trim_end();
+    for (name, value) in [
+        ("no.such.setting", "1"),
+        ("kernel.core_pattern", core_pattern),
+        ("kernel/core_pattern", core_pattern),
+        ("net/../kernel/core_pattern", core_pattern),
+        ("net.//.kernel.core_pattern", core_pattern),
+    ] {
+        let mut bad = fixture.pod("bad");
+        bad.linux.as_mut().unwrap().sysctls = [(name.to_owned(), value.to_owned())].into();
+        assert!(fixture.cri.run_pod_sandbox(bad, "").await.is_err(), "{name}");
+    }
 }

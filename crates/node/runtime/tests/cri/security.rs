@@ -216,3 +216,37 @@ pub(crate) async fn commands_are_confined(fixture: &Fixture) {
     let (_, out, _) = fixture.exec(&id, "cat /proc/self/cgroup").await;
     assert!(out.lines().filter(|line| line.ends_with(&id)).count() >= 1 || out.trim() == "0::/", "{out}");
 }
+
+/// SECURITY.md, container runtime: what a container has as its streams is its own. The host's null device is not among them
+/// (its mode is everybody's), they can be opened by their names by whoever runs, and no keys of the daemon's come along.
+pub(crate) async fn streams_are_its_own(fixture: &Fixture) {
+    let null = "stat -L -c '%d %i' /proc/self/fd/0; stat -c '%d %i' /dev/null";
+    let same = |text: &str| {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2 && lines[0] == lines[1], "another null device: {text}");
+    };
+    same(&with(fixture, "root", |_| {}, null).await);
+    let number = |s: &mut Security| s.run_as_user = int(1000);
+    assert_eq!(with(fixture, "out", number, "echo out > /dev/stdout").await, "out\n");
+    assert_eq!(with(fixture, "err", number, "echo err > /dev/stderr").await, "err\n");
+    // The null device is nobody's in particular.
+    assert_eq!(with(fixture, "owner", number, "stat -L -c %u /proc/self/fd/0").await, "0\n");
+    let pod = fixture.pod("streams");
+    let sandbox = fixture.run_pod(&pod).await;
+    let mut config = fixture.script("c", "sleep 1000");
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().run_as_user = int(1000);
+    let id = fixture.run(&sandbox, config, &pod).await;
+    let said = fixture.exec(&id, "echo out > /dev/stdout; echo err > /dev/stderr").await;
+    assert_eq!(said, (0, "out\n".to_owned(), "err\n".to_owned()));
+    if fixture.kind == Kind::Podium {
+        // runc leaves a later command the null device that it was given.
+        same(&fixture.exec(&id, null).await.1);
+        // A kernel that has keys shows those that a process can see.
+        if std::path::Path::new("/proc/keys").exists() {
+            let own = format!("keyring   _ses.{id}");
+            let (_, keys, _) = fixture.exec(&id, "cat /proc/keys").await;
+            assert!(keys.contains(&own), "{keys}");
+            assert!(with(fixture, "keys", number, "cat /proc/keys").await.contains("_ses."));
+        }
+    }
+}

@@ -191,6 +191,62 @@ fn bounds_hold() {
 }
 
 #[test]
+fn headers_are_not_read_beyond_their_bound() {
+    if !is_root() {
+        return;
+    }
+    let refuse = |kind: EntryType, content: &[u8]| {
+        let target = tempfile::tempdir().unwrap();
+        let refused = run(target.path(), &[], &[("x", kind, content, 0o644), ("file", FILE, b"", 0o644)]);
+        refused.unwrap_err()
+    };
+    let long = vec![b'a'; usize::try_from(HEADER_BYTES).unwrap()];
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let refused = crate::core::chain(&refuse(kind, &long));
+        assert!(refused.contains("bytes of headers"), "{kind:?}: {refused}");
+    }
+    // One for all of an archive is passed over, and content of what has none too.
+    let target = tempfile::tempdir().unwrap();
+    let items: [Item<'_>; 3] = [
+        ("g", EntryType::XGlobalHeader, &long, 0o644),
+        ("pipe", EntryType::Fifo, &long, 0o644),
+        ("file", FILE, b"x", 0o644),
+    ];
+    run(target.path(), &[], &items).unwrap();
+    assert_eq!(fs::read(target.path().join("file")).unwrap(), b"x");
+}
+
+#[test]
+fn holes_that_do_not_fit_are_refused_before_they_are_read() {
+    if !is_root() {
+        return;
+    }
+    let sparse = |length: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("hole").unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_mode(0o644);
+        header.set_size(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        // A block of no bytes at the end of it all.
+        gnu.sparse[0].set_offset(length);
+        gnu.sparse[0].set_length(0);
+        gnu.set_real_size(length);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.resize(512 * 3, 0);
+        bytes
+    };
+    let limits = Limits { keep_free: 0, ..Limits::default() };
+    let target = tempfile::tempdir().unwrap();
+    let refused = unpack(sparse(1 << 60).as_slice(), target.path(), &[], limits);
+    assert!(matches!(refused, Err(UnpackError::Room { .. })), "{refused:?}");
+    let usage = unpack(sparse(1 << 20).as_slice(), target.path(), &[], limits).unwrap();
+    let metadata = fs::metadata(target.path().join("hole")).unwrap();
+    assert_eq!((usage.bytes, metadata.len(), metadata.blocks()), (0, 1 << 20, 0));
+}
+
+#[test]
 fn times_of_extended_headers() {
     assert_eq!(parse_time("12.5"), Some((12, 500_000_000)));
     assert_eq!(parse_time("12"), Some((12, 0)));

@@ -1,0 +1,101 @@
+//! The end of a shim that does not answer: the daemon's own hand, where [`Request::End`](crate::protocol::Request::End) is
+//! not heard. Nothing but the shim's arguments is relied on, so it works after a restart of the daemon too.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys;
+
+/// What a shim calls itself.
+pub const NAME: &str = "podium-shim";
+
+/// Kills the pod's shim, with children of it that have not become programs yet, and waits until they are gone.
+/// Descriptors stand for the processes: a number that becomes another's meanwhile is not signalled. What runs in the pod's
+/// groups is left to the caller. Blocking, for at most `limit`.
+///
+/// # Errors
+/// `/proc` cannot be read, or a process is still there: in the kernel, on a disk that hangs.
+pub fn end(pod: &str, limit: Duration) -> io::Result<()> {
+    let until = Instant::now() + limit;
+    let mut killed = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // Most processes are somebody else's; the look that counts is the one after the descriptor is ours.
+        if !is_of(pid, pod) {
+            continue;
+        }
+        let Ok(process) = sys::pidfd(pid) else { continue };
+        if is_of(pid, pod) && sys::pidfd_signal(&process, libc::SIGKILL).is_ok() {
+            killed.push(process);
+        }
+    }
+    killed.iter().try_for_each(|process| gone(process, until))
+}
+
+fn gone(process: &OwnedFd, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut waits = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waits, timeout) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn is_of(pid: i32, pod: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| says(&line, pod))
+}
+
+/// Whether a command line, as the kernel shows it, is that of a pod's shim.
+fn says(line: &[u8], pod: &str) -> bool {
+    let mut words = line.split(|byte| *byte == 0);
+    words.next() == Some(NAME.as_bytes()) && words.next() == Some(pod.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn shims_are_known_by_their_arguments() {
+        assert!(says(b"podium-shim\0abc\0/var/lib/x\0", "abc"));
+        for other in
+            [&b"podium-shim\0abcd\0"[..], b"podium-shim\0", b"sh\0abc\0", b"podium-shim-x\0abc\0", b""]
+        {
+            assert!(!says(other, "abc"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_shim_of_one_pod_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = |name: &str| {
+            let script = directory.path().join(name);
+            fs::write(&script, "read line").unwrap();
+            let mut command = Command::new("/bin/sh");
+            command.arg0(NAME).arg(&script).stdin(Stdio::piped());
+            (command.spawn().unwrap(), script.display().to_string())
+        };
+        let (mut one, id) = start("one");
+        let (mut other, _) = start("other");
+        end(&id, Duration::from_secs(10)).unwrap();
+        assert_eq!(one.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        // Safe to repeat.
+        end(&id, Duration::from_secs(10)).unwrap();
+    }
+}
