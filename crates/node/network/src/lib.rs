@@ -14,6 +14,7 @@ pub mod addresses;
 pub mod agent;
 pub mod cidr;
 pub mod cni;
+pub mod conntrack;
 pub mod hostports;
 pub mod netlink;
 pub mod nft;

@@ -1,5 +1,6 @@
 //! Blocking route netlink: one request, its answers. Enough for a plugin that lives for ten milliseconds.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
@@ -46,6 +47,13 @@ impl NetlinkError {
     pub fn missing(&self) -> bool {
         matches!(self.source.raw_os_error(), Some(nix::libc::ENODEV | nix::libc::ESRCH | nix::libc::ENOENT))
     }
+}
+
+/// The IPv4 addresses of all links in this thread's network namespace, loopback included.
+pub fn local_addresses() -> Result<BTreeSet<Ipv4Addr>, NetlinkError> {
+    let entries = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| NetlinkError { step: "list addresses".to_owned(), source: errno.into() })?;
+    Ok(entries.filter_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip())).collect())
 }
 
 impl Netlink {

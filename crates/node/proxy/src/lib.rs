@@ -2,8 +2,10 @@
 //!
 //! The rule set has a fixed frame and a few maps (one look-up per new connection, whatever the number of Services);
 //! a change of a Service or its endpoints rewrites that Service's elements and nothing else. [`plan`] decides which
-//! endpoints a port leads to, [`rules`] which elements say so, [`state`] what to tell the kernel; [`run`] does it.
+//! endpoints a port leads to, [`rules`] which elements say so, [`state`] what to tell the kernel, [`flows`] which UDP
+//! flows it must forget thereafter; [`run`] does it.
 
+pub mod flows;
 pub mod plan;
 pub mod rules;
 mod shell;

@@ -53,6 +53,9 @@ pub struct PortPlan {
     pub internal: Vec<Backend>,
     /// Endpoints for node ports and load balancer addresses, by `externalTrafficPolicy`; sorted, may be empty.
     pub external: Vec<Backend>,
+    /// Every endpoint that still answers, wherever it is and whether it terminates or not, so all of `internal` and
+    /// `external` and perhaps more; sorted, may be empty. A flow that goes to one of these may go on.
+    pub serving: Vec<Backend>,
     /// Whether outside clients' addresses are kept (`externalTrafficPolicy: Local`).
     pub preserve_client: bool,
     /// Seconds a client stays with its endpoint (`sessionAffinity: ClientIP`).
@@ -103,14 +106,16 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<Por
                 Some("UDP") => Protocol::Udp,
                 Some(_) => return None,
             };
+            let found = endpoints(slices, port);
             Some(PortPlan {
                 protocol,
                 port: u16::try_from(port.port).ok()?,
                 cluster_ips: cluster_ips.clone(),
                 external_ips: external_ips.iter().copied().collect(),
                 node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
-                internal: backends(slices, port, internal_local.then_some(node)),
-                external: backends(slices, port, external_local.then_some(node)),
+                internal: backends(&found, internal_local.then_some(node)),
+                external: backends(&found, external_local.then_some(node)),
+                serving: serving(&found),
                 preserve_client: external_local,
                 affinity_seconds,
             })
@@ -118,21 +123,12 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<Por
         .collect()
 }
 
-/// The endpoints of one port: those that are ready, or, when none is, those that still serve while they terminate.
-fn backends(slices: &[&EndpointSlice], port: &ServicePort, only_on: Option<&str>) -> Vec<Backend> {
-    let mut ready = BTreeSet::new();
-    let mut draining = BTreeSet::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+/// All endpoints of one port, in whatever condition, with where they are reached.
+fn endpoints<'a>(slices: &[&'a EndpointSlice], port: &ServicePort) -> Vec<(&'a Endpoint, Backend)> {
+    let mut found = Vec::new();
+    for slice in slices.iter().copied().filter(|slice| slice.address_type == "IPv4") {
         let Some(target) = target_port(slice, port) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
-            if only_on.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
-                continue;
-            }
-            let into = match readiness(endpoint) {
-                Readiness::Ready => &mut ready,
-                Readiness::Draining => &mut draining,
-                Readiness::Absent => continue,
-            };
             // All addresses of an endpoint are the same thing; upstream uses the first.
             if let Some(address) = endpoint.addresses.first().and_then(|a| a.parse::<Ipv4Addr>().ok()) {
                 // Addresses that would reach the node itself are refused (CVE-2021-25737).
@@ -141,12 +137,40 @@ fn backends(slices: &[&EndpointSlice], port: &ServicePort, only_on: Option<&str>
                     && !address.is_multicast()
                     && !address.is_unspecified()
                 {
-                    into.insert(Backend { address, port: target });
+                    found.push((endpoint, Backend { address, port: target }));
                 }
             }
         }
     }
+    found
+}
+
+/// Where new connections go: endpoints that are ready, or, when none is, those that still serve while they terminate.
+fn backends(found: &[(&Endpoint, Backend)], only_on: Option<&str>) -> Vec<Backend> {
+    let mut ready = BTreeSet::new();
+    let mut draining = BTreeSet::new();
+    for (endpoint, backend) in found {
+        if only_on.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
+            continue;
+        }
+        match readiness(endpoint) {
+            Readiness::Ready => ready.insert(*backend),
+            Readiness::Draining => draining.insert(*backend),
+            Readiness::Absent => continue,
+        };
+    }
     let chosen = if ready.is_empty() { draining } else { ready };
+    chosen.into_iter().collect()
+}
+
+/// Where old flows may stay. Ready counts as serving, as for a Service that publishes addresses that are not ready.
+fn serving(found: &[(&Endpoint, Backend)]) -> Vec<Backend> {
+    let serves = |endpoint: &Endpoint| {
+        let said = endpoint.conditions.as_ref().and_then(|c| c.serving).unwrap_or(false);
+        said || matches!(readiness(endpoint), Readiness::Ready)
+    };
+    let chosen: BTreeSet<Backend> =
+        found.iter().filter(|(endpoint, _)| serves(endpoint)).map(|(_, backend)| *backend).collect();
     chosen.into_iter().collect()
 }
 

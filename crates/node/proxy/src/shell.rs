@@ -11,11 +11,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use podium_client::{Informer, ObjectKey, Running, SharedInformers, Shutdown};
 use podium_network::Cidr;
+use podium_network::conntrack::Conntrack;
+use podium_network::netlink::{NetlinkError, local_addresses};
 use podium_network::nft::{self, NftError};
 use tokio::sync::{Notify, watch};
 
-use crate::plan::plan;
-use crate::rules::{self, ServiceRules};
+use crate::flows::{Flows, Serving, node_port_addresses};
+use crate::plan::{PortPlan, plan};
+use crate::rules;
 use crate::state::State;
 
 /// The label that ties a slice to its Service.
@@ -77,9 +80,12 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
     let frame = rules::frame(&config.table, &options);
     apply(frame.clone()).await?;
     let mut state = State::new(&config.table);
+    let mut flows = Flows::default();
     loop {
+        let mut applied = true;
         for key in dirty.take() {
-            state.update(&key.to_string(), service_rules(&services, &slices, &key, &config.node_name));
+            let ports = ports(&services, &slices, &key, &config.node_name);
+            update(&mut state, &mut flows, &key, &ports);
         }
         let script = state.take();
         if !script.is_empty()
@@ -96,11 +102,13 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
             state = State::new(&config.table);
             let mut whole = frame.clone();
             for key in dirty.take() {
-                state.update(&key.to_string(), service_rules(&services, &slices, &key, &config.node_name));
+                let ports = ports(&services, &slices, &key, &config.node_name);
+                update(&mut state, &mut flows, &key, &ports);
             }
             whole.push_str(&state.take());
             if let Err(error) = apply(whole).await {
                 tracing::error!(error = %error, "service rules refused as a whole");
+                applied = false;
                 dirty.extend(services.list().iter().map(|service| ObjectKey::from(service.as_ref())));
                 state = State::new(&config.table);
                 apply(frame.clone()).await?;
@@ -109,6 +117,20 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
         if dirty.is_empty() {
             synced.send_replace(true);
         }
+        // Not before the rules stand: a flow that is forgotten too early goes back to where it went.
+        if applied && let Some(serving) = flows.take() {
+            let node_ports_at = config.node_port_addresses.clone();
+            let done = tokio::task::spawn_blocking(move || forget_stale(&serving, &node_ports_at)).await;
+            match done.map_err(|_| Error::Panicked)? {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(count, "forgot udp flows to endpoints that do not serve"),
+                Err(error) => {
+                    let error = podium_client::error_chain(&error);
+                    tracing::warn!(error, "stale udp flows stay until the next change");
+                    flows.mark();
+                }
+            }
+        }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = dirty.changed() => {}
@@ -116,16 +138,36 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
     }
 }
 
-fn service_rules(
+/// What one Service needs now; nothing when it is gone.
+fn ports(
     services: &Informer<Service>,
     slices: &Informer<EndpointSlice>,
     key: &ObjectKey,
     node: &str,
-) -> ServiceRules {
-    let Some(service) = services.get(key) else { return ServiceRules::default() };
+) -> Vec<PortPlan> {
+    let Some(service) = services.get(key) else { return Vec::new() };
     let found = slices.by_index("service", &key.to_string());
     let found: Vec<&EndpointSlice> = found.iter().map(AsRef::as_ref).collect();
-    rules::service(&chain_id(key), &plan(&service, &found, node))
+    plan(&service, &found, node)
+}
+
+fn update(state: &mut State, flows: &mut Flows, key: &ObjectKey, ports: &[PortPlan]) {
+    let name = key.to_string();
+    flows.update(&name, ports);
+    state.update(&name, rules::service(&chain_id(key), ports));
+}
+
+/// Makes the kernel forget the UDP flows that go where nobody serves; how many there were. Blocks as long as the kernel
+/// takes to list its flows. What fails half-way is safe to repeat.
+pub(crate) fn forget_stale(serving: &Serving, node_ports_at: &[Cidr]) -> Result<usize, NetlinkError> {
+    let own = node_port_addresses(local_addresses()?, node_ports_at);
+    let mut conntrack = Conntrack::open()?;
+    let flows = conntrack.udp_flows()?;
+    let mut count = 0;
+    for flow in serving.stale(&flows, &own) {
+        count += usize::from(conntrack.delete(flow)?);
+    }
+    Ok(count)
 }
 
 /// A short name for a Service's own chains: chain names are limited and must not hold arbitrary text.

@@ -72,6 +72,22 @@ fn local_policies_keep_to_the_node() {
 }
 
 #[test]
+fn flows_may_stay_with_whatever_serves() {
+    let mut spec = web();
+    spec["internalTrafficPolicy"] = json!("Local");
+    spec["externalTrafficPolicy"] = json!("Local");
+    let slice = slice(&json!([
+        {"addresses": ["10.244.1.5"], "nodeName": "node-b"},
+        {"addresses": ["10.244.0.4"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+        {"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": false, "terminating": true}},
+        {"addresses": ["10.244.0.2"], "conditions": {"ready": true, "serving": false}},
+    ]));
+    let plans = plan(&service(&spec), &[&slice], "node-a");
+    let kept: Vec<String> = plans[0].serving.iter().map(|b| b.address.to_string()).collect();
+    assert_eq!(kept, ["10.244.0.2", "10.244.0.4", "10.244.1.5"]);
+}
+
+#[test]
 fn data_plane_trust_refuses_addresses_of_the_node_itself() {
     check(web(), json!([{"addresses": ["127.0.0.1"]}, {"addresses": ["169.254.169.254"]}]), &[], &[]);
 }

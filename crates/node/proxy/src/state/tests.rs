@@ -16,7 +16,8 @@ fn port(backends: &[u8]) -> PortPlan {
         external_ips: Vec::new(),
         node_port: None,
         internal: backends.clone(),
-        external: backends,
+        external: backends.clone(),
+        serving: backends,
         preserve_client: false,
         affinity_seconds: None,
     }
