@@ -56,9 +56,9 @@ impl Process {
         }
     }
 
-    fn given(&mut self, written: io::Result<usize>) {
+    fn given(&mut self, written: &io::Result<usize>) {
         match written {
-            Ok(size) => self.pending.advance(size),
+            Ok(size) => self.pending.advance(*size),
             // A process that has closed its input does not want it. A terminal stays for its size.
             Err(_) => {
                 self.pending.clear();
@@ -228,7 +228,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 drain.as_mut().reset(tokio::time::Instant::now() + DRAIN);
             }
             () = &mut drain, if outcome.is_some() => return Ok(outcome),
-            written = process.give(), if !process.pending.is_empty() => process.given(written),
+            written = process.give(), if !process.pending.is_empty() => process.given(&written),
             () = tokio::time::sleep(PROBE), if process.pending.len() >= WAITING => {
                 talker.say(Channel::Stdout, &[]).await?;
             }
@@ -263,7 +263,7 @@ async fn read(from: Option<&Async>, buffer: &mut [u8]) -> io::Result<usize> {
 async fn flush(process: &mut Process) {
     while !process.pending.is_empty() {
         let written = process.give().await;
-        process.given(written);
+        process.given(&written);
     }
 }
 
