@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use podium_cri::Cri;
 use tokio_util::sync::CancellationToken;
 
+use crate::daemon::huge_pages;
 use crate::layout::Layout;
 use crate::pause;
 
@@ -93,7 +94,10 @@ impl Containerd {
             .stderr(output);
         // A group of its own: an interrupt at our terminal is not meant for it.
         command.process_group(0);
-        let child = command.spawn().context("start containerd")?;
+        huge_pages(true);
+        let child = command.spawn().context("start containerd");
+        huge_pages(false);
+        let child = child?;
         podium_pki::files::write(&self.pid_file(), child.id().to_string().as_bytes())?;
         reap(child);
         Ok(())

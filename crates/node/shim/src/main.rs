@@ -8,6 +8,8 @@ fn main() -> ExitCode {
         eprintln!("podium-shim: started by podium's container runtime, not by people");
         return ExitCode::from(2);
     };
+    // The daemon has none for itself, and containers are to have them as without it. A kernel without the setting has nothing to set.
+    let _ = nix::sys::prctl::set_thp_disable(false);
     match podium_shim::serve::run(directory.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

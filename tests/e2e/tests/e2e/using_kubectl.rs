@@ -95,6 +95,8 @@ fn logs_exec_attach_cp_and_port_forward() {
     tools_pod(&kubectl, "default");
     assert_eq!(kubectl.run("exec tools -- echo hello").ok(), "hello\n");
     assert_eq!(kubectl.args(&["exec", "tools", "--", "sh", "-c", "exit 42"]).code, 42);
+    // The daemon does without huge pages; what it starts does not.
+    assert_eq!(kubectl.run("exec tools -- grep THP_enabled /proc/self/status").ok(), "THP_enabled:\t1\n");
     assert_eq!(kubectl.input("exec -i tools -- cat", "from outside").ok(), "from outside");
     let terminal = std::process::Command::new("script")
         .args(["-qec"])
