@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod debian;
 pub mod http;
 pub mod images;
 pub mod kubectl;

@@ -7,6 +7,7 @@ mod host_ports;
 mod lifecycle;
 mod restarts;
 mod scheduling;
+mod software;
 mod two_nodes;
 mod using_kubectl;
 mod web_app;
