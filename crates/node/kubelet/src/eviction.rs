@@ -17,6 +17,15 @@ pub(crate) struct Candidate {
 /// Priority from which a pod is part of the system and is not evicted.
 const CRITICAL: i32 = 2_000_000_000;
 
+fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+/// Whether the pod holds the node or the cluster together, and stays.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    priority(pod) >= CRITICAL
+}
+
 /// The pod to evict, and why, None if no pod may be. `resource`: `memory` or `ephemeral-storage`.
 pub(crate) fn choose(
     candidates: &[Candidate],
@@ -24,13 +33,12 @@ pub(crate) fn choose(
     threshold: &str,
     available: &str,
 ) -> Option<(Arc<Pod>, Verdict)> {
-    let priority = |one: &Candidate| one.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
     let asked = |one: &Candidate| resources::pod_request(&one.pod, resource).value();
     let excess = |one: &Candidate| one.used_bytes - asked(one);
     let first = candidates
         .iter()
-        .filter(|one| priority(one) < CRITICAL && !pod::is_deleting(&one.pod))
-        .min_by_key(|one| (excess(one) <= 0, priority(one), std::cmp::Reverse(excess(one))))?;
+        .filter(|one| !is_critical(&one.pod) && !pod::is_deleting(&one.pod))
+        .min_by_key(|one| (excess(one) <= 0, priority(&one.pod), std::cmp::Reverse(excess(one))))?;
     let mut message = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
     );

@@ -24,6 +24,7 @@ mod eviction;
 mod exits;
 mod hooks;
 mod images;
+mod local_storage;
 mod logs;
 mod manager;
 mod network_files;

@@ -16,10 +16,12 @@ use crate::{
     admission,
     context::Shared,
     eviction::{self, Candidate},
+    local_storage,
     node::pressure,
     observe::Observer,
     pod,
     record::label,
+    status::Verdict,
     worker::{Mailbox, Worker},
 };
 
@@ -167,7 +169,8 @@ impl Pods {
                 self.clean(),
                 self.share_cpu(),
                 self.reap(),
-                self.relieve()
+                self.relieve(),
+                self.bound_disk()
             );
         };
         tokio::select! {
@@ -275,41 +278,85 @@ impl Pods {
             tokio::time::sleep(PRESSURE_EVERY).await;
             let Some(short) = pressure::shortage(&self.shared.config.root_dir) else { continue };
             let usage = self.usage(short.resource).await;
-            let candidates: Vec<Candidate> = {
-                let entries = self.entries.lock();
-                entries
-                    .iter()
-                    .filter(|(_, entry)| entry.mailbox.is_active() && !is_over(&entry.pod))
-                    .map(|(uid, entry)| Candidate {
-                        pod: entry.pod.clone(),
-                        used_bytes: usage.get(uid).copied().unwrap_or(0),
-                    })
-                    .collect()
-            };
+            let candidates: Vec<Candidate> = self
+                .active()
+                .into_iter()
+                .map(|pod| Candidate { used_bytes: usage.get(pod::uid(&pod)).copied().unwrap_or(0), pod })
+                .collect();
             let chosen = eviction::choose(&candidates, short.resource, short.threshold, &short.available);
             let Some((pod, verdict)) = chosen else { continue };
-            let about = podium_client::reference_of(&*pod);
-            self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
-            if let Some(entry) = self.entries.lock().get(pod::uid(&pod)) {
-                entry.mailbox.evict(verdict);
-            }
+            self.evict(&pod, verdict);
             // Time to let go of what it held, before another has to go.
             tokio::time::sleep(AFTER_EVICTION).await;
         }
     }
 
+    /// Pods that have outgrown their bounds on the disk have to go.
+    async fn bound_disk(&self) {
+        loop {
+            tokio::time::sleep(PRESSURE_EVERY).await;
+            let bounded: Vec<Arc<Pod>> =
+                self.active().into_iter().filter(|pod| local_storage::is_bounded(pod)).collect();
+            if bounded.is_empty() {
+                continue;
+            }
+            let mut layers = self.layers().await;
+            for pod in bounded {
+                let layers = layers.remove(pod::uid(&pod)).unwrap_or_default();
+                let directory = self.shared.pod_dir(pod::uid(&pod));
+                let logs = self.shared.log_directory(&pod);
+                let measured = pod.clone();
+                let measuring = tokio::task::spawn_blocking(move || {
+                    local_storage::measure(&measured, &directory, &logs, &layers)
+                });
+                let Ok(usage) = measuring.await else { continue };
+                if let Some(verdict) = local_storage::decide(&pod, &usage) {
+                    self.evict(&pod, verdict);
+                }
+            }
+        }
+    }
+
+    /// The bytes of writable layers, by pod and container.
+    async fn layers(&self) -> HashMap<String, BTreeMap<String, u64>> {
+        let mut layers: HashMap<String, BTreeMap<String, u64>> = HashMap::new();
+        for one in self.stats().await {
+            let bytes = one.writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
+            let Some(mut labels) = one.attributes.map(|attributes| attributes.labels) else { continue };
+            let (Some(uid), Some(name)) =
+                (labels.remove(label::POD_UID), labels.remove(label::CONTAINER_NAME))
+            else {
+                continue;
+            };
+            *layers.entry(uid).or_default().entry(name).or_default() += bytes;
+        }
+        layers
+    }
+
+    /// Pods whose containers may run.
+    fn active(&self) -> Vec<Arc<Pod>> {
+        let entries = self.entries.lock();
+        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
+        active.map(|entry| entry.pod.clone()).collect()
+    }
+
+    fn evict(&self, pod: &Pod, verdict: Verdict) {
+        let about = podium_client::reference_of(pod);
+        self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
+        if let Some(entry) = self.entries.lock().get(pod::uid(pod)) {
+            entry.mailbox.evict(verdict);
+        }
+    }
+
+    async fn stats(&self) -> Vec<v1::ContainerStats> {
+        let request = v1::ListContainerStatsRequest { filter: None };
+        self.shared.cri.list_container_stats(request).await.map(|answer| answer.stats).unwrap_or_default()
+    }
+
     /// What each pod uses of memory or disk, by uid.
     async fn usage(&self, resource: &str) -> HashMap<String, i64> {
-        let request = v1::ListContainerStatsRequest { filter: None };
-        let stats = self
-            .shared
-            .cri
-            .list_container_stats(request)
-            .await
-            .map(|answer| answer.stats)
-            .unwrap_or_default();
         let mut usage: HashMap<String, i64> = HashMap::new();
-        for one in stats {
+        for one in self.stats().await {
             let memory = one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
             let disk = one.writable_layer.as_ref().and_then(|layer| layer.used_bytes.as_ref());
             let bytes = if resource == "memory" { memory } else { disk }.map_or(0, |bytes| bytes.value);

@@ -2,8 +2,10 @@
 //!
 //! Run by `cargo xtask e2e [NAME]`; without root or a binary to test, every test says that it was skipped.
 
+mod churn;
 mod healing;
 mod host_ports;
+mod hostile;
 mod lifecycle;
 mod restarts;
 mod scheduling;

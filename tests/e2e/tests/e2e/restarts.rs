@@ -80,7 +80,7 @@ fn kill_9_under_load_loses_no_acknowledged_write_and_no_container() {
 }
 
 /// Sets a flag when it goes, also when an assertion fails: the scope would wait for its threads for ever.
-struct Ends<'a>(&'a AtomicBool);
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

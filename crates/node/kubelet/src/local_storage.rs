@@ -1,0 +1,242 @@
+//! Bounds on the node's disk: a pod whose containers, logs or emptyDir volumes have grown beyond their limits is evicted.
+//!
+//! [`decide`] is pure; [`measure`] walks directories, and only those of pods that have a limit.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use podium_api::quantity::Quantity;
+
+use crate::{pod, resources, status::Verdict, volumes};
+
+const RESOURCE: &str = "ephemeral-storage";
+
+/// What a pod has on the node's disk, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Writable layer and logs of each container.
+    pub(crate) containers: BTreeMap<String, u64>,
+    /// emptyDir volumes by name, those in memory too.
+    pub(crate) empty_dirs: BTreeMap<String, u64>,
+    /// Volumes that the kubelet fills, and files that it keeps for the pod.
+    pub(crate) kept: u64,
+}
+
+/// Whether anything of the pod is bounded, so that measuring it has a purpose.
+pub(crate) fn is_bounded(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut containers = pod::containers(pod).iter().chain(pod::init_containers(pod));
+    volumes.into_iter().any(|volume| size_limit(volume).is_some())
+        || resources::pod_limit(pod, RESOURCE).is_some_and(|limit| limit > Quantity::ZERO)
+        || containers.any(|container| resources::limit(container.resources.as_ref(), RESOURCE).is_some())
+}
+
+/// Why the pod has to go, in upstream's order and words; None if it keeps its bounds.
+pub(crate) fn decide(pod: &Pod, usage: &Usage) -> Option<Verdict> {
+    // What holds the node together is not evicted, as when the node itself runs short.
+    if crate::eviction::is_critical(pod) {
+        return None;
+    }
+    let message = empty_dirs(pod, usage).or_else(|| whole(pod, usage)).or_else(|| containers(pod, usage))?;
+    Some(Verdict { reason: "Evicted".to_owned(), message })
+}
+
+fn empty_dirs(pod: &Pod, usage: &Usage) -> Option<String> {
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find_map(|volume| {
+        let limit = size_limit(volume)?;
+        let used = usage.empty_dirs.get(&volume.name)?;
+        let message =
+            || format!("Usage of EmptyDir volume {:?} exceeds the limit \"{limit}\". ", volume.name);
+        exceeds(*used, &limit).then(message)
+    })
+}
+
+fn whole(pod: &Pod, usage: &Usage) -> Option<String> {
+    let limit = resources::pod_limit(pod, RESOURCE).filter(|limit| *limit > Quantity::ZERO)?;
+    let in_memory = |name: &str| {
+        let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        volumes.any(|volume| volume.name == name && is_memory(volume))
+    };
+    let volumes = usage.empty_dirs.iter().filter(|(name, _)| !in_memory(name)).map(|(_, used)| used);
+    let used =
+        usage.containers.values().chain(volumes).fold(usage.kept, |sum, used| sum.saturating_add(*used));
+    let message =
+        || format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+    exceeds(used, &limit).then(message)
+}
+
+fn containers(pod: &Pod, usage: &Usage) -> Option<String> {
+    pod::containers(pod).iter().find_map(|container| {
+        let limit = resources::limit(container.resources.as_ref(), RESOURCE)?;
+        let used = usage.containers.get(&container.name)?;
+        let message = || {
+            format!("Container {} exceeded its local ephemeral storage limit \"{limit}\". ", container.name)
+        };
+        exceeds(*used, &limit).then(message)
+    })
+}
+
+fn exceeds(used: u64, limit: &Quantity) -> bool {
+    i64::try_from(used).unwrap_or(i64::MAX) > limit.value()
+}
+
+fn is_memory(volume: &Volume) -> bool {
+    volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref() == Some("Memory"))
+}
+
+/// Whether the kubelet writes the volume's files.
+fn is_file_volume(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
+}
+
+/// The bound of an emptyDir; zero is none.
+fn size_limit(volume: &Volume) -> Option<Quantity> {
+    let limit: Quantity = volume.empty_dir.as_ref()?.size_limit.as_ref()?.0.parse().ok()?;
+    (limit > Quantity::ZERO).then_some(limit)
+}
+
+/// Measures a pod. `layers`: what the runtime says of each container's writable layer. Blocking.
+pub(crate) fn measure(
+    pod: &Pod,
+    directory: &volumes::PodDir,
+    logs: &Path,
+    layers: &BTreeMap<String, u64>,
+) -> Usage {
+    let mut usage = Usage { containers: layers.clone(), ..Usage::default() };
+    for container in pod::containers(pod).iter().chain(pod::init_containers(pod)) {
+        let logs = size(&logs.join(&container.name));
+        *usage.containers.entry(container.name.clone()).or_default() += logs;
+    }
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        // What lies at a path of the host is the host's.
+        let Some(path) = volumes::host_path_of(directory, volume).filter(|_| volume.host_path.is_none())
+        else {
+            continue;
+        };
+        if volume.empty_dir.is_some() {
+            usage.empty_dirs.insert(volume.name.clone(), size(&path));
+        } else if is_file_volume(volume) {
+            usage.kept += size_on_disk(&path, directory.path());
+        }
+    }
+    usage.kept += size(&directory.etc_hosts());
+    usage
+}
+
+/// The size of what is on the same file system as the pod's directory: secrets are in memory.
+fn size_on_disk(path: &Path, directory: &Path) -> u64 {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
+    if device(path) == device(directory) { size(path) } else { 0 }
+}
+
+/// What a file or everything below a directory takes on its file system; what is mounted below is not followed.
+fn size(path: &Path) -> u64 {
+    let Ok(root) = fs::symlink_metadata(path) else { return 0 };
+    let (mut total, mut waiting, mut linked) = (root.blocks() * 512, Vec::new(), HashSet::new());
+    if root.is_dir() {
+        waiting.push(path.to_owned());
+    }
+    while let Some(directory) = waiting.pop() {
+        // What goes away meanwhile takes nothing.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.dev() != root.dev()
+                || (metadata.nlink() > 1 && !metadata.is_dir() && !linked.insert(metadata.ino()))
+            {
+                continue;
+            }
+            total += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    fn limited(name: &str, limit: &str) -> Value {
+        json!({"name": name, "resources": {"limits": {"ephemeral-storage": limit}}})
+    }
+
+    #[track_caller]
+    fn check(spec: Value, containers: &[(&str, u64)], empty_dirs: &[(&str, u64)], expected: Option<&str>) {
+        let map =
+            |pairs: &[(&str, u64)]| pairs.iter().map(|(name, used)| ((*name).to_owned(), *used)).collect();
+        let usage = Usage { containers: map(containers), empty_dirs: map(empty_dirs), kept: 1 };
+        let verdict = decide(&pod(spec), &usage);
+        assert_eq!(verdict.map(|verdict| verdict.message).as_deref(), expected);
+    }
+
+    #[test]
+    fn bounds_are_kept_in_upstreams_order() {
+        let one = json!({"containers": [limited("c", "1Ki")]});
+        check(one.clone(), &[("c", 1023)], &[], None);
+        let total = Some("Pod ephemeral local storage usage exceeds the total limit of containers 1Ki. ");
+        check(one.clone(), &[("c", 1024)], &[], total);
+        let critical = json!({"priority": 2_000_000_000, "containers": [limited("c", "1Ki")]});
+        check(critical, &[("c", 5000)], &[], None);
+        // One container without a limit: there is none of the whole pod, only its neighbour's own.
+        let two = json!({"containers": [limited("a", "1Ki"), {"name": "b"}]});
+        check(two.clone(), &[("a", 1024), ("b", 9000)], &[], None);
+        let own = Some("Container a exceeded its local ephemeral storage limit \"1Ki\". ");
+        check(two, &[("a", 1025)], &[], own);
+    }
+
+    #[test]
+    fn an_empty_dir_counts_by_itself_and_for_the_pod_unless_it_is_memory() {
+        let spec = |volume: Value| json!({"containers": [limited("c", "4Ki")], "volumes": [volume]});
+        let disk = |source: Value| spec(json!({"name": "v", "emptyDir": source}));
+        let message = Some("Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\". ");
+        check(disk(json!({"sizeLimit": "1Ki"})), &[], &[("v", 1024)], None);
+        check(disk(json!({"sizeLimit": "1Ki"})), &[], &[("v", 1025)], message);
+        check(disk(json!({"sizeLimit": "0"})), &[], &[("v", 1025)], None);
+        let total = Some("Pod ephemeral local storage usage exceeds the total limit of containers 4Ki. ");
+        check(disk(json!({})), &[], &[("v", 5000)], total);
+        check(disk(json!({"medium": "Memory"})), &[], &[("v", 5000)], None);
+    }
+
+    #[test]
+    fn only_bounded_pods_are_measured() {
+        assert!(!is_bounded(&pod(
+            json!({"containers": [{"name": "c"}], "volumes": [{"name": "v", "emptyDir": {}}]})
+        )));
+        assert!(is_bounded(&pod(json!({"containers": [{"name": "c"}, limited("d", "1Gi")]}))));
+        assert!(is_bounded(&pod(
+            json!({"containers": [{"name": "c"}], "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]})
+        )));
+    }
+
+    #[test]
+    fn sizes_are_those_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("d")).unwrap();
+        let empty = size(directory.path());
+        fs::write(at("d/one"), vec![1; 100_000]).unwrap();
+        fs::hard_link(at("d/one"), at("again")).unwrap();
+        std::os::unix::fs::symlink("/", at("outside")).unwrap();
+        let sparse = fs::File::create(at("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        let grown = size(directory.path()) - empty;
+        assert!((100_000..120_000).contains(&grown), "{grown}");
+        assert_eq!(size(&at("absent")), 0);
+    }
+}

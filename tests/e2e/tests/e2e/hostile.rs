@@ -1,0 +1,106 @@
+//! Containers that want more than is theirs, or will not end: each is stopped, and its neighbours do not notice.
+
+use std::path::Path;
+
+use podium_testkit::{Cluster, Kubectl, http, images, wait_for};
+
+use crate::{LIMIT, becomes, cluster, deploy_example, service_address};
+
+/// A pod that runs a script in a container with these further fields, such as limits.
+fn pod(kubectl: &Kubectl, name: &str, script: &str, container: &str, spec: &str) {
+    kubectl.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: {image}
+    command: [sh, -c, {script:?}]
+{container}
+{spec}
+",
+        image = images::BUSYBOX
+    ));
+}
+
+/// The example serves, and the API server answers.
+fn neighbours_are_well(kubectl: &Kubectl) {
+    let address = service_address(kubectl, "production", "web-app-service");
+    assert!(http::get(address, "/").is_ok());
+    kubectl.run("get --raw /readyz").ok();
+}
+
+#[test]
+fn what_a_container_takes_is_bounded_and_it_ends_when_it_must() {
+    let Some(cluster) = cluster() else { return };
+    let kubectl = cluster.kubectl();
+    deploy_example(&kubectl);
+
+    // Memory: the kernel ends it, and the status says so.
+    pod(&kubectl, "memory", "exec tail /dev/zero", "    resources: {limits: {memory: 32Mi}}", "");
+    becomes(&kubectl, "pod memory", "{.status.containerStatuses[0].state.terminated.reason}", "OOMKilled");
+    neighbours_are_well(&kubectl);
+
+    // The file system of its own, and a volume: the pod is evicted.
+    let fill = |place: &str| format!("dd if=/dev/zero of={place}/x bs=1M count=64; exec sleep 3600");
+    let limit = "    resources: {limits: {ephemeral-storage: 16Mi}}";
+    pod(&kubectl, "disk", &fill("/tmp"), limit, "");
+    let mount = "    volumeMounts: [{name: v, mountPath: /v}]";
+    pod(&kubectl, "volume", &fill("/v"), mount, "  volumes: [{name: v, emptyDir: {sizeLimit: 16Mi}}]");
+    for (name, message) in [
+        ("disk", "Pod ephemeral local storage usage exceeds the total limit of containers 16Mi. "),
+        ("volume", "Usage of EmptyDir volume \"v\" exceeds the limit \"16Mi\". "),
+    ] {
+        becomes(&kubectl, &format!("pod {name}"), "{.status.reason}", "Evicted");
+        assert_eq!(kubectl.get(&format!("pod {name}"), "{.status.message}"), message);
+    }
+    neighbours_are_well(&kubectl);
+
+    // Its log: rotated, so that it stays below a few times the size of one file.
+    pod(&kubectl, "log", "while :; do head -c 65536 /dev/zero | tr '\\\\0' x; echo; done", "", "");
+    let logs = cluster.data_dir().join("pod-logs");
+    wait_for("its log to be rotated", LIMIT, || files(&logs, "log").len(), |count| *count > 1);
+    neighbours_are_well(&kubectl);
+    kubectl.run("delete pod log --timeout=30s").ok();
+
+    // A process that ignores every signal that can be ignored is gone after its grace.
+    let deaf = "trap '' HUP INT TERM QUIT USR1 USR2; while :; do sleep 1; done";
+    pod(&kubectl, "deaf", deaf, "", "");
+    becomes(&kubectl, "pod deaf", "{.status.phase}", "Running");
+    kubectl.run("delete pod deaf --timeout=30s").ok();
+
+    // A probe that never answers counts as failed, and its process does not stay.
+    let probe = "    livenessProbe: {exec: {command: [sleep, '7777']}, timeoutSeconds: 1, periodSeconds: 1, failureThreshold: 1}";
+    pod(&kubectl, "probe", "exec sleep 3600", probe, "");
+    becomes(&kubectl, "pod probe", "{.status.phase}", "Failed");
+    let events = kubectl.run("get events --field-selector involvedObject.name=probe").ok();
+    assert!(events.contains("Liveness probe failed: command timed out"), "{events}");
+    wait_for("the probe's process to end", LIMIT, || running("7777"), |count| *count == 0);
+    neighbours_are_well(&kubectl);
+}
+
+/// The files of a pod's logs.
+fn files(logs: &Path, pod: &str) -> Vec<std::path::PathBuf> {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
+    let own = format!("default_{pod}_");
+    entries(logs)
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own)))
+        .flat_map(|pod| entries(&pod).collect::<Vec<_>>())
+        .flat_map(|container| entries(&container).collect::<Vec<_>>())
+        .collect()
+}
+
+/// How many processes have this among their arguments.
+fn running(argument: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let wanted = format!("\0{argument}\0");
+    processes
+        .filter(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).ends_with(&wanted)
+        })
+        .count()
+}
