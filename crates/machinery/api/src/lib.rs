@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod discovery;
+pub mod duration;
 pub mod field;
 pub mod kinds;
 pub mod openapi;

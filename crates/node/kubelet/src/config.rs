@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
+use crate::credentials::provider::Providers as CredentialProviders;
 use k8s_openapi::api::core::v1::Taint;
 use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
@@ -60,6 +61,8 @@ pub struct Config {
     pub pod_cidr: Option<String>,
     /// The resolver settings that pods with the `Default` policy get.
     pub resolv_conf: PathBuf,
+    /// Programs that know registry credentials.
+    pub credential_providers: Option<Arc<CredentialProviders>>,
     /// The version this kubelet reports, `v1.36.x`.
     pub version: String,
 }
@@ -104,6 +107,7 @@ impl Config {
             taints: Vec::new(),
             pod_cidr: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            credential_providers: None,
             version: "v1.36.0".to_owned(),
         }
     }

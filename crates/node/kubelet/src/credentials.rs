@@ -1,4 +1,6 @@
-//! Registry credentials from a pod's `imagePullSecrets`. Pure.
+//! Registry credentials: here from a pod's `imagePullSecrets`, below from plugins.
+
+pub(crate) mod provider;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Makes sure that a container's image is here: pull policies, back-off, upstream's events and errors.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     backoff::{Backoff, go_duration},
-    credentials, pod,
+    credentials::{self, provider::Providers},
+    pod,
     security::ImageUser,
     status::StartError,
 };
@@ -67,6 +68,7 @@ pub(crate) fn need(policy: &str, present: bool) -> Need {
 pub(crate) struct Images {
     cri: Cri,
     recorder: EventRecorder,
+    providers: Option<Arc<Providers>>,
     state: Mutex<State>,
     slots: Semaphore,
 }
@@ -88,11 +90,12 @@ fn error(reason: &str, message: impl Into<String>) -> StartError {
 }
 
 impl Images {
-    pub(crate) fn new(cri: Cri, recorder: EventRecorder) -> Self {
+    pub(crate) fn new(cri: Cri, recorder: EventRecorder, providers: Option<Arc<Providers>>) -> Self {
         let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         Self {
             cri,
             recorder,
+            providers,
             state: Mutex::new(State { backoff, last_errors: HashMap::new() }),
             slots: Semaphore::new(PARALLEL_PULLS),
         }
@@ -221,8 +224,11 @@ impl Images {
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
     ) -> Result<String, podium_cri::Error> {
-        let mut choices: Vec<Option<v1::AuthConfig>> =
-            credentials::for_image(wanted, secrets).into_iter().map(Some).collect();
+        let mut found = credentials::for_image(wanted, secrets);
+        if let Some(providers) = &self.providers {
+            found.extend(providers.for_image(wanted).await);
+        }
+        let mut choices: Vec<Option<v1::AuthConfig>> = found.into_iter().map(Some).collect();
         if choices.is_empty() {
             choices.push(None);
         }

@@ -55,5 +55,6 @@ mod tests_life;
 mod tests_real;
 
 pub use config::{Config, ServingCertificate};
+pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
 pub use run::{Error, run};
 pub use server::ServerError;

@@ -114,7 +114,7 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let shared = Arc::new(Context {
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
-        images: Images::new(cri.clone(), recorder.clone()),
+        images: Images::new(cri.clone(), recorder.clone(), config.credential_providers.clone()),
         client: config.client.clone(),
         crashes: Mutex::new(Backoff::new(CRASH_INITIAL, CRASH_LIMIT)),
         runtime_name: version.runtime_name.clone(),

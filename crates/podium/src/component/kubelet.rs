@@ -73,6 +73,12 @@ pub(crate) struct Flags {
     /// Directory of certificates that are asked for, with serverTLSBootstrap in the configuration
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/pki")]
     cert_dir: PathBuf,
+    /// A CredentialProviderConfig of kubelet.config.k8s.io/v1, or a directory of them
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    image_credential_provider_config: Option<PathBuf>,
+    /// Directory of the credential provider programs
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    image_credential_provider_bin_dir: Option<PathBuf>,
     /// The cgroup below which pods' groups are made
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<String>,
@@ -167,6 +173,13 @@ impl Program for Kubelet<'_> {
             },
         });
         self.fill(&mut config);
+        if let (Some(file), Some(programs)) =
+            (&flags.image_credential_provider_config, &flags.image_credential_provider_bin_dir)
+        {
+            let providers = podium_kubelet::CredentialProviders::read(file, programs);
+            config.credential_providers =
+                Some(Arc::new(providers.context("--image-credential-provider-config")?));
+        }
         parts.spawn("kubelet", podium_kubelet::run(config, end));
         Ok(())
     }

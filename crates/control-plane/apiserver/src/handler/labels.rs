@@ -71,8 +71,8 @@ pub(super) fn labels(
 /// Errors: 400 if it is not a duration. Source: upstream's `endpoints/filters/request_deadline.go`.
 pub(super) fn allotted(query: &Query, most: Duration) -> Result<Duration, ApiError> {
     let Some(text) = query.first("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
-    match duration(text) {
-        Some(wanted) if wanted > 0.0 => Ok(Duration::from_secs_f64(wanted.min(most.as_secs_f64()))),
+    match podium_api::duration::parse(text) {
+        Some(wanted) if wanted.is_positive() => Ok(wanted.unsigned_abs().min(most)),
         Some(_) => Ok(most),
         None => Err(ApiError::bad_request(format!(
             "invalid timeout specified in the request URL - time: {} {text:?}",
@@ -83,41 +83,6 @@ pub(super) fn allotted(query: &Query, most: Duration) -> Result<Duration, ApiErr
             }
         ))),
     }
-}
-
-/// Go's durations: `1h30m`, `1.5s`, `-2ms`; `0` needs no unit. In seconds.
-fn duration(text: &str) -> Option<f64> {
-    let (sign, mut rest) = match text.as_bytes().first()? {
-        b'-' => (-1.0, &text[1..]),
-        b'+' => (1.0, &text[1..]),
-        _ => (1.0, text),
-    };
-    if rest == "0" {
-        return Some(0.0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += number * unit;
-        rest = &rest[end..];
-    }
-    // What does not fit Go's 64 bits of nanoseconds is no duration there.
-    (seconds < 9.2e9).then_some(sign * seconds)
 }
 
 #[cfg(test)]

@@ -52,9 +52,10 @@ impl Schedule {
             other => other,
         };
         if let Some(every) = expanded.strip_prefix("@every ") {
-            let seconds = duration(every).ok_or_else(|| {
-                invalid(format!("failed to parse duration @every {every}: invalid duration"))
-            })?;
+            let seconds =
+                podium_api::duration::parse(every.trim()).map(|every| every.as_secs()).ok_or_else(|| {
+                    invalid(format!("failed to parse duration @every {every}: invalid duration"))
+                })?;
             return Ok(Self::Every(seconds.max(1)));
         }
         if expanded.starts_with('@') {
@@ -173,30 +174,4 @@ fn range(part: &str, lowest: u32, highest: u32, names: &[&str]) -> Result<u64, I
         return Err(invalid(format!("step of range should be a positive number: {part}")));
     }
     Ok((first..=last).step_by(step as usize).fold(0, |bits, number| bits | (1 << number)))
-}
-
-/// A duration as Go writes it, in whole seconds: `1h30m`.
-fn duration(text: &str) -> Option<i64> {
-    let mut rest = text.trim();
-    let mut seconds = 0f64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let unit = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return None,
-        };
-        seconds += number.parse::<f64>().ok()? * unit;
-        rest = tail;
-    }
-    // Whole and small by what people write; saturates otherwise.
-    Some(seconds as i64)
 }
