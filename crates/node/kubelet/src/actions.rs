@@ -14,6 +14,7 @@ use crate::{
     pod::{self, ContainerKind, ProbeKind},
     record::{ContainerRecord, PodRecord, RunState},
     resize::{self, Change},
+    rounds,
 };
 
 /// What the decision is taken from.
@@ -51,6 +52,8 @@ pub(crate) enum SandboxPlan {
 pub(crate) enum KillReason {
     Startup,
     Liveness,
+    /// All containers of the pod begin anew.
+    RestartAll,
     Other,
 }
 
@@ -236,10 +239,18 @@ impl Plan<'_> {
     fn in_sandbox(&mut self) {
         let Seen { pod, record, .. } = *self.seen;
         for (index, container) in pod::ephemeral_containers(pod).iter().enumerate() {
-            // They are started once and never again.
-            if record.latest(&container.name).is_none() {
+            // They are started once and never again, whatever happens to the others.
+            if record.newest(&container.name).is_none() {
                 self.start(ContainerKind::Ephemeral, index);
             }
+        }
+        let leftovers = rounds::leftovers(pod, record);
+        if !leftovers.is_empty() {
+            // All of them end before the first begins again.
+            for one in leftovers {
+                self.kill(one, "killing".to_owned(), KillReason::RestartAll);
+            }
+            return;
         }
         if !self.init_containers() {
             return;

@@ -36,6 +36,7 @@ mod record;
 mod references;
 mod resize;
 mod resources;
+mod rounds;
 mod run;
 mod sandbox;
 mod security;

@@ -1,6 +1,6 @@
 //! Questions to ask of a pod's spec: names, kinds of container, restart rules.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, Pod, Probe};
 
 /// The pod's uid; every pod from the API has one.
 pub(crate) fn uid(pod: &Pod) -> &str {
@@ -105,20 +105,33 @@ pub(crate) fn is_terminal_phase(phase: Option<&str>) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// The action of a rule that begins all containers anew.
+pub(crate) const RESTART_ALL: &str = "RestartAllContainers";
+
+/// The first rule of a container that its exit code meets.
+fn rule_for(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
+            match codes.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                _ => false,
+            }
+        })
+    })
+}
+
+/// Whether a container that ended with `exit_code` begins all containers of its pod anew.
+pub(crate) fn restarts_all_after(container: &Container, exit_code: i32) -> bool {
+    rule_for(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
 /// Whether a container of this pod that ended with `exit_code` is to be started again: its own rules,
 /// then its own policy, then the pod's.
 pub(crate) fn restarts_after(pod: &Pod, kind: ContainerKind, container: &Container, exit_code: i32) -> bool {
-    for rule in container.restart_policy_rules.as_deref().unwrap_or_default() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
-        let matches = match codes.operator.as_str() {
-            "In" => listed,
-            "NotIn" => !listed,
-            _ => false,
-        };
-        if matches {
-            return rule.action == "Restart";
-        }
+    if let Some(rule) = rule_for(container, exit_code) {
+        return ["Restart", RESTART_ALL].contains(&rule.action.as_str());
     }
     let pod_policy = match (kind, restart_policy(pod)) {
         // An init container that has succeeded is done, whatever the pod's policy.

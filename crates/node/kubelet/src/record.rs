@@ -25,6 +25,8 @@ pub(crate) mod label {
 pub(crate) struct PodRecord {
     pub(crate) sandboxes: Vec<Sandbox>,
     pub(crate) containers: Vec<ContainerRecord>,
+    /// When the pod's round of containers began, see [`crate::rounds`]; none if it is in its first.
+    pub(crate) round: Option<i64>,
 }
 
 /// One sandbox.
@@ -103,9 +105,19 @@ pub(crate) struct ContainerRecord {
 }
 
 impl PodRecord {
-    /// The newest container of that name.
+    /// The newest container of that name in this round.
     pub(crate) fn latest(&self, name: &str) -> Option<&ContainerRecord> {
+        self.newest(name).filter(|newest| !self.is_past(newest))
+    }
+
+    /// The newest container of that name in any round.
+    pub(crate) fn newest(&self, name: &str) -> Option<&ContainerRecord> {
         self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// Whether a container was made in an earlier round.
+    pub(crate) fn is_past(&self, container: &ContainerRecord) -> bool {
+        self.round.is_some_and(|began| container.created_at <= began)
     }
 
     /// Containers that run, or may.

@@ -34,6 +34,7 @@ use crate::{
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
     resize::Resize,
+    rounds,
     status::{self, StartError, Verdict},
     status_writer::StatusWriter,
 };
@@ -181,6 +182,7 @@ impl Worker {
 
     async fn observe(&mut self) -> Result<(), podium_cri::Error> {
         self.record = self.observer.look(&self.shared.cri, pod::uid(&self.pod)).await?;
+        self.record.round = rounds::began(&self.pod, &self.record);
         self.watch_exits();
         let running: Vec<_> =
             self.record.containers.iter().filter(|one| one.state == RunState::Running).collect();

@@ -63,6 +63,7 @@ fn record(containers: &[&str], down: bool) -> PodRecord {
                 }
             })
             .collect(),
+        round: None,
     }
 }
 
@@ -294,4 +295,39 @@ fn amounts_change_in_place_or_by_a_restart() {
     assert_eq!(plan.kill[0].message, "Container a resize requires restart, will be restarted");
     assert_eq!((plan.start.len(), plan.resize.len()), (1, 0));
     assert_eq!(decide(restart, "200m", "32Mi").resize.len(), 1, "its policy is about the other resource");
+}
+
+/// A pod in which the end of `b` with 42 begins all containers anew.
+fn restarting_pod() -> Pod {
+    let mut pod = pod("Never", &["~i", "&s", "a", "b", "%e"]);
+    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let b = &mut pod.spec.as_mut().unwrap().containers[1];
+    b.restart_policy = Some("Never".to_owned());
+    b.restart_policy_rules = Some(vec![serde_json::from_value(rule).unwrap()]);
+    pod
+}
+
+#[test]
+fn one_containers_end_begins_all_anew() {
+    let pod = restarting_pod();
+    // `fresh`: so many of the runs, the newest ones, were made after the others had ended.
+    let check = |runs: &[&str], fresh: usize, expected: &str| {
+        let mut record = record(runs, false);
+        for (index, one) in record.containers.iter_mut().enumerate() {
+            one.id = format!("{index}");
+            one.created_at = if index < fresh { NOW * 1_000_000_000 } else { 1 };
+        }
+        record.round = rounds::began(&pod, &record);
+        let started = |_: &str, _: ProbeKind| Some(true);
+        assert_eq!(show(&pod, &decide_with(&pod, &record, &started, &self::fresh())), expected, "{runs:?}");
+    };
+    check(&["e:run", "b:42", "a:run", "s:run", "i:0"], 0, "kill-a kill-s");
+    check(&["e:run", "b:42", "a:137", "s:run", "i:0"], 0, "kill-s");
+    check(&["e:run", "b:42", "a:137", "s:137", "i:0"], 0, "start-i");
+    check(&["i:run", "e:run", "b:42", "a:137", "s:137", "i:0"], 1, "");
+    check(&["i:0", "e:run", "b:42", "a:137", "s:137"], 1, "start-s");
+    check(&["s:run", "i:0", "e:run", "b:42", "a:137"], 2, "start-a start-b");
+    check(&["b:run", "a:run", "s:run", "i:0", "e:run", "b:42", "a:137"], 4, "");
+    // Another code is no cause: the pod's own policy holds.
+    check(&["e:run", "b:1", "a:0", "s:run", "i:0"], 0, "kill-pod");
 }

@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 
 use crate::{
     actions::{SandboxState, sandbox_state},
-    pod,
+    pod, rounds,
     status::{Seen, time},
 };
 
 /// Types of the conditions this kubelet writes; all others belong to others and are left alone.
-pub(crate) const OWNED_CONDITIONS: [&str; 7] = [
+pub(crate) const OWNED_CONDITIONS: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -17,12 +17,14 @@ pub(crate) const OWNED_CONDITIONS: [&str; 7] = [
     "PodScheduled",
     PENDING,
     IN_PROGRESS,
+    ALL_RESTARTING,
 ];
 /// Those among them that are there only while they are true.
 pub(crate) const PASSING_CONDITIONS: [&str; 2] = [PENDING, IN_PROGRESS];
 
 const PENDING: &str = "PodResizePending";
 const IN_PROGRESS: &str = "PodResizeInProgress";
+const ALL_RESTARTING: &str = "AllContainersRestarting";
 
 /// One condition before it has its transition time.
 struct Judged {
@@ -58,7 +60,26 @@ pub(crate) fn owned(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) 
         ("PodScheduled", Judged::met()),
     ];
     let lasting = judged.into_iter().map(|(type_, judged)| condition(seen, type_, judged));
-    lasting.chain(resizing(seen)).collect()
+    lasting.chain(restarting(seen, phase)).chain(resizing(seen)).collect()
+}
+
+/// Whether all containers are being ended to begin anew, for pods with a rule that says so.
+fn restarting(seen: &Seen<'_>, phase: &str) -> Option<PodCondition> {
+    if !rounds::possible(seen.pod) {
+        return None;
+    }
+    let idle = |reason| Judged { met: false, reason, message: None };
+    let judged = match phase {
+        "Succeeded" => idle(Some("PodCompleted")),
+        "Failed" => idle(Some("PodFailed")),
+        _ if rounds::leftovers(seen.pod, seen.record).is_empty() => idle(None),
+        _ => Judged {
+            met: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+        },
+    };
+    Some(condition(seen, ALL_RESTARTING, judged))
 }
 
 /// Where a resize stands: not granted yet, or granted and not brought about yet.

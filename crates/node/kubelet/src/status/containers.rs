@@ -10,6 +10,7 @@ use crate::{
     container::inside,
     pod::{self, ContainerKind, ProbeKind},
     record::{ContainerRecord, RunState},
+    rounds,
     status::{Seen, cri_time},
 };
 
@@ -40,6 +41,17 @@ fn one(
     container: &Container,
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
+    if kind != ContainerKind::Ephemeral
+        && let Some(newest) = seen.record.newest(&container.name)
+        && newest.state == RunState::Exited
+        && seen.record.is_past(newest)
+        && !seen.terminal
+    {
+        let mut status = from_record(seen, container, newest, old);
+        let text = "The container is removed because RestartAllContainers in place";
+        status.last_state = status.state.replace(waiting(rounds::RESTARTING, Some(text)));
+        return status;
+    }
     let mut newest = seen.record.containers.iter().filter(|record| record.name == container.name);
     let mut status = match newest.next() {
         Some(latest) => {

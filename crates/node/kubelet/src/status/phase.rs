@@ -2,7 +2,10 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Pod};
 
-use crate::pod::{self, ContainerKind};
+use crate::{
+    pod::{self, ContainerKind},
+    rounds,
+};
 
 #[derive(Default)]
 struct Count {
@@ -28,7 +31,10 @@ pub(crate) fn phase(pod: &Pod, statuses: &[ContainerStatus], terminal: bool, act
         }
         match ended(status) {
             Some(0) => {}
-            Some(code) => init_failed |= !pod::restarts_after(pod, ContainerKind::Init, container, code),
+            Some(code) => {
+                init_failed |=
+                    !(restarting(status) || pod::restarts_after(pod, ContainerKind::Init, container, code));
+            }
             None => pending_inits += 1,
         }
     }
@@ -41,8 +47,10 @@ pub(crate) fn phase(pod: &Pod, statuses: &[ContainerStatus], terminal: bool, act
             count.running += 1;
         } else if let Some(code) = ended(find(container)) {
             count.stopped += 1;
-            count.stopped_for_good +=
-                usize::from(!pod::restarts_after(pod, ContainerKind::Regular, container, code));
+            count.stopped_for_good += usize::from(
+                !(restarting(find(container))
+                    || pod::restarts_after(pod, ContainerKind::Regular, container, code)),
+            );
             count.succeeded += usize::from(state.terminated.is_some() && code == 0);
         } else {
             count.waiting += 1;
@@ -62,6 +70,12 @@ pub(crate) fn phase(pod: &Pod, statuses: &[ContainerStatus], terminal: bool, act
     }
     let verdict = if count.stopped == count.succeeded { "Succeeded" } else { "Failed" };
     if terminal || count.stopped == count.stopped_for_good { verdict } else { "Running" }
+}
+
+/// Whether a container waits to begin anew with all others.
+fn restarting(status: Option<&ContainerStatus>) -> bool {
+    let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some(rounds::RESTARTING))
 }
 
 /// The exit code of a container that has ended, or that waits after having ended.

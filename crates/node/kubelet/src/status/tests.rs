@@ -73,7 +73,7 @@ fn record(runs: &[&str]) -> PodRecord {
         })
         .collect();
     let sandbox = Sandbox { id: "s".into(), ready: true, ips: vec!["10.0.0.9".into()], ..Default::default() };
-    PodRecord { sandboxes: vec![sandbox], containers }
+    PodRecord { sandboxes: vec![sandbox], containers, round: None }
 }
 
 impl Case {
@@ -298,4 +298,30 @@ fn resizing_shows_what_containers_have_and_how_far_it_is() {
     let status = case.status();
     assert_eq!(condition(&status, "PodResizePending"), "True Deferred no room");
     assert!(!status["conditions"].to_string().contains("PodResizeInProgress"));
+}
+
+#[test]
+fn containers_wait_to_begin_anew_and_the_pod_is_not_over() {
+    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let mut case = case("Never", &["a", "b"], &["b:42", "a:run"]);
+    let b = &mut case.pod.spec.as_mut().unwrap().containers[1];
+    b.restart_policy = Some("Never".to_owned());
+    b.restart_policy_rules = Some(vec![serde_json::from_value(rule).unwrap()]);
+    case.record.round = crate::rounds::began(&case.pod, &case.record);
+    let status = case.status();
+    assert_eq!(
+        condition(&status, "AllContainersRestarting"),
+        "True RestartAllContainersStarted container exited with restart policy rule"
+    );
+
+    case.record.containers[1].state = RunState::Exited;
+    case.record.containers[1].exit_code = 137;
+    let status = case.status();
+    assert_eq!(condition(&status, "AllContainersRestarting"), "False null null");
+    assert_eq!(status["phase"], "Running");
+    for index in 0..2 {
+        let one = &status["containerStatuses"][index];
+        assert_eq!(one["state"]["waiting"]["reason"], "RestartingAllContainers", "{one}");
+        assert_eq!(one["lastState"]["terminated"]["exitCode"], if index == 0 { 137 } else { 42 });
+    }
 }

@@ -34,6 +34,7 @@ fn grace_for(pod: &Pod, container: &Container, reason: KillReason) -> i64 {
     let probe = match reason {
         KillReason::Liveness => container.liveness_probe.as_ref(),
         KillReason::Startup => container.startup_probe.as_ref(),
+        KillReason::RestartAll => return 0,
         KillReason::Other => None,
     };
     probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or_else(|| grace_of(pod))

@@ -194,9 +194,8 @@ impl Worker {
             about: &about,
         };
         let image = self.pull(wanted, &secrets, &sandbox_config).await?.map_err(no_image)?;
-        let latest = self.record.latest(&spec.name);
-        let restart_count = match latest {
-            Some(latest) => latest.restart_count + 1,
+        let restart_count = match self.record.newest(&spec.name) {
+            Some(newest) => newest.restart_count + 1,
             None => restarts_by_logs(shared.log_directory(&pod).join(&spec.name)).await,
         };
         let target = self.target_of(kind, &spec.name).map_err(|text| {
