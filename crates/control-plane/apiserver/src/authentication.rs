@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use podium_api::kinds::Requester;
 use podium_api::status::ApiError;
 use rustls_pki_types::CertificateDer;
 
@@ -40,6 +41,11 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const ANONYMOUS: &str = "system:anonymous";
 
 impl User {
+    /// As the rules of kinds see it.
+    pub(crate) fn as_requester(&self) -> Requester<'_> {
+        Requester { name: &self.name, uid: &self.uid, groups: &self.groups, extra: &self.extra }
+    }
+
     /// A logged-in user of this name and these groups, `system:authenticated` added.
     pub fn new(name: &str, groups: &[&str]) -> Self {
         let mut user = User {

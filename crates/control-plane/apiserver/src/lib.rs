@@ -41,6 +41,7 @@ mod services;
 mod storage;
 mod system;
 mod table;
+mod watchman;
 
 pub use authentication::User;
 pub use body::{Body, BoxError};

@@ -9,5 +9,4 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use decide::{ACCOUNT_NAME, ACCOUNT_UID, TYPE};
 pub(crate) use shell::run;

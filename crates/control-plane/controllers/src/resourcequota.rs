@@ -8,6 +8,5 @@ mod decide;
 mod shell;
 #[cfg(test)]
 mod tests;
-mod usage;
 
 pub(crate) use shell::run;

@@ -17,6 +17,8 @@ use std::borrow::Cow;
 use bytes::BufMut;
 use serde_json::Value;
 
+pub use protobuf::wire::{put_varint, varint_length};
+
 use crate::resources::{self, group_version, parse_api_version, split_api_version};
 use crate::schema::{self, TypeId};
 use crate::status::ApiError;

@@ -3,6 +3,8 @@
 //! The API server knows only [`Rules`]; a kind that needs nothing special uses [`Plain`]. Objects are the stored
 //! (canonical) version's JSON tree. Every function is pure: time and names arrive as arguments.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::field::Errors;
@@ -27,6 +29,27 @@ pub struct Context<'a> {
     pub part: Part,
     /// The request's time, RFC 3339 in UTC with whole seconds, as stored in objects.
     pub now: &'a str,
+    /// Who asks.
+    pub requester: Requester<'a>,
+}
+
+/// Who makes a request, as authentication found.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    /// The user's name.
+    pub name: &'a str,
+    /// The user's uid; empty where there is none.
+    pub uid: &'a str,
+    /// The user's groups.
+    pub groups: &'a [String],
+    /// Everything else that is known.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
+}
+
+impl Requester<'_> {
+    /// Nobody in particular: for kinds whose rules do not depend on who asks.
+    pub const NOBODY: Requester<'static> =
+        Requester { name: "", uid: "", groups: &[], extra: &BTreeMap::new() };
 }
 
 /// One column of a table, as upstream's printers declare it.
@@ -130,7 +153,7 @@ impl Rules for Plain {}
 mod admission;
 mod autoscaler;
 mod batch;
-pub mod certificates;
+mod certificates;
 mod config_map;
 mod daemon_set;
 mod deployment;
@@ -154,7 +177,7 @@ mod secret;
 pub mod service;
 mod stateful_set;
 mod storage;
-mod tree;
+pub(crate) mod tree;
 pub mod validate;
 mod volume_claim;
 mod workload;

@@ -16,6 +16,7 @@ mod events;
 mod informer;
 mod key;
 mod leader;
+mod process;
 mod queue;
 pub mod testing;
 mod workers;
@@ -30,6 +31,7 @@ pub use informer::{Change, Feed, Informer, PartialObject, ResourcePath, Scope, S
 pub use key::{Object, ObjectKey};
 pub use kube::{self, Api, Client};
 pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
+pub use process::process_metrics;
 pub use queue::WorkQueue;
 pub use tokio_util::sync::CancellationToken as Shutdown;
 pub use workers::run_workers;

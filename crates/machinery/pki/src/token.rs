@@ -4,6 +4,8 @@
 //! secret; verified tokens are remembered by digest because verification costs about 100 us and the same few tokens
 //! come with every request. What the claims mean (time, audience, bound objects) is for the authenticator to check, each time.
 
+pub mod legacy;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};

@@ -153,7 +153,7 @@ async fn answer(
     }
     match path {
         "/metrics" => {
-            let mut reply = text(StatusCode::OK, &process_metrics());
+            let mut reply = text(StatusCode::OK, &podium_client::process_metrics());
             let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             reply.headers_mut().insert(CONTENT_TYPE, kind);
             reply
@@ -252,62 +252,5 @@ impl Judge {
             }
             Err(_) => false,
         }
-    }
-}
-
-/// What every Go program tells of itself by client library, under the same names.
-fn process_metrics() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |key: &str| -> u64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-    };
-    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // The fields after the program's name, which may hold blanks and brackets.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<u64> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0))
-        .collect();
-    let field = |index: usize| fields.get(index).copied().unwrap_or(0);
-    // In hundredths of a second on every Linux that there is.
-    let ticks = field(11) + field(12);
-    format!(
-        "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.\n\
-         # TYPE process_cpu_seconds_total counter\n\
-         process_cpu_seconds_total {}.{:02}\n\
-         # HELP process_open_fds Number of open file descriptors.\n\
-         # TYPE process_open_fds gauge\n\
-         process_open_fds {descriptors}\n\
-         # HELP process_resident_memory_bytes Resident memory size in bytes.\n\
-         # TYPE process_resident_memory_bytes gauge\n\
-         process_resident_memory_bytes {}\n\
-         # HELP process_virtual_memory_bytes Virtual memory size in bytes.\n\
-         # TYPE process_virtual_memory_bytes gauge\n\
-         process_virtual_memory_bytes {}\n",
-        ticks / 100,
-        ticks % 100,
-        kib("VmRSS") * 1024,
-        kib("VmSize") * 1024,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_measures_itself() {
-        let text = process_metrics();
-        let value = |name: &str| -> f64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.unwrap().parse().unwrap()
-        };
-        assert!(value("process_resident_memory_bytes") > 1e6);
-        assert!(value("process_open_fds") >= 3.0);
-        assert!(value("process_cpu_seconds_total") >= 0.0);
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use podium_api::quantity::Quantity;
+use podium_api::quota::{pod_limits, pod_requests};
 use podium_api::status::ApiError;
 use serde_json::{Map, Value, json};
 
-use super::quota::usage::{pod_limits, pod_requests};
 use super::{Operation, Request};
 use crate::objects::{Objects, items, text};
 

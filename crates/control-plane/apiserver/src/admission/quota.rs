@@ -8,15 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use podium_api::quantity::Quantity;
+use podium_api::quota::{self as usage, Amounts, amounts};
 use podium_api::status::ApiError;
 use serde_json::{Map, Value};
 
 use super::{Operation, QuotaStore, Request};
 use crate::objects::{Objects, text};
-
-pub(crate) mod usage;
-
-use usage::{Amounts, amounts};
 
 /// Lost races before giving up. Each means that another writer went ahead.
 const ATTEMPTS: usize = 1000;
@@ -171,49 +168,18 @@ fn counted(quota: &Value, hard: &Amounts, objects: &Objects, now: jiff::Timestam
 pub fn recount(quota: &Value, objects: &Objects, now: jiff::Timestamp) -> Value {
     let namespace = text(quota, "/metadata/namespace");
     let hard = amounts(&quota["spec"]["hard"]);
-    let mut used: Amounts = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
-    for (group, resource) in counted_kinds(&hard) {
-        for object in objects.source().list(&group, &resource, Some(namespace)) {
-            if !usage::in_scope(quota, &group, &resource, &object) {
-                continue;
-            }
-            for (name, amount) in usage::usage(&group, &resource, &object, now) {
-                if let Some(sum) = used.get_mut(&name) {
-                    *sum += amount;
-                }
-            }
+    let mut tally = usage::Tally::new(quota, now);
+    let kinds: BTreeSet<(&str, &str)> = hard.keys().filter_map(|name| usage::kind_of(name)).collect();
+    for (group, resource) in kinds {
+        for object in objects.source().list(group, resource, Some(namespace)) {
+            tally.add(group, resource, &object);
         }
     }
+    let used = tally.used();
     let list = |amounts: &Amounts| -> Map<String, Value> {
         amounts.iter().map(|(name, amount)| (name.clone(), Value::from(amount.to_string()))).collect()
     };
     let mut counted = quota.clone();
     counted["status"] = serde_json::json!({"hard": list(&hard), "used": list(&used)});
     counted
-}
-
-/// Group and resource of every kind of object that these names count.
-fn counted_kinds(hard: &Amounts) -> BTreeSet<(String, String)> {
-    const KNOWN: [&str; 7] = [
-        "pods",
-        "services",
-        "persistentvolumeclaims",
-        "configmaps",
-        "resourcequotas",
-        "replicationcontrollers",
-        "secrets",
-    ];
-    let mut kinds = BTreeSet::new();
-    for name in hard.keys() {
-        if let Some(counted) = name.strip_prefix("count/") {
-            let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
-            kinds.insert((group.to_owned(), resource.to_owned()));
-        }
-        for resource in KNOWN {
-            if usage::relevant("", resource, name) {
-                kinds.insert((String::new(), resource.to_owned()));
-            }
-        }
-    }
-    kinds
 }

@@ -804,34 +804,6 @@ async fn quotas_count_what_upstreams_count() {
     );
 }
 
-#[test]
-fn pods_ask_for_what_they_need_at_most() {
-    let of = |spec: Value| {
-        let amounts = quota::usage::pod_requests(&json!({"spec": spec}));
-        amounts.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(",")
-    };
-    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
-    let cases = [
-        (json!({"containers": [{"resources": cpu("1")}, {"resources": cpu("500m")}]}), "cpu=1500m"),
-        (
-            json!({"containers": [{"resources": cpu("1")}], "initContainers": [{"resources": cpu("3")}]}),
-            "cpu=3",
-        ),
-        (
-            json!({"containers": [{"resources": cpu("1")}], "initContainers": [
-                {"resources": cpu("1"), "restartPolicy": "Always"}, {"resources": cpu("3")}]}),
-            "cpu=4",
-        ),
-        (
-            json!({"containers": [{"resources": cpu("1")}], "overhead": {"cpu": "250m"}, "resources": cpu("2")}),
-            "cpu=2250m",
-        ),
-    ];
-    for (spec, expected) in cases {
-        assert_eq!(of(spec.clone()), expected, "{spec}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
     let world = World::new();

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderMap;
 use jiff::Timestamp;
+use podium_pki::token::legacy::{self, INVALID_SINCE};
 use podium_pki::token::{Keys, TokenError};
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
@@ -18,10 +19,6 @@ use crate::objects::{Objects, text};
 
 /// Clocks may differ by this much, and an object in deletion keeps its tokens for as long (go-jose's default leeway).
 const LEEWAY_SECONDS: i64 = 60;
-/// Who issues the tokens that live in Secrets. Source: `pkg/serviceaccount/legacy.go`.
-const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
-/// The label by which a Secret's token is retired.
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// The WebSocket subprotocol that carries a token, for browsers that cannot set headers.
 const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -106,12 +103,12 @@ impl Tokens {
         let keys = self.keys.as_ref().ok_or(Refusal::NotOurs)?;
         let claims = keys.verify(token)?;
         let issuer = text(&claims, "/iss");
-        let legacy = issuer == LEGACY_ISSUER;
-        if !legacy && !self.issuers.iter().any(|known| known == issuer) {
+        let is_legacy = issuer == legacy::ISSUER;
+        if !is_legacy && !self.issuers.iter().any(|known| known == issuer) {
             return Err(Refusal::Claims(format!("token issuer {} is invalid", go_quote(issuer))));
         }
         let mut meant_for = audiences_of(&claims);
-        if legacy && meant_for.is_empty() {
+        if is_legacy && meant_for.is_empty() {
             meant_for.clone_from(&self.audiences);
         }
         let wanted = audiences.unwrap_or(&self.audiences);
@@ -123,7 +120,7 @@ impl Tokens {
                 quoted_list(wanted)
             )));
         }
-        let user = if legacy {
+        let user = if is_legacy {
             self.legacy_user(token, &claims)
         } else {
             check_times(&claims, now).map_err(str::to_owned).and_then(|()| self.live_user(&claims, now))
@@ -136,14 +133,14 @@ impl Tokens {
     /// controller that would waits for a ConfigMap that only a server that notes them writes.
     fn legacy_user(&self, token: &str, claims: &Value) -> Result<User, String> {
         let claim = |name: &str, what: &str| {
-            let value = claims[format!("kubernetes.io/serviceaccount/{name}")].as_str().unwrap_or_default();
+            let value = claims[name].as_str().unwrap_or_default();
             if value.is_empty() { Err(format!("{what} claim is missing")) } else { Ok(value) }
         };
-        let namespace = claim("namespace", "namespace")?;
-        let secret_name = claim("secret.name", "secretName")?;
-        let name = claim("service-account.name", "serviceAccountName")?;
-        let uid = claim("service-account.uid", "serviceAccountUID")?;
-        if text(claims, "/sub") != format!("system:serviceaccount:{namespace}:{name}") {
+        let namespace = claim(legacy::NAMESPACE_CLAIM, "namespace")?;
+        let secret_name = claim(legacy::SECRET_NAME_CLAIM, "secretName")?;
+        let name = claim(legacy::ACCOUNT_NAME_CLAIM, "serviceAccountName")?;
+        let uid = claim(legacy::ACCOUNT_UID_CLAIM, "serviceAccountUID")?;
+        if text(claims, "/sub") != legacy::subject(namespace, name) {
             return Err("sub claim is invalid".to_owned());
         }
         let is_going = |object: &Value| !text(object, "/metadata/deletionTimestamp").is_empty();

@@ -37,7 +37,8 @@ pub(super) fn width(info: &RequestInfo, query: &Query, stored: Stored, widest: u
         return 1;
     }
     // What is sent whole whatever the limit says: watches, and lists from the cache as it is.
-    let from_cache = query.first("resourceVersion") == Some("0") && query.first("continue").is_none();
+    let from_cache =
+        query.first("resourceVersion") == Some("0") && query.first("continue").is_none_or(str::is_empty);
     let limited = info.verb == "list" && !from_cache;
     let limit = query
         .first("limit")
@@ -130,6 +131,8 @@ mod tests {
         check("/api/v1/pods?limit=1", 10_000, 1);
         // What is sent whole is as wide as that, whatever the limit.
         check("/api/v1/pods?limit=1&resourceVersion=0", 10_000, 10);
+        check("/api/v1/pods?limit=1&resourceVersion=0&continue=", 10_000, 10);
+        check("/api/v1/pods?limit=1&resourceVersion=0&continue=a", 10_000, 1);
         check("/api/v1/pods?limit=1&watch=1", 10_000, 10);
         check("/api/v1/pods?limit=50", 10_000, 2);
         check("/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", 10_000, 1);

@@ -178,13 +178,18 @@ fn count(core: &Core) {
 }
 
 fn stored_of(core: &Core, served: &Served) -> Stored {
-    let range = KeyRange::prefix(&served.prefix);
-    let objects = core.store.count(&range);
-    let sample = core.store.range(&range, RangeOptions { revision: None, limit: SAMPLE });
-    let sizes: Vec<u64> = sample
-        .map(|found| found.records.iter().map(|record| record.value.len() as u64).collect())
-        .unwrap_or_default();
-    Stored { objects, bytes_each: sizes.iter().sum::<u64>() / (sizes.len() as u64).max(1) }
+    let sample = RangeOptions { revision: None, limit: SAMPLE };
+    match core.store.range(&KeyRange::prefix(&served.prefix), sample) {
+        Ok(found) => {
+            let sampled = found.records.len() as u64;
+            let bytes: u64 = found.records.iter().map(|record| record.value.len() as u64).sum();
+            Stored { objects: sampled + found.remaining, bytes_each: bytes / sampled.max(1) }
+        }
+        Err(error) => {
+            tracing::error!(%error, prefix = ?served.prefix, "the newest state could not be read");
+            Stored::default()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
-//! Bodies that hold something while they are sent: seats, a place in a gauge. And the end of those that nobody reads.
-//!
-//! A client that opens a large list and then does not read would keep its seats and the objects of its list for ever,
-//! since a body that is not asked for its next piece does not run. So a body is watched from outside.
+//! Bodies that hold something while they are sent: seats, a place in a gauge. A client that opens a large list and then
+//! does not read keeps neither its seats nor the objects of its list.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,13 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
 use crate::core::Core;
 use crate::flowcontrol::Seats;
 use crate::metrics::Series;
+use crate::watchman::{self, OnDuty};
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
 
@@ -33,13 +30,41 @@ struct Shared {
     seats: Mutex<Option<Seats>>,
     /// How often a piece was taken.
     taken: AtomicU64,
+    series: Arc<Series>,
+}
+
+impl Shared {
+    fn of(pieces: Pieces, seats: Seats, series: &Arc<Series>) -> Arc<Shared> {
+        Arc::new(Shared {
+            pieces: Mutex::new(Some(pieces)),
+            seats: Mutex::new(Some(seats)),
+            taken: AtomicU64::new(0),
+            series: Arc::clone(series),
+        })
+    }
+}
+
+impl watchman::Watched for Shared {
+    fn progress(&self) -> Option<u64> {
+        Some(self.taken.load(Ordering::Relaxed))
+    }
+
+    fn waited(&self) {
+        drop(self.seats.lock().take());
+    }
+
+    fn cut(&self) {
+        // Dropped outside of the lock: it may hold a lot.
+        let cut = self.pieces.lock().take();
+        drop(cut);
+        self.series.aborted();
+    }
 }
 
 /// Pieces that end early if nobody takes them.
 struct Watched {
     shared: Arc<Shared>,
-    /// Its end is how the watchman learns that the body ended.
-    _ended: oneshot::Sender<()>,
+    _watchman: OnDuty,
 }
 
 impl Stream for Watched {
@@ -66,40 +91,9 @@ pub(super) fn with_seats(
     limit: Duration,
 ) -> Body {
     let Body::Stream { pieces, length } = body else { return body };
-    let (sender, ended) = oneshot::channel::<()>();
-    let shared = Arc::new(Shared {
-        pieces: Mutex::new(Some(pieces)),
-        seats: Mutex::new(Some(seats)),
-        taken: AtomicU64::new(0),
-    });
-    let watchman = watch(Arc::clone(&shared), Arc::clone(series), ended, limit);
-    let shutdown = core.shutdown.clone();
-    core.tracker.spawn(async move {
-        tokio::select! { () = watchman => {}, () = shutdown.cancelled() => {} }
-    });
-    Body::Stream { pieces: Box::pin(Watched { shared, _ended: sender }), length }
-}
-
-async fn watch(shared: Arc<Shared>, series: Arc<Series>, mut ended: oneshot::Receiver<()>, limit: Duration) {
-    let mut seen = 0;
-    loop {
-        let later = tokio::time::sleep_until(Instant::now() + limit);
-        tokio::select! {
-            _ = &mut ended => break,
-            () = later => {}
-        }
-        drop(shared.seats.lock().take());
-        let taken = shared.taken.load(Ordering::Relaxed);
-        if taken == seen {
-            // Dropped outside of the lock: it may hold a lot.
-            let cut = shared.pieces.lock().take();
-            drop(cut);
-            series.aborted();
-            return;
-        }
-        seen = taken;
-    }
-    drop(shared.seats.lock().take());
+    let shared = Shared::of(pieces, seats, series);
+    let watchman = watchman::post(core, Arc::clone(&shared), limit);
+    Body::Stream { pieces: Box::pin(Watched { shared, _watchman: watchman }), length }
 }
 
 /// Keeps `held` for as long as the body lives.
@@ -149,22 +143,18 @@ mod tests {
             let _ = &flag;
             Ok(Bytes::from_static(b"piece"))
         });
-        let (sender, ended) = oneshot::channel();
-        let shared = Arc::new(Shared {
-            pieces: Mutex::new(Some(Box::pin(pieces))),
-            seats: Mutex::new(Some(Seats::none())),
-            taken: AtomicU64::new(0),
-        });
-        let watchman = watch(Arc::clone(&shared), series(), ended, Duration::from_secs(60));
-        (Watched { shared, _ended: sender }, dropped, watchman)
+        let shared = Shared::of(Box::pin(pieces), Seats::none(), &series());
+        let (on_duty, watchman) = watchman::rounds(Arc::clone(&shared), Duration::from_secs(60));
+        (Watched { shared, _watchman: on_duty }, dropped, watchman)
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_reads_is_dropped() {
         let (mut body, dropped, watchman) = endless();
-        assert!(body.next().await.unwrap().is_ok());
         let watchman = tokio::spawn(watchman);
-        // One piece was taken before the first look, none before the second.
+        tokio::task::yield_now().await;
+        // One piece is taken before the first look, none before the second.
+        assert!(body.next().await.unwrap().is_ok());
         watchman.await.unwrap();
         assert!(dropped.load(Ordering::SeqCst));
         assert!(body.shared.seats.lock().is_none());

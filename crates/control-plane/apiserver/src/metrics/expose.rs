@@ -132,7 +132,8 @@ impl Metrics {
             head(&mut out, name, kind, help);
             let _ = writeln!(out, "{name} {number}");
         }
-        process(&mut out);
+        build(&mut out);
+        out.push_str(&podium_client::process_metrics());
         out
     }
 
@@ -322,55 +323,8 @@ fn requests(out: &mut String, rows: &[(Texts, std::sync::Arc<Series>)]) {
     }
 }
 
-/// The process, as the Prometheus client libraries tell it, and the build.
-fn process(out: &mut String) {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
-    let stat = read("stat");
-    // Behind the name, which may hold anything: field 3 is the first.
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-    let field = |index: usize| fields.get(index - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok()).unwrap_or(0.0);
-    let limits = read("limits");
-    let files =
-        limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // The kernel counts in hundredths of a second here, whatever its own clock's rate.
-    let rows: [(&str, &str, &str, f64); 7] = [
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "Total user and system CPU time spent in seconds.",
-            (field(14) + field(15)) / 100.0,
-        ),
-        (
-            "process_max_fds",
-            "gauge",
-            "Maximum number of open file descriptors.",
-            files.and_then(|text| text.parse().ok()).unwrap_or(0.0),
-        ),
-        ("process_open_fds", "gauge", "Number of open file descriptors.", open as f64),
-        (
-            "process_resident_memory_bytes",
-            "gauge",
-            "Resident memory size in bytes.",
-            // Pages of 4 KiB on the machines we run on.
-            field(24) * 4096.0,
-        ),
-        (
-            "process_start_time_seconds",
-            "gauge",
-            "Start time of the process since unix epoch in seconds.",
-            boot + field(22) / 100.0,
-        ),
-        ("process_threads", "gauge", "Number of OS threads in the process.", field(20)),
-        ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", field(23)),
-    ];
-    for (name, kind, help, number) in rows {
-        head(out, name, kind, help);
-        let _ = writeln!(out, "{name} {number}");
-    }
+/// The build.
+fn build(out: &mut String) {
     let name = "kubernetes_build_info";
     head(
         out,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::stream;
+use podium_api::codec::{put_varint, varint_length};
 use podium_api::status::ApiError;
 use podium_store::Record;
 use serde_json::Value;
@@ -118,14 +119,14 @@ pub(super) async fn protobuf(
     let metadata = list_meta(metadata);
     let mut raw = Vec::new();
     field(&mut raw, 1, &metadata);
-    let items: usize = lengths.iter().map(|length| 1 + varint_length(*length) + length).sum();
+    let items: usize = lengths.iter().map(|length| 1 + varint_length(*length as u64) + length).sum();
     let mut head = b"k8s\0".to_vec();
     let mut type_meta = Vec::new();
     field(&mut type_meta, 1, served.api_version().as_bytes());
     field(&mut type_meta, 2, kind.as_bytes());
     field(&mut head, 1, &type_meta);
     head.push(2 << 3 | 2);
-    varint(&mut head, (raw.len() + items) as u64);
+    put_varint(&mut head, (raw.len() + items) as u64);
     head.extend_from_slice(&raw);
     // Fields 3 and 4 of the envelope, empty, as upstream writes them.
     const TAIL: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
@@ -138,7 +139,7 @@ pub(super) async fn protobuf(
             return Err(ApiError::internal("an object's protobuf form changed its length"));
         }
         out.extend_from_slice(&[2 << 3 | 2]);
-        varint(out, message.len() as u64);
+        put_varint(out, message.len() as u64);
         out.extend_from_slice(message);
         Ok(())
     })
@@ -199,7 +200,7 @@ fn list_meta(metadata: &Value) -> Vec<u8> {
     if let Some(count) = metadata["remainingItemCount"].as_u64() {
         // Field 4, a varint.
         meta.push(4 << 3);
-        varint(&mut meta, count);
+        put_varint(&mut meta, count);
     }
     meta
 }
@@ -207,21 +208,8 @@ fn list_meta(metadata: &Value) -> Vec<u8> {
 /// A length-delimited field.
 fn field(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag << 3 | 2);
-    varint(out, bytes.len() as u64);
+    put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
-}
-
-fn varint(out: &mut impl BufMut, mut number: u64) {
-    while number >= 0x80 {
-        // The low seven bits fit a byte with the continuation bit.
-        out.put_u8((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.put_u8(number as u8);
-}
-
-fn varint_length(number: usize) -> usize {
-    (number | 1).ilog2() as usize / 7 + 1
 }
 
 #[cfg(test)]
@@ -239,14 +227,5 @@ mod tests {
         let back: Value = serde_json::from_slice(&text.finish()).unwrap();
         assert_eq!(back["items"].as_array().unwrap().len(), 2);
         assert_eq!(back["metadata"], metadata);
-    }
-
-    #[test]
-    fn lengths_of_varints() {
-        for number in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 1 << 40] {
-            let mut out = Vec::new();
-            varint(&mut out, number as u64);
-            assert_eq!(varint_length(number), out.len(), "{number}");
-        }
     }
 }

@@ -5,7 +5,6 @@ use podium_store::{Change as StoreChange, CommitError, Expect, LeaseId};
 use serde_json::{Map, Value, json};
 
 use podium_api::field::Errors;
-use podium_api::kinds::certificates::set_requester;
 use podium_api::kinds::{self, Context, Part};
 use podium_api::status::ApiError;
 
@@ -135,12 +134,8 @@ impl Call {
         self.dedup_owners(&mut object, true);
         self.check_namespace(&mut object["metadata"])?;
         rules.default(&mut object);
-        let context = Context { part: Part::Main, now: &now };
+        let context = Context { part: Part::Main, now: &now, requester: self.user.as_requester() };
         rules.prepare_create(&mut object, &context);
-        if self.served.group == "certificates.k8s.io" && self.served.plural == "certificatesigningrequests" {
-            let user = &self.user;
-            set_requester(&mut object, &user.name, &user.uid, &user.groups, &user.extra);
-        }
         if rules.has_generation() {
             object["metadata"]["generation"] = json!(1);
         } else {

@@ -180,7 +180,7 @@ impl Call {
     ) -> Result<Vec<podium_store::Operation>, ApiError> {
         let rules = &*self.served.rules;
         let now = clock::now();
-        let context = Context { part: change.part, now: &now };
+        let context = Context { part: change.part, now: &now, requester: self.user.as_requester() };
         rules.default(new);
         if !change.tracked {
             self.track(old, new, &now)?;

@@ -28,6 +28,7 @@ use crate::negotiate::{Output, Shape};
 use crate::options::{self, Freshness, IncludeObject, ListOptions};
 use crate::response::{self, Reply};
 use crate::storage::{self, Selection};
+use crate::watchman::{self, OnDuty};
 use crate::{catalogue::Served, table};
 
 /// How often a quiet watch says how far it has seen. Source: upstream's `defaultBookmarkFrequency`.
@@ -247,34 +248,47 @@ impl WatchState {
 }
 
 /// Initial events that have not been sent. They are dropped when the client does not read for as long as a request may
-/// take: a body that is not asked for more does not run, and would hold every object of its list for ever.
+/// take.
 struct Initial {
     shared: Arc<Unsent>,
-    /// Its end is how the watchman learns that the watch ended.
-    _ended: Option<tokio::sync::oneshot::Sender<()>>,
+    _watchman: Option<OnDuty>,
 }
 
 struct Unsent {
     records: Mutex<std::vec::IntoIter<Arc<Record>>>,
     cut: AtomicBool,
+    series: Arc<WatchSeries>,
+}
+
+impl watchman::Watched for Unsent {
+    fn progress(&self) -> Option<u64> {
+        Some(self.records.lock().len() as u64).filter(|left| *left > 0)
+    }
+
+    fn cut(&self) {
+        let mut records = self.records.lock();
+        if records.len() == 0 {
+            // The last were taken in this moment.
+            return;
+        }
+        self.cut.store(true, Ordering::Release);
+        let unsent = std::mem::take(&mut *records);
+        drop(records);
+        drop(unsent);
+        self.series.terminated();
+    }
 }
 
 impl Initial {
     fn of(core: &Arc<Core>, records: Vec<Arc<Record>>, series: &Arc<WatchSeries>) -> Initial {
         let large = records.len() > WATCHED;
-        let shared =
-            Arc::new(Unsent { records: Mutex::new(records.into_iter()), cut: AtomicBool::new(false) });
-        if !large {
-            return Initial { shared, _ended: None };
-        }
-        let (sender, ended) = tokio::sync::oneshot::channel();
-        let watchman =
-            cut_if_unread(Arc::clone(&shared), ended, core.config.limits.request, Arc::clone(series));
-        let shutdown = core.shutdown.clone();
-        core.tracker.spawn(async move {
-            tokio::select! { () = watchman => {}, () = shutdown.cancelled() => {} }
+        let shared = Arc::new(Unsent {
+            records: Mutex::new(records.into_iter()),
+            cut: AtomicBool::new(false),
+            series: Arc::clone(series),
         });
-        Initial { shared, _ended: Some(sender) }
+        let watchman = large.then(|| watchman::post(core, Arc::clone(&shared), core.config.limits.request));
+        Initial { shared, _watchman: watchman }
     }
 
     fn next(&mut self) -> Option<Arc<Record>> {
@@ -284,32 +298,6 @@ impl Initial {
     /// Whether some were dropped. Said once.
     fn is_cut(&self) -> bool {
         self.shared.cut.swap(false, Ordering::AcqRel)
-    }
-}
-
-async fn cut_if_unread(
-    shared: Arc<Unsent>,
-    mut ended: tokio::sync::oneshot::Receiver<()>,
-    limit: Duration,
-    series: Arc<WatchSeries>,
-) {
-    let mut seen = shared.records.lock().len();
-    while seen > 0 {
-        tokio::select! {
-            _ = &mut ended => return,
-            () = tokio::time::sleep(limit) => {}
-        }
-        let mut records = shared.records.lock();
-        let left = records.len();
-        if left > 0 && left == seen {
-            shared.cut.store(true, Ordering::Release);
-            let unsent = std::mem::take(&mut *records);
-            drop(records);
-            drop(unsent);
-            series.terminated();
-            return;
-        }
-        seen = left;
     }
 }
 

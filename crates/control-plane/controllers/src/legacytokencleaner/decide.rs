@@ -6,21 +6,12 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use podium_pki::token::legacy::{ACCOUNT_UID, INVALID_SINCE, LAST_USED, SECRET_TYPE};
 
 use crate::clock;
 use crate::labels;
 use crate::owner;
 
-/// The type of token Secrets.
-pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
-/// On Secrets and ConfigMaps: the day of the last use.
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-/// The day since when the token is not accepted any more.
-pub(crate) const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
-/// The account that a token Secret is for.
-pub(crate) const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
-/// And which life of it.
-pub(crate) const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Unused for so long means unused. Source: `--legacy-service-account-token-clean-up-period`.
 const UNUSED_SECONDS: i64 = 365 * 24 * 3600;
 const DAY_SECONDS: i64 = 24 * 3600;
@@ -61,7 +52,7 @@ pub(crate) fn decide(
     let meta = &secret.metadata;
     let horizon = clock::after(now, -UNUSED_SECONDS);
     let young = meta.creation_timestamp.as_ref().is_none_or(|created| created.0 >= horizon);
-    if secret.type_.as_deref() != Some(TYPE) || young || meta.deletion_timestamp.is_some() {
+    if secret.type_.as_deref() != Some(SECRET_TYPE) || young || meta.deletion_timestamp.is_some() {
         return Decision::Keep;
     }
     let last_used = labels::value(meta.labels.as_ref(), LAST_USED);

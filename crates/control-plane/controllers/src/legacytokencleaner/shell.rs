@@ -8,9 +8,10 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_conflict, is_not_found};
+use podium_pki::token::legacy::{ACCOUNT_NAME, INVALID_SINCE, SECRET_TYPE};
 use serde_json::json;
 
-use super::decide::{ACCOUNT_NAME, Decision, INVALID_SINCE, TYPE, decide, is_known_long_enough, secrets_of};
+use super::decide::{Decision, decide, is_known_long_enough, secrets_of};
 use crate::context::{Context, Error};
 use crate::labels;
 use crate::owner;
@@ -62,7 +63,7 @@ impl Controller {
         }
         let mut mounted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for secret in self.secrets.list() {
-            if secret.type_.as_deref() != Some(TYPE) {
+            if secret.type_.as_deref() != Some(SECRET_TYPE) {
                 continue;
             }
             let namespace = owner::namespace(&secret.metadata);

@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, LocalObjectReference, ObjectReference, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use podium_pki::token::legacy::{ACCOUNT_NAME, INVALID_SINCE, LAST_USED, SECRET_TYPE};
 
-use super::decide::{ACCOUNT_NAME, Decision, INVALID_SINCE, TYPE, decide, is_known_long_enough, secrets_of};
+use super::decide::{Decision, decide, is_known_long_enough, secrets_of};
 use crate::testing::{PodExt, at, labels, meta, pod, time};
 
 const DAY: i64 = 24 * 3600;
@@ -22,7 +23,7 @@ fn token(marks: &[(&str, &str)]) -> Secret {
             annotations: Some(labels(&[(ACCOUNT_NAME, "bot")])),
             ..meta("bot-token")
         },
-        type_: Some(TYPE.to_owned()),
+        type_: Some(SECRET_TYPE.to_owned()),
         ..Secret::default()
     }
 }
@@ -37,7 +38,7 @@ fn unused_tokens_are_refused_and_then_deleted() {
     let none = BTreeSet::new();
     let used = BTreeSet::from(["bot-token".to_owned()]);
     let today = jiff::civil::date(1971, 6, 29);
-    let last_used = "kubernetes.io/legacy-token-last-used";
+    let last_used = LAST_USED;
     for (what, secret, account, mounted, expected) in [
         ("never used", token(&[]), Some(account()), &none, Decision::Invalidate(today)),
         (

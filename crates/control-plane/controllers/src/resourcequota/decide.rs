@@ -3,29 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, ScopedResourceSelectorRequirement,
-    Service,
-};
+use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use podium_api::quantity::Quantity;
+use podium_api::quota::{Amounts, Tally, kind_of};
+use serde_json::Value;
 
-use super::usage::{self, Amounts, add, amounts, in_scope, kind_of, number};
+/// A kind of object: group and plural.
+pub(crate) type Kind = (String, String);
 
-/// The objects of a namespace, as far as its quota counts them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Contents {
-    pub(crate) pods: Vec<Pod>,
-    pub(crate) services: Vec<Service>,
-    pub(crate) claims: Vec<PersistentVolumeClaim>,
-    /// Numbers of objects, by group and plural.
-    pub(crate) counts: BTreeMap<(String, String), usize>,
+/// The objects of a kind, as far as a quota counts them.
+#[derive(Clone, Debug)]
+pub(crate) enum Counted {
+    /// What each of them uses counts.
+    Objects(Vec<Value>),
+    /// Only how many there are.
+    Number(usize),
 }
 
-/// The kinds of object that a quota counts: group and plural.
-pub(crate) fn kinds(quota: &ResourceQuota) -> BTreeSet<(String, String)> {
+/// The objects of a namespace that a quota counts.
+pub(crate) type Contents = BTreeMap<Kind, Counted>;
+
+/// The kinds of object that a quota counts.
+pub(crate) fn kinds(quota: &ResourceQuota) -> BTreeSet<Kind> {
     let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
-    hard.into_iter().flatten().filter_map(|(name, _)| kind_of(name)).collect()
+    let kinds = hard.into_iter().flatten().filter_map(|(name, _)| kind_of(name));
+    kinds.map(|(group, plural)| (group.to_owned(), plural.to_owned())).collect()
 }
 
 /// What is to be done about a status.
@@ -57,40 +60,21 @@ pub(crate) fn decide(quota: &ResourceQuota, contents: &Contents, quiet: bool, no
     Decision::Write(ResourceQuotaStatus { hard: spec.hard, used: Some(list) })
 }
 
-/// The scopes of a quota, the plain ones included.
-fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
-    let spec = quota.spec.clone().unwrap_or_default();
-    let plain = spec.scopes.into_iter().flatten().map(|scope_name| ScopedResourceSelectorRequirement {
-        scope_name,
-        operator: "Exists".to_owned(),
-        values: None,
-    });
-    let selected = spec.scope_selector.and_then(|it| it.match_expressions).into_iter().flatten();
-    plain.chain(selected).collect()
+/// A list as objects have it. What does not parse is left out.
+fn amounts(list: Option<&BTreeMap<String, Wire>>) -> Amounts {
+    let parse = |(name, amount): (&String, &Wire)| Some((name.clone(), Quantity::try_from(amount).ok()?));
+    list.into_iter().flatten().filter_map(parse).collect()
 }
 
 fn used(quota: &ResourceQuota, contents: &Contents, now: Timestamp) -> Amounts {
-    let scopes = scopes(quota);
-    let mut sum = Amounts::new();
-    let mut pods = 0;
-    for pod in contents.pods.iter().filter(|pod| scopes.iter().all(|scope| in_scope(pod, scope))) {
-        pods += 1;
-        add(&mut sum, usage::pod(pod, now));
-    }
-    sum.insert("count/pods".to_owned(), number(pods));
-    // Scopes are about pods, so a quota with scopes counts nothing else.
-    if scopes.is_empty() {
-        contents.services.iter().for_each(|it| add(&mut sum, usage::service(it)));
-        contents.claims.iter().for_each(|it| add(&mut sum, usage::claim(it)));
-        for ((group, plural), count) in &contents.counts {
-            let suffix = if group.is_empty() { String::new() } else { format!(".{group}") };
-            sum.insert(format!("count/{plural}{suffix}"), number(*count));
-            if group.is_empty() && plural != "pods" {
-                sum.entry(plural.clone()).or_insert_with(|| number(*count));
-            }
+    // A typed object always is a tree.
+    let quota = serde_json::to_value(quota).unwrap_or_default();
+    let mut tally = Tally::new(&quota, now);
+    for ((group, plural), counted) in contents {
+        match counted {
+            Counted::Objects(objects) => objects.iter().for_each(|it| tally.add(group, plural, it)),
+            Counted::Number(number) => tally.add_number(group, plural, *number),
         }
     }
-    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
-    let of = |name: &String| (name.clone(), sum.get(name).copied().unwrap_or(Quantity::ZERO));
-    hard.into_iter().flatten().map(|(name, _)| of(name)).collect()
+    tally.used()
 }

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Serv
 use kube::api::{Api, DynamicObject, ListParams, PostParams};
 use parking_lot::Mutex;
 use podium_client::{Change, Informer, ObjectKey, ResourcePath, WorkQueue, is_not_found};
+use serde_json::Value;
 
-use super::decide::{Contents, Decision, decide, kinds};
+use super::decide::{Contents, Counted, Decision, Kind, decide, kinds};
 use crate::clock;
 use crate::context::{Context, Error};
 use crate::discovery::{Served, discover};
@@ -45,7 +46,7 @@ struct Controller {
     /// When each quota was last seen to change.
     changed: Mutex<HashMap<ObjectKey, Timestamp>>,
     /// Kinds that some quota has counted, followed from then on.
-    watched: Mutex<HashSet<(String, String)>>,
+    watched: Mutex<HashSet<Kind>>,
     /// What the API serves, as far as it has been asked for.
     served: Mutex<Vec<Served>>,
 }
@@ -73,7 +74,7 @@ impl Controller {
     }
 
     /// Follows the kinds that a quota counts, for what they free.
-    fn follow(self: &Arc<Self>, kinds: &[(String, String)], served: &[Served]) {
+    fn follow(self: &Arc<Self>, kinds: &[Kind], served: &[Served]) {
         for kind in kinds {
             if !self.watched.lock().insert(kind.clone()) {
                 continue;
@@ -109,7 +110,7 @@ impl Controller {
     }
 
     /// What the API serves of these kinds. Asked anew while one of them is not known.
-    async fn served(&self, kinds: &[(String, String)]) -> Result<Vec<Served>, Error> {
+    async fn served(&self, kinds: &[Kind]) -> Result<Vec<Served>, Error> {
         let known = self.served.lock().clone();
         if kinds.iter().all(|kind| path_of(kind, &known).is_some()) {
             return Ok(known);
@@ -120,48 +121,35 @@ impl Controller {
         Ok(found.served)
     }
 
-    async fn contents(
-        &self,
-        namespace: &str,
-        kinds: &[(String, String)],
-        served: &[Served],
-    ) -> Result<Contents, Error> {
-        let client = || self.context.client.clone();
+    async fn contents(&self, namespace: &str, kinds: &[Kind], served: &[Served]) -> Result<Contents, Error> {
         let all = ListParams::default();
         let failed = |source| Error::call("list what a quota counts in", namespace)(source);
-        let mut contents = Contents::default();
+        let mut contents = Contents::new();
         for kind in kinds {
-            let count = match (kind.0.as_str(), kind.1.as_str()) {
-                ("", "pods") => {
-                    contents.pods =
-                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
-                    contents.pods.len()
+            let of_kind = |it: &&Served| it.path.group == kind.0 && it.path.plural == kind.1;
+            let Some(served) = served.iter().find(of_kind) else { continue };
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.context.client.clone(), namespace, &served.api_resource());
+            let counted = match (kind.0.as_str(), kind.1.as_str()) {
+                ("", "pods" | "services" | "persistentvolumeclaims") => {
+                    let found = api.list(&all).await.map_err(failed)?.items;
+                    Counted::Objects(found.iter().map(tree).collect())
                 }
-                ("", "services") => {
-                    contents.services =
-                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
-                    contents.services.len()
-                }
-                ("", "persistentvolumeclaims") => {
-                    contents.claims =
-                        Api::namespaced(client(), namespace).list(&all).await.map_err(failed)?.items;
-                    contents.claims.len()
-                }
-                _ => {
-                    let of_kind = |it: &&Served| it.path.group == kind.0 && it.path.plural == kind.1;
-                    let Some(served) = served.iter().find(of_kind) else { continue };
-                    let api: Api<DynamicObject> =
-                        Api::namespaced_with(client(), namespace, &served.api_resource());
-                    api.list_metadata(&all).await.map_err(failed)?.items.len()
-                }
+                _ => Counted::Number(api.list_metadata(&all).await.map_err(failed)?.items.len()),
             };
-            contents.counts.insert(kind.clone(), count);
+            contents.insert(kind.clone(), counted);
         }
         Ok(contents)
     }
 }
 
-fn path_of(kind: &(String, String), served: &[Served]) -> Option<ResourcePath> {
+/// An object as it was read.
+fn tree(object: &DynamicObject) -> Value {
+    // Read from a tree, it is one.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+fn path_of(kind: &Kind, served: &[Served]) -> Option<ResourcePath> {
     served.iter().find(|it| it.path.group == kind.0 && it.path.plural == kind.1).map(|it| it.path.clone())
 }
 
@@ -175,7 +163,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         controller.changed.lock().remove(&key);
         return Ok(());
     };
-    let kinds: Vec<(String, String)> = kinds(&quota).into_iter().collect();
+    let kinds: Vec<Kind> = kinds(&quota).into_iter().collect();
     let served = controller.served(&kinds).await?;
     controller.follow(&kinds, &served);
     let contents = controller.contents(&key.namespace, &kinds, &served).await?;

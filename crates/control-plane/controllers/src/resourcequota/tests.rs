@@ -1,18 +1,16 @@
-//! What objects use, what quotas count, and the controller against a server.
+//! When counts are written, and the controller against a server.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, ResourceQuota,
-    ResourceQuotaSpec, ResourceRequirements, Service, ServicePort, ServiceSpec, VolumeResourceRequirements,
+    ConfigMap, Container, Pod, ResourceQuota, ResourceQuotaSpec, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::decide::{Contents, Decision, decide, kinds};
-use super::usage::{self, Amounts, kind_of};
+use super::decide::{Contents, Counted, Decision, decide, kinds};
 use crate::testing::api::{FakeApi, Running};
-use crate::testing::{PodExt, at, meta, pod, time};
+use crate::testing::{PodExt, at, meta, pod};
 
 fn list(pairs: &[(&str, &str)]) -> BTreeMap<String, Wire> {
     pairs.iter().map(|(name, amount)| ((*name).to_owned(), Wire((*amount).to_owned()))).collect()
@@ -28,107 +26,9 @@ fn with(containers: Vec<Container>) -> Pod {
     pod("p").edit(|pod| pod.spec.as_mut().unwrap().containers = containers)
 }
 
-fn shown(amounts: &Amounts) -> Vec<String> {
-    amounts.iter().map(|(name, amount)| format!("{name}={amount}")).collect()
-}
-
-#[test]
-fn pods_use_what_their_containers_ask_for() {
-    let two = with(vec![
-        container(&[("cpu", "250m"), ("memory", "1Gi")], &[("cpu", "1")]),
-        container(&[("cpu", "250m"), ("example.com/gpu", "2")], &[]),
-    ]);
-    let expected = [
-        "cpu=500m",
-        "limits.cpu=1",
-        "memory=1Gi",
-        "pods=1",
-        "requests.cpu=500m",
-        "requests.example.com/gpu=2",
-        "requests.memory=1Gi",
-    ];
-    assert_eq!(shown(&usage::pod(&two, at(0))), expected);
-    let sidecar =
-        Container { restart_policy: Some("Always".to_owned()), ..container(&[("cpu", "100m")], &[]) };
-    let early = two.clone().edit(|pod| {
-        pod.spec.as_mut().unwrap().init_containers = Some(vec![sidecar, container(&[("cpu", "2")], &[])]);
-    });
-    assert_eq!(
-        usage::pod(&early, at(0))["cpu"].to_string(),
-        "2100m",
-        "the last init container beside the sidecar"
-    );
-    assert!(usage::pod(&two.clone().phase("Failed"), at(0)).is_empty());
-    let stuck = two.deleting().edit(|pod| {
-        pod.metadata.deletion_timestamp = Some(time(100));
-        pod.metadata.deletion_grace_period_seconds = Some(30);
-    });
-    assert!(!usage::pod(&stuck, at(130)).is_empty() && usage::pod(&stuck, at(131)).is_empty());
-}
-
-#[test]
-fn services_and_claims_use_more_than_one_thing() {
-    let service = |type_: &str, allocate: Option<bool>| Service {
-        spec: Some(ServiceSpec {
-            type_: Some(type_.to_owned()),
-            allocate_load_balancer_node_ports: allocate,
-            ports: Some(vec![
-                ServicePort::default(),
-                ServicePort { node_port: Some(30000), ..ServicePort::default() },
-            ]),
-            ..ServiceSpec::default()
-        }),
-        ..Service::default()
-    };
-    for (type_, allocate, balancers, ports) in [
-        ("ClusterIP", None, "0", "0"),
-        ("NodePort", None, "0", "2"),
-        ("LoadBalancer", None, "1", "2"),
-        ("LoadBalancer", Some(false), "1", "1"),
-    ] {
-        let used = usage::service(&service(type_, allocate));
-        let pair = (used["services.loadbalancers"].to_string(), used["services.nodeports"].to_string());
-        assert_eq!(pair, (balancers.to_owned(), ports.to_owned()), "{type_}");
-    }
-    let claim = PersistentVolumeClaim {
-        spec: Some(PersistentVolumeClaimSpec {
-            storage_class_name: Some("fast".to_owned()),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(list(&[("storage", "5Gi")])),
-                limits: None,
-            }),
-            ..PersistentVolumeClaimSpec::default()
-        }),
-        ..PersistentVolumeClaim::default()
-    };
-    let expected = [
-        "fast.storageclass.storage.k8s.io/persistentvolumeclaims=1",
-        "fast.storageclass.storage.k8s.io/requests.storage=5Gi",
-        "persistentvolumeclaims=1",
-        "requests.storage=5Gi",
-    ];
-    assert_eq!(shown(&usage::claim(&claim)), expected);
-}
-
-#[test]
-fn names_say_what_they_count() {
-    for (name, kind) in [
-        ("pods", Some(("", "pods"))),
-        ("requests.cpu", Some(("", "pods"))),
-        ("limits.memory", Some(("", "pods"))),
-        ("hugepages-2Mi", Some(("", "pods"))),
-        ("requests.example.com/gpu", Some(("", "pods"))),
-        ("requests.storage", Some(("", "persistentvolumeclaims"))),
-        ("fast.storageclass.storage.k8s.io/requests.storage", Some(("", "persistentvolumeclaims"))),
-        ("services.nodeports", Some(("", "services"))),
-        ("secrets", Some(("", "secrets"))),
-        ("count/deployments.apps", Some(("apps", "deployments"))),
-        ("count/configmaps", Some(("", "configmaps"))),
-        ("nonsense", None),
-    ] {
-        let expected = kind.map(|(group, plural)| (group.to_owned(), plural.to_owned()));
-        assert_eq!(kind_of(name), expected, "{name}");
-    }
+fn of_pods(pods: &[Pod]) -> ((String, String), Counted) {
+    let trees = pods.iter().map(|pod| serde_json::to_value(pod).unwrap()).collect();
+    ((String::new(), "pods".to_owned()), Counted::Objects(trees))
 }
 
 fn quota(hard: &[(&str, &str)], scopes: &[&str]) -> ResourceQuota {
@@ -154,10 +54,9 @@ fn written(decision: Decision) -> BTreeMap<String, Wire> {
 fn counts_go_up_at_once_and_down_when_it_is_quiet() {
     let mut current = quota(&[("pods", "5"), ("requests.cpu", "2"), ("configmaps", "9")], &[]);
     assert_eq!(kinds(&current).len(), 2);
-    let contents = |pods: usize| Contents {
-        pods: (0..pods).map(|_| with(vec![container(&[("cpu", "250m")], &[])])).collect(),
-        counts: BTreeMap::from([((String::new(), "configmaps".to_owned()), 1)]),
-        ..Contents::default()
+    let contents = |pods: usize| {
+        let pods: Vec<Pod> = (0..pods).map(|_| with(vec![container(&[("cpu", "250m")], &[])])).collect();
+        Contents::from([of_pods(&pods), ((String::new(), "configmaps".to_owned()), Counted::Number(1))])
     };
     let first = decide(&current, &contents(2), false, at(0));
     assert_eq!(written(first.clone()), list(&[("pods", "2"), ("requests.cpu", "500m"), ("configmaps", "1")]));
@@ -174,7 +73,7 @@ fn scopes_choose_pods() {
     let burdened = with(vec![container(&[("cpu", "1")], &[])]);
     let free = with(vec![container(&[], &[])]);
     let brief = free.clone().edit(|pod| pod.spec.as_mut().unwrap().active_deadline_seconds = Some(5));
-    let contents = Contents { pods: vec![burdened, free, brief], ..Contents::default() };
+    let contents = Contents::from([of_pods(&[burdened, free, brief])]);
     for (scopes, expected) in [
         (&[][..], "3"),
         (&["BestEffort"], "2"),

@@ -2,10 +2,10 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use serde_json::{Value, json};
+use podium_pki::token::legacy::{self, ACCOUNT_NAME, ACCOUNT_UID, SECRET_TYPE};
+use serde_json::Value;
 
 use crate::labels;
-use crate::legacytokencleaner::{ACCOUNT_NAME, ACCOUNT_UID, TYPE};
 use crate::owner;
 
 const TOKEN: &str = "token";
@@ -25,7 +25,7 @@ pub(crate) enum Decision {
 
 /// The account that a token Secret is for: its name, and its uid if that is given.
 pub(crate) fn account_of(secret: &Secret) -> Option<(&str, &str)> {
-    if secret.type_.as_deref() != Some(TYPE) {
+    if secret.type_.as_deref() != Some(SECRET_TYPE) {
         return None;
     }
     let annotations = secret.metadata.annotations.as_ref();
@@ -53,16 +53,8 @@ fn entry<'a>(secret: &'a Secret, key: &str) -> &'a [u8] {
 
 /// The claims of a token that lives as long as its Secret.
 fn claims(secret: &Secret, account: &ServiceAccount) -> Value {
-    let namespace = owner::namespace(&secret.metadata);
-    let name = owner::name(&account.metadata);
-    json!({
-        "iss": "kubernetes/serviceaccount",
-        "sub": format!("system:serviceaccount:{namespace}:{name}"),
-        "kubernetes.io/serviceaccount/namespace": namespace,
-        "kubernetes.io/serviceaccount/secret.name": owner::name(&secret.metadata),
-        "kubernetes.io/serviceaccount/service-account.name": name,
-        "kubernetes.io/serviceaccount/service-account.uid": owner::uid(&account.metadata),
-    })
+    let (secret, account) = (&secret.metadata, &account.metadata);
+    legacy::claims(owner::namespace(secret), owner::name(account), owner::uid(account), owner::name(secret))
 }
 
 /// The Secret with everything it lacked.

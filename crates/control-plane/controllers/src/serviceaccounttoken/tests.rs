@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use podium_pki::token::legacy::{ACCOUNT_NAME, ACCOUNT_UID, SECRET_TYPE};
 use podium_pki::token::{Keys, generate_key};
 
 use super::decide::{Decision, decide, filled, without_reference};
-use crate::legacytokencleaner::{ACCOUNT_NAME, ACCOUNT_UID, TYPE};
 use crate::manager::Settings;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{labels, meta};
@@ -15,7 +15,7 @@ use crate::testing::{labels, meta};
 fn secret(annotations: &[(&str, &str)]) -> Secret {
     Secret {
         metadata: ObjectMeta { annotations: Some(labels(annotations)), ..meta("t") },
-        type_: Some(TYPE.to_owned()),
+        type_: Some(SECRET_TYPE.to_owned()),
         ..Secret::default()
     }
 }

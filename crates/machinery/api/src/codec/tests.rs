@@ -18,6 +18,15 @@ fn refused(body: &str, group: &str, kind: &str, message: &str) {
 }
 
 #[test]
+fn lengths_of_varints() {
+    for number in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 1 << 40, u64::MAX] {
+        let mut out = Vec::new();
+        put_varint(&mut out, number);
+        assert_eq!(varint_length(number), out.len(), "{number}");
+    }
+}
+
+#[test]
 fn decodes_and_fills_the_kind() {
     let decoded = pod(r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#);
     assert_eq!(

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Requester;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, human_duration, name, or, string};
 use super::tree::{carry, ensure_map, list, opt_int, remove, same, set, text, value};
@@ -14,14 +15,7 @@ const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 
 pub(super) static SIGNING_REQUEST: Kind = Kind {
     status: Some(empty_status),
-    // Who asks is what the server knows, not what the client says: see `set_requester`.
-    prepare: |object| {
-        if let Some(spec) = super::tree::child(object, "spec") {
-            for field in ["username", "uid", "groups", "extra"] {
-                remove(spec, field);
-            }
-        }
-    },
+    requested: set_requester,
     // What is to be signed never changes.
     prepare_update: |new, old| carry(new, old, "spec"),
     prepare_status: keep_decisions,
@@ -76,26 +70,22 @@ pub(super) static SIGNING_REQUEST: Kind = Kind {
     ..Kind::BASE
 };
 
-/// Writes who asks into a new request. The API server calls this after [`super::Rules::prepare_create`], which has
-/// cleared what the client may have claimed.
-pub fn set_requester(
-    request: &mut Value,
-    name: &str,
-    uid: &str,
-    groups: &[String],
-    extra: &std::collections::BTreeMap<String, Vec<String>>,
-) {
+/// Who asks is what the server knows, not what the client says.
+fn set_requester(request: &mut Value, requester: &Requester<'_>) {
     let Some(spec) = ensure_map(request, "spec") else { return };
-    set(spec, "username", name);
-    if !uid.is_empty() {
-        set(spec, "uid", uid);
+    for field in ["username", "uid", "groups", "extra"] {
+        remove(spec, field);
     }
-    if !groups.is_empty() {
-        set(spec, "groups", groups.to_vec());
+    set(spec, "username", requester.name);
+    if !requester.uid.is_empty() {
+        set(spec, "uid", requester.uid);
     }
-    if !extra.is_empty() {
+    if !requester.groups.is_empty() {
+        set(spec, "groups", requester.groups.to_vec());
+    }
+    if !requester.extra.is_empty() {
         let extra: Map<String, Value> =
-            extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+            requester.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
         set(spec, "extra", extra);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::print;
 use super::tree::{carry, same, set, value};
 use super::validate::dns_subdomain;
-use super::{Column, Context, Part, Rules, reset_metadata};
+use super::{Column, Context, Part, Requester, Rules, reset_metadata};
 use crate::field::Errors;
 
 /// One kind's behaviour. Build it from [`Kind::BASE`].
@@ -16,6 +16,8 @@ pub(crate) struct Kind {
     pub(crate) default: fn(&mut Value),
     /// Changes a new object before it is validated, beyond the reset of its status.
     pub(crate) prepare: fn(&mut Value),
+    /// Writes who asks into a new object, after `prepare`.
+    pub(crate) requested: fn(&mut Value, &Requester<'_>),
     /// The status of a new object; `None` for kinds without a status part.
     pub(crate) status: Option<fn(&Value) -> Value>,
     /// Whether a status update keeps labels, annotations and the like too.
@@ -61,6 +63,7 @@ impl Kind {
     pub(crate) const BASE: Kind = Kind {
         default: |_| {},
         prepare: |_| {},
+        requested: |_, _| {},
         status: None,
         status_keeps_metadata: false,
         prepare_update: |_, _| {},
@@ -93,12 +96,13 @@ impl Rules for Kind {
         (self.default)(object);
     }
 
-    fn prepare_create(&self, object: &mut Value, _ctx: &Context<'_>) {
+    fn prepare_create(&self, object: &mut Value, ctx: &Context<'_>) {
         if let Some(status) = self.status {
             let status = status(object);
             set(object, "status", status);
         }
         (self.prepare)(object);
+        (self.requested)(object, &ctx.requester);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {

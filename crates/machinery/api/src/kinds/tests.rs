@@ -14,7 +14,7 @@ mod workloads;
 const NOW: &str = "2026-01-02T00:00:00Z";
 
 fn context(part: Part) -> Context<'static> {
-    Context { part, now: NOW }
+    Context { part, now: NOW, requester: Requester::NOBODY }
 }
 
 /// The object after what the server does before it validates a create.
@@ -476,22 +476,16 @@ fn signing_requests() {
     let request = json!({"metadata": {"name": "r"}, "spec": {
         "request": PEM, "usages": ["client auth"], "signerName": "kubernetes.io/kube-apiserver-client", "username": "admin",
         "groups": ["system:masters"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
-    let mut stored = created(GROUP, "CertificateSigningRequest", request);
-    assert_eq!(stored["status"], json!({}), "nobody approves their own");
-    assert!(
-        stored["spec"].get("username").is_none() && stored["spec"].get("groups").is_none(),
-        "nor says who they are"
-    );
-    certificates::set_requester(
-        &mut stored,
-        "eve",
-        "",
-        &["devs".to_owned()],
-        &std::collections::BTreeMap::new(),
-    );
-    assert_eq!(stored["spec"]["username"], "eve");
-    assert_eq!(faults_of(GROUP, "CertificateSigningRequest", &stored), Vec::<String>::new());
+    let groups = ["devs".to_owned()];
+    let eve = Requester { name: "eve", groups: &groups, ..Requester::NOBODY };
+    let mut stored = request;
     let rules = rules(GROUP, "CertificateSigningRequest");
+    rules.default(&mut stored);
+    rules.prepare_create(&mut stored, &Context { requester: eve, ..context(Part::Main) });
+    assert_eq!(stored["status"], json!({}), "nobody approves their own");
+    assert_eq!(stored["spec"]["username"], "eve", "nor says who they are");
+    assert_eq!(stored["spec"]["groups"], json!(["devs"]));
+    assert_eq!(faults_of(GROUP, "CertificateSigningRequest", &stored), Vec::<String>::new());
     let change = |part: Part, old: &Value, conditions: Value, certificate: &str| {
         let mut new = old.clone();
         new["spec"]["username"] = json!("admin");

@@ -8,7 +8,7 @@ mod dice;
 
 use podium_api::codec::{self, CheckError, Encoding, FieldValidation};
 use podium_api::field::Errors;
-use podium_api::kinds::{self, Context, Part, Rules};
+use podium_api::kinds::{self, Context, Part, Requester, Rules};
 use podium_api::patch::{self, PatchType, apply};
 use podium_api::resources::{self, Resource};
 use podium_api::schema;
@@ -74,7 +74,7 @@ fn decode(body: &[u8], encoding: Encoding, resource: &Resource) -> Result<Value,
 fn live_a_life(resource: &Resource, object: &Value, old: Option<&Value>) {
     let rules = kinds::rules(resource.group, resource.kind);
     for part in [Part::Main, Part::Status] {
-        let context = Context { part, now: NOW };
+        let context = Context { part, now: NOW, requester: Requester::NOBODY };
         let mut new = object.clone();
         rules.default(&mut new);
         defaulted(rules, &new, resource);

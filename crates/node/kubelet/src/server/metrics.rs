@@ -1,9 +1,8 @@
 //! Metrics in Prometheus' text format, by upstream's names.
 
-use std::{collections::BTreeMap, fmt::Write, fs, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use http::Method;
-use nix::unistd::{SysconfVar, sysconf};
 use parking_lot::Mutex;
 use podium_cri::v1;
 
@@ -177,33 +176,8 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
         Err(error) => tracing::debug!(%error, "metrics without the runtime's"),
     }
     requests.write(&mut text);
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    process(&mut text, &stat, host.started().as_second());
+    text.0.push_str(&podium_client::process_metrics());
     reply::metrics(text.0)
-}
-
-/// The metrics that every process has, from the text of `/proc/self/stat`.
-fn process(text: &mut Text, stat: &str, started: i64) {
-    // The name, in parentheses, may hold anything; fields are counted after it.
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-    let constant = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
-    if let (Some(user), Some(system), Some(ticks)) = (number(11), number(12), constant(SysconfVar::CLK_TCK)) {
-        let name = "process_cpu_seconds_total";
-        text.family(name, "counter", "Total user and system CPU time spent in seconds.");
-        text.sample(name, &[], seconds((user + system) * (1_000_000_000 / ticks.max(1))));
-    }
-    if let (Some(pages), Some(size)) = (number(21), constant(SysconfVar::PAGE_SIZE)) {
-        text.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
-        text.sample("process_resident_memory_bytes", &[], pages * size);
-    }
-    text.family(
-        "process_start_time_seconds",
-        "gauge",
-        "Start time of the process since unix epoch in seconds.",
-    );
-    text.sample("process_start_time_seconds", &[], started);
 }
 
 /// `/metrics/resource`: what metrics-server reads.
@@ -428,18 +402,5 @@ mod tests {
         let mut text = Text::default();
         text.sample("a", &[("b", "x\"\\\ny")], 1);
         assert_eq!(text.0, "a{b=\"x\\\"\\\\\\ny\"} 1\n");
-    }
-
-    #[test]
-    fn a_process_is_read() {
-        let mut fields = vec!["0"; 50];
-        fields[11] = "150";
-        fields[12] = "50";
-        fields[21] = "2";
-        let mut text = Text::default();
-        process(&mut text, &format!("1 (a) b) {}", fields.join(" ")), 5);
-        assert!(text.0.contains("process_start_time_seconds 5\n"), "{}", text.0);
-        assert!(text.0.contains("process_cpu_seconds_total "), "{}", text.0);
-        assert!(text.0.contains("process_resident_memory_bytes "), "{}", text.0);
     }
 }

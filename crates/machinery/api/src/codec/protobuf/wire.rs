@@ -119,7 +119,7 @@ fn wrong(wire: Wire) -> Malformed {
 }
 
 /// Writes a number, seven bits a byte, the lowest first.
-pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
+pub fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -128,7 +128,7 @@ pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
 }
 
 /// How many bytes [`put_varint`] writes.
-pub(crate) const fn varint_length(value: u64) -> usize {
+pub const fn varint_length(value: u64) -> usize {
     // Zero takes a byte too.
     let bits = u64::BITS - (value | 1).leading_zeros();
     bits.div_ceil(7) as usize

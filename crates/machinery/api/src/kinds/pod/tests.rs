@@ -5,12 +5,12 @@
 use serde_json::json;
 
 use super::*;
-use crate::kinds::{rules, validate_metadata};
+use crate::kinds::{Requester, rules, validate_metadata};
 
 const NOW: &str = "2026-01-02T00:00:00Z";
 
 fn main_part() -> Context<'static> {
-    Context { part: Part::Main, now: NOW }
+    Context { part: Part::Main, now: NOW, requester: Requester::NOBODY }
 }
 
 /// A pod with one container, to which `spec` is added.
@@ -380,7 +380,11 @@ fn status_part_keeps_the_spec_and_main_part_the_status() {
     new["status"]["phase"] = json!("Running");
     new["status"].as_object_mut().unwrap().remove("qosClass");
     let mut status = new.clone();
-    Pod.prepare_update(&mut status, &old, &Context { part: Part::Status, now: NOW });
+    Pod.prepare_update(
+        &mut status,
+        &old,
+        &Context { part: Part::Status, now: NOW, requester: Requester::NOBODY },
+    );
     assert_eq!(status["spec"], old["spec"]);
     assert_eq!(status["status"], json!({"phase": "Running", "qosClass": "BestEffort"}));
     Pod.prepare_update(&mut new, &old, &main_part());
@@ -396,7 +400,12 @@ fn ended_containers_stay_ended_unless_they_restart() {
         let mut new = old.clone();
         new["status"]["containerStatuses"] = json!([{"name": "c", "state": {"running": {}}}]);
         let mut errors = Errors::new();
-        Pod.validate_update(&new, &old, &Context { part: Part::Status, now: NOW }, &mut errors);
+        Pod.validate_update(
+            &new,
+            &old,
+            &Context { part: Part::Status, now: NOW, requester: Requester::NOBODY },
+            &mut errors,
+        );
         assert_eq!(errors.0.len(), faults, "{policy} {code}");
     };
     check("Always", 0, 0);

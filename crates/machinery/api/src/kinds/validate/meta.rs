@@ -169,8 +169,8 @@ fn named_finalizers(object: &Value, errors: &mut Errors) {
     if all.is_empty() {
         return;
     }
-    let (group, kind) = (split_api_version(text(object, "apiVersion")).0, text(object, "kind"));
-    let own = resources::all().iter().find(|r| r.group == group && r.kind == kind);
+    let (group, version) = split_api_version(text(object, "apiVersion"));
+    let own = resources::by_kind(group, version, text(object, "kind"));
     if own.is_none_or(|resource| resource.categories.contains(&"api-extensions")) {
         return;
     }

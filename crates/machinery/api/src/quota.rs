@@ -1,16 +1,20 @@
-//! What objects use, in the names that quotas count. Pure.
+//! What objects use, in the names that quotas count: for admission, which charges writes, and for the controller, which
+//! counts again.
 //!
 //! Source: upstream's evaluators in `pkg/quota/v1/evaluator/core` and `component-helpers/resource`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use podium_api::quantity::{Format, Quantity};
 use serde_json::Value;
 
-use crate::objects::{items, text};
+use crate::kinds::tree::{has, int, list, opt_int, text, value};
+use crate::quantity::{Format, Quantity};
 
 /// Amounts by resource name.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
 
@@ -23,7 +27,7 @@ fn count(n: usize) -> Quantity {
 }
 
 /// A `ResourceList`.
-pub(crate) fn amounts(list: &Value) -> Amounts {
+pub fn amounts(list: &Value) -> Amounts {
     list.as_object()
         .into_iter()
         .flatten()
@@ -45,12 +49,12 @@ fn raise(to: &mut Amounts, from: &Amounts) {
 }
 
 /// What the scheduler sets aside for a pod.
-pub(crate) fn pod_requests(pod: &Value) -> Amounts {
+pub fn pod_requests(pod: &Value) -> Amounts {
     pod_resources(pod, "requests")
 }
 
 /// What a pod may use at most; resources without limit are left out.
-pub(crate) fn pod_limits(pod: &Value) -> Amounts {
+pub fn pod_limits(pod: &Value) -> Amounts {
     pod_resources(pod, "limits")
 }
 
@@ -59,13 +63,13 @@ pub(crate) fn pod_limits(pod: &Value) -> Amounts {
 fn pod_resources(pod: &Value, field: &str) -> Amounts {
     let of = |container: &Value| amounts(&container["resources"][field]);
     let mut total = Amounts::new();
-    for container in items(pod, "/spec/containers") {
+    for container in list(&pod["spec"], "containers") {
         add(&mut total, &of(container));
     }
     let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
-    for container in items(pod, "/spec/initContainers") {
+    for container in list(&pod["spec"], "initContainers") {
         let mut own = of(container);
-        if text(container, "/restartPolicy") == "Always" {
+        if text(container, "restartPolicy") == "Always" {
             add(&mut total, &own);
             add(&mut sidecars, &own);
             own = sidecars.clone();
@@ -90,7 +94,7 @@ fn pod_resources(pod: &Value, field: &str) -> Amounts {
 }
 
 /// What an object counts for. `resource` is the plural. `now` decides whether a pod in deletion still counts.
-pub(crate) fn usage(group: &str, resource: &str, object: &Value, now: jiff::Timestamp) -> Amounts {
+pub fn usage(group: &str, resource: &str, object: &Value, now: jiff::Timestamp) -> Amounts {
     let mut used = Amounts::new();
     used.insert(count_name(group, resource), one());
     match (group, resource) {
@@ -108,16 +112,17 @@ pub(crate) fn usage(group: &str, resource: &str, object: &Value, now: jiff::Time
 }
 
 /// `count/pods`, `count/deployments.apps`.
-pub(crate) fn count_name(group: &str, resource: &str) -> String {
+pub fn count_name(group: &str, resource: &str) -> String {
     if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") }
 }
 
 fn pod_counts(pod: &Value, now: jiff::Timestamp) -> bool {
-    if matches!(text(pod, "/status/phase"), "Failed" | "Succeeded") {
+    if matches!(text(&pod["status"], "phase"), "Failed" | "Succeeded") {
         return false;
     }
-    let grace = pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-    match (text(pod, "/metadata/deletionTimestamp").parse::<jiff::Timestamp>(), grace) {
+    let meta = &pod["metadata"];
+    let grace = opt_int(meta, "deletionGracePeriodSeconds");
+    match (text(meta, "deletionTimestamp").parse::<jiff::Timestamp>(), grace) {
         // Stuck in deletion, on a lost node perhaps: no longer its owner's cost.
         (Ok(at), Some(grace)) => now.as_second() <= at.as_second().saturating_add(grace),
         _ => true,
@@ -154,12 +159,12 @@ fn is_extended(name: &str) -> bool {
 }
 
 fn service(service: &Value, used: &mut Amounts) {
-    let ports = items(service, "/spec/ports");
+    let ports = list(&service["spec"], "ports");
     used.insert("services".to_owned(), one());
-    let (balancers, node_ports) = match text(service, "/spec/type") {
+    let (balancers, node_ports) = match text(&service["spec"], "type") {
         "NodePort" => (0, ports.len()),
         "LoadBalancer" if service["spec"]["allocateLoadBalancerNodePorts"] == false => {
-            (1, ports.iter().filter(|port| port["nodePort"].as_i64().unwrap_or_default() != 0).count())
+            (1, ports.iter().filter(|port| int(port, "nodePort") != 0).count())
         }
         "LoadBalancer" => (1, ports.len()),
         _ => (0, 0),
@@ -169,12 +174,13 @@ fn service(service: &Value, used: &mut Amounts) {
 }
 
 fn claim(claim: &Value, used: &mut Amounts) {
-    let annotated = text(claim, "/metadata/annotations/volume.beta.kubernetes.io~1storage-class");
-    let class = if annotated.is_empty() { text(claim, "/spec/storageClassName") } else { annotated };
-    let size = |pointer: &str| claim.pointer(pointer).and_then(|size| Quantity::from_value(size).ok());
-    let asked = size("/spec/resources/requests/storage");
+    let (spec, meta) = (&claim["spec"], &claim["metadata"]);
+    let annotated = text(&meta["annotations"], "volume.beta.kubernetes.io/storage-class");
+    let class = if annotated.is_empty() { text(spec, "storageClassName") } else { annotated };
+    let size = |sizes: &Value| Quantity::from_value(value(sizes, "storage")).ok();
+    let asked = size(&spec["resources"]["requests"]);
     let storage =
-        asked.map(|asked| asked.max(size("/status/allocatedResources/storage").unwrap_or_default()));
+        asked.map(|asked| asked.max(size(&claim["status"]["allocatedResources"]).unwrap_or_default()));
     let mut charge = |name: &str, amount: Quantity| {
         used.insert(name.to_owned(), amount);
         if !class.is_empty() {
@@ -188,44 +194,86 @@ fn claim(claim: &Value, used: &mut Amounts) {
     }
 }
 
-/// Which of a quota's resource names this kind of object can use.
-pub(crate) fn relevant(group: &str, resource: &str, name: &str) -> bool {
-    if name == count_name(group, resource) {
-        return true;
+/// The kind of object that a quota's resource name counts: group and plural.
+pub fn kind_of(name: &str) -> Option<(&str, &str)> {
+    if let Some(counted) = name.strip_prefix("count/") {
+        let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
+        return Some((group, plural));
     }
-    match (group, resource) {
-        ("", "pods") => {
-            let bare = name.strip_prefix("requests.").unwrap_or(name);
-            matches!(
-                name,
-                "pods"
-                    | "cpu"
-                    | "memory"
-                    | "ephemeral-storage"
-                    | "limits.cpu"
-                    | "limits.memory"
-                    | "limits.ephemeral-storage"
-            ) || (bare != name
-                && (matches!(bare, "cpu" | "memory" | "ephemeral-storage") || is_extended(bare)))
-                || bare.starts_with("hugepages-")
+    let bare = name.split_once(STORAGE_CLASS).map_or(name, |(_, bare)| bare);
+    match bare {
+        "persistentvolumeclaims" | "requests.storage" => return Some(("", "persistentvolumeclaims")),
+        _ if bare != name => return None,
+        "services" | "services.loadbalancers" | "services.nodeports" => return Some(("", "services")),
+        "configmaps" | "resourcequotas" | "replicationcontrollers" | "secrets" => return Some(("", name)),
+        _ => {}
+    }
+    let asked = name.strip_prefix("requests.");
+    let of_pods = match asked.unwrap_or(name) {
+        "cpu" | "memory" | "ephemeral-storage" => true,
+        "pods" | "limits.cpu" | "limits.memory" | "limits.ephemeral-storage" => asked.is_none(),
+        bare => bare.starts_with("hugepages-") || (asked.is_some() && is_extended(bare)),
+    };
+    of_pods.then_some(("", "pods"))
+}
+
+/// Whether this kind of object can use what a quota's resource name counts.
+pub fn relevant(group: &str, resource: &str, name: &str) -> bool {
+    kind_of(name) == Some((group, resource))
+}
+
+/// What the objects of a namespace use of a quota, counted one by one.
+#[derive(Debug)]
+pub struct Tally<'a> {
+    quota: &'a Value,
+    now: jiff::Timestamp,
+    used: Amounts,
+}
+
+impl<'a> Tally<'a> {
+    /// Nothing counted yet. `now` is as for [`usage`].
+    pub fn new(quota: &'a Value, now: jiff::Timestamp) -> Self {
+        let used = amounts(&quota["spec"]["hard"]).into_keys().map(|name| (name, Quantity::ZERO)).collect();
+        Tally { quota, now, used }
+    }
+
+    /// One more object.
+    pub fn add(&mut self, group: &str, resource: &str, object: &Value) {
+        if in_scope(self.quota, group, resource, object) {
+            self.sum(&usage(group, resource, object, self.now));
         }
-        ("", "services") => matches!(name, "services" | "services.loadbalancers" | "services.nodeports"),
-        ("", "persistentvolumeclaims") => {
-            let bare = name.split_once(STORAGE_CLASS).map_or(name, |(_, bare)| bare);
-            matches!(bare, "persistentvolumeclaims" | "requests.storage")
+    }
+
+    /// So many objects of a kind of which only the number counts.
+    pub fn add_number(&mut self, group: &str, resource: &str, number: usize) {
+        let each = Value::Null;
+        if in_scope(self.quota, group, resource, &each) {
+            let names = usage(group, resource, &each, self.now).into_keys();
+            self.sum(&names.map(|name| (name, count(number))).collect());
         }
-        ("", "configmaps" | "resourcequotas" | "replicationcontrollers" | "secrets") => name == resource,
-        _ => false,
+    }
+
+    fn sum(&mut self, amounts: &Amounts) {
+        for (name, amount) in amounts {
+            if let Some(sum) = self.used.get_mut(name) {
+                *sum += *amount;
+            }
+        }
+    }
+
+    /// The amounts of everything that the quota limits.
+    pub fn used(self) -> Amounts {
+        self.used
     }
 }
 
 /// Whether an object falls under all scopes of a quota.
-pub(crate) fn in_scope(quota: &Value, group: &str, resource: &str, object: &Value) -> bool {
-    let plain =
-        items(quota, "/spec/scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
-    let selected = items(quota, "/spec/scopeSelector/matchExpressions").iter().map(|selector| {
-        (text(selector, "/scopeName"), text(selector, "/operator"), items(selector, "/values"))
-    });
+pub fn in_scope(quota: &Value, group: &str, resource: &str, object: &Value) -> bool {
+    let spec = &quota["spec"];
+    let plain = list(spec, "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
+    let selected = list(&spec["scopeSelector"], "matchExpressions")
+        .iter()
+        .map(|selector| (text(selector, "scopeName"), text(selector, "operator"), list(selector, "values")));
     plain.chain(selected).all(|(scope, operator, values)| match (group, resource) {
         ("", "pods") => pod_in_scope(object, scope, operator, values),
         ("", "persistentvolumeclaims") => claim_in_scope(object, scope, operator, values),
@@ -235,15 +283,14 @@ pub(crate) fn in_scope(quota: &Value, group: &str, resource: &str, object: &Valu
 }
 
 fn pod_in_scope(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> bool {
-    let terminating =
-        pod.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some_and(|s| s >= 0);
+    let terminating = opt_int(&pod["spec"], "activeDeadlineSeconds").is_some_and(|s| s >= 0);
     match scope {
         "Terminating" => terminating,
         "NotTerminating" => !terminating,
         "BestEffort" => best_effort(pod),
         "NotBestEffort" => !best_effort(pod),
         "PriorityClass" => {
-            let class = Some(text(pod, "/spec/priorityClassName")).filter(|class| !class.is_empty());
+            let class = Some(text(&pod["spec"], "priorityClassName")).filter(|class| !class.is_empty());
             selects(class.into_iter(), operator, values)
         }
         "CrossNamespacePodAffinity" => crosses_namespaces(pod),
@@ -255,15 +302,13 @@ fn claim_in_scope(claim: &Value, scope: &str, operator: &str, values: &[Value]) 
     if scope != "VolumeAttributesClass" {
         return false;
     }
-    let names: BTreeSet<&str> = [
-        "/spec/volumeAttributesClassName",
-        "/status/currentVolumeAttributesClassName",
-        "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
-    ]
-    .iter()
-    .map(|pointer| text(claim, pointer))
-    .filter(|name| !name.is_empty())
-    .collect();
+    let (spec, status) = (&claim["spec"], &claim["status"]);
+    let names = [
+        text(spec, "volumeAttributesClassName"),
+        text(status, "currentVolumeAttributesClassName"),
+        text(&status["modifyVolumeStatus"], "targetVolumeAttributesClassName"),
+    ];
+    let names: BTreeSet<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
     selects(names.into_iter(), operator, values)
 }
 
@@ -286,39 +331,34 @@ fn best_effort(pod: &Value) -> bool {
                 .any(|(name, amount)| matches!(name.as_str(), "cpu" | "memory") && *amount > Quantity::ZERO)
         })
     };
-    let containers = items(pod, "/spec/containers").iter().chain(items(pod, "/spec/initContainers"));
+    let containers = list(&pod["spec"], "containers").iter().chain(list(&pod["spec"], "initContainers"));
     !some(&pod["spec"]["resources"]) && !containers.into_iter().any(|container| some(&container["resources"]))
 }
 
 fn crosses_namespaces(pod: &Value) -> bool {
-    ["podAffinity", "podAntiAffinity"].iter().any(|affinity| {
-        let at = |list: &str| items(pod, &format!("/spec/affinity/{affinity}/{list}"));
-        let crosses = |term: &Value| {
-            !items(term, "/namespaces").is_empty()
-                || term.get("namespaceSelector").is_some_and(|s| !s.is_null())
-        };
-        at("requiredDuringSchedulingIgnoredDuringExecution").iter().any(crosses)
-            || at("preferredDuringSchedulingIgnoredDuringExecution")
+    let crosses = |term: &Value| !list(term, "namespaces").is_empty() || has(term, "namespaceSelector");
+    ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
+        let affinity = &pod["spec"]["affinity"][*kind];
+        list(affinity, "requiredDuringSchedulingIgnoredDuringExecution").iter().any(crosses)
+            || list(affinity, "preferredDuringSchedulingIgnoredDuringExecution")
                 .iter()
                 .any(|weighted| crosses(&weighted["podAffinityTerm"]))
     })
 }
 
 /// A quota on CPU or memory asks every container to say what it needs; what is missing, by resource, or `None`.
-pub(crate) fn missing_requirements(pod: &Value, counted: &BTreeSet<String>) -> Option<String> {
-    if pod
-        .pointer("/spec/resources")
-        .is_some_and(|r| r.get("requests").is_some() || r.get("limits").is_some())
-    {
+pub fn missing_requirements(pod: &Value, counted: &BTreeSet<String>) -> Option<String> {
+    let whole = &pod["spec"]["resources"];
+    if whole.get("requests").is_some() || whole.get("limits").is_some() {
         return None;
     }
     let demanded = ["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for container in items(pod, "/spec/containers").iter().chain(items(pod, "/spec/initContainers")) {
+    for container in list(&pod["spec"], "containers").iter().chain(list(&pod["spec"], "initContainers")) {
         let resources = &container["resources"];
         let given = compute_names(&amounts(&resources["requests"]), &amounts(&resources["limits"]));
         for name in demanded.iter().filter(|name| counted.contains(**name) && !given.contains_key(**name)) {
-            missing.entry(name).or_default().insert(text(container, "/name"));
+            missing.entry(name).or_default().insert(text(container, "name"));
         }
     }
     if missing.is_empty() {
