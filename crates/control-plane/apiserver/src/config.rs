@@ -127,6 +127,14 @@ impl Cidr {
         self.address.is_ipv4() == address.is_ipv4() && cut(self.address) == cut(address)
     }
 
+    /// Whether the address is the block's first or last, which no Service is given.
+    pub(crate) fn is_edge(&self, address: IpAddr) -> bool {
+        let host_bits = self.bits() - u32::from(self.prefix);
+        let hosts = 1u128.checked_shl(host_bits).map_or(u128::MAX, |size| size - 1);
+        let offset = Self::number(address) & hosts;
+        host_bits > 1 && (offset == 0 || (offset == hosts && address.is_ipv4()))
+    }
+
     /// Whether it is a block of IPv4 addresses.
     pub fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
@@ -175,6 +183,11 @@ mod tests {
         assert!(cidr.contains("10.111.255.255".parse().unwrap()));
         assert!(!cidr.contains("10.112.0.0".parse().unwrap()));
         assert!(!cidr.contains("fd00::1".parse().unwrap()));
+        for (address, edge) in
+            [("10.96.0.0", true), ("10.111.255.255", true), ("10.96.0.1", false), ("10.97.0.0", false)]
+        {
+            assert_eq!(cidr.is_edge(address.parse().unwrap()), edge, "{address}");
+        }
         let six: Cidr = "fd00:10:96::/112".parse().unwrap();
         assert_eq!(six.at(1).to_string(), "fd00:10:96::1");
         assert_eq!(six.size(), 65536);

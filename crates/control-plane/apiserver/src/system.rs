@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::flowcontrol::keeper;
 use crate::options::WriteOptions;
 use crate::registry::{Call, Change};
+use crate::services::repair;
 use crate::{clock, storage};
 
 /// Objects written at once at start: they share the store's syncs.
@@ -42,6 +43,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         core.boot_done.notify_waiters();
         // The defaults' conditions are written once the defaults are there.
         core.tracker.spawn(keeper::run(Arc::clone(&core)));
+        core.tracker.spawn(repair::keeper::run(Arc::clone(&core)));
         tokio::join!(keep_service(&core), forget_the_cold(&core));
     };
     tokio::select! { () = work => {}, () = core.shutdown.cancelled() => {} }

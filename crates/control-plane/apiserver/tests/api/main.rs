@@ -9,6 +9,7 @@ mod kubelets;
 mod lists;
 mod network;
 mod overload;
+mod services;
 mod special;
 mod support;
 mod watches;

@@ -13,15 +13,20 @@ use super::validate::dns_label;
 
 mod validate;
 
+pub use validate::address_faults;
 pub(crate) use validate::{app_protocol, endpoint_ip};
 
 pub(super) static RULES: Kind = Kind {
     default: defaults,
     status: Some(|_| json!({"loadBalancer": {}})),
-    prepare: |object| normalize_ips(object, None),
+    prepare: |object| {
+        normalize_ips(object, None);
+        drop_internal_policy(object);
+    },
     prepare_update: |new, old| {
         normalize_ips(new, Some(old));
         drop_what_the_type_does_not_use(new, old);
+        drop_internal_policy(new);
     },
     validate: |object, errors| validate::service(object, None, errors),
     validate_update: validate::update,
@@ -103,12 +108,12 @@ pub(super) fn externally_accessible(spec: &Value) -> bool {
 }
 
 /// Whether the Service is headless by its addresses.
-pub(super) fn headless(spec: &Value) -> bool {
+pub fn headless(spec: &Value) -> bool {
     matches!(list(spec, "clusterIPs"), [only] if only == "None")
 }
 
 /// Whether a load balancer asks nodes for their health.
-pub(super) fn needs_health_check(spec: &Value) -> bool {
+pub fn needs_health_check(spec: &Value) -> bool {
     text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
@@ -173,7 +178,8 @@ fn keep_node_ports(spec: &mut Value, old: &Value) {
     }
 }
 
-fn has_node_ports(spec: &Value) -> bool {
+/// Whether the Service is reached at ports of nodes.
+pub fn has_node_ports(spec: &Value) -> bool {
     matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
 
@@ -223,6 +229,13 @@ fn drop_what_the_type_does_not_use(new: &mut Value, old: &Value) {
     }
     if kind != "LoadBalancer" {
         set(new, "status", status_without_balancer(value(old, "status")));
+    }
+}
+
+/// A mere name has no traffic inside of the cluster to speak of: upstream does not show the field there.
+fn drop_internal_policy(object: &mut Value) {
+    if let Some(spec) = child(object, "spec").filter(|spec| text(spec, "type") == "ExternalName") {
+        remove(spec, "internalTrafficPolicy");
     }
 }
 

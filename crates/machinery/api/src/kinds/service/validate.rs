@@ -20,6 +20,7 @@ pub(super) fn service(object: &Value, old: Option<&Value>, errors: &mut Errors) 
     let before = old.map_or(&Value::Null, |old| value(old, "spec"));
     let kind = text(spec, "type");
     let is_headless = headless(spec);
+    topology_annotations(object, errors);
     if list(spec, "ports").is_empty() && !is_headless && kind != "ExternalName" {
         errors.required(&path.child("ports"), "");
     }
@@ -35,7 +36,7 @@ pub(super) fn service(object: &Value, old: Option<&Value>, errors: &mut Errors) 
     ports(spec, &path.child("ports"), errors);
     labels(value(spec, "selector"), &path.child("selector"), errors);
     session_affinity(spec, &path, errors);
-    cluster_ips(spec, before, &path, errors);
+    address_faults(object, old, errors);
     for (index, ip) in list(spec, "externalIPs").iter().filter_map(Value::as_str).enumerate() {
         let at = path.child("externalIPs");
         let at = at.index(index);
@@ -48,7 +49,21 @@ pub(super) fn service(object: &Value, old: Option<&Value>, errors: &mut Errors) 
     choice(spec, "type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &path, errors);
     node_ports(spec, &path.child("ports"), errors);
     load_balancer(object, before, &path, errors);
+    source_range_annotation(object, old, errors);
     traffic_policies(spec, &path, errors);
+}
+
+fn topology_annotations(object: &Value, errors: &mut Errors) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let annotations = value(value(object, "metadata"), "annotations");
+    let (mode, hints) = (value(annotations, MODE), value(annotations, HINTS));
+    if !mode.is_null() && !hints.is_null() && mode != hints {
+        let metadata = Path::new("metadata");
+        let at = metadata.child("annotations");
+        let why = format!("must match annotations[{HINTS}] when both are specified");
+        errors.invalid(&at.key(MODE), mode.clone(), &why);
+    }
 }
 
 fn external_name(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -162,7 +177,11 @@ fn is_v6(ip: &str) -> bool {
     ip.contains(':')
 }
 
-fn cluster_ips(spec: &Value, before: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// Faults of a Service's addresses and their families. Told alone when there are any: nothing is allocated then.
+pub fn address_faults(object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let path = &Path::new("spec");
+    let spec = value(object, "spec");
+    let before = old.map_or(&Value::Null, |old| value(old, "spec"));
     if text(spec, "type") == "ExternalName" {
         return;
     }
@@ -236,6 +255,29 @@ fn cluster_ips(spec: &Value, before: &Value, path: &Path<'_>, errors: &mut Error
     }
 }
 
+/// The source ranges of a load balancer as an annotation, which counts where the field is empty.
+fn source_range_annotation(object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let annotation = |object| value(value(value(object, "metadata"), "annotations"), RANGES);
+    let Some(ranges) = annotation(object).as_str() else { return };
+    let spec = value(object, "spec");
+    if !list(spec, "loadBalancerSourceRanges").is_empty() {
+        return;
+    }
+    let metadata = Path::new("metadata");
+    let at = metadata.child("annotations");
+    let at = at.key(RANGES);
+    if text(spec, "type") != "LoadBalancer" {
+        errors.forbidden(&at, "may only be used when `type` is 'LoadBalancer'");
+    }
+    let unchanged = old.is_some_and(|old| annotation(old) == ranges);
+    for range in ranges.split(',').map(str::trim).filter(|_| !unchanged && !ranges.trim().is_empty()) {
+        if let Err(fault) = validate::cidr(range) {
+            errors.invalid(&at, range, fault);
+        }
+    }
+}
+
 fn load_balancer(object: &Value, before: &Value, path: &Path<'_>, errors: &mut Errors) {
     let spec = value(object, "spec");
     let balanced = text(spec, "type") == "LoadBalancer";
@@ -288,9 +330,10 @@ fn traffic_policies(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let port = int(spec, "healthCheckNodePort");
     let at = path.child("healthCheckNodePort");
     if needs_health_check(spec) {
-        // Zero asks the server for one.
-        if let Some(fault) = validate::port_number(port).filter(|_| port != 0) {
-            errors.invalid(&at, port, &fault);
+        match validate::port_number(port) {
+            _ if port == 0 => errors.required(&at, ""),
+            Some(fault) => errors.invalid(&at, port, &fault),
+            None => {}
         }
     } else if port != 0 {
         errors.invalid(
