@@ -175,6 +175,7 @@ mod replication_controller;
 mod scheduling;
 mod secret;
 pub mod service;
+mod service_account;
 mod stateful_set;
 mod storage;
 pub(crate) mod tree;
@@ -191,9 +192,10 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("", "Node") => &node::RULES,
         ("", "ConfigMap") => &config_map::RULES,
         ("", "Secret") => &secret::RULES,
-        ("", "ServiceAccount") => &kind::Kind::BASE,
+        ("", "ServiceAccount") => &service_account::RULES,
         ("", "Endpoints") => &endpoints::ENDPOINTS,
-        ("", "Event") | ("events.k8s.io", "Event") => &event::RULES,
+        ("", "Event") => &event::RULES,
+        ("events.k8s.io", "Event") => &event::STRICT,
         ("", "ReplicationController") => &replication_controller::RULES,
         ("", "ResourceQuota") => &quota::RESOURCE_QUOTA,
         ("", "LimitRange") => &quota::LIMIT_RANGE,

@@ -1,6 +1,7 @@
 //! Jobs and CronJobs. Source: `pkg/registry/batch`, `pkg/apis/batch`.
 
 mod job;
+mod status;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,8 +13,8 @@ use super::print::{
     since, string, wide,
 };
 use super::tree::{
-    carry, child, default, default_text, ensure_map, has, int, is_empty, items_mut, list, opt_int, same, set,
-    text, value,
+    carry, child, default, default_text, ensure_map, flag, has, int, is_empty, items_mut, list, opt_int,
+    same, set, text, value,
 };
 use super::validate::{label_selector, meta::immutable};
 use super::workload::{self, condition, not_negative};
@@ -36,15 +37,8 @@ pub(super) static JOB: Kind = Kind {
     status: Some(empty_status),
     prepare: own_pods,
     validate: job::validate,
-    validate_update: job_update,
-    validate_status: |new, _, errors| {
-        not_negative(
-            value(new, "status"),
-            &["active", "ready", "succeeded", "failed"],
-            &Path::new("status"),
-            errors,
-        );
-    },
+    validate_late: job_update,
+    validate_status: status::update,
     fields: |object| vec![("status.successful", int(value(object, "status"), "succeeded").to_string())],
     columns: &[
         NAME,
@@ -89,7 +83,7 @@ fn own_pods(object: &mut Value) {
     let meta = value(object, "metadata");
     let (uid, job) = (text(meta, "uid").to_owned(), text(meta, "name").to_owned());
     let Some(spec) = child(object, "spec") else { return };
-    if super::tree::flag(spec, "manualSelector") || uid.is_empty() {
+    if flag(spec, "manualSelector") || uid.is_empty() {
         return;
     }
     if let Some(labels) = ensure_map(spec, "template")
@@ -114,39 +108,59 @@ fn own_pods(object: &mut Value) {
 fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
-    for field in
-        ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"]
+    let (completions, known) = (value(spec, "completions"), value(before, "completions"));
+    if text(spec, "completionMode") != "Indexed" {
+        immutable(completions, known, &path.child("completions"), errors);
+    } else if !completions.is_null()
+        && completions != known
+        && opt_int(spec, "completions") != opt_int(spec, "parallelism")
     {
-        // An indexed job may be scaled together with its parallelism.
-        let scaled = field == "completions"
-            && text(spec, "completionMode") == "Indexed"
-            && opt_int(spec, "completions") == opt_int(spec, "parallelism");
-        if !scaled {
-            immutable(value(spec, field), value(before, field), &path.child(field), errors);
-        }
+        let why = "can only be modified in tandem with spec.parallelism";
+        errors.invalid(&path.child("completions"), completions.clone(), why);
     }
-    // A suspended job that never started may be scheduled differently.
-    let mut template = value(spec, "template").clone();
-    let suspended = super::tree::flag(before, "suspend") && !has(value(old, "status"), "startTime");
-    let old_template = value(before, "template");
-    if suspended && let Some(pod) = child(&mut template, "spec") {
-        for field in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
-            carry(pod, value(old_template, "spec"), field);
-        }
-        for field in ["containers", "initContainers"] {
-            let olds = list(value(old_template, "spec"), field).to_vec();
-            for (container, old) in items_mut(pod, field).zip(&olds) {
+    immutable(value(spec, "selector"), value(before, "selector"), &path.child("selector"), errors);
+    template_update(spec, old, &path, errors);
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+    {
+        immutable(value(spec, field), value(before, field), &path.child(field), errors);
+    }
+}
+
+/// The pods of a Job that is suspended and has none may be scheduled differently, and ask for other resources.
+fn template_update(spec: &Value, old: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let before = value(old, "spec");
+    let status = value(old, "status");
+    let suspended = flag(before, "suspend");
+    let (template, known) = (value(spec, "template"), value(before, "template"));
+    let stopped = !has(status, "startTime") || condition(old, "Suspended");
+    if !suspended || !stopped || int(status, "active") != 0 {
+        immutable(template, known, &path.child("template"), errors);
+        return;
+    }
+    let (new_pod, old_pod) = (value(template, "spec"), value(known, "spec"));
+    let mut rest = new_pod.clone();
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        carry(&mut rest, old_pod, field);
+    }
+    // Of the affinities only that to nodes.
+    let mut affinity = value(new_pod, "affinity").clone();
+    if affinity.is_null() {
+        affinity = json!({});
+    }
+    carry(&mut affinity, value(old_pod, "affinity"), "nodeAffinity");
+    set(&mut rest, "affinity", affinity);
+    for field in ["containers", "initContainers"] {
+        let olds = list(old_pod, field);
+        if list(new_pod, field).len() == olds.len() {
+            let pairs = items_mut(&mut rest, field).zip(olds);
+            for (container, old) in pairs.filter(|(new, old)| text(new, "name") == text(old, "name")) {
                 carry(container, old, "resources");
             }
         }
     }
-    if suspended && let Some(meta) = child(&mut template, "metadata") {
-        for field in ["labels", "annotations"] {
-            carry(meta, value(old_template, "metadata"), field);
-        }
-    }
-    if !same(&template, old_template) {
-        errors.invalid(&path.child("template"), value(spec, "template").clone(), super::validate::IMMUTABLE);
+    if !same(&rest, old_pod) {
+        let at = path.child("template.spec");
+        errors.invalid(&at, new_pod.clone(), super::validate::IMMUTABLE);
     }
 }
 
@@ -391,7 +405,7 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
     columns: &[NAME, string("Controller"), string("Revision"), AGE],
     row: |object, now| {
         let owners = list(value(object, "metadata"), "ownerReferences");
-        let owner = owners.iter().find(|o| super::tree::flag(o, "controller"));
+        let owner = owners.iter().find(|o| flag(o, "controller"));
         let owner = owner.map_or("<none>".to_owned(), |owner| {
             let (group, _) = split_api_version(text(owner, "apiVersion"));
             let kind = text(owner, "kind").to_lowercase();

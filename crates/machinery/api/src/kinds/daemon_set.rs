@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::print::{self, AGE, NAME, integer, string, wide};
-use super::tree::{child, default, default_text, ensure_map, int, text, value};
+use super::tree::{child, default, default_text, ensure_map, int, same, set, text, value};
 use super::validate::{label_selector, meta::immutable, meta::is_empty_selector};
 use super::workload::{self, amount_of, at_most_all, int_or_percent, not_negative};
 use crate::field::{Errors, Path};
@@ -15,6 +15,16 @@ pub(super) static RULES: Kind = Kind {
     status: Some(
         |_| json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
     ),
+    prepare: |object| {
+        let given = template_generation(object).max(1);
+        set_template_generation(object, given);
+    },
+    prepare_update: |new, old| {
+        let template = |o| value(value(o, "spec"), "template");
+        let changed = i64::from(!same(template(new), template(old)));
+        set_template_generation(new, template_generation(old) + changed);
+    },
+    prepare_status: |new, old| set_template_generation(new, template_generation(old)),
     validate,
     validate_late: |new, old, errors| {
         let path = Path::new("spec");
@@ -68,6 +78,21 @@ pub(super) static RULES: Kind = Kind {
     warnings: workload::warnings,
     ..Kind::BASE
 };
+
+/// Where v1 keeps what was once `spec.templateGeneration`: it counts the changes of the template, whatever clients say.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(object: &Value) -> i64 {
+    let annotations = value(value(object, "metadata"), "annotations");
+    text(annotations, TEMPLATE_GENERATION).parse().unwrap_or(0)
+}
+
+fn set_template_generation(object: &mut Value, generation: i64) {
+    let meta = ensure_map(object, "metadata").and_then(|meta| ensure_map(meta, "annotations"));
+    if let Some(annotations) = meta {
+        set(annotations, TEMPLATE_GENERATION, generation.to_string());
+    }
+}
 
 fn defaults(object: &mut Value) {
     let Some(spec) = child(object, "spec") else { return };

@@ -6,7 +6,9 @@ use super::kind::Kind;
 use super::pod::choice;
 use super::print::{AGE, NAME, age, name, or, string};
 use super::service::{app_protocol, endpoint_ip};
-use super::tree::{default, default_text, has, int, items_mut, list, opt_int, text, value};
+use super::tree::{
+    default, default_text, has, int, items_mut, list, opt_int, remove, same, set, text, value,
+};
 use super::validate::{self, meta::immutable};
 use crate::field::{Errors, Path};
 
@@ -34,6 +36,8 @@ pub(super) static SLICE: Kind = Kind {
             default(port, "protocol", "TCP");
         }
     },
+    prepare: |object| drop_topology(object, &Value::Null),
+    prepare_update: drop_topology,
     validate: slice,
     validate_update: |new, old, errors| {
         let path = Path::new("addressType");
@@ -55,11 +59,29 @@ pub(super) static SLICE: Kind = Kind {
     // Everything but metadata counts, and the labels too.
     changed: |new, old| {
         let labels = |o| value(value(o, "metadata"), "labels");
-        ["endpoints", "ports", "addressType"].iter().any(|f| !super::tree::same(value(new, f), value(old, f)))
-            || !super::tree::same(labels(new), labels(old))
+        ["endpoints", "ports", "addressType"].iter().any(|f| !same(value(new, f), value(old, f)))
+            || !same(labels(new), labels(old))
     },
     ..Kind::BASE
 };
+
+/// v1 does not take the topology of endpoints that it still shows. A node name that only stood there moves to its field.
+fn drop_topology(new: &mut Value, old: &Value) {
+    const HOSTNAME: &str = "kubernetes.io/hostname";
+    if same(value(new, "endpoints"), value(old, "endpoints")) {
+        return;
+    }
+    let host = |endpoint: &Value| text(value(endpoint, "deprecatedTopology"), HOSTNAME).to_owned();
+    let known: Vec<String> =
+        list(old, "endpoints").iter().map(host).filter(|name| !name.is_empty()).collect();
+    for endpoint in items_mut(new, "endpoints") {
+        let name = host(endpoint);
+        if !has(endpoint, "nodeName") && known.contains(&name) && validate::subdomain(&name).is_empty() {
+            set(endpoint, "nodeName", name);
+        }
+        remove(endpoint, "deprecatedTopology");
+    }
+}
 
 fn subsets(object: &Value, errors: &mut Errors) {
     let path = Path::new("subsets");

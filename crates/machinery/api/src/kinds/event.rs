@@ -6,12 +6,25 @@ use serde_json::Value;
 use super::Column;
 use super::kind::Kind;
 use super::print::{or, since, string, wide};
-use super::tree::{has, int, text, value};
-use super::validate::{qualified_name, subdomain};
+use super::tree::{has, int, same, text, value};
+use super::validate::{meta::immutable, qualified_name, subdomain};
 use crate::field::{Errors, Path};
 
-pub(super) static RULES: Kind = Kind {
-    validate,
+/// Events as core/v1 has them: whatever makes a little sense.
+pub(super) static RULES: Kind =
+    Kind { validate: |object, errors| legacy(object, "reportingComponent", errors), ..BASE };
+
+/// Events of events.k8s.io/v1: strict, and their series is all that changes. Stored, and judged, as core's.
+pub(super) static STRICT: Kind = Kind {
+    validate: |object, errors| {
+        legacy(object, "reportingController", errors);
+        strict(object, errors);
+    },
+    validate_update: strict_update,
+    ..BASE
+};
+
+const BASE: Kind = Kind {
     fields,
     columns: &[
         string("Last Seen"),
@@ -30,7 +43,74 @@ pub(super) static RULES: Kind = Kind {
     ..Kind::BASE
 };
 
-fn validate(object: &Value, errors: &mut Errors) {
+/// What every new event of events.k8s.io says, and what it leaves to older clients.
+fn strict(object: &Value, errors: &mut Errors) {
+    series(object, errors);
+    if !has(object, "eventTime") {
+        errors.required(&Path::new("eventTime"), "");
+    }
+    let kind = text(object, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.invalid(&Path::new("type"), "", &format!("has invalid value: {kind}"));
+    }
+    let source = value(object, "source");
+    let sourced = !text(source, "component").is_empty() || !text(source, "host").is_empty();
+    for (field, set) in [
+        ("firstTimestamp", has(object, "firstTimestamp")),
+        ("lastTimestamp", has(object, "lastTimestamp")),
+        ("count", int(object, "count") != 0),
+        ("source", sourced),
+    ] {
+        if set {
+            errors.invalid(&Path::new(field), "", "needs to be unset");
+        }
+    }
+}
+
+fn series(object: &Value, errors: &mut Errors) {
+    let series = value(object, "series");
+    if series.is_null() {
+        return;
+    }
+    if int(series, "count") < 2 {
+        errors.invalid(&Path::new("series.count"), "", "should be at least 2");
+    }
+    if !has(series, "lastObservedTime") {
+        errors.required(&Path::new("series.lastObservedTime"), "");
+    }
+}
+
+fn strict_update(new: &Value, old: &Value, errors: &mut Errors) {
+    legacy(new, "reportingController", errors);
+    if !same(value(new, "series"), value(old, "series")) {
+        series(new, errors);
+    }
+    // In upstream's order, and with its second look at the reason.
+    for field in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "reason",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+    ] {
+        immutable(value(new, field), value(old, field), &Path::new(field), errors);
+    }
+    for (field, shown) in
+        [("reportingComponent", "reportingController"), ("reportingInstance", "reportingInstance")]
+    {
+        immutable(value(new, field), value(old, field), &Path::new(shown), errors);
+    }
+}
+
+/// What every event is held to. `controller` is how the version asked for calls who reports.
+fn legacy(object: &Value, controller: &str, errors: &mut Errors) {
     let namespace = text(value(object, "metadata"), "namespace");
     let involved = text(value(object, "involvedObject"), "namespace");
     let involved_path = Path::new("involvedObject");
@@ -41,7 +121,7 @@ fn validate(object: &Value, errors: &mut Errors) {
         if involved.is_empty() && !matches!(namespace, "default" | "kube-system") {
             mismatch(errors);
         }
-        described(object, errors);
+        described(object, controller, errors);
     } else if involved.is_empty() {
         if !matches!(namespace, "" | "default") {
             mismatch(errors);
@@ -55,9 +135,9 @@ fn validate(object: &Value, errors: &mut Errors) {
 }
 
 /// What events of the new style must say.
-fn described(object: &Value, errors: &mut Errors) {
+fn described(object: &Value, shown: &str, errors: &mut Errors) {
     let controller = text(object, "reportingComponent");
-    let path = Path::new("reportingComponent");
+    let path = Path::new(shown);
     if controller.is_empty() {
         errors.required(&path, "");
     }

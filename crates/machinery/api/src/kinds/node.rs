@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::kind::Kind;
 use super::pod::{amount, taint_effect};
 use super::print::{AGE, NAME, age, name, or, string, wide};
-use super::tree::{child, entries, flag, has, list, set, text, value};
+use super::tree::{carry, child, entries, flag, has, list, opt_int, remove, set, text, value};
 use super::validate::{self, label_value, qualified_name};
 use crate::field::{Errors, Path, Reason};
 
@@ -14,16 +14,26 @@ pub(super) static RULES: Kind = Kind {
     default: defaults,
     // Nodes register with their status, which upstream keeps on create.
     status: None,
-    prepare_update: |new, old| super::tree::carry(new, old, "status"),
+    prepare: drop_config,
+    prepare_update: |new, old| {
+        carry(new, old, "status");
+        drop_config(new);
+    },
+    prepare_status: |new, _| drop_config(new),
     validate: |object, errors| {
         taints(object, errors);
         resources(object, errors);
+        swap(object, errors);
+        declared_features(object, errors);
         pod_cidrs(object, errors);
     },
-    validate_update: update,
+    // Upstream judges the old rules again here; a fault is told once.
+    validate_late: update,
     validate_status: |new, _, errors| {
         resources(new, errors);
+        declared_features(new, errors);
         addresses(new, errors);
+        taints(new, errors);
     },
     fields: |object| vec![("spec.unschedulable", flag(value(object, "spec"), "unschedulable").to_string())],
     columns: &[
@@ -42,7 +52,27 @@ pub(super) static RULES: Kind = Kind {
     ..Kind::BASE
 };
 
+/// What kubelets were once configured by; long gone, and not kept.
+fn drop_config(object: &mut Value) {
+    if let Some(spec) = child(object, "spec") {
+        remove(spec, "configSource");
+    }
+    if let Some(status) = child(object, "status") {
+        remove(status, "config");
+    }
+}
+
 fn defaults(object: &mut Value) {
+    if let Some(spec) = child(object, "spec") {
+        // Two names of one thing: the older one is the first of the newer.
+        let first = text(spec, "podCIDR").to_owned();
+        let known = list(spec, "podCIDRs").first().and_then(Value::as_str).unwrap_or_default().to_owned();
+        if !first.is_empty() && first != known {
+            set(spec, "podCIDRs", serde_json::json!([first]));
+        } else if first.is_empty() && !known.is_empty() {
+            set(spec, "podCIDR", known);
+        }
+    }
     if let Some(status) = child(object, "status")
         && !has(status, "allocatable")
         && has(status, "capacity")
@@ -93,6 +123,49 @@ fn resources(object: &Value, errors: &mut Errors) {
     }
 }
 
+fn swap(object: &Value, errors: &mut Errors) {
+    let info = value(value(object, "status"), "nodeInfo");
+    let capacity = opt_int(value(info, "swap"), "capacity");
+    if let Some(capacity) = capacity.filter(|capacity| *capacity <= 0) {
+        // Upstream looks for it below metadata in its messages.
+        let metadata = Path::new("metadata");
+        let at = metadata.child("nodeSwapStatus");
+        errors.invalid(&at.child("capacity"), capacity, "must be greater than 0");
+    }
+}
+
+fn declared_features(object: &Value, errors: &mut Errors) {
+    let status = Path::new("status");
+    let path = status.child("declaredFeatures");
+    let features: Vec<&str> =
+        list(value(object, "status"), "declaredFeatures").iter().filter_map(Value::as_str).collect();
+    for (index, name) in features.iter().enumerate() {
+        if name.len() > 253 {
+            let why = format!("invalid feature name {name:?}: must be no more than 253 characters");
+            errors.invalid(&path.index(index), *name, &why);
+        } else if !is_feature(name) {
+            let why = format!(
+                "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            );
+            errors.invalid(&path.index(index), *name, &why);
+        }
+        match features.get(index + 1) {
+            Some(next) if name == next => errors.duplicate(&path.index(index + 1), *next),
+            Some(next) if name > next => {
+                errors.invalid(&path.index(index + 1), *next, "list must be sorted alphabetically");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_feature(name: &str) -> bool {
+    let segment = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(segment)
+}
+
 fn pod_cidrs(object: &Value, errors: &mut Errors) {
     let spec = Path::new("spec");
     let path = spec.child("podCIDRs");
@@ -121,7 +194,15 @@ fn addresses(object: &Value, errors: &mut Errors) {
 fn update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
-    if !list(before, "podCIDRs").is_empty() && value(spec, "podCIDRs") != value(before, "podCIDRs") {
+    addresses(new, errors);
+    let (cidrs, known) = (list(spec, "podCIDRs"), list(before, "podCIDRs"));
+    let changes = match known.len() {
+        0 => 0,
+        length if length != cidrs.len() => 1,
+        _ => cidrs.iter().zip(known).filter(|(new, old)| new != old).count(),
+    };
+    // One fault for each that differs, all about the list.
+    for _ in 0..changes {
         errors.forbidden(
             &path.child("podCIDRs"),
             "node updates may not change podCIDR except from \"\" to valid",

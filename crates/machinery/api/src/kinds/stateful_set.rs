@@ -14,7 +14,7 @@ pub(super) static RULES: Kind = Kind {
     default: defaults,
     status: Some(|_| json!({"replicas": 0, "availableReplicas": 0})),
     validate,
-    validate_update,
+    validate_late: validate_update,
     validate_status: |new, old, errors| {
         const COUNTS: &[&str] = &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         workload::counts(value(new, "status"), COUNTS, "status.readyReplicas", errors);

@@ -9,6 +9,7 @@ use crate::resources;
 
 mod examples;
 mod network;
+mod updates;
 mod workloads;
 
 const NOW: &str = "2026-01-02T00:00:00Z";
@@ -245,7 +246,7 @@ fn nodes() {
         "Node",
         json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"], "providerID": "a"}}),
         |new| {
-            new["spec"]["podCIDRs"] = json!(["10.245.0.0/24"]);
+            new["spec"]["podCIDR"] = json!("10.245.0.0/24");
             new["spec"]["providerID"] = json!("b");
         },
         &[
@@ -440,11 +441,18 @@ fn volumes() {
     check_update(
         "",
         "PersistentVolumeClaim",
-        claim,
-        |new| new["spec"]["storageClassName"] = json!("fast"),
+        claim.clone(),
+        |new| new["spec"]["accessModes"] = json!(["ReadOnlyMany"]),
         &[
             "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
         ],
+    );
+    check_update(
+        "",
+        "PersistentVolumeClaim",
+        claim,
+        |new| new["spec"]["storageClassName"] = json!("fast"),
+        &[],
     );
     check(
         "",

@@ -355,42 +355,41 @@ fn success_policy(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// How many indexes a text such as `0-2,5` names, in order and below `completions`.
-fn count_indexes(indexes: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn count_indexes(indexes: &str, completions: i64) -> Result<i64, String> {
     if indexes.is_empty() {
         return Ok(0);
     }
     let mut total = 0;
-    let mut last: Option<i64> = None;
-    for interval in indexes.split(',') {
-        let ends: Vec<&str> = interval.split('-').collect();
-        if ends.len() > 2 {
-            return Err(format!(
-                "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
-            ));
+    let mut before: Option<i64> = None;
+    for part in indexes.split(',') {
+        let (first, last) = interval(part, completions)?;
+        if let Some(before) = before.filter(|before| first <= *before) {
+            return Err(format!("non-increasing order, previous: {before}, current: {first}"));
         }
-        let number = |end: &str| -> Result<i64, String> {
-            let number: i64 =
-                end.parse().map_err(|_| format!("cannot convert string to integer for index: {end:?}"))?;
-            if number >= completions {
-                return Err(format!("too large index: {end:?}"));
-            }
-            Ok(number)
-        };
-        let first = number(ends[0])?;
-        if let Some(last) = last.filter(|last| first <= *last) {
-            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
-        }
-        last = Some(first);
-        if let Some(end) = ends.get(1) {
-            let end = number(end)?;
-            if first >= end {
-                return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-            }
-            total += end - first + 1;
-            last = Some(end);
-        } else {
-            total += 1;
-        }
+        total += last - first + 1;
+        before = Some(last);
     }
     Ok(total)
+}
+
+/// The first and the last index of a part such as `0-2` or `5`.
+pub(super) fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
+    let ends: Vec<&str> = part.split('-').collect();
+    if ends.len() > 2 {
+        return Err(format!(
+            "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+        ));
+    }
+    let number = |end: &str| -> Result<i64, String> {
+        let number: i64 =
+            end.parse().map_err(|_| format!("cannot convert string to integer for index: {end:?}"))?;
+        if number >= completions { Err(format!("too large index: {end:?}")) } else { Ok(number) }
+    };
+    let first = number(ends[0])?;
+    let Some(end) = ends.get(1) else { return Ok((first, first)) };
+    let last = number(end)?;
+    if first >= last {
+        return Err(format!("non-increasing order, previous: {first}, current: {last}"));
+    }
+    Ok((first, last))
 }

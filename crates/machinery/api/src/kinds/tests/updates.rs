@@ -1,0 +1,300 @@
+//! What updates and status writes may change, and what the server makes of them.
+
+use serde_json::json;
+
+use super::*;
+
+/// What a write of a part makes of an object, and its faults.
+#[track_caller]
+fn write(
+    group: &str,
+    kind: &str,
+    part: Part,
+    old: &Value,
+    change: impl Fn(&mut Value),
+) -> (Value, Vec<String>) {
+    let rules = rules(group, kind);
+    let mut new = old.clone();
+    change(&mut new);
+    rules.default(&mut new);
+    rules.prepare_update(&mut new, old, &context(part));
+    let mut errors = Errors::new();
+    rules.validate_update(&new, old, &context(part), &mut errors);
+    (new, errors.0.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn node_ranges_are_two_names_of_one_thing() {
+    let mut node = created(
+        "",
+        "Node",
+        json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.1.0.0/24",
+        "configSource": {"configMap": {}}}, "status": {"config": {}}}),
+    );
+    assert_eq!(node["spec"], json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]}));
+    assert_eq!(node["status"], json!({}));
+    node["spec"] = json!({"podCIDRs": ["10.1.0.0/24", "fd00::/64"]});
+    rules("", "Node").default(&mut node);
+    assert_eq!(node["spec"]["podCIDR"], "10.1.0.0/24");
+    let why = "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid";
+    let (_, faults) = write("", "Node", Part::Main, &node, |new| {
+        new["spec"] = json!({"podCIDR": "10.2.0.0/24", "podCIDRs": ["10.2.0.0/24", "fd01::/64"]});
+    });
+    assert_eq!(faults, [why, why]);
+    let (_, faults) = write("", "Node", Part::Status, &node, |new| {
+        new["status"] = json!({"addresses": [{"type": "InternalIP", "address": "a"}, {"type": "InternalIP", "address": "a"}],
+            "declaredFeatures": ["B", "A", "A", "c"]});
+        new["spec"] = json!({});
+    });
+    assert_eq!(
+        faults,
+        [
+            "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically",
+            "status.declaredFeatures[2]: Duplicate value: \"A\"",
+            "status.declaredFeatures[3]: Invalid value: \"c\": invalid feature name \"c\": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+            "status.addresses[1]: Duplicate value: {\"address\":\"a\",\"type\":\"InternalIP\"}",
+        ]
+    );
+}
+
+#[test]
+fn events_of_the_newer_group_are_strict() {
+    const GROUP: &str = "events.k8s.io";
+    let event = json!({"metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingComponent": "a/b", "reportingInstance": "i", "action": "act", "reason": "Because", "type": "Normal",
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    check(GROUP, "Event", event.clone(), &[]);
+    let loose = json!({"metadata": {"name": "e", "namespace": "default"}, "count": 3, "source": {"component": "c"},
+        "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z", "type": "Odd",
+        "series": {"count": 1}, "involvedObject": {"namespace": "default"}});
+    check("", "Event", loose.clone(), &[]);
+    check(
+        GROUP,
+        "Event",
+        loose,
+        &[
+            "series.count: Invalid value: \"\": should be at least 2",
+            "series.lastObservedTime: Required value",
+            "eventTime: Required value",
+            "type: Invalid value: \"\": has invalid value: Odd",
+            "firstTimestamp: Invalid value: \"\": needs to be unset",
+            "lastTimestamp: Invalid value: \"\": needs to be unset",
+            "count: Invalid value: \"\": needs to be unset",
+            "source: Invalid value: \"\": needs to be unset",
+        ],
+    );
+    let mut nameless = event.clone();
+    nameless["reportingComponent"] = json!("");
+    check(
+        GROUP,
+        "Event",
+        nameless.clone(),
+        &[
+            "reportingController: Required value",
+            "reportingController: Invalid value: \"\": name part must be non-empty",
+            "reportingController: Invalid value: \"\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+        ],
+    );
+    let series = json!({"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"});
+    let (_, faults) = write(GROUP, "Event", Part::Main, &event, |new| new["series"] = series.clone());
+    assert_eq!(faults, Vec::<String>::new());
+    let (_, faults) = write(GROUP, "Event", Part::Main, &event, |new| {
+        new["message"] = json!("other");
+        new["reportingInstance"] = json!("j");
+    });
+    assert_eq!(
+        faults,
+        [
+            "message: Invalid value: \"other\": field is immutable",
+            "reportingInstance: Invalid value: \"j\": field is immutable",
+        ]
+    );
+    // Core's may say anything else the next time.
+    let (_, faults) = write("", "Event", Part::Main, &event, |new| new["message"] = json!("other"));
+    assert_eq!(faults, Vec::<String>::new());
+}
+
+#[test]
+fn claims_name_their_source_twice() {
+    let claim = |more: Value| {
+        let mut spec =
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        created("", "PersistentVolumeClaim", json!({"metadata": {}, "spec": spec}))
+    };
+    let other = json!({"kind": "PersistentVolumeClaim", "name": "a"});
+    let made = claim(json!({"dataSource": other}));
+    assert_eq!((&made["spec"]["dataSource"], &made["spec"]["dataSourceRef"]), (&other, &other));
+    let populator = json!({"apiGroup": "x.io", "kind": "Odd", "name": "a"});
+    let made = claim(json!({"dataSourceRef": populator}));
+    assert_eq!(made["spec"]["dataSource"], populator);
+    assert!(claim(json!({"dataSource": populator}))["spec"].get("dataSource").is_none(), "ignored as ever");
+    let far = json!({"kind": "PersistentVolumeClaim", "name": "a", "namespace": "b"});
+    assert!(claim(json!({"dataSourceRef": far}))["spec"].get("dataSourceRef").is_none());
+    let two = claim(json!({"dataSource": other, "dataSourceRef": populator}));
+    assert_eq!(
+        faults_of("", "PersistentVolumeClaim", &two),
+        ["spec: Invalid value: {}: must match dataSourceRef"]
+    );
+    // An older client leaves out what it does not know.
+    let (kept, faults) = write("", "PersistentVolumeClaim", Part::Main, &made, |new| {
+        new["spec"].as_object_mut().unwrap().remove("dataSourceRef");
+    });
+    assert_eq!((kept["spec"]["dataSourceRef"].clone(), faults), (populator, Vec::new()));
+    let (_, faults) = write("", "PersistentVolumeClaim", Part::Status, &made, |new| {
+        new["status"] = json!({"capacity": {"storage": "-1"}, "allocatedResourceStatuses": {"storage": "Odd", "cpu": "NodeResizePending"},
+            "allocatedResources": {"x.io/a": "1", "cpu": "1"}});
+    });
+    assert_eq!(
+        faults,
+        [
+            "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+            "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\"",
+            "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
+            "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"",
+        ]
+    );
+}
+
+#[test]
+fn a_claims_class_moves_only_forward() {
+    const BETA: &str = "volume.beta.kubernetes.io/storage-class";
+    let claim = |annotations: Value, class: Value| {
+        let mut claim = json!({"metadata": {"annotations": annotations}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": class}, "status": {"phase": "Pending"}});
+        rules("", "PersistentVolumeClaim").default(&mut claim);
+        claim
+    };
+    let immutable = "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
+    let annotation = format!("metadata.annotations.{BETA}: Invalid value: \"slow\": field is immutable");
+    for (old, new, expected) in [
+        (claim(json!({}), Value::Null), claim(json!({}), json!("fast")), &[][..]),
+        (claim(json!({}), json!("fast")), claim(json!({}), json!("slow")), &[immutable]),
+        (claim(json!({BETA: "fast"}), Value::Null), claim(json!({}), json!("fast")), &[]),
+        (
+            claim(json!({BETA: "fast"}), Value::Null),
+            claim(json!({BETA: "fast"}), json!("slow")),
+            &[immutable],
+        ),
+        (
+            claim(json!({BETA: "fast"}), Value::Null),
+            claim(json!({BETA: "slow"}), Value::Null),
+            &[annotation.as_str()],
+        ),
+    ] {
+        let (_, faults) = write("", "PersistentVolumeClaim", Part::Main, &old, |it| *it = new.clone());
+        assert_eq!(faults, expected, "{new}");
+    }
+}
+
+#[test]
+fn slices_take_no_topology() {
+    const GROUP: &str = "discovery.k8s.io";
+    let endpoint = json!({"addresses": ["10.0.0.1"], "deprecatedTopology": {"kubernetes.io/hostname": "n1"}});
+    let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": [endpoint]});
+    let made = created(GROUP, "EndpointSlice", slice.clone());
+    assert_eq!(made["endpoints"], json!([{"addresses": ["10.0.0.1"]}]));
+    // One that has it from before keeps it until its endpoints change, and then its node.
+    let (kept, _) = write(GROUP, "EndpointSlice", Part::Main, &slice, |new| {
+        new["metadata"]["labels"] = json!({"a": "b"})
+    });
+    assert_eq!(kept["endpoints"], slice["endpoints"]);
+    let (moved, _) = write(GROUP, "EndpointSlice", Part::Main, &slice, |new| {
+        new["endpoints"][0]["addresses"] = json!(["10.0.0.2"]);
+    });
+    assert_eq!(moved["endpoints"], json!([{"addresses": ["10.0.0.2"], "nodeName": "n1"}]));
+}
+
+#[test]
+fn daemon_sets_count_changes_of_their_template() {
+    const GENERATION: &str = "deprecated.daemonset.template.generation";
+    let counted = |object: &Value| object["metadata"]["annotations"][GENERATION].clone();
+    let set = created(
+        "apps",
+        "DaemonSet",
+        json!({"metadata": {}, "spec": {"template": {"spec": {"containers": []}}}}),
+    );
+    assert_eq!(counted(&set), "1");
+    let (same, _) = write("apps", "DaemonSet", Part::Main, &set, |new| {
+        new["metadata"]["annotations"] = json!({GENERATION: "9"});
+        new["spec"]["minReadySeconds"] = json!(5);
+    });
+    assert_eq!(counted(&same), "1");
+    let (next, _) = write("apps", "DaemonSet", Part::Main, &set, |new| {
+        new["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+    });
+    assert_eq!(counted(&next), "2");
+    let (status, _) =
+        write("apps", "DaemonSet", Part::Status, &next, |new| new["metadata"]["annotations"] = json!({}));
+    assert_eq!(counted(&status), "2");
+}
+
+#[test]
+fn jobs_change_little() {
+    let job = |more: &[(&str, Value)]| {
+        let mut spec = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "selector": {"matchLabels": {"a": "b"}},
+            "manualSelector": true, "suspend": true,
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never",
+                "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}}});
+        for (key, value) in more {
+            spec[*key] = value.clone();
+        }
+        let mut job = json!({"metadata": {"name": "j"}, "spec": spec});
+        rules("batch", "Job").default(&mut job);
+        job
+    };
+    let check = |old: &Value, change: &dyn Fn(&mut Value), expected: &[&str]| {
+        let (_, faults) = write("batch", "Job", Part::Main, old, change);
+        let texts: Vec<String> = faults
+            .iter()
+            .map(|fault| match fault.split_once("Invalid value: {") {
+                Some((at, _)) => format!("{at}{}", fault.rsplit(": ").next().unwrap()),
+                None => fault.clone(),
+            })
+            .collect();
+        assert_eq!(texts, expected);
+    };
+    let suspended = job(&[]);
+    let resources = |new: &mut Value| {
+        let pod = &mut new["spec"]["template"]["spec"];
+        pod["containers"][0]["resources"] = json!({"requests": {"cpu": "2"}});
+        pod["nodeSelector"] = json!({"a": "b"});
+        pod["affinity"] = json!({"nodeAffinity": {}});
+        new["spec"]["template"]["metadata"]["labels"]["c"] = json!("d");
+    };
+    check(&suspended, &resources, &[]);
+    check(
+        &suspended,
+        &|new| new["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other"),
+        &["spec.template.spec: field is immutable"],
+    );
+    check(
+        &suspended,
+        &|new| new["spec"]["template"]["spec"]["affinity"] = json!({"podAffinity": {"a": "b"}}),
+        &["spec.template.spec: field is immutable"],
+    );
+    check(&job(&[("suspend", json!(false))]), &resources, &["spec.template: field is immutable"]);
+    let mut active = suspended.clone();
+    active["status"] = json!({"active": 1});
+    check(&active, &resources, &["spec.template: field is immutable"]);
+    check(
+        &suspended,
+        &|new| new["spec"]["completions"] = json!(5),
+        &["spec.completions: Invalid value: 5: can only be modified in tandem with spec.parallelism"],
+    );
+    check(
+        &suspended,
+        &|new| {
+            new["spec"]["completions"] = json!(5);
+            new["spec"]["parallelism"] = json!(5);
+        },
+        &[],
+    );
+    check(
+        &suspended,
+        &|new| new["spec"]["successPolicy"] = json!({"rules": [{"succeededCount": 1}]}),
+        &["spec.successPolicy: field is immutable"],
+    );
+}
