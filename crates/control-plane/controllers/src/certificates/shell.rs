@@ -130,21 +130,21 @@ pub(crate) async fn run_signing(context: Context) {
 async fn issue(controller: Arc<Controller>, authority: Arc<Authority>, key: ObjectKey) -> Result<(), Error> {
     let Some(request) = controller.requests.get(&key) else { return Ok(()) };
     let now = controller.context.now();
-    let mut request = (*request).clone();
-    match decide::sign(&request, LONGEST) {
+    let (failure, certificate) = match decide::sign(&request, LONGEST) {
         Signing::Nothing => return Ok(()),
-        Signing::Fail(why) => {
-            let condition = decide::condition("Failed", "SignerValidationFailure", &why, now);
-            request.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
-        }
+        Signing::Fail(why) => (Some(decide::condition("Failed", "SignerValidationFailure", &why, now)), None),
         Signing::Sign(parsed, life) => {
-            let usages = request.spec.usages.clone().unwrap_or_default();
+            let usages = request.spec.usages.as_deref().unwrap_or_default();
             let certificate = authority
-                .sign(&parsed, &usages, life, now)
+                .sign(&parsed, usages, life, now)
                 .map_err(|error| Error::Unusable { object: key.name.clone(), why: error.to_string() })?;
-            request.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
+            (None, Some(ByteString(certificate.into_bytes())))
         }
-    }
+    };
+    let mut request = (*request).clone();
+    let status = request.status.get_or_insert_default();
+    status.conditions.get_or_insert_default().extend(failure);
+    status.certificate = certificate;
     controller.write("status", &request).await
 }
 

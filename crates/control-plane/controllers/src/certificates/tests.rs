@@ -130,7 +130,8 @@ fn only_what_waits_for_us_is_looked_at() {
         ("for clients", request(CLIENT, CLIENT_USAGES), false, false),
         ("of another signer", with(request("example.com/x", CLIENT_USAGES), "Approved"), false, false),
     ] {
-        assert_eq!((is_for_approval(&request), is_for_signing(&request)), (approval, signing), "{what}");
+        let signed = sign(&request, YEAR) != Signing::Nothing;
+        assert_eq!((is_for_approval(&request), signed), (approval, signing), "{what}");
     }
 }
 

@@ -116,7 +116,7 @@ impl Reflector {
         }
     }
 
-    async fn list(&self) -> Result<(Vec<Box<[u8]>>, String), ReflectError> {
+    async fn list(&self) -> Result<(Vec<Bytes>, String), ReflectError> {
         match self.list_paged(Some(PAGE)).await {
             // The continue token outlived the snapshot it named: take everything in one answer.
             Err(ReflectError::Expired) => self.list_paged(None).await,
@@ -124,7 +124,7 @@ impl Reflector {
         }
     }
 
-    async fn list_paged(&self, limit: Option<usize>) -> Result<(Vec<Box<[u8]>>, String), ReflectError> {
+    async fn list_paged(&self, limit: Option<usize>) -> Result<(Vec<Bytes>, String), ReflectError> {
         let mut items = Vec::new();
         let mut continue_token = String::new();
         loop {
@@ -143,7 +143,7 @@ impl Reflector {
             .await
             .map_err(|_| ReflectError::Silent)??;
             let page = scan::list_page(&body).map_err(ReflectError::List)?;
-            items.extend(page.items.into_iter().map(|range| Box::from(&body[range])));
+            items.extend(page.items.into_iter().map(|range| body.slice(range)));
             continue_token = page.continue_token;
             if continue_token.is_empty() {
                 return Ok((items, page.resource_version));

@@ -67,7 +67,7 @@ pub(super) struct Scanned<'a> {
 impl Scanned<'_> {
     /// The object without `metadata.managedFields`: no part of a cluster reads them, and they can be half of it. Who
     /// writes the object back without them changes nothing about them.
-    pub(super) fn without_managed_fields(&self) -> Box<[u8]> {
+    pub(super) fn without_managed_fields(&self) -> Cow<'_, [u8]> {
         match &self.managed_fields {
             None => self.bytes.into(),
             Some(cut) => [&self.bytes[..cut.start], &self.bytes[cut.end..]].concat().into(),

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
@@ -25,7 +26,7 @@ pub(super) const RECENT: usize = 512;
 /// What a reflector feeds.
 pub(super) trait Sink: Send + Sync {
     /// Replaces everything: `items` is the whole truth at `resource_version`.
-    fn replace(&self, items: Vec<Box<[u8]>>, resource_version: &str);
+    fn replace(&self, items: Vec<Bytes>, resource_version: &str);
     /// One watch event about one object; returns its resourceVersion when it has one.
     fn event(&self, kind: EventKind, object: &[u8]) -> Option<String>;
     /// Nothing changed up to this version.
@@ -294,7 +295,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
         if self.metadata_only {
             self.readable(scan::only_metadata(&bytes)).map(Into::into)
         } else {
-            Some(bytes)
+            Some(bytes.into())
         }
     }
 
@@ -331,7 +332,7 @@ fn mended<K: DeserializeOwned>(bytes: &[u8]) -> Option<Result<K, serde_json::Err
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
-    fn replace(&self, items: Vec<Box<[u8]>>, resource_version: &str) {
+    fn replace(&self, items: Vec<Bytes>, resource_version: &str) {
         let handlers = self.handlers.lock();
         let mut listed = BTreeSet::new();
         for bytes in items {
