@@ -139,7 +139,7 @@ async fn start(
     pki.authority().certificate().clone_into(&mut controllers.root_ca_pem);
     controllers.cluster_cidrs = vec![settings.pod_cidr.clone()];
     controllers.host.clone_from(&settings.node_name);
-    controllers.signer = Some(pki.authority_shared());
+    controllers.signers = podium_controllers::Signers::one(&pki.authority_shared());
     controllers.token_keys = Some(pki.token_keys());
     let config = podium_controllers::Config::new(clients.clone(), informers.clone(), controllers);
     parts.spawn("controllers", podium_controllers::run(config, end.clone()));

@@ -12,6 +12,7 @@ use crate::daemon::{self, Program};
 
 mod accounts;
 pub(crate) mod controller_manager;
+mod flags;
 mod healthz;
 pub(crate) mod kubelet;
 pub(crate) mod proxy;

@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
+use kube::client::ClientBuilder;
 use kube::config::{AuthInfo, Kubeconfig};
+use podium_client::metrics::CountRequests;
 use podium_client::{Api, Client, error_chain, status_of};
 use podium_pki::KeyPair;
 use rustls::RootCertStore;
@@ -53,7 +55,7 @@ impl Connection {
 
     /// A client by the kubeconfig's own credentials.
     pub(crate) fn client(&self) -> Result<Client> {
-        Client::try_from(self.config.clone()).context("client from the kubeconfig")
+        counted(self.config.clone()).context("client from the kubeconfig")
     }
 
     /// A client of the same server by this certificate.
@@ -64,14 +66,14 @@ impl Connection {
             client_key_data: Some(STANDARD.encode(pair.key.expose()).into()),
             ..AuthInfo::default()
         };
-        Client::try_from(config).context("client by certificate")
+        counted(config).context("client by certificate")
     }
 
     /// A client of the same server by the token in this file, which is read anew every minute.
     pub(crate) fn client_by_token(&self, file: &Path) -> Result<Client> {
         let mut config = self.config.clone();
         config.auth_info = AuthInfo { token_file: Some(file.display().to_string()), ..AuthInfo::default() };
-        Client::try_from(config).context("client by token")
+        counted(config).context("client by token")
     }
 
     /// The authorities by which the server is known, in PEM; empty when the kubeconfig has none.
@@ -103,6 +105,12 @@ impl Connection {
         }
         Ok(Arc::new(store))
     }
+}
+
+/// A client whose requests are counted.
+fn counted(config: kube::Config) -> Result<Client> {
+    let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests::of(&host)).build())
 }
 
 /// Who the server says that the client is. Waits for a server that is not there yet, but not for one that refuses.

@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use podium_client::metrics::Histogram;
 
 use crate::catalogue::Served;
 
 mod expose;
-pub(crate) mod histogram;
 
 pub(crate) use expose::Stored;
-use histogram::Histogram;
 
 /// Upper bounds in seconds. Source: upstream `apiserver_request_duration_seconds`.
 const DURATIONS: &[f64] = &[

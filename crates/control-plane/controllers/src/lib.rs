@@ -33,6 +33,7 @@ mod job;
 mod labels;
 mod legacytokencleaner;
 mod manager;
+mod metrics;
 mod names;
 mod namespace;
 mod node_affinity;
@@ -64,6 +65,9 @@ mod ttl;
 mod ttlafterfinished;
 mod vacprotection;
 
+pub use certificates::Signers;
 pub use clock::{Clock, RuntimeClock, SystemClock};
-pub use manager::{Config, Error, Settings, accounts, names, run};
+pub use manager::{Config, Error, Settings, accounts, names, run, workers};
+pub use metrics::collect as collect_metrics;
 pub use names::{CountedNames, NameSource, RandomNames};
+pub use nodelifecycle::Rates as NodeEviction;

@@ -1,6 +1,6 @@
 //! Starts the controllers that are wanted, each under its own identity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use podium_client::{ClientSource, EventRecorder, Running, SharedInformers, Shutdown};
-use podium_pki::Authority;
 use tokio::task::JoinSet;
 
+use crate::certificates::Signers;
 use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
+use crate::metrics;
 use crate::names::{NameSource, RandomNames};
 use crate::{
     bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption,
@@ -28,8 +29,11 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name in [`Config::controllers`] is nobody's.
-    #[error("there is no controller {0:?}")]
+    #[error("{0:?} is not in the list of known controllers")]
     UnknownController(String),
+    /// A name in [`Config::controllers`] is that of a controller which upstream has and we have not.
+    #[error("{0:?} is not built and cannot be started")]
+    NotBuilt(String),
     /// A controller's task ended by a panic outside of any reconcile.
     #[error("controller {name} ended unexpectedly")]
     Ended {
@@ -47,6 +51,8 @@ pub struct Config {
     /// Names as in upstream's `--controllers`: `*` for all that are on by default, a name to add one, `-` and a name to leave
     /// one out.
     pub controllers: Vec<String>,
+    /// Reconciles at once by controller, where they are to differ from the default.
+    pub workers: BTreeMap<String, usize>,
     /// What the controllers need to be told.
     pub settings: Settings,
     /// The time.
@@ -72,6 +78,7 @@ impl Config {
             clients,
             informers,
             controllers: vec!["*".to_owned()],
+            workers: BTreeMap::new(),
             settings,
             clock: Arc::new(SystemClock),
             names: Arc::new(RandomNames),
@@ -90,17 +97,22 @@ pub struct Settings {
     pub node_cidr_mask_v4: u8,
     /// The prefix length of a node's part of an IPv6 cluster range.
     pub node_cidr_mask_v6: u8,
+    /// Where Services get their addresses from: no node gets a part of it. Source: `--service-cluster-ip-range`.
+    pub service_cidrs: Vec<String>,
     /// How long a node may be silent before it counts as lost. Source: `--node-monitor-grace-period`.
     pub node_monitor_grace: Duration,
+    /// How long a new node may take to say anything. Source: `--node-startup-grace-period`.
+    pub node_startup_grace: Duration,
+    /// How fast pods are evicted from lost nodes.
+    pub node_eviction: nodelifecycle::Rates,
     /// How many ended pods are kept. Source: `--terminated-pod-gc-threshold`.
     pub terminated_pods_kept: usize,
     /// Signs the tokens of Secrets that users make for service accounts; without it they stay empty.
     pub token_keys: Option<Arc<podium_pki::token::Keys>>,
     /// The name of this host in Events.
     pub host: String,
-    /// Signs approved certificate signing requests; without it they wait. Source: `--cluster-signing-cert-file` and
-    /// `--cluster-signing-key-file`.
-    pub signer: Option<Arc<Authority>>,
+    /// Sign approved certificate signing requests.
+    pub signers: Signers,
 }
 
 impl Default for Settings {
@@ -110,11 +122,14 @@ impl Default for Settings {
             cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
             node_cidr_mask_v4: 24,
             node_cidr_mask_v6: 64,
+            service_cidrs: Vec::new(),
             node_monitor_grace: Duration::from_secs(50),
+            node_startup_grace: Duration::from_secs(60),
+            node_eviction: nodelifecycle::Rates::default(),
             terminated_pods_kept: 12_500,
             token_keys: None,
             host: String::new(),
-            signer: None,
+            signers: Signers::default(),
         }
     }
 }
@@ -395,6 +410,73 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)
 }
 
+/// How many reconciles each controller does at once by default.
+pub fn workers() -> impl Iterator<Item = (&'static str, usize)> {
+    ENTRIES.iter().map(|entry| (entry.name, entry.workers))
+}
+
+/// Names that controllers had before v1.28 and that still stand for them. Source: `cmd/kube-controller-manager/app`.
+const ALIASES: &[(&str, &str)] = &[
+    ("attachdetach", "persistentvolume-attach-detach-controller"),
+    ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("clusterrole-aggregation", "clusterrole-aggregation-controller"),
+    ("cronjob", "cronjob-controller"),
+    ("csrapproving", "certificatesigningrequest-approving-controller"),
+    ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
+    ("csrsigning", "certificatesigningrequest-signing-controller"),
+    ("daemonset", "daemonset-controller"),
+    ("deployment", "deployment-controller"),
+    ("disruption", "disruption-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("endpointslice", "endpointslice-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("ephemeral-volume", "ephemeral-volume-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("horizontalpodautoscaling", "horizontal-pod-autoscaler-controller"),
+    ("job", "job-controller"),
+    ("legacy-service-account-token-cleaner", "legacy-serviceaccount-token-cleaner-controller"),
+    ("namespace", "namespace-controller"),
+    ("nodeipam", "node-ipam-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("persistentvolume-binder", "persistentvolume-binder-controller"),
+    ("persistentvolume-expander", "persistentvolume-expander-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("replicaset", "replicaset-controller"),
+    ("replicationcontroller", "replicationcontroller-controller"),
+    ("resource-claim-controller", "resourceclaim-controller"),
+    ("resourcequota", "resourcequota-controller"),
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("serviceaccount", "serviceaccount-controller"),
+    ("serviceaccount-token", "serviceaccount-token-controller"),
+    ("statefulset", "statefulset-controller"),
+    ("storage-version-gc", "storageversion-garbage-collector-controller"),
+    ("tokencleaner", "token-cleaner-controller"),
+    ("ttl", "ttl-controller"),
+    ("ttl-after-finished", "ttl-after-finished-controller"),
+];
+
+/// Upstream's controllers that may be missing in [`ENTRIES`]: to leave one out is fine, to ask for it is not. Source:
+/// `cmd/kube-controller-manager/names`.
+const UPSTREAM_ONLY: &[&str] = &[
+    "device-taint-eviction-controller",
+    "horizontal-pod-autoscaler-controller",
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "persistentvolume-attach-detach-controller",
+    "persistentvolume-binder-controller",
+    "persistentvolume-expander-controller",
+    "podcertificaterequest-cleaner-controller",
+    "podgroup-protection-controller",
+    "resourceclaim-controller",
+    "resourcepoolstatusrequest-controller",
+    "selinux-warning-controller",
+    "service-ca-certificate-publisher-controller",
+    "storage-version-migrator-controller",
+    "storageversion-garbage-collector-controller",
+    "validatingadmissionpolicy-status-controller",
+];
+
 /// The account of a controller that acts as the process itself, whose user has a role of its own and is no service account.
 pub(crate) const OWN_IDENTITY: &str = "kube-controller-manager";
 
@@ -430,7 +512,7 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
             clock: config.clock.clone(),
             names: config.names.clone(),
             settings: settings.clone(),
-            workers: entry.workers,
+            workers: config.workers.get(entry.name).copied().unwrap_or(entry.workers),
             shutdown: stop.clone(),
         };
         let stop = stop.clone();
@@ -440,11 +522,13 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         tasks.spawn(
             std::panic::AssertUnwindSafe(run).catch_unwind().map(move |ended| (entry.name, ended.is_ok())),
         );
+        metrics::RUNNING.with([OWN_IDENTITY, entry.name]).set(1.0);
         tracing::debug!(controller = entry.name, "started");
     }
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let Ok((name, regular)) = ended else { continue };
+        metrics::RUNNING.with([OWN_IDENTITY, name]).set(0.0);
         if outcome.is_ok() && (!regular || !stop.is_cancelled()) {
             outcome = Err(Error::Ended { name });
             stop.cancel();
@@ -456,21 +540,26 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
 /// Reads a list as `--controllers` has it. Later entries win.
 fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
     let mut chosen = BTreeSet::new();
-    let find = |name: &str| {
-        names().find(|known| *known == name).ok_or_else(|| Error::UnknownController(name.to_owned()))
-    };
     // The star first wherever it stands, so that "-x,*" leaves x out as it does upstream.
     if wanted.iter().any(|name| name == "*") {
         chosen.extend(names().filter(|name| !OFF_BY_DEFAULT.contains(name)));
     }
-    for name in wanted.iter().filter(|name| *name != "*") {
-        match name.strip_prefix('-') {
+    for wanted in wanted.iter().filter(|name| *name != "*") {
+        let (leave_out, given) = match wanted.strip_prefix('-') {
+            Some(name) => (true, name),
+            None => (false, wanted.as_str()),
+        };
+        let name = ALIASES.iter().find(|(alias, _)| *alias == given).map_or(given, |(_, name)| name);
+        match names().find(|known| *known == name) {
+            Some(name) if leave_out => {
+                chosen.remove(name);
+            }
             Some(name) => {
-                chosen.remove(find(name)?);
+                chosen.insert(name);
             }
-            None => {
-                chosen.insert(find(name)?);
-            }
+            None if !UPSTREAM_ONLY.contains(&name) => return Err(Error::UnknownController(given.to_owned())),
+            None if leave_out => {}
+            None => return Err(Error::NotBuilt(given.to_owned())),
         }
     }
     Ok(chosen)
@@ -478,7 +567,7 @@ fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OFF_BY_DEFAULT, OWN_IDENTITY, accounts, choose, names};
+    use super::{ALIASES, OFF_BY_DEFAULT, OWN_IDENTITY, UPSTREAM_ONLY, accounts, choose, names};
 
     fn chosen(list: &[&str]) -> Vec<&'static str> {
         let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
@@ -495,8 +584,24 @@ mod tests {
             assert!(!chosen(&list).contains(&"deployment-controller"));
             assert_eq!(chosen(&list).len(), by_default - 1);
         }
-        assert!(choose(&["nonsense".to_owned()]).is_err());
+        let error = choose(&["nonsense".to_owned()]).unwrap_err().to_string();
+        assert_eq!(error, "\"nonsense\" is not in the list of known controllers");
         assert!(chosen(&[]).is_empty());
+    }
+
+    #[test]
+    fn upstreams_names_are_known_old_ones_too() {
+        let by_default = names().count() - OFF_BY_DEFAULT.len();
+        assert_eq!(chosen(&["*", "bootstrapsigner", "tokencleaner"]).len(), by_default + 2);
+        assert_eq!(chosen(&["job"]), ["job-controller"]);
+        assert_eq!(chosen(&["*", "-service-ca-certificate-publisher-controller"]).len(), by_default);
+        let asked = choose(&["persistentvolume-expander".to_owned()]);
+        let missing = names().all(|name| name != "persistentvolume-expander-controller");
+        assert_eq!(asked.is_err(), missing, "a name that is known and not built");
+        for (alias, name) in ALIASES {
+            let known = names().any(|known| known == *name) || UPSTREAM_ONLY.contains(name);
+            assert!(known && names().all(|known| known != *alias), "{alias}");
+        }
     }
 
     #[test]

@@ -9,5 +9,7 @@ mod shell;
 mod status;
 #[cfg(test)]
 mod tests;
+mod zones;
 
+pub use decide::Rates;
 pub(crate) use shell::run;

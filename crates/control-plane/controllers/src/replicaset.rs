@@ -34,6 +34,8 @@ pub(crate) struct View<'a> {
 
 /// A kind that keeps a number of pods.
 pub(crate) trait Replicated: Owner {
+    /// The name of its controller's queue.
+    const QUEUE: &str;
     /// The parts that matter.
     fn view(&self) -> View<'_>;
     /// A copy with another status, for the status subresource.
@@ -41,6 +43,8 @@ pub(crate) trait Replicated: Owner {
 }
 
 impl Replicated for ReplicaSet {
+    const QUEUE: &str = "replicaset";
+
     fn view(&self) -> View<'_> {
         let spec = self.spec.as_ref();
         View {
@@ -60,6 +64,8 @@ impl Replicated for ReplicaSet {
 }
 
 impl Replicated for ReplicationController {
+    const QUEUE: &str = "replicationmanager";
+
     fn view(&self) -> View<'_> {
         let spec = self.spec.as_ref();
         View {

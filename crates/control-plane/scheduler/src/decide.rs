@@ -13,7 +13,7 @@ use crate::pod::PodInfo;
 use crate::preempt::{self, Attempt, Preemption};
 use crate::score;
 use crate::snapshot::Snapshot;
-use crate::surroundings::Surroundings;
+use crate::surroundings::{Point, Surroundings};
 
 /// Fewer feasible nodes than this are never enough to stop looking.
 const LEAST_FEASIBLE: usize = 100;
@@ -81,14 +81,24 @@ pub fn decide(
     let namespaces = |name: &str| -> Option<Labels> { surroundings.namespace_labels(name) };
     let (cycle, candidates) = match prepare(snapshot, pod, surroundings, &namespaces) {
         Ok(prepared) => prepared,
-        Err(refused) => return refuse(snapshot, pod, &refused),
+        Err(refused) => {
+            surroundings.passed(Point::PreFilter, false);
+            return refuse(snapshot, pod, &refused);
+        }
     };
+    surroundings.passed(Point::PreFilter, true);
     let search = Search::run(&cycle, snapshot, candidates.as_deref(), percent, cursor);
+    surroundings.passed(Point::Filter, !search.feasible.is_empty());
     match search.feasible.as_slice() {
-        [] => Decision::Wait(wait(&cycle, snapshot, &search, candidates.is_some(), random)),
+        [] => {
+            let wait = wait(&cycle, snapshot, &search, candidates.is_some(), random);
+            surroundings.passed(Point::PostFilter, wait.preemption.is_some());
+            Decision::Wait(wait)
+        }
         [only] => place(snapshot, *only, &search),
         several => {
             let totals = score::totals(pod, snapshot, several, surroundings, &namespaces);
+            surroundings.passed(Point::Score, true);
             place(snapshot, several[best(&totals, random)], &search)
         }
     }

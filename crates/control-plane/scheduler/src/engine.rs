@@ -55,6 +55,15 @@ pub enum Action {
     },
 }
 
+/// What a pod had behind it when it got its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// How often it was tried.
+    pub tries: u32,
+    /// How long ago that was for the first time.
+    pub since_first: Moment,
+}
+
 /// The state.
 #[derive(Debug)]
 pub struct Engine {
@@ -91,6 +100,11 @@ impl Engine {
     /// The pods without a node.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// The number of pods whose binding is under way.
+    pub fn being_bound(&self) -> usize {
+        self.binding.len()
     }
 
     /// Takes in what the API says.
@@ -176,14 +190,19 @@ impl Engine {
 
     /// Tells how binding a pod went. After a failure it is tried again with a back-off, unless the API
     /// has said meanwhile that it is gone or has a node.
-    pub fn bound(&mut self, uid: &str, success: bool, now: Moment) {
-        let Some(entry) = self.binding.remove(uid) else { return };
-        if success || !self.snapshot.is_assumed(uid) {
-            return;
+    pub fn bound(&mut self, uid: &str, success: bool, now: Moment) -> Option<Scheduled> {
+        let entry = self.binding.remove(uid)?;
+        if success {
+            let (tries, first) = entry.history();
+            return Some(Scheduled { tries, since_first: now.saturating_sub(first) });
+        }
+        if !self.snapshot.is_assumed(uid) {
+            return None;
         }
         if let Some(gone) = self.snapshot.remove_pod(uid) {
             self.queue.changed(&Change::PodGone(gone), now);
         }
         self.queue.failed(entry, now);
+        None
     }
 }

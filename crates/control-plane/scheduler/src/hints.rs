@@ -41,6 +41,19 @@ pub enum Change {
 }
 
 impl Change {
+    /// Upstream's name for it, in metrics. Changes of a node are not told apart by what changed.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeChanged { .. } => "NodeUpdate",
+            Self::NodeGone => "NodeDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodChanged { .. } => "AssignedPodUpdate",
+            Self::PodGone(_) => "AssignedPodDelete",
+            Self::Volumes => "PersistentVolumeUpdate",
+        }
+    }
+
     /// The filters that could decide otherwise after such a change; the others need not be asked.
     pub(crate) fn concerns(&self) -> impl Iterator<Item = Plugin> {
         let of_pods = matches!(self, Self::PodPlaced(_));

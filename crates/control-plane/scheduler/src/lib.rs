@@ -18,6 +18,7 @@ mod filter;
 mod hints;
 mod interpod;
 mod message;
+pub mod metrics;
 mod owners;
 mod pod;
 mod ports;
@@ -38,25 +39,24 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use podium_client::{
-    Client, ClientSource, EventRecorder, LeaderElection, LeadershipError, LeadershipTimings, Running,
-    SharedInformers, Shutdown,
+    Client, ClientSource, EventRecorder, LeaderElection, LeadershipError, Running, SharedInformers, Shutdown,
 };
 
 use tokio::sync::watch;
 
 pub use affinity::{Labels, NodeAffinity, NodeTerm, PodAffinity, PodTerm};
 pub use decide::{Cursor, Decision, Wait, decide, enough};
-pub use engine::{Action, Engine, Event};
+pub use engine::{Action, Engine, Event, Scheduled};
 pub use filter::{Plugin, Plugins, Rejection};
 pub use hints::{Change, helps};
 pub use pod::{Owner, PodInfo, Refusal};
 pub use ports::HostPort;
 pub use preempt::Preemption;
-pub use queue::{Entry, Moment, Queue};
+pub use queue::{Entry, Moment, Queue, Waiting};
 pub use resources::{Requests, Resources, requests_of};
 pub use snapshot::{NodeFacts, NodeInfo, Snapshot};
 pub use spread::SpreadConstraint;
-pub use surroundings::{Nothing, Surroundings, Volumes};
+pub use surroundings::{Nothing, Point, Surroundings, Volumes};
 pub use taints::{Effect, Taint, Toleration};
 
 /// What the scheduler needs to run.
@@ -72,18 +72,15 @@ pub struct Config {
     pub percentage_of_nodes_to_score: usize,
     /// Decides among equally good nodes; random when `None`.
     pub seed: Option<u64>,
-    /// With an identity: leads only while it holds the Lease `kube-system/kube-scheduler`. Not needed
-    /// where there can be only one.
-    pub identity: Option<String>,
-    /// Of the election.
-    pub timings: LeadershipTimings,
+    /// Schedules only while it holds the Lease of this candidate. Not needed where there can be only one.
+    pub election: Option<LeaderElection>,
 }
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("scheduler_name", &self.scheduler_name)
-            .field("identity", &self.identity)
+            .field("election", &self.election)
             .finish_non_exhaustive()
     }
 }
@@ -97,8 +94,7 @@ impl Config {
             scheduler_name: "default-scheduler".to_owned(),
             percentage_of_nodes_to_score: 0,
             seed: None,
-            identity: None,
-            timings: LeadershipTimings::default(),
+            election: None,
         }
     }
 }
@@ -139,7 +135,7 @@ async fn schedule(
     recorder: EventRecorder,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    let (cluster, events) = shell::follow(&config.informers);
+    let (cluster, events) = shell::follow(&config.informers, &config.scheduler_name);
     let synced = async {
         config.informers.of::<Node>().synced().await;
         config.informers.of::<Pod>().synced().await;
@@ -157,18 +153,10 @@ async fn schedule(
         cluster,
         events,
     };
-    let (lead, leading) = watch::channel(config.identity.is_none());
-    let Some(identity) = config.identity else {
+    let (lead, leading) = watch::channel(config.election.is_none());
+    let Some(election) = config.election else {
         shell.run(shutdown, leading).await;
         return Ok(());
-    };
-    let election = LeaderElection {
-        client,
-        namespace: "kube-system".to_owned(),
-        name: "kube-scheduler".to_owned(),
-        identity,
-        timings: config.timings,
-        release_on_shutdown: true,
     };
     // A candidate that does not lead follows the cluster all the same, to be ready at once.
     let candidate = async {

@@ -14,8 +14,9 @@ use podium_api::selector::LabelSelector;
 use podium_client::{Change, Informer, Object, ObjectKey, SharedInformers};
 
 use crate::affinity::{Labels, NodeTerm};
+use crate::metrics::Stopwatch;
 use crate::pod::{Owner, PodInfo};
-use crate::surroundings::{Surroundings, Volumes};
+use crate::surroundings::{Point, Surroundings, Volumes};
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
@@ -35,12 +36,15 @@ pub(crate) struct Cluster {
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
     informers: SharedInformers,
+    /// Measures decisions.
+    pub(crate) watch: Arc<Stopwatch>,
 }
 
 impl Cluster {
     /// Follows the informers; `volumes_changed` is called for every change of a volume or claim.
     pub(crate) fn new(
         informers: &SharedInformers,
+        profile: &str,
         volumes_changed: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Self {
         let kept: Arc<RwLock<Kept>> = Arc::default();
@@ -62,7 +66,8 @@ impl Cluster {
         let changed = volumes_changed.clone();
         claims.on_event(move |_| changed());
         volumes.on_event(move |_| volumes_changed());
-        Self { kept, claims, volumes, informers: informers.clone() }
+        let watch = Arc::new(Stopwatch::new(profile));
+        Self { kept, claims, volumes, informers: informers.clone(), watch }
     }
 
     /// Waits until everything that is asked here has been listed.
@@ -147,6 +152,10 @@ impl Kept {
 }
 
 impl Surroundings for Cluster {
+    fn passed(&self, point: Point, success: bool) {
+        self.watch.passed(point, success);
+    }
+
     fn default_selector(&self, pod: &PodInfo) -> Option<LabelSelector> {
         let kept = self.kept.read();
         let selects =

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::filter::{Plugin, Plugins};
 use crate::hints::{Change, helps};
+use crate::metrics;
 use crate::pod::PodInfo;
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -22,6 +23,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How often those who waited that long are looked for.
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
+
+/// Upstream's name for a try that found no node or failed.
+const ATTEMPT_FAILED: &str = "ScheduleAttemptFailure";
 
 /// Time since the scheduler started.
 pub type Moment = Duration;
@@ -39,6 +43,22 @@ pub struct Entry {
     errors: u32,
     refused_by: Plugins,
     place: Place,
+    /// How often it was taken out to be tried, and when first.
+    tries: u32,
+    first: Option<Moment>,
+}
+
+/// How many pods wait for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// For their turn.
+    pub active: usize,
+    /// For the end of a back-off.
+    pub backoff: usize,
+    /// For a change.
+    pub unschedulable: usize,
+    /// For their gates to be removed.
+    pub gated: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +91,11 @@ pub struct Queue {
 }
 
 impl Entry {
+    /// How often it was tried, and when for the first time.
+    pub(crate) fn history(&self) -> (u32, Moment) {
+        (self.tries, self.first.unwrap_or(self.since))
+    }
+
     fn order(&self) -> Order {
         (Reverse(self.pod.priority), self.since, self.number)
     }
@@ -115,8 +140,10 @@ impl Queue {
                 errors: 0,
                 refused_by: Plugins::default(),
                 place,
+                tries: 0,
+                first: None,
             };
-            return self.insert(entry, Place::Active);
+            return self.insert(entry, Place::Active, "UnschedulablePodAdd");
         };
         let changed = !entry.pod.asks_the_same(&pod);
         entry.pod = pod;
@@ -128,7 +155,15 @@ impl Queue {
             Place::Waiting if changed => Place::Backoff(entry.backoff_until()),
             place => place,
         };
-        self.insert(entry, place);
+        self.insert(entry, place, "UnschedulablePodUpdate");
+    }
+
+    /// How many pods wait for what.
+    pub fn waiting(&self) -> Waiting {
+        let (active, unschedulable) = (self.active.len(), self.waiting.len());
+        let backoff = self.backoff.len() + self.error_backoff.len();
+        let gated = self.entries.len() - active - unschedulable - backoff;
+        Waiting { active, backoff, unschedulable, gated }
     }
 
     /// Forgets a pod: it is gone, or has a node.
@@ -146,7 +181,10 @@ impl Queue {
             // Nothing better to do: why let it wait?
             None => self.backoff.first().map(|(_, _, uid)| uid.clone())?,
         };
-        self.take(&uid)
+        let mut entry = self.take(&uid)?;
+        entry.tries = entry.tries.saturating_add(1);
+        entry.first.get_or_insert(now);
+        Some(entry)
     }
 
     /// Gives back a pod that found no node. It waits for a change that may help.
@@ -155,7 +193,7 @@ impl Queue {
         entry.refusals = entry.refusals.saturating_add(1);
         entry.errors = 0;
         entry.refused_by = refused_by;
-        self.insert(entry, Place::Waiting);
+        self.insert(entry, Place::Waiting, ATTEMPT_FAILED);
     }
 
     /// Gives back a pod whose try failed by an error. It is tried again after a back-off.
@@ -164,7 +202,7 @@ impl Queue {
         entry.errors = entry.errors.saturating_add(1);
         entry.refused_by = Plugins::default();
         let until = entry.backoff_until();
-        self.insert(entry, Place::ErrorBackoff(until));
+        self.insert(entry, Place::ErrorBackoff(until), ATTEMPT_FAILED);
     }
 
     /// Lets the pods that a change may help try again.
@@ -179,7 +217,7 @@ impl Queue {
             self.entries.get(*uid).is_some_and(|entry| helps(change, &entry.pod, entry.refused_by))
         };
         let helped: Vec<String> = self.waiting.iter().filter(helped).cloned().collect();
-        self.retry(helped, now);
+        self.retry(helped, now, change.label());
     }
 
     /// When something becomes due by time alone: the end of a back-off, or the next flush.
@@ -215,7 +253,7 @@ impl Queue {
         let late =
             |uid: &&String| self.entries.get(*uid).is_some_and(|entry| entry.since + LONGEST_WAIT <= now);
         let late: Vec<String> = self.waiting.iter().filter(late).cloned().collect();
-        self.retry(late, now);
+        self.retry(late, now, "UnschedulableTimeout");
     }
 
     /// Counts a pod in (or out) among those who wait.
@@ -233,26 +271,33 @@ impl Queue {
             .for_each(|plugin| step(plugin as usize));
     }
 
-    fn retry(&mut self, uids: Vec<String>, now: Moment) {
+    fn retry(&mut self, uids: Vec<String>, now: Moment, event: &str) {
         for uid in uids {
             if let Some(entry) = self.take(&uid) {
                 let until = entry.backoff_until();
                 let place = if until <= now { Place::Active } else { Place::Backoff(until) };
-                self.insert(entry, place);
+                self.insert(entry, place, event);
             }
         }
     }
 
     fn activate(&mut self, uid: &str) {
         if let Some(entry) = self.take(uid) {
-            self.insert(entry, Place::Active);
+            self.insert(entry, Place::Active, "BackoffComplete");
         }
     }
 
-    fn insert(&mut self, mut entry: Entry, place: Place) {
+    /// `event` is what brings the pod here, by upstream's names.
+    fn insert(&mut self, mut entry: Entry, place: Place, event: &str) {
         let uid = entry.pod.uid.clone();
         entry.place = if entry.pod.gates.is_empty() { place } else { Place::Gated };
         let order = entry.order();
+        let queue = match entry.place {
+            Place::Active => "active",
+            Place::Backoff(_) | Place::ErrorBackoff(_) => "backoff",
+            Place::Waiting | Place::Gated => "unschedulable",
+        };
+        metrics::incoming(event, queue);
         match entry.place {
             Place::Active => {
                 self.active.insert((order, uid.clone()));

@@ -19,10 +19,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::engine::{Action, Engine, Event};
+use crate::metrics::{self, Stopwatch};
 use crate::owners::Cluster;
 use crate::pod::{POD_SCHEDULED, PREEMPTED, PodInfo};
 use crate::preempt::Preemption;
 use crate::snapshot::NodeFacts;
+use crate::surroundings::Point;
 
 /// Writes in flight. Enough to keep a server busy whose writes share an fsync, few enough not to crowd
 /// out everybody else's requests.
@@ -37,12 +39,15 @@ const MESSAGE_LIMIT: usize = 1024;
 /// What a finished task tells the engine.
 #[derive(Debug)]
 enum Done {
-    Bound { uid: String, success: bool },
+    Bound { uid: String, success: bool, started: Instant, bound_in: Duration },
     Written,
 }
 
 /// Feeds events of nodes and pods to the channel; must be called before anything is scheduled.
-pub(crate) fn follow(informers: &SharedInformers) -> (Cluster, mpsc::UnboundedReceiver<Event>) {
+pub(crate) fn follow(
+    informers: &SharedInformers,
+    profile: &str,
+) -> (Cluster, mpsc::UnboundedReceiver<Event>) {
     // Unbounded: handlers must not block, and what waits here is smaller than what the informers keep.
     let (sender, events) = mpsc::unbounded_channel();
     let tell = move |sender: &mpsc::UnboundedSender<Event>, event| {
@@ -68,7 +73,7 @@ pub(crate) fn follow(informers: &SharedInformers) -> (Cluster, mpsc::UnboundedRe
         let gone = matches!(change, Change::Deleted(_)) || PodInfo::has_ended(pod);
         tell(&pods, if gone { Event::PodGone(info) } else { Event::Pod(info) });
     });
-    let cluster = Cluster::new(informers, move || tell(&sender, Event::Volumes));
+    let cluster = Cluster::new(informers, profile, move || tell(&sender, Event::Volumes));
     (cluster, events)
 }
 
@@ -100,11 +105,13 @@ impl Shell {
                 if idle || writing.len() >= WRITING {
                     break;
                 }
+                let began = self.cluster.watch.start();
                 match self.engine.next(start.elapsed(), &self.cluster) {
-                    Some(action) => self.act(action, &mut writing),
+                    Some(action) => self.act(action, began, &mut writing),
                     None => idle = true,
                 }
             }
+            self.measure();
             if !idle && writing.len() < WRITING {
                 tokio::task::yield_now().await;
                 continue;
@@ -125,27 +132,49 @@ impl Shell {
 
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>, now: Duration) {
         match done {
-            Ok(Done::Bound { uid, success }) => self.engine.bound(&uid, success, now),
+            Ok(Done::Bound { uid, success, started, bound_in }) => {
+                self.cluster.watch.took(Point::Bind, success, bound_in);
+                let result = if success { "scheduled" } else { "error" };
+                metrics::attempted(&self.scheduler_name, result, started.elapsed());
+                if let Some(scheduled) = self.engine.bound(&uid, success, now) {
+                    metrics::scheduled(scheduled.tries, scheduled.since_first);
+                }
+            }
             Ok(Done::Written) => {}
             Err(error) => tracing::error!(%error, "a scheduler task ended badly"),
         }
     }
 
-    fn act(&self, action: Action, writing: &mut JoinSet<Done>) {
+    fn measure(&self) {
+        let snapshot = self.engine.snapshot();
+        let (nodes, pods) = (snapshot.nodes().len(), snapshot.pod_count());
+        metrics::sizes(self.engine.queue().waiting(), nodes, pods, self.engine.being_bound());
+    }
+
+    /// `began` is when the engine was asked.
+    fn act(&self, action: Action, began: std::time::Instant, writing: &mut JoinSet<Done>) {
+        Stopwatch::decided(began);
+        let started = Instant::from_std(began);
         let client = self.client.clone();
         let recorder = self.recorder.clone();
         match action {
             Action::Bind { pod, node } => {
                 writing.spawn(async move {
+                    let asked = Instant::now();
                     let success = bind(&client, &pod, &node).await;
+                    let bound_in = asked.elapsed();
                     if success {
                         let message = format!("Successfully assigned {} to {node}", slashed(&pod));
                         recorder.event(&reference(&pod), EventType::Normal, "Scheduled", message);
                     }
-                    Done::Bound { uid: pod.uid.clone(), success }
+                    Done::Bound { uid: pod.uid.clone(), success, started, bound_in }
                 });
             }
             Action::Refuse { pod, message, preemption } => {
+                metrics::attempted(&self.scheduler_name, "unschedulable", started.elapsed());
+                if let Some(preemption) = &preemption {
+                    metrics::preempted(preemption.victims.len());
+                }
                 let short = truncated(&message);
                 recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", short);
                 let scheduler_name = self.scheduler_name.clone();

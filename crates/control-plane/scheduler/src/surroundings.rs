@@ -16,6 +16,24 @@ pub trait Surroundings {
 
     /// Where a pod's volume claims let it go. Asked only of pods with claims.
     fn volumes(&self, pod: &PodInfo) -> Volumes;
+
+    /// Told when a decision has passed a point, and whether well, so that whoever has a clock can measure it.
+    fn passed(&self, _point: Point, _success: bool) {}
+}
+
+/// Upstream's extension points, as far as they are told apart here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// What is computed before nodes are looked at.
+    PreFilter,
+    /// Which nodes would do.
+    Filter,
+    /// Whether room can be made.
+    PostFilter,
+    /// Which of them is best.
+    Score,
+    /// Telling the API.
+    Bind,
 }
 
 /// The state of a pod's volume claims.

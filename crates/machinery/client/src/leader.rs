@@ -152,10 +152,13 @@ impl LeaderElection {
         Fut: Future<Output = ()>,
     {
         let mut seen = None;
+        let master = crate::metrics::MASTER.with([&self.name]);
+        master.set(0.0);
         match shutdown.run_until_cancelled(self.acquire(&mut seen)).await {
             Some(()) => tracing::info!(lease = %self.lease(), identity = self.identity, "leading"),
             None => return Ok(()),
         }
+        master.set(1.0);
         let leading = shutdown.child_token();
         let mut work = pin!(lead(leading.clone()));
         let ended = tokio::select! {
@@ -164,6 +167,7 @@ impl LeaderElection {
             () = shutdown.cancelled() => Ended::Shutdown,
         };
         leading.cancel();
+        master.set(0.0);
         match ended {
             Ended::Work => {}
             Ended::Shutdown => work.await,

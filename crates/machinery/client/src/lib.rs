@@ -9,6 +9,7 @@
 //! - [`WorkQueue`] and [`run_workers`] turn changes into reconciles, one in flight per key.
 //! - [`EventRecorder`] writes core/v1 Events, correlated as upstream's recorder does.
 //! - [`LeaderElection`] holds a Lease and says when it is lost.
+//! - [`metrics`] counts all that under upstream's names.
 
 mod clients;
 mod errors;
@@ -16,6 +17,7 @@ mod events;
 mod informer;
 mod key;
 mod leader;
+pub mod metrics;
 mod process;
 mod queue;
 pub mod testing;

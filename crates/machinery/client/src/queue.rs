@@ -6,7 +6,7 @@
 //! 5 ms to 1000 s. Time is tokio's, so a test that pauses the clock controls it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
+
+use crate::metrics::queues::{self, Load, Measured, Numbers};
 
 /// client-go's default for controllers: 5 ms doubling per failure of one key, at most 1000 s.
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
@@ -31,13 +33,35 @@ struct Shared<T> {
     longest_backoff: Duration,
     state: Mutex<State<T>>,
     wake: Notify,
+    numbers: Numbers,
+}
+
+impl<T: Send> Measured for Shared<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    fn load(&self, now: Instant) -> Load {
+        let state = self.state.lock();
+        let running = state.working.values().map(|since| now.saturating_duration_since(*since).as_secs_f64());
+        Load {
+            depth: state.dirty.len(),
+            unfinished_seconds: running.clone().sum(),
+            longest_seconds: running.fold(0.0, f64::max),
+        }
+    }
 }
 
 struct State<T> {
     ready: VecDeque<T>,
-    /// In `ready`, or to be queued again when its work is done.
-    dirty: HashSet<T, ahash::RandomState>,
-    working: HashSet<T, ahash::RandomState>,
+    /// In `ready`, or to be queued again when its work is done; and since when.
+    dirty: HashMap<T, Instant, ahash::RandomState>,
+    /// In flight, and since when.
+    working: HashMap<T, Instant, ahash::RandomState>,
     /// The moment each delayed key is due; entries of `timers` that disagree are stale.
     delayed: HashMap<T, (Instant, u64), ahash::RandomState>,
     timers: BinaryHeap<Reverse<Timer<T>>>,
@@ -98,8 +122,8 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     pub fn with_backoff(name: &'static str, first: Duration, longest: Duration) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::default(),
-            working: HashSet::default(),
+            dirty: HashMap::default(),
+            working: HashMap::default(),
             delayed: HashMap::default(),
             timers: BinaryHeap::new(),
             timer_count: 0,
@@ -112,8 +136,11 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
             longest_backoff: longest,
             state: Mutex::new(state),
             wake: Notify::new(),
+            numbers: Numbers::default(),
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        queues::follow(Arc::<Shared<T>>::downgrade(&shared));
+        Self { shared }
     }
 
     /// The name given at creation.
@@ -123,7 +150,8 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
 
     /// Queues the key now, unless it waits already.
     pub fn add(&self, item: T) {
-        let woken = self.shared.state.lock().add(item);
+        let now = Instant::now();
+        let woken = self.shared.state.lock().add(item, now, &self.shared.numbers);
         if woken {
             self.shared.wake.notify_one();
         }
@@ -131,6 +159,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
 
     /// Queues the key after `delay`; an earlier request for the same key stays in force.
     pub fn add_after(&self, item: T, delay: Duration) {
+        self.shared.numbers.retries.increment();
         if delay.is_zero() {
             return self.add(item);
         }
@@ -183,8 +212,10 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
                     self.shared.wake.notify_one();
                     return None;
                 }
-                let due = state.release_due(Instant::now());
-                if let Some(item) = state.take() {
+                let now = Instant::now();
+                let due = state.release_due(now, &self.shared.numbers);
+                if let Some((item, waited)) = state.take(now) {
+                    self.shared.numbers.waits.observe(waited.as_secs_f64());
                     if !state.ready.is_empty() {
                         self.shared.wake.notify_one();
                     }
@@ -207,9 +238,12 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     /// meanwhile it is queued again.
     pub fn done(&self, item: &T) {
         let woken = {
+            let now = Instant::now();
             let mut state = self.shared.state.lock();
-            state.working.remove(item);
-            let again = state.dirty.contains(item);
+            if let Some(since) = state.working.remove(item) {
+                self.shared.numbers.works.observe(now.saturating_duration_since(since).as_secs_f64());
+            }
+            let again = state.dirty.contains_key(item);
             if again {
                 state.ready.push_back(item.clone());
             }
@@ -240,8 +274,13 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
 
 impl<T: Clone + Eq + Hash> State<T> {
     /// Returns whether somebody should wake for it.
-    fn add(&mut self, item: T) -> bool {
-        if self.shut_down || !self.dirty.insert(item.clone()) || self.working.contains(&item) {
+    fn add(&mut self, item: T, now: Instant, numbers: &Numbers) -> bool {
+        if self.shut_down || self.dirty.contains_key(&item) {
+            return false;
+        }
+        numbers.adds.increment();
+        self.dirty.insert(item.clone(), now);
+        if self.working.contains_key(&item) {
             return false;
         }
         self.ready.push_back(item);
@@ -249,7 +288,7 @@ impl<T: Clone + Eq + Hash> State<T> {
     }
 
     /// Moves what is due to the ready end, and returns when the next one is due.
-    fn release_due(&mut self, now: Instant) -> Option<Instant> {
+    fn release_due(&mut self, now: Instant, numbers: &Numbers) -> Option<Instant> {
         loop {
             let Reverse(next) = self.timers.peek()?;
             let live = self.delayed.get(&next.item).is_some_and(|(_, number)| *number == next.number);
@@ -259,16 +298,17 @@ impl<T: Clone + Eq + Hash> State<T> {
             let Reverse(timer) = self.timers.pop()?;
             if live {
                 self.delayed.remove(&timer.item);
-                self.add(timer.item);
+                self.add(timer.item, now, numbers);
             }
         }
     }
 
-    fn take(&mut self) -> Option<T> {
+    /// The next key, and how long it waited.
+    fn take(&mut self, now: Instant) -> Option<(T, Duration)> {
         let item = self.ready.pop_front()?;
-        self.dirty.remove(&item);
-        self.working.insert(item.clone());
-        Some(item)
+        let since = self.dirty.remove(&item).unwrap_or(now);
+        self.working.insert(item.clone(), now);
+        Some((item, now.saturating_duration_since(since)))
     }
 }
 
@@ -401,5 +441,36 @@ mod tests {
         let mut seen = seen.lock().clone();
         seen.sort_unstable();
         assert_eq!(seen, (0..500).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_counts_what_goes_through_it() {
+        let queue = WorkQueue::new("counted");
+        queue.add("a");
+        queue.add("a");
+        queue.add_after("b", seconds(1));
+        tokio::time::advance(seconds(2)).await;
+        assert_eq!(queue.next().await, Some("a"));
+        // While it is worked on: one more to do, which is not ready.
+        queue.add("a");
+        tokio::time::advance(seconds(3)).await;
+        let mut text = String::new();
+        queues::collect(&mut text);
+        let value = |name: &str| {
+            let row = format!("{name}{{name=\"counted\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&row)).map(str::to_owned)
+        };
+        for (name, expected) in [
+            ("workqueue_depth", "2"),
+            ("workqueue_adds_total", "3"),
+            ("workqueue_retries_total", "1"),
+            ("workqueue_queue_duration_seconds_sum", "2"),
+            ("workqueue_unfinished_work_seconds", "3"),
+            ("workqueue_longest_running_processor_seconds", "3"),
+        ] {
+            assert_eq!(value(name).as_deref(), Some(expected), "{name}: {text}");
+        }
+        queue.done(&"a");
+        assert_eq!(queue.shared.numbers.works.count(), 1);
     }
 }

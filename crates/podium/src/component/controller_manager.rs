@@ -3,22 +3,31 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use podium_client::{
-    Client, ClientSource, LeaderElection, LeadershipError, LeadershipTimings, SharedInformers, Shutdown,
-    SingleClient,
+    Client, ClientSource, LeaderElection, LeadershipError, SharedInformers, Shutdown, SingleClient,
 };
+use podium_pki::Secret;
 use podium_pki::token::Keys;
-use podium_pki::{Authority, KeyPair, Secret};
 
+use self::concurrency::Concurrency;
+use self::nodes::Nodes;
+use self::signing::Signing;
 use super::accounts::Accounts;
+use super::flags::{Election, Refused};
 use super::{Common, healthz};
 use crate::connection::Connection;
 use crate::daemon::Program;
 use crate::parts::Parts;
+
+mod concurrency;
+mod nodes;
+mod signing;
+
+/// The name of its Lease and of its serving certificate.
+const COMPONENT: &str = "kube-controller-manager";
 
 /// Flags by upstream's names.
 #[derive(Debug, Args)]
@@ -30,10 +39,12 @@ pub(crate) struct Flags {
     /// Port of /healthz and /metrics
     #[arg(long, value_name = "N", default_value_t = 10_257)]
     secure_port: u16,
-    /// Act only while holding the Lease kube-system/kube-controller-manager
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true")]
-    leader_elect: bool,
+    #[command(flatten)]
+    election: Election,
+    #[command(flatten)]
+    concurrency: Concurrency,
+    #[command(flatten)]
+    _refused: Refused,
     /// Controllers to run: * for all that are on by default, NAME for one more, -NAME for one less
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
@@ -53,12 +64,8 @@ pub(crate) struct Flags {
     /// Authority by which pods know the API server [default: the kubeconfig's]
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
-    /// Authority that signs certificate signing requests; without it they are not signed
-    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
-    cluster_signing_cert_file: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
-    cluster_signing_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    signing: Signing,
     /// Key that signs the tokens of Secrets made for service accounts; without it these stay empty
     #[arg(long, value_name = "FILE")]
     service_account_private_key_file: Option<PathBuf>,
@@ -66,19 +73,18 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true")]
     use_service_account_credentials: bool,
-    /// Seconds after which a silent Node counts as lost
-    #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = duration)]
-    node_monitor_grace_period: Duration,
-    /// How many ended pods are kept
-    #[arg(long, value_name = "N", default_value_t = 12_500)]
-    terminated_pod_gc_threshold: usize,
-}
-
-/// A duration in Go's form, in whole units such as `1m30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 40s, 5m or 1h30m");
-    let span: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(span).map_err(|_| wrong())
+    #[command(flatten)]
+    nodes: Nodes,
+    /// Addresses of Services: no Node gets a part of them
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<String>,
+    /// How many ended pods are kept; 0 or less for all
+    #[arg(long, value_name = "N", default_value_t = 12_500, allow_negative_numbers = true)]
+    terminated_pod_gc_threshold: i64,
+    /// Delete what has lost its owners, as --controllers=-garbage-collector-controller would not
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true")]
+    enable_garbage_collector: bool,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
@@ -86,6 +92,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
         flags.allocate_node_cidrs || flags.cluster_cidr.is_empty(),
         "--cluster-cidr says where pods' addresses come from, and --allocate-node-cidrs=true that Nodes get them: give both"
     );
+    flags.election.check()?;
     super::run(&flags.common.log, &mut Manager(flags))
 }
 
@@ -101,10 +108,11 @@ impl Program for Manager<'_> {
         let connection = flags.common.connect().await?;
         let client = connection.client()?;
         let serve = healthz::serve(
-            "kube-controller-manager",
+            COMPONENT,
             &flags.serving,
             flags.secure_port,
             client.clone(),
+            podium_controllers::collect_metrics,
             end.clone(),
         )
         .await?;
@@ -114,27 +122,23 @@ impl Program for Manager<'_> {
             false => settings,
         };
         let clients = clients(flags, &connection, &client, parts).await?;
-        let controllers = flags.controllers.clone();
-        let lead = client.clone();
+        let mut controllers = flags.controllers.clone();
+        if !flags.enable_garbage_collector {
+            controllers.push("-garbage-collector-controller".to_owned());
+        }
+        let workers = flags.concurrency.0.clone();
+        let election = flags.election.candidate(client.clone(), COMPONENT)?;
         let work = move |stop: Shutdown| {
             let informers = SharedInformers::new(client, stop.clone());
             let mut config = podium_controllers::Config::new(clients, informers, settings);
             config.controllers = controllers;
+            config.workers = workers;
             podium_controllers::run(config, stop)
         };
-        if !flags.leader_elect {
-            parts.spawn("controllers", work(end));
-            return Ok(());
+        match election {
+            Some(election) => parts.spawn("controllers", lead_and_work(election, end, work)),
+            None => parts.spawn("controllers", work(end)),
         }
-        let election = LeaderElection {
-            client: lead,
-            namespace: "kube-system".to_owned(),
-            name: "kube-controller-manager".to_owned(),
-            identity: super::leader_identity()?,
-            timings: LeadershipTimings::default(),
-            release_on_shutdown: true,
-        };
-        parts.spawn("controllers", lead_and_work(election, end, work));
         Ok(())
     }
 
@@ -166,13 +170,6 @@ where
 fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
-    let signer = match (&flags.cluster_signing_cert_file, &flags.cluster_signing_key_file) {
-        (Some(certificate), Some(key)) => {
-            let pair = KeyPair { certificate: read(certificate)?, key: Secret::new(read(key)?) };
-            Some(Arc::new(Authority::load(pair).context("--cluster-signing-cert-file")?))
-        }
-        _ => None,
-    };
     let token_keys = match &flags.service_account_private_key_file {
         Some(path) => {
             let keys =
@@ -186,11 +183,14 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
         cluster_cidrs: flags.cluster_cidr.clone(),
         node_cidr_mask_v4: flags.node_cidr_mask_size_ipv4,
         node_cidr_mask_v6: flags.node_cidr_mask_size_ipv6,
-        node_monitor_grace: flags.node_monitor_grace_period,
-        terminated_pods_kept: flags.terminated_pod_gc_threshold,
+        service_cidrs: flags.service_cluster_ip_range.clone(),
+        node_monitor_grace: flags.nodes.node_monitor_grace_period,
+        node_startup_grace: flags.nodes.node_startup_grace_period,
+        node_eviction: flags.nodes.eviction()?,
+        terminated_pods_kept: usize::try_from(flags.terminated_pod_gc_threshold).unwrap_or(0),
         host: crate::settings::host_name()?,
         token_keys,
-        signer,
+        signers: flags.signing.signers()?,
     })
 }
 
@@ -210,12 +210,43 @@ async fn clients(
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    /// What kubeadm v1.36 writes, but `--requestheader-client-ca-file` and `--cluster-name`.
     #[test]
-    fn durations_are_read_as_go_writes_them() {
-        assert_eq!(duration("40s"), Ok(Duration::from_secs(40)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert!(duration("-1s").is_err() && duration("x").is_err());
+    fn a_kubeadm_cluster_can_be_taken_over() {
+        let program = Program::try_parse_from([
+            "podium",
+            "--allocate-node-cidrs=true",
+            "--authentication-kubeconfig=/etc/kubernetes/controller-manager.conf",
+            "--authorization-kubeconfig=/etc/kubernetes/controller-manager.conf",
+            "--bind-address=127.0.0.1",
+            "--client-ca-file=/etc/kubernetes/pki/ca.crt",
+            "--cluster-cidr=10.244.0.0/16",
+            "--cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt",
+            "--cluster-signing-key-file=/etc/kubernetes/pki/ca.key",
+            "--controllers=*,bootstrapsigner,tokencleaner",
+            "--kubeconfig=/etc/kubernetes/controller-manager.conf",
+            "--leader-elect=true",
+            "--node-monitor-grace-period=40s",
+            "--concurrent-deployment-syncs=10",
+            "--root-ca-file=/etc/kubernetes/pki/ca.crt",
+            "--service-account-private-key-file=/etc/kubernetes/pki/sa.key",
+            "--service-cluster-ip-range=10.96.0.0/12",
+            "--use-service-account-credentials=true",
+        ]);
+        let flags = program.unwrap().flags;
+        flags.election.check().unwrap();
+        assert_eq!(flags.nodes.eviction().unwrap(), podium_controllers::NodeEviction::default());
+        assert_eq!(flags.concurrency.0["deployment-controller"], 10);
+        assert_eq!(flags.service_cluster_ip_range, ["10.96.0.0/12"]);
     }
 }

@@ -35,6 +35,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use crate::connection::Connection;
+
 /// How long a handshake, a request's head, or the API server's answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at a time: a few scrapers and probes.
@@ -52,6 +54,15 @@ pub(crate) struct Serving {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     pub(crate) tls_private_key_file: Option<PathBuf>,
+    /// Authority of client certificates [default: the one that the API server publishes]
+    #[arg(long, value_name = "FILE")]
+    client_ca_file: Option<PathBuf>,
+    /// How to ask the API server who a token is [default: --kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    authentication_kubeconfig: Option<PathBuf>,
+    /// How to ask the API server what a client may do [default: --kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    authorization_kubeconfig: Option<PathBuf>,
 }
 
 impl Serving {
@@ -71,12 +82,13 @@ impl Serving {
     }
 }
 
-/// Listens; the future serves until shutdown.
+/// Listens; the future serves until shutdown. `metrics` writes what the component itself counts.
 pub(crate) async fn serve(
     component: &'static str,
     serving: &Serving,
     port: u16,
     client: Client,
+    metrics: fn(&mut String),
     shutdown: Shutdown,
 ) -> Result<impl Future<Output = Result<(), Infallible>> + Send + 'static> {
     let address = SocketAddr::new(serving.bind_address, port);
@@ -85,8 +97,22 @@ pub(crate) async fn serve(
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
-    let authority = client_authority(&client).await;
-    let judge = Arc::new(Judge { client, certificates: Verifier::new(authority) });
+    let authority = match &serving.client_ca_file {
+        Some(path) => {
+            let pem = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            podium_pki::certificate::from_pem(&pem).context("--client-ca-file")?
+        }
+        None => client_authority(&client).await,
+    };
+    let other = async |path: &Option<PathBuf>| match path {
+        Some(path) => Connection::open(path, None).await?.client(),
+        None => Ok(client.clone()),
+    };
+    let judge = Arc::new(Judge {
+        authentication: other(&serving.authentication_kubeconfig).await?,
+        authorization: other(&serving.authorization_kubeconfig).await?,
+        certificates: Verifier::new(authority),
+    });
     Ok(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let tracker = TaskTracker::new();
@@ -96,7 +122,7 @@ pub(crate) async fn serve(
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let (acceptor, judge) = (acceptor.clone(), judge.clone());
                 tracker.spawn(async move {
-                    connection(stream, acceptor, judge).await;
+                    connection(stream, acceptor, judge, metrics).await;
                     drop(place);
                 });
             }
@@ -121,12 +147,12 @@ async fn client_authority(client: &Client) -> Vec<rustls::pki_types::Certificate
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>, metrics: fn(&mut String)) {
     let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
     let service = service_fn(move |request: Request<Incoming>| {
         let (judge, chain) = (judge.clone(), chain.clone());
-        async move { Ok::<_, Infallible>(answer(&judge, &chain, &request).await) }
+        async move { Ok::<_, Infallible>(answer(&judge, metrics, &chain, &request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -135,6 +161,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>)
 
 async fn answer(
     judge: &Judge,
+    metrics: fn(&mut String),
     chain: &[rustls::pki_types::CertificateDer<'static>],
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -153,7 +180,10 @@ async fn answer(
     }
     match path {
         "/metrics" => {
-            let mut reply = text(StatusCode::OK, &podium_client::process_metrics());
+            let mut body = podium_client::process_metrics();
+            podium_client::metrics::collect(&mut body);
+            metrics(&mut body);
+            let mut reply = text(StatusCode::OK, &body);
             let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             reply.headers_mut().insert(CONTENT_TYPE, kind);
             reply
@@ -184,7 +214,8 @@ enum Verdict {
 }
 
 struct Judge {
-    client: Client,
+    authentication: Client,
+    authorization: Client,
     certificates: Verifier,
 }
 
@@ -216,7 +247,7 @@ impl Judge {
     async fn review(&self, token: &str) -> Option<User> {
         let spec = TokenReviewSpec { token: token.to_owned(), audiences: None };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let api = Api::<TokenReview>::all(self.client.clone());
+        let api = Api::<TokenReview>::all(self.authentication.clone());
         let status = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
         let status = status.ok()?.ok()?.status?;
         let user = status.user.filter(|_| status.authenticated == Some(true))?;
@@ -243,7 +274,7 @@ impl Judge {
             },
             ..SubjectAccessReview::default()
         };
-        let api = Api::<SubjectAccessReview>::all(self.client.clone());
+        let api = Api::<SubjectAccessReview>::all(self.authorization.clone());
         match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await {
             Ok(Ok(answer)) => answer.status.is_some_and(|s| s.allowed && s.denied != Some(true)),
             Ok(Err(error)) => {

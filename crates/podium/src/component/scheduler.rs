@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use podium_client::{SharedInformers, SingleClient};
 
+use super::flags::{Election, Refused};
 use super::{Common, healthz};
 use crate::daemon::Program;
 use crate::parts::Parts;
@@ -21,13 +22,14 @@ pub(crate) struct Flags {
     /// Port of /healthz and /metrics
     #[arg(long, value_name = "N", default_value_t = 10_259)]
     secure_port: u16,
-    /// Schedule only while holding the Lease kube-system/kube-scheduler
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true")]
-    leader_elect: bool,
+    #[command(flatten)]
+    election: Election,
+    #[command(flatten)]
+    _refused: Refused,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
+    flags.election.check()?;
     super::run(&flags.common.log, &mut Scheduler(flags))
 }
 
@@ -40,15 +42,20 @@ impl Program for Scheduler<'_> {
         let flags = self.0;
         let end = parts.shutdown();
         let client = flags.common.connect().await?.client()?;
-        let serve =
-            healthz::serve("kube-scheduler", &flags.serving, flags.secure_port, client.clone(), end.clone())
-                .await?;
+        let serve = healthz::serve(
+            "kube-scheduler",
+            &flags.serving,
+            flags.secure_port,
+            client.clone(),
+            podium_scheduler::metrics::collect,
+            end.clone(),
+        )
+        .await?;
         parts.spawn("health and metrics", serve);
         let informers = SharedInformers::new(client.clone(), end.clone());
+        let election = flags.election.candidate(client.clone(), "kube-scheduler")?;
         let mut config = podium_scheduler::Config::new(Arc::new(SingleClient(client)), informers);
-        if flags.leader_elect {
-            config.identity = Some(super::leader_identity()?);
-        }
+        config.election = election;
         parts.spawn("scheduler", podium_scheduler::run(config, end));
         Ok(())
     }

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use podium_client::metrics::{Histogram, head};
 
 use super::Level;
 use super::queues::Rejection;
 use super::shares::{Bounds, Demand};
-use crate::metrics::histogram::{Histogram, head};
 
 /// Source: upstream's `requestDurationSecondsBuckets`.
 const DURATIONS: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::histogram::{Histogram, head};
+use podium_client::metrics::{Histogram, head};
+
 use super::{Metrics, Resource, Series};
 
 /// What is stored of one kind.

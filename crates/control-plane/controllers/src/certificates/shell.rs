@@ -1,7 +1,6 @@
 //! Watches requests, asks, signs, writes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::ByteString;
@@ -9,15 +8,11 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_conflict, is_not_found};
-use podium_pki::Authority;
 use podium_pki::certificate::{Facts, from_pem};
 
 use super::decide::{self, Recognized, Signing};
 use crate::clock;
 use crate::context::{Context, Error};
-
-/// The longest a certificate lives. Source: `--cluster-signing-duration`.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 struct Controller {
     context: Context,
@@ -117,20 +112,22 @@ async fn may(
 
 /// Signs approved requests, until shutdown.
 pub(crate) async fn run_signing(context: Context) {
-    let Some(authority) = context.settings.signer.clone() else {
+    if context.settings.signers.is_empty() {
         tracing::info!("no signing key: certificate signing requests are not signed");
         context.shutdown.cancelled().await;
         return;
-    };
+    }
     let controller = Controller::new(context.clone(), "csr-signing").await;
     let queue = controller.queue.clone();
-    context.work(queue, move |key| issue(Arc::clone(&controller), authority.clone(), key)).await;
+    context.work(queue, move |key| issue(Arc::clone(&controller), key)).await;
 }
 
-async fn issue(controller: Arc<Controller>, authority: Arc<Authority>, key: ObjectKey) -> Result<(), Error> {
+async fn issue(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
     let Some(request) = controller.requests.get(&key) else { return Ok(()) };
+    let signers = &controller.context.settings.signers;
+    let Some(authority) = signers.of(&request.spec.signer_name) else { return Ok(()) };
     let now = controller.context.now();
-    let (failure, certificate) = match decide::sign(&request, LONGEST) {
+    let (failure, certificate) = match decide::sign(&request, signers.longest) {
         Signing::Nothing => return Ok(()),
         Signing::Fail(why) => (Some(decide::condition("Failed", "SignerValidationFailure", &why, now)), None),
         Signing::Sign(parsed, life) => {

@@ -17,7 +17,7 @@ const AGGREGATED: &str = "controllers/aggregated";
 pub(crate) async fn run(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
     roles.add_index(AGGREGATED, |role| if is_aggregated(role) { vec!["yes".to_owned()] } else { Vec::new() });
-    let queue = WorkQueue::new("clusterroleaggregation");
+    let queue = WorkQueue::new("ClusterRoleAggregator");
     let (to, all) = (queue.clone(), roles.clone());
     roles.on_event(move |_| all.keys_by_index(AGGREGATED, "yes").into_iter().for_each(|key| to.add(key)));
     context.ready([roles.synced().boxed()]).await;

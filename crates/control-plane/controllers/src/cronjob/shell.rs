@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{
@@ -14,6 +15,7 @@ use crate::children::owner_of;
 use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::{Expectations, Expected};
+use crate::metrics;
 use crate::owner::{self, controller_of};
 
 /// Index of Jobs by the uid of their controller.
@@ -106,7 +108,7 @@ impl Sync<'_> {
         let mut status = decision.status;
         let mut outcome = Ok(());
         if let (Some(job), Some(due)) = (decision.create, decision.scheduled) {
-            match self.create(&job).await {
+            match self.create(&job, due).await {
                 Ok(Some(created)) => {
                     let before = status.take().or_else(|| self.cron.status.clone()).unwrap_or_default();
                     status = Some(with_job(before, &created, due));
@@ -122,11 +124,14 @@ impl Sync<'_> {
     }
 
     /// The Job of that time, created now or before a status could be written. `None` when it is somebody else's.
-    async fn create(&self, job: &Job) -> Result<Option<Job>, Error> {
+    async fn create(&self, job: &Job, due: Timestamp) -> Result<Option<Job>, Error> {
         let name = owner::name(&job.metadata);
         let error = match self.jobs().create(&PostParams::default(), job).await {
             Ok(created) => {
                 self.controller.expectations.wrote(self.key, &created, self.context().now());
+                if let Some(time) = &created.metadata.creation_timestamp {
+                    metrics::CRON_SKEW.with([]).observe(time.0.duration_since(due).as_secs_f64());
+                }
                 self.context().normal(self.cron, "SuccessfulCreate", format!("Created job {name}"));
                 return Ok(Some(created));
             }

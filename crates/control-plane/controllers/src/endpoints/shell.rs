@@ -50,7 +50,7 @@ impl Controller {
             services,
             pods,
             endpoints: context.informers.of::<Endpoints>(),
-            queue: WorkQueue::new("endpoints"),
+            queue: WorkQueue::new("endpoint"),
             expectations: Expectations::default(),
             context,
         }

@@ -14,6 +14,7 @@ use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::{Expectations, Expected};
 use crate::labels;
+use crate::metrics;
 use crate::owner;
 use crate::pods;
 use crate::services;
@@ -79,7 +80,7 @@ impl Controller {
             pods,
             nodes: informers.of::<Node>(),
             slices,
-            queue: WorkQueue::new("endpointslice"),
+            queue: WorkQueue::new("endpoint_slice"),
             expectations: Expectations::default(),
             context,
         }
@@ -141,12 +142,15 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         return Ok(());
     }
     if !controller.expectations.satisfied(&key, &controller.slices, controller.context.now()) {
+        metrics::SLICE_SYNCS.with(["stale"]).increment();
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());
     }
     let decision = controller.observe(&service, &key);
     let homeless = decision.homeless.join(", ");
+    metrics::slices_changed(decision.create.len(), decision.update.len(), decision.delete.len());
     let outcome = apply(&controller.context, &key, &controller.expectations, decision).await;
+    metrics::SLICE_SYNCS.with([if outcome.is_ok() { "success" } else { "error" }]).increment();
     if let Err(error @ Error::Call { source, .. }) = &outcome
         && !error.is_conflict()
     {

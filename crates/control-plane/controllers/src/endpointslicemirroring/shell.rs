@@ -28,7 +28,7 @@ pub(crate) async fn run(context: Context) {
         endpoints: informers.of::<Endpoints>(),
         services: informers.of::<Service>(),
         slices,
-        queue: WorkQueue::new("endpointslicemirroring"),
+        queue: WorkQueue::new("endpoint_slice_mirroring"),
         expectations: Expectations::default(),
         context: context.clone(),
     });

@@ -9,6 +9,7 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 
 use super::decide::{Need, claim_name, decide, volumes};
 use crate::context::{self, Context, Error};
+use crate::metrics;
 use crate::owner;
 use crate::pods;
 
@@ -70,7 +71,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             Need::Create(claim) => {
                 let api: Api<PersistentVolumeClaim> =
                     Api::namespaced(controller.context.client.clone(), &key.namespace);
+                metrics::CLAIMS_CREATED.with([]).increment();
                 if let Err(error) = api.create(&PostParams::default(), &claim).await {
+                    metrics::CLAIMS_FAILED.with([]).increment();
                     failed(&format!("create PVC {name}: {}", context::words(&error)));
                     return Err(Error::call("create claim", name)(error));
                 }

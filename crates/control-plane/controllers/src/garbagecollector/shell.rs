@@ -37,7 +37,7 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller {
-        queue: WorkQueue::new("garbagecollector"),
+        queue: WorkQueue::new("garbage_collector_attempt_to_delete"),
         discovery: WorkQueue::new("garbagecollector-discovery"),
         graph: Mutex::default(),
         resources: RwLock::default(),

@@ -11,6 +11,7 @@ use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
 
 use super::decide::{Decision, NewPod, Observed, decide, is_held};
+use super::status;
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
 use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
@@ -18,6 +19,7 @@ use crate::context::{Context, Error, LAG_CHECK};
 use crate::expect::Expectations;
 use crate::finalizers;
 use crate::labels::Selector;
+use crate::metrics;
 use crate::names;
 use crate::owner::{self, Claim};
 use crate::pods;
@@ -115,6 +117,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let pods_shown = controller.expectations.satisfied(&key, &controller.pods, now);
     let job_shown = controller.own_writes.satisfied(&key, &controller.jobs, now);
     if !pods_shown || !job_shown {
+        metrics::job_synced("reconciling", mode(&job), true, std::time::Duration::ZERO);
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());
     }
@@ -134,7 +137,41 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }
-    apply(&controller, &children, decision).await
+    let (action, mode, started) = (action(&decision), mode(&job), std::time::Instant::now());
+    let outcome = apply(&controller, &children, decision).await;
+    metrics::job_synced(action, mode, outcome.is_ok(), started.elapsed());
+    outcome
+}
+
+/// What a decision is mainly about, in the words of upstream's metrics.
+fn action(decision: &Decision) -> &'static str {
+    match decision {
+        _ if !decision.create.is_empty() => "pods_created",
+        _ if !decision.delete.is_empty() || !decision.uncounted.is_empty() => "pods_deleted",
+        _ => "tracking",
+    }
+}
+
+fn mode(job: &Job) -> &'static str {
+    let indexed = job.spec.as_ref().and_then(|spec| spec.completion_mode.as_deref()) == Some("Indexed");
+    if indexed { "Indexed" } else { "NonIndexed" }
+}
+
+/// Counts what a status that was written says for the first time.
+fn count_news(job: &Job, written: &Job) {
+    let mode = mode(job);
+    let (before, after) =
+        (job.status.clone().unwrap_or_default(), written.status.clone().unwrap_or_default());
+    let news =
+        |old: Option<i32>, new: Option<i32>| u64::try_from(new.unwrap_or(0) - old.unwrap_or(0)).unwrap_or(0);
+    metrics::JOB_PODS_FINISHED.with([mode, "succeeded"]).add(news(before.succeeded, after.succeeded));
+    metrics::JOB_PODS_FINISHED.with([mode, "failed"]).add(news(before.failed, after.failed));
+    for (type_, result) in [(status::COMPLETE, "succeeded"), (status::FAILED, "failed")] {
+        if let (None, Some(condition)) = (status::holds(&before, type_), status::holds(&after, type_)) {
+            let reason = condition.reason.as_deref().unwrap_or_default();
+            metrics::JOBS_FINISHED.with([mode, reason, result]).increment();
+        }
+    }
 }
 
 /// The Job's pods, or `None` when some had to be taken over first.
@@ -181,7 +218,10 @@ async fn apply(
         let updated = Job { status: Some(status), ..children.owner.clone() };
         let api: Api<Job> = Api::namespaced(children.context.client.clone(), &children.key.namespace);
         match api.replace_status(&children.key.name, &PostParams::default(), &updated).await {
-            Ok(job) => controller.own_writes.wrote(children.key, &job, children.context.now()),
+            Ok(job) => {
+                count_news(children.owner, &job);
+                controller.own_writes.wrote(children.key, &job, children.context.now());
+            }
             Err(error) if is_not_found(&error) => return Ok(()),
             Err(error) => return Err(call("update status of job")(error)),
         }
@@ -199,7 +239,7 @@ async fn apply(
 
 async fn create(children: &Children<'_, Job>, new: &[NewPod]) -> Result<(), kube::Error> {
     let Some(spec) = &children.owner.spec else { return Ok(()) };
-    let indexed = spec.completion_mode.as_deref() == Some("Indexed");
+    let indexed = mode(children.owner) == "Indexed";
     let mut template = spec.template.clone();
     let finalizers = template.metadata.get_or_insert_default().finalizers.get_or_insert_default();
     if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {

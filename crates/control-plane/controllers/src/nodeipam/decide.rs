@@ -1,6 +1,5 @@
 //! Which part of a range is free.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A range that is divided into parts of equal size.
@@ -76,11 +75,11 @@ impl Range {
         number(first.max(self.first))..number(last.min(end)) + 1
     }
 
-    /// The next free part after `last`, going round. `None` when all are taken.
-    pub(crate) fn free(&self, taken: &BTreeSet<u32>, last: Option<u32>) -> Option<u32> {
+    /// The next part after `last` that is not taken, going round. `None` when all are.
+    pub(crate) fn free(&self, is_taken: impl Fn(u32) -> bool, last: Option<u32>) -> Option<u32> {
         let parts = self.parts();
         let start = last.map_or(0, |last| (last + 1) % parts);
-        (0..parts).map(|step| (start + step) % parts).find(|number| !taken.contains(number))
+        (0..parts).map(|step| (start + step) % parts).find(|number| !is_taken(*number))
     }
 }
 

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::Range;
+use super::pool::Pool;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::meta;
 
@@ -46,12 +47,32 @@ fn what_is_taken_is_known_whatever_its_size() {
 #[test]
 fn free_parts_are_found_going_round() {
     let small = range("10.0.0.0/22");
-    let taken = |parts: &[u32]| parts.iter().copied().collect::<BTreeSet<u32>>();
-    assert_eq!(small.free(&taken(&[]), None), Some(0));
-    assert_eq!(small.free(&taken(&[0]), Some(0)), Some(1));
-    assert_eq!(small.free(&taken(&[1]), Some(0)), Some(2));
-    assert_eq!(small.free(&taken(&[]), Some(3)), Some(0));
-    assert_eq!(small.free(&taken(&[0, 1, 2, 3]), Some(1)), None);
+    let taken = |parts: &'static [u32]| |number: u32| parts.contains(&number);
+    assert_eq!(small.free(taken(&[]), None), Some(0));
+    assert_eq!(small.free(taken(&[0]), Some(0)), Some(1));
+    assert_eq!(small.free(taken(&[1]), Some(0)), Some(2));
+    assert_eq!(small.free(taken(&[]), Some(3)), Some(0));
+    assert_eq!(small.free(taken(&[0, 1, 2, 3]), Some(1)), None);
+}
+
+#[test]
+fn a_pool_gives_what_nobody_holds() {
+    let mut pool = Pool::new(vec![range("10.0.0.0/21")], &["10.0.1.0/24".to_owned()]);
+    let text = |cidr: &str| vec![cidr.to_owned()];
+    // Two say that they have the same; it is free when both are gone.
+    pool.hold("a", &text("10.0.2.0/23"));
+    pool.hold("b", &text("10.0.3.0/24"));
+    assert_eq!(pool.give("c"), Some(text("10.0.0.0/24")));
+    assert_eq!(pool.give("d"), Some(text("10.0.4.0/24")), "1 is for Services, 2 and 3 are taken");
+    assert!(pool.holds("d") && !pool.holds("e"));
+    pool.hold("d", &text("10.0.4.0/24"));
+    pool.release("a");
+    for expected in ["10.0.5.0/24", "10.0.6.0/24", "10.0.7.0/24", "10.0.2.0/24"] {
+        assert_eq!(pool.give(expected), Some(text(expected)));
+    }
+    assert_eq!(pool.give("late"), None, "b still has the last one");
+    pool.release("b");
+    assert_eq!(pool.give("late"), Some(text("10.0.3.0/24")));
 }
 
 #[tokio::test(start_paused = true)]

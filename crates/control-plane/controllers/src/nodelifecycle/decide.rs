@@ -23,14 +23,31 @@ const TAINTS_OF_CONDITIONS: [(&str, &str, &str); 6] = [
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
 
-/// Nodes tainted per second and failure domain when most are well. Source: `--node-eviction-rate` of 0.1.
-const EVICTION_INTERVAL: i64 = 10;
-/// The same when many are not, in a domain of more than [`LARGE_ZONE`] nodes; smaller ones stop altogether.
-const SECONDARY_EVICTION_INTERVAL: i64 = 100;
-/// Source: `--large-cluster-size-threshold`.
-const LARGE_ZONE: usize = 50;
-/// Source: `--unhealthy-zone-threshold`, in percent.
-const UNHEALTHY_PERCENT: usize = 55;
+/// How fast pods are evicted from lost nodes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Time between two nodes of one failure domain while most are well; `None` for never. Source: `--node-eviction-rate` of
+    /// 0.1 a second.
+    pub interval: Option<Duration>,
+    /// The same when many are not, in a domain of more than [`Self::large_zone`] nodes; smaller ones stop altogether. Source:
+    /// `--secondary-node-eviction-rate` of 0.01 a second.
+    pub secondary_interval: Option<Duration>,
+    /// Source: `--large-cluster-size-threshold`.
+    pub large_zone: usize,
+    /// From which part of the nodes on a domain is in trouble. Source: `--unhealthy-zone-threshold`.
+    pub unhealthy: f64,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(10)),
+            secondary_interval: Some(Duration::from_secs(100)),
+            large_zone: 50,
+            unhealthy: 0.55,
+        }
+    }
+}
 
 /// How a failure domain fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +58,10 @@ pub(crate) enum ZoneState {
 }
 
 /// Judges a failure domain by its nodes.
-pub(crate) fn zone_state(ready: usize, not_ready: usize) -> ZoneState {
+pub(crate) fn zone_state(ready: usize, not_ready: usize, rates: &Rates) -> ZoneState {
     match (ready, not_ready) {
         (0, 1..) => ZoneState::FullDisruption,
-        (_, 3..) if not_ready * 100 >= UNHEALTHY_PERCENT * (ready + not_ready) => {
+        (_, 3..) if not_ready as f64 >= rates.unhealthy * (ready + not_ready) as f64 => {
             ZoneState::PartialDisruption
         }
         _ => ZoneState::Normal,
@@ -64,14 +81,17 @@ pub(crate) struct Zone {
 
 impl Zone {
     /// When the next node may be tainted; `None` for not until things change.
-    fn next_eviction(&self) -> Option<Timestamp> {
+    fn next_eviction(&self, rates: &Rates) -> Option<Timestamp> {
         let interval = match self.state {
-            _ if self.all_dark => return None,
-            ZoneState::Normal | ZoneState::FullDisruption => EVICTION_INTERVAL,
-            ZoneState::PartialDisruption if self.nodes > LARGE_ZONE => SECONDARY_EVICTION_INTERVAL,
-            ZoneState::PartialDisruption => return None,
-        };
-        Some(self.last_eviction.map_or(Timestamp::MIN, |last| clock::after(last, interval)))
+            _ if self.all_dark => None,
+            ZoneState::Normal | ZoneState::FullDisruption => rates.interval,
+            ZoneState::PartialDisruption if self.nodes > rates.large_zone => rates.secondary_interval,
+            ZoneState::PartialDisruption => None,
+        }?;
+        Some(
+            self.last_eviction
+                .map_or(Timestamp::MIN, |last| last.saturating_add(interval).unwrap_or(Timestamp::MAX)),
+        )
     }
 }
 
@@ -84,6 +104,7 @@ pub(crate) struct Observed<'a> {
     /// How long it may be silent.
     pub(crate) grace: Duration,
     pub(crate) zone: Zone,
+    pub(crate) rates: Rates,
 }
 
 /// To be carried out in this order. After a change of status the rest waits for the next look.
@@ -182,7 +203,7 @@ fn execution_taints(
     let other = if wanted == NOT_READY { UNREACHABLE } else { NOT_READY };
     let swaps = taints.iter().any(|taint| is(taint, other));
     if !swaps {
-        let next = seen.zone.next_eviction()?;
+        let next = seen.zone.next_eviction(&seen.rates)?;
         if next > now {
             return Some(next);
         }

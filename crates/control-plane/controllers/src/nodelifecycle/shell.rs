@@ -1,8 +1,7 @@
 //! Watches nodes and their leases, decides, and carries it out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -14,17 +13,17 @@ use parking_lot::Mutex;
 use podium_client::{Change, EventType, Informer, ObjectKey, Scope, WorkQueue, is_not_found};
 use serde_json::json;
 
-use super::decide::{Decision, Observed, Zone, ZoneState, decide, zone_state};
+use super::decide::{Decision, Observed, Zone, decide};
+use super::zones::{Fares, Zones};
 use crate::clock;
 use crate::context::{Context, Error};
+use crate::metrics;
 use crate::nodes;
 use crate::owner;
 use crate::pods;
 
 /// Where the leases of nodes are.
 const LEASES: &str = "kube-node-lease";
-/// How long a new node may take to say anything. Source: `--node-startup-grace-period`.
-const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -35,8 +34,9 @@ pub(crate) async fn run(context: Context) {
         nodes: context.informers.of::<Node>(),
         leases: context.informers.scoped::<Lease>(scope),
         pods,
-        queue: WorkQueue::new("nodelifecycle"),
+        queue: WorkQueue::new("node_lifecycle_controller"),
         health: Mutex::default(),
+        zones: Mutex::new(Zones::new(context.settings.node_eviction)),
         evictions: Mutex::default(),
         context: context.clone(),
     });
@@ -55,6 +55,7 @@ struct Controller {
     queue: WorkQueue<ObjectKey>,
     /// Signs of life by node.
     health: Mutex<HashMap<String, Health>>,
+    zones: Mutex<Zones>,
     /// When a node was last tainted, by failure domain.
     evictions: Mutex<HashMap<String, Timestamp>>,
 }
@@ -106,26 +107,20 @@ impl Controller {
         match change {
             Change::Added(_) => event("RegisteredNode", format!("Registered Node {name} in Controller")),
             Change::Deleted(_) => event("RemovingNode", format!("Removing Node {name} from Controller")),
-            Change::Modified { old, new } => {
-                // One node's recovery or loss can change what is right for all others of its failure domain.
-                if nodes::is_ready(old) != nodes::is_ready(new) {
-                    self.look_at_lost_nodes();
-                }
-            }
+            Change::Modified { .. } => {}
         }
-        if !matches!(change, Change::Deleted(_)) {
+        if matches!(change, Change::Deleted(_)) {
+            self.zones.lock().remove(name);
+        } else {
+            let excluded = node.metadata.labels.as_ref().is_some_and(|it| it.contains_key(EXCLUDED));
+            let ready = nodes::is_ready(node);
+            // One node's recovery or loss can change what is right for all others of its failure domain.
+            let concerned = self.zones.lock().put(name, nodes::zone(node), ready, excluded);
+            concerned.into_iter().for_each(|name| self.queue.add(ObjectKey::cluster(name)));
             let heartbeat = nodes::condition(node, "Ready").and_then(|it| it.last_heartbeat_time.clone());
             self.sign_of_life(name, None, heartbeat);
         }
         self.queue.add(ObjectKey::of(node.as_ref()));
-    }
-
-    fn look_at_lost_nodes(&self) {
-        for key in self.nodes.keys() {
-            if self.nodes.get(&key).is_some_and(|node| !nodes::is_ready(&node)) {
-                self.queue.add(key);
-            }
-        }
     }
 
     /// Notes a renewal of the lease or the status, if it is one.
@@ -151,30 +146,23 @@ impl Controller {
         self.health.lock().get(name).map_or_else(|| self.context.now(), |health| health.seen)
     }
 
-    /// How the node's failure domain fares. Only asked when the node is not well, since it looks at all nodes.
+    /// How the node's failure domain fares.
     fn zone(&self, node: &Node) -> Zone {
-        if nodes::is_ready(node) {
-            return Zone { state: ZoneState::Normal, nodes: 1, all_dark: false, last_eviction: None };
-        }
         let own = nodes::zone(node);
-        let mut zones: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        for node in self.nodes.list() {
-            let counts = zones.entry(nodes::zone(&node)).or_default();
-            let excluded = node.metadata.labels.as_ref().is_some_and(|it| it.contains_key(EXCLUDED));
-            match nodes::is_ready(&node) {
-                _ if excluded => {}
-                true => counts.0 += 1,
-                false => counts.1 += 1,
-            }
+        let Fares { state, nodes, all_dark } = self.zones.lock().fares(&own);
+        Zone { state, nodes, all_dark, last_eviction: self.evictions.lock().get(&own).copied() }
+    }
+
+    /// Takes the domain's turn to have a node evicted, unless another took it since it was looked at.
+    fn take_turn(&self, node: &Node, last: Option<Timestamp>) -> bool {
+        let zone = nodes::zone(node);
+        let mut evictions = self.evictions.lock();
+        if evictions.get(&zone).copied() != last {
+            return false;
         }
-        let (ready, not_ready) = zones.get(&own).copied().unwrap_or_default();
-        let dark = |counts: &(usize, usize)| zone_state(counts.0, counts.1) == ZoneState::FullDisruption;
-        Zone {
-            state: zone_state(ready, not_ready),
-            nodes: ready + not_ready,
-            all_dark: zones.values().all(dark),
-            last_eviction: self.evictions.lock().get(&own).copied(),
-        }
+        metrics::EVICTIONS.with([&zone]).increment();
+        evictions.insert(zone, self.context.now());
+        true
     }
 }
 
@@ -187,14 +175,20 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         return Ok(());
     };
     let now = controller.context.now();
+    let settings = &controller.context.settings;
     let spoke = nodes::condition(&node, "Ready").is_some();
     let seen = Observed {
         node: &node,
         last_sign: controller.last_sign(&node),
-        grace: if spoke { controller.context.settings.node_monitor_grace } else { STARTUP_GRACE },
+        grace: if spoke { settings.node_monitor_grace } else { settings.node_startup_grace },
         zone: controller.zone(&node),
+        rates: settings.node_eviction,
     };
     let decision = decide(&seen, now);
+    if decision.evicts && !controller.take_turn(&node, seen.zone.last_eviction) {
+        controller.queue.add(key);
+        return Ok(());
+    }
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key, clock::until(moment, now));
     }
@@ -216,9 +210,6 @@ impl Controller {
         }
         if let Some(taints) = decision.taints {
             self.taint(&api, node, &taints).await?;
-            if decision.evicts {
-                self.evictions.lock().insert(nodes::zone(node), self.context.now());
-            }
         }
         if decision.pods_not_ready {
             self.mark_pods(name).await?;

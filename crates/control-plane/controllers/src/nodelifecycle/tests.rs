@@ -6,8 +6,9 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 
-use super::decide::{Decision, Observed, Zone, ZoneState, decide, zone_state};
+use super::decide::{Decision, Observed, Rates, Zone, ZoneState, decide, zone_state};
 use super::status;
+use super::zones::{Fares, Zones};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, meta, pod, time};
 
@@ -43,7 +44,8 @@ fn tainted(mut node: Node, taints: &[Taint]) -> Node {
 const WELL: Zone = Zone { state: ZoneState::Normal, nodes: 3, all_dark: false, last_eviction: None };
 
 fn decided(node: &Node, zone: Zone, silent_for: i64) -> Decision {
-    let seen = Observed { node, last_sign: at(1000), grace: Duration::from_secs(50), zone };
+    let seen =
+        Observed { node, last_sign: at(1000), grace: Duration::from_secs(50), zone, rates: Rates::default() };
     decide(&seen, at(1000 + silent_for))
 }
 
@@ -131,7 +133,7 @@ fn evictions_slow_down_and_stop_as_more_is_dark() {
         (2, 3, ZoneState::PartialDisruption),
         (0, 1, ZoneState::FullDisruption),
     ] {
-        assert_eq!(zone_state(ready, not_ready), expected, "{ready} {not_ready}");
+        assert_eq!(zone_state(ready, not_ready, &Rates::default()), expected, "{ready} {not_ready}");
     }
     let lost = node("Unknown");
     let evicted_at = |zone: Zone| {
@@ -154,6 +156,29 @@ fn evictions_slow_down_and_stop_as_more_is_dark() {
         ["unreachable:NoSchedule"],
         "and what was begun is undone"
     );
+}
+
+#[test]
+fn domains_are_judged_as_their_nodes_come_and_go() {
+    let mut zones = Zones::new(Rates::default());
+    let mut put = |name: &str, zone: &str, ready: bool| {
+        let mut concerned = zones.put(name, zone.to_owned(), ready, false);
+        concerned.sort();
+        (concerned.join(" "), zones.fares(zone))
+    };
+    let fares = |state, nodes, all_dark| Fares { state, nodes, all_dark };
+    assert_eq!(put("a1", "a", true), (String::new(), fares(ZoneState::Normal, 1, false)));
+    assert_eq!(put("b1", "b", false), ("b1".to_owned(), fares(ZoneState::FullDisruption, 1, false)));
+    let dark = fares(ZoneState::FullDisruption, 1, true);
+    assert_eq!(put("a1", "a", false), ("a1 b1".to_owned(), dark), "now nobody can judge any more");
+    assert_eq!(put("a1", "a", false), (String::new(), dark), "nothing new");
+    assert_eq!(put("b1", "b", true).0, "a1", "and with one of b ready it is a's trouble");
+    assert_eq!(put("b1", "a", false).0, "a1 b1", "a node may move");
+    zones.put("out", "a".to_owned(), false, true);
+    assert_eq!(zones.fares("a").nodes, 2, "excluded nodes are not counted");
+    zones.remove("a1");
+    zones.remove("b1");
+    assert_eq!(zones.fares("a"), fares(ZoneState::Normal, 0, false));
 }
 
 fn lease(renewed: i64) -> Lease {

@@ -10,9 +10,16 @@ use serde_json::json;
 
 use super::decide::{QUARANTINE, excess, is_out_of_service, is_unscheduled_and_terminating, last_words};
 use crate::context::{Context, Error};
+use crate::metrics;
 use crate::nodes;
 use crate::owner;
 use crate::pods;
+
+/// Why pods are removed, by the names that upstream's metrics have.
+const TERMINATED: &str = "terminated";
+const OUT_OF_SERVICE: &str = "out-of-service";
+const ORPHANED: &str = "orphaned";
+const UNSCHEDULED: &str = "unscheduled";
 
 /// Index of pods that have ended.
 const ENDED: &str = "controllers/ended";
@@ -25,7 +32,7 @@ pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller {
         nodes: context.informers.of::<Node>(),
         pods,
-        queue: WorkQueue::new("podgc"),
+        queue: WorkQueue::new("orphaned_pods_nodes"),
         context: context.clone(),
     });
     context.ready([controller.nodes.synced().boxed(), controller.pods.synced().boxed()]).await;
@@ -102,7 +109,18 @@ impl Controller {
         Ok(live.is_none())
     }
 
-    async fn remove(&self, pod: &Pod, node_is_gone: bool) -> Result<(), Error> {
+    /// Removes a pod for one of upstream's reasons, and counts it.
+    async fn remove(&self, pod: &Pod, reason: &str) -> Result<(), Error> {
+        let outcome = self.delete(pod, reason == ORPHANED).await;
+        let labels = [owner::namespace(&pod.metadata), reason];
+        metrics::FORCED.with(labels).increment();
+        if outcome.is_err() {
+            metrics::FORCED_ERRORS.with(labels).increment();
+        }
+        outcome
+    }
+
+    async fn delete(&self, pod: &Pod, node_is_gone: bool) -> Result<(), Error> {
         let key = ObjectKey::of(pod);
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let words = last_words(pod, node_is_gone);
@@ -139,16 +157,23 @@ async fn reconcile(controller: Arc<Controller>, task: Task) -> Result<(), Error>
         Task::Pod(key) => {
             let Some(pod) = controller.pods.get(&key) else { return Ok(()) };
             let node = pods::node_name(&pod).and_then(|name| nodes::get(&controller.nodes, name));
-            let lost = is_unscheduled_and_terminating(&pod)
-                || node.is_some_and(|node| is_out_of_service(&pod, &node));
-            if lost { controller.remove(&pod, false).await } else { Ok(()) }
+            let reason = if is_unscheduled_and_terminating(&pod) {
+                UNSCHEDULED
+            } else if node.is_some_and(|node| is_out_of_service(&pod, &node)) {
+                OUT_OF_SERVICE
+            } else {
+                return Ok(());
+            };
+            controller.remove(&pod, reason).await
         }
         Task::Node(name) => {
             let gone = controller.node_is_gone(&name).await?;
             let node = nodes::get(&controller.nodes, &name);
             for pod in controller.pods.by_index(pods::BY_NODE, &name) {
-                if gone || node.as_ref().is_some_and(|node| is_out_of_service(&pod, node)) {
-                    controller.remove(&pod, gone).await?;
+                if gone {
+                    controller.remove(&pod, ORPHANED).await?;
+                } else if node.as_ref().is_some_and(|node| is_out_of_service(&pod, node)) {
+                    controller.remove(&pod, OUT_OF_SERVICE).await?;
                 }
             }
             Ok(())
@@ -156,7 +181,7 @@ async fn reconcile(controller: Arc<Controller>, task: Task) -> Result<(), Error>
         Task::Ended => {
             let ended = controller.pods.by_index(ENDED, "ended");
             for pod in excess(ended, controller.context.settings.terminated_pods_kept) {
-                controller.remove(&pod, false).await?;
+                controller.remove(&pod, TERMINATED).await?;
             }
             Ok(())
         }

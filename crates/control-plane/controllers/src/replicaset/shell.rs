@@ -56,7 +56,7 @@ impl<K: Replicated> Controller<K> {
             context,
             sets,
             pods,
-            queue: WorkQueue::new("replicaset"),
+            queue: WorkQueue::new(K::QUEUE),
             expectations: Expectations::default(),
             kind: PhantomData,
         }

@@ -27,7 +27,7 @@ pub(crate) async fn run(context: Context) {
     let informers = &context.informers;
     let controller = Arc::new(Controller {
         quotas: informers.of::<ResourceQuota>(),
-        queue: WorkQueue::new("resourcequota"),
+        queue: WorkQueue::new("resourcequota_primary"),
         changed: Mutex::default(),
         watched: Mutex::default(),
         served: Mutex::default(),

@@ -17,7 +17,7 @@ pub(crate) async fn run(context: Context) {
     // Not all ConfigMaps: they can be large, and only these matter.
     let scope = Scope { fields: Some(format!("metadata.name={NAME}")), ..Scope::default() };
     let config_maps = context.informers.scoped::<ConfigMap>(scope);
-    let queue = WorkQueue::new("rootca");
+    let queue = WorkQueue::new("root_ca_cert_publisher");
     watch(&namespaces, &config_maps, &queue);
     context.ready([namespaces.synced().boxed(), config_maps.synced().boxed()]).await;
     let controller = Arc::new(Controller { context: context.clone(), namespaces, config_maps });

@@ -18,7 +18,7 @@ use crate::owner;
 pub(crate) async fn run(context: Context) {
     let ranges = context.informers.of::<ServiceCIDR>();
     let addresses = context.informers.of::<IPAddress>();
-    let queue = WorkQueue::new("service-cidrs");
+    let queue = WorkQueue::new("servicecidrs");
     let (to, all) = (queue.clone(), ranges.clone());
     ranges.on_event(move |change| {
         let range = change.object();

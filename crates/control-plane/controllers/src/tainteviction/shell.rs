@@ -13,6 +13,7 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_conflict, is_not_
 use super::decide::{Decision, Since, decide, no_execute};
 use crate::clock;
 use crate::context::{Context, Error};
+use crate::metrics;
 use crate::nodes;
 use crate::owner;
 use crate::pods;
@@ -24,7 +25,7 @@ pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller {
         nodes: context.informers.of::<Node>(),
         pods,
-        queue: WorkQueue::new("tainteviction"),
+        queue: WorkQueue::new("noexec_taint_pod"),
         first_seen: Mutex::default(),
         doomed: Mutex::default(),
         context: context.clone(),
@@ -117,9 +118,12 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             controller.queue.add_after(key, clock::until(moment, now));
             Ok(())
         }
-        Decision::Leave(_) => {
+        Decision::Leave(moment) => {
             controller.doomed.lock().remove(&key);
-            controller.evict(&pod, &key).await
+            controller.evict(&pod, &key).await?;
+            metrics::TAINT_DELETIONS.with([]).increment();
+            metrics::TAINT_LATE.with([]).observe(now.duration_since(moment).as_secs_f64());
+            Ok(())
         }
     }
 }

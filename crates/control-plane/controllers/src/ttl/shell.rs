@@ -15,7 +15,7 @@ use crate::context::{Context, Error};
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
     let nodes = context.informers.of::<Node>();
-    let queue = WorkQueue::new("ttl");
+    let queue = WorkQueue::new("ttlcontroller");
     let controller =
         Arc::new(Controller { context: context.clone(), nodes: nodes.clone(), step: Mutex::new(0) });
     context.ready([nodes.synced().boxed()]).await;

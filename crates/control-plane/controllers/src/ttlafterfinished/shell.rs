@@ -10,11 +10,12 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_conflict, is_not_
 use super::decide::expires_at;
 use crate::clock;
 use crate::context::{Context, Error};
+use crate::metrics;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
     let jobs = context.informers.of::<Job>();
-    let queue = WorkQueue::new("ttlafterfinished");
+    let queue = WorkQueue::new("ttl_jobs_to_delete");
     let to = queue.clone();
     jobs.on_event(move |change| {
         if !matches!(change, Change::Deleted(_)) && expires_at(change.object()).is_some() {
@@ -48,7 +49,10 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let preconditions =
         Preconditions { uid: live.metadata.uid, resource_version: live.metadata.resource_version };
     match api.delete(&key.name, &DeleteParams::foreground().preconditions(preconditions)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            metrics::TTL_LATE.with([]).observe(now.duration_since(moment).as_secs_f64());
+            Ok(())
+        }
         Err(error) if is_not_found(&error) => Ok(()),
         Err(error) if is_conflict(&error) => {
             controller.queue.add(key);

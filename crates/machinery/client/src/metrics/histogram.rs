@@ -1,11 +1,11 @@
-//! Distributions and the text form of metrics.
+//! Distributions, counted without a lock.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A distribution over fixed buckets, counted without a lock.
 #[derive(Debug)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     bounds: &'static [f64],
     /// One per bound; larger ones are in the count only.
     buckets: Box<[AtomicU64]>,
@@ -16,7 +16,8 @@ pub(crate) struct Histogram {
 
 impl Histogram {
     /// An empty one; `bounds` are upper ends, ascending.
-    pub(crate) fn new(bounds: &'static [f64]) -> Histogram {
+    #[must_use]
+    pub fn new(bounds: &'static [f64]) -> Histogram {
         Histogram {
             bounds,
             buckets: bounds.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -26,7 +27,7 @@ impl Histogram {
     }
 
     /// Counts one.
-    pub(crate) fn observe(&self, value: f64) {
+    pub fn observe(&self, value: f64) {
         if let Some(index) = self.bounds.iter().position(|bound| value <= *bound) {
             self.buckets[index].fetch_add(1, Ordering::Relaxed);
         }
@@ -37,12 +38,13 @@ impl Histogram {
     }
 
     /// How many were counted.
-    pub(crate) fn count(&self) -> u64 {
+    #[must_use]
+    pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Writes it, unless nothing was counted. `labels` are without braces, may be empty.
-    pub(crate) fn render(&self, out: &mut String, name: &str, labels: &str) {
+    pub fn render(&self, out: &mut String, name: &str, labels: &str) {
         // Buckets are read before the count, so that they are never more.
         let buckets: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let count = self.count.load(Ordering::Relaxed);
@@ -63,18 +65,34 @@ impl Histogram {
     }
 }
 
-/// A bound as Go prints it: large ones with an exponent.
+/// A bound as Go prints it: very large and very small ones with an exponent of at least two digits.
 fn number(bound: f64) -> String {
-    if bound >= 1e6 {
-        let exponent = bound.log10().floor();
-        return format!("{}e+{exponent:02}", bound / 10f64.powf(exponent));
+    if bound == 0.0 || (1e-4..1e6).contains(&bound.abs()) {
+        return format!("{bound}");
     }
-    format!("{bound}")
+    let text = format!("{bound:e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.strip_prefix('-') {
+        Some(exponent) => format!("{mantissa}e-{exponent:0>2}"),
+        None => format!("{mantissa}e+{exponent:0>2}"),
+    }
 }
 
 /// The two lines before a metric's rows; `help` begins with its stability.
-pub(crate) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+pub fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// `COUNT` bounds, each `factor` times the one before it.
+#[must_use]
+pub const fn exponential<const COUNT: usize>(start: f64, factor: f64) -> [f64; COUNT] {
+    let mut bounds = [start; COUNT];
+    let mut at = 1;
+    while at < COUNT {
+        bounds[at] = bounds[at - 1] * factor;
+        at += 1;
+    }
+    bounds
 }
 
 #[cfg(test)]
@@ -95,5 +113,13 @@ mod tests {
             out,
             "x_bucket{a=\"b\",le=\"0.5\"} 1\nx_bucket{a=\"b\",le=\"1\"} 2\nx_bucket{a=\"b\",le=\"1e+06\"} 3\nx_bucket{a=\"b\",le=\"+Inf\"} 4\nx_sum{a=\"b\"} 1000000003.2\nx_count{a=\"b\"} 4\n"
         );
+    }
+    #[test]
+    fn bounds_are_those_of_upstreams_queues() {
+        static BOUNDS: [f64; 10] = exponential(1e-8, 10.0);
+        let texts: Vec<String> = BOUNDS.iter().map(|bound| number(*bound)).collect();
+        assert_eq!(texts[..4], ["1e-08", "1e-07", "1e-06", "9.999999999999999e-06"]);
+        assert_eq!(number(0.0001), "0.0001");
+        assert_eq!(number(2.5e7), "2.5e+07");
     }
 }

@@ -1,0 +1,175 @@
+//! What the controllers count, under upstream's names. What their queues count is in `podium-client`.
+
+use std::time::Duration;
+
+use podium_client::metrics::{Collect, Counter, Family, Gauge, Histogram, exponential};
+
+/// Where instances run. Upstream sets it for few controllers; here every one that runs has it.
+pub(crate) static RUNNING: Family<Gauge, 2> = Family::new(
+    "running_managed_controllers",
+    "[BETA] Indicates where instances of a controller are currently running",
+    ["manager", "name"],
+    Gauge::default,
+);
+
+static JOB_SYNCS: Family<Counter, 3> = Family::new(
+    "job_controller_job_syncs_total",
+    "[STABLE] The number of job syncs",
+    ["action", "completion_mode", "result"],
+    Counter::default,
+);
+static JOB_SYNC_SECONDS: Family<Histogram, 3> = Family::new(
+    "job_controller_job_sync_duration_seconds",
+    "[STABLE] The time it took to sync a job",
+    ["action", "completion_mode", "result"],
+    || Histogram::new(const { &exponential::<15>(0.004, 2.0) }),
+);
+
+/// One look at a Job.
+pub(crate) fn job_synced(action: &str, mode: &str, success: bool, took: Duration) {
+    let result = if success { "success" } else { "error" };
+    JOB_SYNCS.with([action, mode, result]).increment();
+    JOB_SYNC_SECONDS.with([action, mode, result]).observe(took.as_secs_f64());
+}
+
+pub(crate) static JOBS_FINISHED: Family<Counter, 3> = Family::new(
+    "job_controller_jobs_finished_total",
+    "[STABLE] The number of finished jobs",
+    ["completion_mode", "reason", "result"],
+    Counter::default,
+);
+pub(crate) static JOB_PODS_FINISHED: Family<Counter, 2> = Family::new(
+    "job_controller_job_pods_finished_total",
+    "[STABLE] The number of finished Pods that are fully tracked",
+    ["completion_mode", "result"],
+    Counter::default,
+);
+pub(crate) static CRON_SKEW: Family<Histogram, 0> = Family::new(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+    [],
+    || Histogram::new(const { &exponential::<10>(1.0, 2.0) }),
+);
+pub(crate) static TTL_LATE: Family<Histogram, 0> = Family::new(
+    "ttl_after_finished_controller_job_deletion_duration_seconds",
+    "[ALPHA] The time it took to delete the job since it became eligible for deletion",
+    [],
+    || Histogram::new(const { &exponential::<14>(0.1, 2.0) }),
+);
+pub(crate) static SLICE_SYNCS: Family<Counter, 1> = Family::new(
+    "endpoint_slice_controller_syncs",
+    "[ALPHA] Number of EndpointSlice syncs",
+    ["result"],
+    Counter::default,
+);
+static SLICE_CHANGES: Family<Counter, 1> = Family::new(
+    "endpoint_slice_controller_changes",
+    "[ALPHA] Number of EndpointSlice changes",
+    ["operation"],
+    Counter::default,
+);
+
+/// Slices were written.
+pub(crate) fn slices_changed(created: usize, updated: usize, deleted: usize) {
+    for (operation, count) in [("create", created), ("update", updated), ("delete", deleted)] {
+        if count > 0 {
+            SLICE_CHANGES.with([operation]).add(count as u64);
+        }
+    }
+}
+
+static ZONE_HEALTH: Family<Gauge, 1> = Family::new(
+    "node_collector_zone_health",
+    "[ALPHA] Gauge measuring percentage of healthy nodes per zone.",
+    ["zone"],
+    Gauge::default,
+);
+static ZONE_SIZE: Family<Gauge, 1> = Family::new(
+    "node_collector_zone_size",
+    "[ALPHA] Gauge measuring number of registered Nodes per zones.",
+    ["zone"],
+    Gauge::default,
+);
+static ZONE_UNHEALTHY: Family<Gauge, 1> = Family::new(
+    "node_collector_unhealthy_nodes_in_zone",
+    "[ALPHA] Gauge measuring number of not Ready Nodes per zones.",
+    ["zone"],
+    Gauge::default,
+);
+pub(crate) static EVICTIONS: Family<Counter, 1> = Family::new(
+    "node_collector_evictions_total",
+    "[STABLE] Number of Node evictions that happened since current instance of NodeController started.",
+    ["zone"],
+    Counter::default,
+);
+
+/// How many nodes of a failure domain are well.
+pub(crate) fn zone(zone: &str, ready: usize, not_ready: usize) {
+    let size = ready + not_ready;
+    ZONE_SIZE.with([zone]).set(size as f64);
+    ZONE_UNHEALTHY.with([zone]).set(not_ready as f64);
+    ZONE_HEALTH.with([zone]).set(if size == 0 { 100.0 } else { 100.0 * ready as f64 / size as f64 });
+}
+
+pub(crate) static TAINT_DELETIONS: Family<Counter, 0> = Family::new(
+    "taint_eviction_controller_pod_deletions_total",
+    "[ALPHA] Total number of Pods deleted by TaintEvictionController since its start.",
+    [],
+    Counter::default,
+);
+pub(crate) static TAINT_LATE: Family<Histogram, 0> = Family::new(
+    "taint_eviction_controller_pod_deletion_duration_seconds",
+    "[ALPHA] Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
+    [],
+    || Histogram::new(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+);
+pub(crate) static FORCED: Family<Counter, 2> = Family::new(
+    "pod_gc_collector_force_delete_pods_total",
+    "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+    ["namespace", "reason"],
+    Counter::default,
+);
+pub(crate) static FORCED_ERRORS: Family<Counter, 2> = Family::new(
+    "pod_gc_collector_force_delete_pod_errors_total",
+    "[ALPHA] Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+    ["namespace", "reason"],
+    Counter::default,
+);
+pub(crate) static CLAIMS_CREATED: Family<Counter, 0> = Family::new(
+    "ephemeral_volume_controller_create_total",
+    "[ALPHA] Number of PersistentVolumeClaim creation requests",
+    [],
+    Counter::default,
+);
+pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
+    "ephemeral_volume_controller_create_failures_total",
+    "[ALPHA] Number of PersistentVolumeClaim creation requests",
+    [],
+    Counter::default,
+);
+
+/// Everything that is counted here, in Prometheus' text form.
+pub fn collect(out: &mut String) {
+    let families: [&dyn Collect; 19] = [
+        &RUNNING,
+        &JOB_SYNCS,
+        &JOB_SYNC_SECONDS,
+        &JOBS_FINISHED,
+        &JOB_PODS_FINISHED,
+        &CRON_SKEW,
+        &TTL_LATE,
+        &SLICE_SYNCS,
+        &SLICE_CHANGES,
+        &ZONE_HEALTH,
+        &ZONE_SIZE,
+        &ZONE_UNHEALTHY,
+        &EVICTIONS,
+        &TAINT_DELETIONS,
+        &TAINT_LATE,
+        &FORCED,
+        &FORCED_ERRORS,
+        &CLAIMS_CREATED,
+        &CLAIMS_FAILED,
+    ];
+    families.into_iter().for_each(|family| family.collect(out));
+}
