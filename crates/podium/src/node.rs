@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use kube::api::{Patch, PatchParams};
 use podium_client::{Api, Client, ObjectKey, SharedInformers};
+use podium_kubelet::Configuration;
 use podium_network::Cidr;
 use rustls::RootCertStore;
 use serde_json::json;
@@ -116,20 +117,28 @@ async fn announce_dns(client: &Client, name: &str, address: Ipv4Addr) -> Result<
 }
 
 fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
+    let settings = Configuration {
+        container_runtime_endpoint: endpoint.to_owned(),
+        pod_logs_dir: node.layout.pod_logs(),
+        port: node.kubelet_port,
+        cluster_dns: vec![node.cluster_dns.into()],
+        cluster_domain: node.cluster_domain.to_owned(),
+        cgroup_root: node.layout.cgroup_root(),
+        // A cluster on somebody's machine takes it as it is.
+        fail_swap_on: false,
+        // A slow registry should not stop the others.
+        max_parallel_image_pulls: Some(3),
+        ..Configuration::default()
+    };
     let mut config = podium_kubelet::Config::new(
         node.name,
         node.ip,
         node.layout.kubelet(),
-        endpoint,
+        settings,
         node.client.clone(),
         node.informers.clone(),
     );
     config.serving = Some(node.serving.clone());
-    config.pod_logs_dir = node.layout.pod_logs();
-    config.port = node.kubelet_port;
-    config.cluster_dns = vec![node.cluster_dns.into()];
-    node.cluster_domain.clone_into(&mut config.cluster_domain);
-    config.cgroup_root = node.layout.cgroup_root();
     config.version = podium_api::VERSION.to_owned();
     config
 }

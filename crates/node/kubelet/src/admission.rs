@@ -39,8 +39,9 @@ pub(crate) fn admit(
     others: &[Arc<Pod>],
     node: Option<&Node>,
     allocatable: &BTreeMap<String, WireQuantity>,
+    unsafe_sysctls: &[String],
 ) -> Result<(), Refused> {
-    if let Some(message) = sysctls::forbidden(wanted) {
+    if let Some(message) = sysctls::forbidden(wanted, unsafe_sysctls) {
         return Err(Refused { reason: sysctls::FORBIDDEN.to_owned(), message });
     }
     if let Some(os) = wanted.spec.as_ref().and_then(|spec| spec.os.as_ref())
@@ -215,7 +216,10 @@ mod tests {
     }
 
     fn reason(wanted: &Pod, others: &[Arc<Pod>], node: Option<&Node>) -> String {
-        admit(wanted, others, node, &allocatable()).err().map(|refused| refused.reason).unwrap_or_default()
+        admit(wanted, others, node, &allocatable(), &[])
+            .err()
+            .map(|refused| refused.reason)
+            .unwrap_or_default()
     }
 
     #[test]
@@ -226,7 +230,7 @@ mod tests {
         assert_eq!(reason(&asking("1m", "3073Mi"), std::slice::from_ref(&one), None), "OutOfmemory");
         let small = Arc::new(asking("0", "0"));
         assert_eq!(reason(&small, &[small.clone(), small.clone(), small.clone()], None), "OutOfpods");
-        let refused = admit(&asking("501m", "0"), &[one], None, &allocatable()).unwrap_err();
+        let refused = admit(&asking("501m", "0"), &[one], None, &allocatable(), &[]).unwrap_err();
         assert_eq!(
             refused.message,
             "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"
@@ -269,7 +273,7 @@ mod tests {
             pod(json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
         };
         assert_eq!(reason(&with("net.ipv4.tcp_syncookies"), &[], None), "");
-        let refused = admit(&with("kernel.core_pattern"), &[], None, &allocatable()).unwrap_err();
+        let refused = admit(&with("kernel.core_pattern"), &[], None, &allocatable(), &[]).unwrap_err();
         assert_eq!(refused.reason, "SysctlForbidden");
         assert_eq!(refused.message, "forbidden sysctl: \"kernel.core_pattern\" not allowlisted");
     }

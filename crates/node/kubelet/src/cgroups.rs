@@ -12,8 +12,8 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    pod,
-    resources::{self, Qos},
+    Configuration, pod,
+    resources::{self, CpuBounds, Qos},
 };
 
 /// Controllers of version 1 that limits are written to.
@@ -42,6 +42,7 @@ pub(crate) struct Limits {
     pub(crate) cpu_shares: i64,
     pub(crate) cpu_quota: Option<i64>,
     pub(crate) memory_bytes: Option<i64>,
+    pub(crate) pids: Option<i64>,
 }
 
 /// Makes and removes the groups below one root.
@@ -50,6 +51,9 @@ pub(crate) struct Cgroups {
     layout: Layout,
     /// As a path from the mount, with a leading slash.
     root: String,
+    cpu: CpuBounds,
+    /// `podPidsLimit`; None is no limit.
+    pod_pids: Option<i64>,
 }
 
 /// Reads where cgroups are mounted from the text of `/proc/self/mountinfo`. Version 1 wins in a mixed
@@ -90,10 +94,16 @@ pub(crate) fn parse_layout(mountinfo: &str) -> Option<Layout> {
 
 impl Cgroups {
     /// The groups below `root` on this machine.
-    pub(crate) fn new(root: &str) -> io::Result<Self> {
+    pub(crate) fn new(settings: &Configuration) -> io::Result<Self> {
         let layout = parse_layout(&fs::read_to_string("/proc/self/mountinfo")?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup controllers are mounted"))?;
-        Ok(Self { layout, root: format!("/{}", root.trim_matches('/')).trim_end_matches('/').to_owned() })
+        let root = format!("/{}", settings.cgroup_root.trim_matches('/'));
+        Ok(Self {
+            layout,
+            root: root.trim_end_matches('/').to_owned(),
+            cpu: CpuBounds::of(settings),
+            pod_pids: Some(settings.pod_pids_limit).filter(|limit| *limit > 0),
+        })
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -110,10 +120,20 @@ impl Cgroups {
         format!("{}/kubepods{class}/pod{}", self.root, pod::uid(pod))
     }
 
-    /// Makes the groups of all pods and of the classes.
-    pub(crate) fn make_roots(&self, cpu_millis: i64) -> Result<(), CgroupError> {
-        let top = format!("{}/kubepods", self.root);
-        self.make(&top, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })?;
+    /// Whether the kernel bounds swap by group.
+    pub(crate) fn bounds_swap(&self) -> bool {
+        self.is_v2() && self.read(&self.top(), "memory", "memory.swap.max").is_some()
+    }
+
+    /// The group of all pods.
+    fn top(&self) -> String {
+        format!("{}/kubepods", self.root)
+    }
+
+    /// Makes the groups of all pods and of the classes; `all` bounds them together.
+    pub(crate) fn make_roots(&self, all: Limits) -> Result<(), CgroupError> {
+        let top = self.top();
+        self.make(&top, all)?;
         for class in ["burstable", "besteffort"] {
             self.make(&format!("{top}/{class}"), Limits { cpu_shares: 2, ..Default::default() })?;
         }
@@ -126,9 +146,18 @@ impl Cgroups {
         self.limit(&path, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })
     }
 
+    /// Bounds a group that is somebody else's: what is reserved for the system or for Kubernetes' own processes.
+    pub(crate) fn bound_reserved(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        for mount in self.mounts_of_limits() {
+            let full = join(mount, path);
+            fs::metadata(&full).map_err(|source| CgroupError { path: full, source })?;
+        }
+        self.limit(path, limits)
+    }
+
     /// Makes and bounds a pod's group; safe to repeat.
     pub(crate) fn make_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
-        self.make(&self.pod_path(pod), pod_limits(pod))
+        self.make(&self.pod_path(pod), Limits { pids: self.pod_pids, ..pod_limits(pod, self.cpu) })
     }
 
     /// Removes a pod's group with what is left below it.
@@ -179,6 +208,14 @@ impl Cgroups {
         }
     }
 
+    /// The trees that limits are written to.
+    fn mounts_of_limits(&self) -> Vec<&Path> {
+        match &self.layout {
+            Layout::V2 { mount } => vec![mount],
+            Layout::V1 { .. } => LIMITED.iter().filter_map(|controller| self.mount_of(controller)).collect(),
+        }
+    }
+
     fn mount_of(&self, controller: &str) -> Option<&Path> {
         match &self.layout {
             Layout::V2 { mount } => Some(mount),
@@ -195,10 +232,8 @@ impl Cgroups {
         };
         match &self.layout {
             Layout::V1 { .. } => {
-                for controller in LIMITED {
-                    if let Some(mount) = self.mount_of(controller) {
-                        make(join(mount, path))?;
-                    }
+                for mount in self.mounts_of_limits() {
+                    make(join(mount, path))?;
                 }
             }
             Layout::V2 { mount } => {
@@ -215,12 +250,15 @@ impl Cgroups {
             let full = join(mount, path).join(file);
             fs::write(&full, value).map_err(|source| CgroupError { path: full, source })
         };
+        if let Some(pids) = limits.pids {
+            write("pids", "pids.max", pids.to_string())?;
+        }
         if self.is_v2() {
             if limits.cpu_shares > 0 {
                 write("cpu", "cpu.weight", weight(limits.cpu_shares).to_string())?;
             }
             if let Some(quota) = limits.cpu_quota {
-                write("cpu", "cpu.max", format!("{quota} {}", resources::period()))?;
+                write("cpu", "cpu.max", format!("{quota} {}", self.cpu.period_micros))?;
             }
             if let Some(bytes) = limits.memory_bytes {
                 write("memory", "memory.max", bytes.to_string())?;
@@ -230,7 +268,7 @@ impl Cgroups {
                 write("cpu", "cpu.shares", limits.cpu_shares.to_string())?;
             }
             if let Some(quota) = limits.cpu_quota {
-                write("cpu", "cpu.cfs_period_us", resources::period().to_string())?;
+                write("cpu", "cpu.cfs_period_us", self.cpu.period_micros.to_string())?;
                 write("cpu", "cpu.cfs_quota_us", quota.to_string())?;
             }
             if let Some(bytes) = limits.memory_bytes {
@@ -242,13 +280,14 @@ impl Cgroups {
 }
 
 /// What bounds a pod as a whole: limits only if every container has one.
-pub(crate) fn pod_limits(pod: &Pod) -> Limits {
+pub(crate) fn pod_limits(pod: &Pod, bounds: CpuBounds) -> Limits {
     let cpu = resources::pod_limit(pod, "cpu").filter(|limit| !limit.is_zero());
     let memory = resources::pod_limit(pod, "memory").filter(|limit| !limit.is_zero());
     Limits {
         cpu_shares: resources::shares(resources::pod_request(pod, "cpu").milli_value()),
-        cpu_quota: cpu.map(|cpu| resources::quota(cpu.milli_value())),
+        cpu_quota: cpu.map(|cpu| bounds.quota(cpu.milli_value())).filter(|quota| *quota > 0),
         memory_bytes: memory.map(|memory| memory.value()),
+        pids: None,
     }
 }
 

@@ -55,9 +55,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) image_user: &'a ImageUser,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<v1::Mount>,
-    pub(crate) memory_capacity: i64,
-    pub(crate) cgroup_v2: bool,
-    pub(crate) seccomp_root: &'a str,
+    pub(crate) bounds: resources::Bounds,
+    pub(crate) seccomp: security::Seccomp<'a>,
     /// The container whose processes an ephemeral container joins.
     pub(crate) target: Option<&'a str>,
 }
@@ -69,7 +68,7 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, lookup)).collect()
     };
-    let mut security = security::container_context(pod, container, from.image_user, from.seccomp_root)?;
+    let mut security = security::container_context(pod, container, from.image_user, from.seccomp)?;
     if let (Some(target), Some(options)) = (from.target, security.namespace_options.as_mut()) {
         options.pid = v1::NamespaceMode::Target.into();
         options.target_id = target.to_owned();
@@ -105,7 +104,7 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(v1::LinuxContainerConfig {
-            resources: Some(resources::linux_resources(pod, container, from.memory_capacity, from.cgroup_v2)),
+            resources: Some(resources::linux_resources(pod, container, &from.bounds)),
             security_context: Some(security),
         }),
         ..Default::default()

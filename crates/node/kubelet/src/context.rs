@@ -10,8 +10,16 @@ use podium_client::{EventRecorder, Informer, Shutdown, reference_of};
 use podium_cri::Cri;
 
 use crate::{
-    Config, backoff::Backoff, cgroups::Cgroups, images::Images, network_files::HostResolver,
-    node::machine::Machine, references::References, tokens::Tokens, volumes::PodDir,
+    Config,
+    backoff::Backoff,
+    cgroups::Cgroups,
+    images::Images,
+    network_files::HostResolver,
+    node::machine::Machine,
+    references::References,
+    resources::{Bounds, CpuBounds, Swap},
+    tokens::Tokens,
+    volumes::PodDir,
 };
 
 /// Shared by all workers; cheap to pass as an `Arc`.
@@ -60,6 +68,21 @@ impl Context {
         self.config.root_dir.join("seccomp").to_string_lossy().into_owned()
     }
 
+    /// What bounds every container of this node.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let settings = &self.config.settings;
+        Bounds {
+            memory_capacity: self.machine.memory_bytes,
+            cgroup_v2: self.cgroups.is_v2(),
+            cpu: CpuBounds::of(settings),
+            swap: match settings.memory_swap.swap_behavior.as_str() {
+                _ if !self.cgroups.bounds_swap() => Swap::Unbounded,
+                "LimitedSwap" => Swap::Limited { capacity: self.machine.swap_bytes },
+                _ => Swap::None,
+            },
+        }
+    }
+
     /// Where a pod can be reached for probes and hooks.
     pub(crate) fn address_of(&self, pod: &Pod, sandbox_ips: &[String]) -> Option<IpAddr> {
         if crate::pod::host_network(pod) {
@@ -85,7 +108,7 @@ impl Context {
 
     /// Where a pod's logs are.
     pub(crate) fn log_directory(&self, pod: &Pod) -> PathBuf {
-        crate::sandbox::log_directory(&self.config.pod_logs_dir, pod)
+        crate::sandbox::log_directory(&self.config.settings.pod_logs_dir, pod)
     }
 }
 

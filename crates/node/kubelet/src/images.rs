@@ -17,9 +17,6 @@ use crate::{
     status::StartError,
 };
 
-/// Pulls at the same time; upstream's default is one, but a slow registry should not stop the others.
-const PARALLEL_PULLS: usize = 3;
-
 /// The image as the runtime knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -90,14 +87,22 @@ fn error(reason: &str, message: impl Into<String>) -> StartError {
 }
 
 impl Images {
-    pub(crate) fn new(cri: Cri, recorder: EventRecorder, providers: Option<Arc<Providers>>) -> Self {
+    /// `parallel_pulls`: how many at a time; None is no limit.
+    pub(crate) fn new(
+        cri: Cri,
+        recorder: EventRecorder,
+        providers: Option<Arc<Providers>>,
+        parallel_pulls: Option<u32>,
+    ) -> Self {
+        let slots =
+            parallel_pulls.and_then(|most| usize::try_from(most).ok()).unwrap_or(Semaphore::MAX_PERMITS);
         let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         Self {
             cri,
             recorder,
             providers,
             state: Mutex::new(State { backoff, last_errors: HashMap::new() }),
-            slots: Semaphore::new(PARALLEL_PULLS),
+            slots: Semaphore::new(slots),
         }
     }
 

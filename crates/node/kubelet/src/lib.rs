@@ -16,6 +16,7 @@ mod admission;
 mod backoff;
 mod cgroups;
 mod config;
+mod configuration;
 mod container;
 mod context;
 mod credentials;
@@ -23,6 +24,7 @@ mod environment;
 mod eviction;
 mod exits;
 mod hooks;
+mod host_checks;
 mod images;
 mod local_storage;
 mod logs;
@@ -56,6 +58,10 @@ mod tests_life;
 mod tests_real;
 
 pub use config::{Config, ServingCertificate};
+pub use configuration::{
+    Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
+    MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
+};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
 pub use run::{Error, run};
 pub use server::ServerError;

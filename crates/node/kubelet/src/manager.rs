@@ -118,8 +118,9 @@ impl Pods {
                 .collect()
         };
         let node = self.node.lock().clone();
-        let allocatable = self.shared.machine.allocatable(&self.shared.config);
-        admission::admit(wanted, &others, newer.or(node.as_deref()), &allocatable)
+        let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
+        let unsafe_sysctls = &self.shared.config.settings.allowed_unsafe_sysctls;
+        admission::admit(wanted, &others, newer.or(node.as_deref()), &allocatable, unsafe_sysctls)
     }
 
     /// Wakes the worker of a pod.
@@ -435,7 +436,7 @@ fn clean_disk(shared: &Shared, known: &BTreeSet<String>) {
             tracing::debug!(uid, %error, "removing an orphaned pod's cgroup failed");
         }
     }
-    let logs = std::fs::read_dir(&shared.config.pod_logs_dir).into_iter().flatten().flatten();
+    let logs = std::fs::read_dir(&shared.config.settings.pod_logs_dir).into_iter().flatten().flatten();
     for entry in logs {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(uid) = name.rsplit('_').next().filter(|uid| uid.len() == 36) else { continue };

@@ -33,17 +33,9 @@ use serde_json::{Value, json};
 use crate::context::Shared;
 use conditions::Health;
 
-/// Upstream's intervals: how often the status is looked at, how often it is written unchanged, and how
-/// long a lease holds.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-const REPORT_EVERY: Duration = Duration::from_secs(300);
-const LEASE_EVERY: Duration = Duration::from_secs(10);
-const LEASE_SECONDS: i32 = 40;
 /// How often to look while the node is not ready: others wait for it.
 const NOT_READY_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_millis(200);
-/// Upstream's `nodeStatusMaxImages`.
-const MAX_IMAGES: usize = 50;
 
 /// The node's keeper.
 #[derive(Debug)]
@@ -93,11 +85,12 @@ impl NodeKeeper {
 
     async fn keep_status(&self) {
         self.event("Starting", "Starting kubelet.".to_owned());
+        let settings = &self.shared.config.settings;
         let mut reported: Option<Instant> = None;
         let mut last = Value::Null;
         loop {
             let health = pressure::health(&self.shared).await;
-            let due = reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+            let due = reported.is_none_or(|at| at.elapsed() >= settings.report_frequency());
             match self.write(&health, due, &mut last).await {
                 Ok(true) => reported = Some(Instant::now()),
                 Ok(false) => {}
@@ -111,13 +104,14 @@ impl NodeKeeper {
                     continue;
                 }
             }
-            tokio::time::sleep(if health.not_ready.is_some() { NOT_READY_EVERY } else { STATUS_EVERY }).await;
+            let every = settings.node_status_update_frequency.0;
+            tokio::time::sleep(if health.not_ready.is_some() { NOT_READY_EVERY } else { every }).await;
         }
     }
 
     /// Writes the status if it changed or is due; true if it was written.
     async fn write(&self, health: &Health, due: bool, last: &mut Value) -> Result<bool, kube::Error> {
-        let node = self.current().await?;
+        let Some(node) = self.current().await? else { return Ok(false) };
         let old = node.status.clone().unwrap_or_default();
         let (conditions, transitions) =
             conditions::conditions(health, old.conditions.as_deref().unwrap_or_default(), Timestamp::now());
@@ -142,11 +136,13 @@ impl NodeKeeper {
         Ok(true)
     }
 
-    /// The node as it is in the API, registered if it is not there, with our labels on it.
-    async fn current(&self) -> Result<Arc<Node>, kube::Error> {
+    /// The node as it is in the API, registered if it is not there, with our labels on it. None if it is not there and
+    /// somebody else is to register it.
+    async fn current(&self) -> Result<Option<Arc<Node>>, kube::Error> {
         let api = self.api();
         let found = match api.get_opt(self.name()).await? {
             Some(found) => found,
+            None if !self.shared.config.settings.register_node => return Ok(None),
             None => match api.create(&PostParams::default(), &self.registration()).await {
                 Ok(created) => created,
                 Err(error) if is_already_exists(&error) => api.get(self.name()).await?,
@@ -163,7 +159,7 @@ impl NodeKeeper {
         };
         let found = Arc::new(found);
         *self.known.lock() = Some(found.clone());
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
@@ -199,16 +195,15 @@ impl NodeKeeper {
     }
 
     fn registered_spec(&self) -> Option<NodeSpec> {
-        let config = &self.shared.config;
-        if config.taints.is_empty() && config.pod_cidr.is_none() {
-            return None;
-        }
-        Some(NodeSpec {
-            taints: Some(config.taints.clone()).filter(|taints| !taints.is_empty()),
-            pod_cidr: config.pod_cidr.clone(),
-            pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
+        let settings = &self.shared.config.settings;
+        let spec = NodeSpec {
+            taints: Some(settings.register_with_taints.clone()).filter(|taints| !taints.is_empty()),
+            pod_cidr: settings.pod_cidr.clone(),
+            pod_cidrs: settings.pod_cidr.clone().map(|cidr| vec![cidr]),
+            provider_id: Some(settings.provider_id.clone()).filter(|id| !id.is_empty()),
             ..Default::default()
-        })
+        };
+        (spec != NodeSpec::default()).then_some(spec)
     }
 
     async fn status(&self, conditions: Vec<k8s_openapi::api::core::v1::NodeCondition>) -> NodeStatus {
@@ -219,8 +214,8 @@ impl NodeKeeper {
                 address("InternalIP", config.node_ip.to_string()),
                 address("Hostname", config.node_name.clone()),
             ]),
-            capacity: Some(machine.capacity(config)),
-            allocatable: Some(machine.allocatable(config)),
+            capacity: Some(machine.capacity(&config.settings)),
+            allocatable: Some(machine.allocatable(&config.settings)),
             conditions: Some(conditions),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),
@@ -235,7 +230,10 @@ impl NodeKeeper {
     async fn images(&self) -> Vec<ContainerImage> {
         let mut images = self.shared.cri.list_images().await.unwrap_or_default();
         images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-        images.truncate(MAX_IMAGES);
+        // A negative number means all of them.
+        if let Ok(most) = usize::try_from(self.shared.config.settings.node_status_max_images) {
+            images.truncate(most);
+        }
         images.into_iter().map(|image: v1::Image| image_entry(&image)).collect()
     }
 
@@ -246,7 +244,8 @@ impl NodeKeeper {
             match self.renew(&api, lease.take()).await {
                 Ok(renewed) => {
                     lease = Some(renewed);
-                    tokio::time::sleep(LEASE_EVERY).await;
+                    // Upstream renews when a quarter of the lease has passed.
+                    tokio::time::sleep(Duration::from_secs(u64::from(self.lease_seconds()) / 4)).await;
                 }
                 Err(error) => {
                     if !is_conflict(&error) {
@@ -262,10 +261,14 @@ impl NodeKeeper {
         }
     }
 
+    fn lease_seconds(&self) -> u32 {
+        self.shared.config.settings.node_lease_duration_seconds
+    }
+
     async fn renew(&self, api: &Api<Lease>, lease: Option<Lease>) -> Result<Lease, kube::Error> {
         let spec = LeaseSpec {
             holder_identity: Some(self.name().to_owned()),
-            lease_duration_seconds: Some(LEASE_SECONDS),
+            lease_duration_seconds: i32::try_from(self.lease_seconds()).ok(),
             renew_time: Some(MicroTime(Timestamp::now())),
             ..Default::default()
         };

@@ -9,14 +9,13 @@ use k8s_openapi::{
 use podium_api::quantity::Quantity;
 use podium_cri::v1;
 
-use crate::pod;
+use crate::{Configuration, cgroups::Limits, pod};
 
 /// One CPU in shares, and the least the kernel takes.
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
-/// CFS period, and the least quota the kernel takes.
-const PERIOD_MICROS: i64 = 100_000;
+/// The least CFS quota the kernel takes.
 const MIN_QUOTA_MICROS: i64 = 1_000;
 
 /// How a pod is treated when memory runs short.
@@ -127,26 +126,94 @@ fn pod_total(
     total + overhead
 }
 
+/// The limits of a group that these amounts are reserved for.
+pub(crate) fn reserved_limits(amounts: &crate::Amounts) -> Limits {
+    let amount = |name: &str| amounts.get(name).and_then(|text| text.parse::<Quantity>().ok());
+    let value = |name: &str| amount(name).map(|amount| amount.value()).filter(|value| *value > 0);
+    Limits {
+        cpu_shares: amount("cpu").map_or(0, |cpu| shares(cpu.milli_value())),
+        cpu_quota: None,
+        memory_bytes: value("memory"),
+        pids: value("pid"),
+    }
+}
+
 /// CPU in thousandths as cgroup shares.
 pub(crate) fn shares(millis: i64) -> i64 {
     (millis * SHARES_PER_CPU / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
-/// CPU in thousandths as a quota per period; zero means none.
-pub(crate) fn quota(millis: i64) -> i64 {
-    if millis == 0 { 0 } else { (millis * PERIOD_MICROS / 1000).max(MIN_QUOTA_MICROS) }
+/// How limits of CPU are held: `cpuCFSQuota` and `cpuCFSQuotaPeriod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CpuBounds {
+    enforced: bool,
+    pub(crate) period_micros: i64,
 }
 
-/// The CFS period in microseconds.
-pub(crate) const fn period() -> i64 {
-    PERIOD_MICROS
+impl CpuBounds {
+    pub(crate) fn of(settings: &Configuration) -> Self {
+        let period = settings.cpu_cfs_quota_period.0.as_micros();
+        Self { enforced: settings.cpu_cfs_quota, period_micros: i64::try_from(period).unwrap_or(i64::MAX) }
+    }
+
+    /// CPU in thousandths as a quota per period; zero means none.
+    pub(crate) fn quota(self, millis: i64) -> i64 {
+        if millis == 0 || !self.enforced {
+            return 0;
+        }
+        (millis * self.period_micros / 1000).max(MIN_QUOTA_MICROS)
+    }
+}
+
+/// What containers get of the node's swap, where the kernel bounds it (cgroup v2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Swap {
+    /// The kernel does not bound it.
+    Unbounded,
+    /// `NoSwap`.
+    None,
+    /// `LimitedSwap`: burstable containers get the part of the swap that their request is of the memory.
+    Limited { capacity: i64 },
+}
+
+/// What bounds every container of a node, whatever its own limits are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) memory_capacity: i64,
+    pub(crate) cgroup_v2: bool,
+    pub(crate) cpu: CpuBounds,
+    pub(crate) swap: Swap,
+}
+
+/// The swap a container may use in bytes; None leaves it alone.
+fn swap_limit(pod: &Pod, container: &Container, bounds: &Bounds) -> Option<i64> {
+    let capacity = match bounds.swap {
+        Swap::Unbounded => return None,
+        Swap::None => return Some(0),
+        Swap::Limited { capacity } => capacity,
+    };
+    let resources = container.resources.as_ref();
+    let (request, limit) = (request(resources, "memory"), limit(resources, "memory"));
+    let request = request.filter(|request| !request.is_zero());
+    match request {
+        Some(request) if qos(pod) == Qos::Burstable && !is_critical(pod) && limit != Some(request) => {
+            let part = i128::from(capacity) * i128::from(request.value())
+                / i128::from(bounds.memory_capacity.max(1));
+            i64::try_from(part).ok()
+        }
+        _ => Some(0),
+    }
+}
+
+/// Whether the pod belongs to the system.
+fn is_critical(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
 }
 
 /// How likely the kernel kills a container's processes first, upstream's formula: the smaller the
 /// part of the machine that was asked for, the likelier.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
-    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|p| p >= 2_000_000_000);
-    if critical {
+    if is_critical(pod) {
         return -997;
     }
     match qos(pod) {
@@ -165,8 +232,7 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i
 pub(crate) fn linux_resources(
     pod: &Pod,
     container: &Container,
-    memory_capacity: i64,
-    cgroup_v2: bool,
+    bounds: &Bounds,
 ) -> v1::LinuxContainerResources {
     let resources = container.resources.as_ref();
     let cpu_request = request(resources, "cpu").map_or(0, |cpu| cpu.milli_value());
@@ -175,16 +241,19 @@ pub(crate) fn linux_resources(
     let memory_limit = limit(resources, "memory")
         .or_else(|| pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "memory")));
     let mut unified = std::collections::HashMap::new();
-    if cgroup_v2 {
+    if bounds.cgroup_v2 {
         // Upstream kills the container's processes together, so that none is left half alive.
         unified.insert("memory.oom.group".to_owned(), "1".to_owned());
     }
+    if let Some(bytes) = swap_limit(pod, container, bounds) {
+        unified.insert("memory.swap.max".to_owned(), bytes.to_string());
+    }
     v1::LinuxContainerResources {
-        cpu_period: PERIOD_MICROS,
-        cpu_quota: cpu_limit.map_or(0, |cpu| quota(cpu.milli_value())),
+        cpu_period: bounds.cpu.period_micros,
+        cpu_quota: cpu_limit.map_or(0, |cpu| bounds.cpu.quota(cpu.milli_value())),
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit.map_or(0, |memory| memory.value()),
-        oom_score_adj: oom_score_adj(pod, container, memory_capacity),
+        oom_score_adj: oom_score_adj(pod, container, bounds.memory_capacity),
         unified,
         ..Default::default()
     }
@@ -220,14 +289,52 @@ mod tests {
         assert_eq!(qos(&pod_of(vec![full, none])), Qos::Burstable);
     }
 
+    fn bounds(settings: &Configuration) -> Bounds {
+        Bounds {
+            memory_capacity: 1 << 34,
+            cgroup_v2: false,
+            cpu: CpuBounds::of(settings),
+            swap: Swap::Limited { capacity: 1 << 30 },
+        }
+    }
+
+    #[test]
+    fn quotas_as_configured() {
+        let web = container(&[("cpu", "250m")], &[("cpu", "500m")]);
+        let mut settings = Configuration {
+            cpu_cfs_quota_period: crate::Span(std::time::Duration::from_millis(10)),
+            ..Default::default()
+        };
+        let cri = linux_resources(&pod_of(vec![web.clone()]), &web, &bounds(&settings));
+        assert_eq!((cri.cpu_quota, cri.cpu_period), (5_000, 10_000));
+        settings.cpu_cfs_quota = false;
+        assert_eq!(linux_resources(&pod_of(vec![web.clone()]), &web, &bounds(&settings)).cpu_quota, 0);
+    }
+
+    #[test]
+    fn swap_goes_by_the_request() {
+        let burstable = container(&[("memory", "4Gi")], &[("memory", "8Gi")]);
+        let fixed = container(&[("memory", "4Gi")], &[("memory", "4Gi")]);
+        let none = container(&[("cpu", "1")], &[]);
+        let pod = pod_of(vec![burstable.clone(), fixed.clone(), none.clone()]);
+        let limited = bounds(&Configuration::default());
+        for (container, expected) in [(&burstable, 1 << 28), (&fixed, 0), (&none, 0)] {
+            assert_eq!(swap_limit(&pod, container, &limited), Some(expected));
+        }
+        assert_eq!(swap_limit(&pod, &burstable, &Bounds { swap: Swap::None, ..limited }), Some(0));
+        assert_eq!(swap_limit(&pod, &burstable, &Bounds { swap: Swap::Unbounded, ..limited }), None);
+        let guaranteed = pod_of(vec![container(&[], &[("cpu", "1"), ("memory", "1Gi")])]);
+        assert_eq!(swap_limit(&guaranteed, &burstable, &limited), Some(0));
+    }
+
     #[test]
     fn cri_numbers() {
         let web = container(&[("cpu", "250m"), ("memory", "256Mi")], &[("cpu", "500m"), ("memory", "512Mi")]);
-        let cri = linux_resources(&pod_of(vec![web.clone()]), &web, 1 << 34, false);
+        let cri = linux_resources(&pod_of(vec![web.clone()]), &web, &bounds(&Configuration::default()));
         assert_eq!((cri.cpu_shares, cri.cpu_quota, cri.cpu_period), (256, 50_000, 100_000));
         assert_eq!((cri.memory_limit_in_bytes, cri.oom_score_adj), (512 << 20, 985));
         let none = container(&[], &[]);
-        let cri = linux_resources(&pod_of(vec![none.clone()]), &none, 1 << 34, false);
+        let cri = linux_resources(&pod_of(vec![none.clone()]), &none, &bounds(&Configuration::default()));
         assert_eq!((cri.cpu_shares, cri.cpu_quota, cri.oom_score_adj), (2, 0, 1000));
     }
 

@@ -12,19 +12,21 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::Mutex;
 use podium_client::{EventRecorder, Running, Scope, Shutdown};
-use podium_cri::{Cri, v1};
+use podium_cri::{Cri, Timeouts, v1};
 
 use crate::{
-    Config,
+    Config, Configuration,
     backoff::Backoff,
-    cgroups::Cgroups,
+    cgroups::{CgroupError, Cgroups, Limits},
     context::Context,
+    host_checks,
     images::Images,
     logs,
     manager::Pods,
     network_files,
     node::{NodeKeeper, machine::Machine},
     references::References,
+    resources,
     server::{Server, ServerError},
     tokens::Tokens,
     worker::{CRASH_INITIAL, CRASH_LIMIT},
@@ -51,6 +53,9 @@ pub enum Error {
     /// The server cannot listen.
     #[error("kubelet server")]
     Server(#[from] ServerError),
+    /// The machine is not as the configuration asks for.
+    #[error("{0}")]
+    Machine(String),
     /// Cgroups are not as they must be.
     #[error("cgroups: {0}")]
     Cgroups(String),
@@ -65,11 +70,16 @@ pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
     Box::pin(run_until(config, shutdown))
 }
 
-async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let cgroup_error = |error: &dyn std::fmt::Display| Error::Cgroups(error.to_string());
+    let cgroups = Cgroups::new(&config.settings).map_err(|error| cgroup_error(&error))?;
+    if let Some(trouble) = host_checks::trouble(&config.settings, cgroups.is_v2()) {
+        return Err(Error::Machine(trouble));
+    }
     for (path, mode) in [
         (config.root_dir.clone(), 0o750),
         (config.root_dir.join("pods"), 0o750),
-        (config.pod_logs_dir.clone(), 0o755),
+        (config.settings.pod_logs_dir.clone(), 0o755),
     ] {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()
@@ -78,17 +88,18 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
             .create(&path)
             .map_err(|source| Error::Directory { path, source })?;
     }
-    let cri = Cri::connect(&config.cri_endpoint)?;
+    let timeouts = Timeouts { request: config.settings.runtime_request_timeout.0, ..Timeouts::default() };
+    let cri = Cri::with_timeouts(&config.settings.container_runtime_endpoint, timeouts)?;
     let server = match &config.serving {
         Some(tls) => {
-            let address = SocketAddr::new(config.address, config.port);
+            let address = SocketAddr::new(config.settings.address, config.settings.port);
             Some(Server::bind(address, tls.resolver.clone(), tls.client_ca.clone()).await?)
         }
         None => None,
     };
     let machine = Machine::read(&config.root_dir);
-    let cgroups = Cgroups::new(&config.cgroup_root).map_err(|error| Error::Cgroups(error.to_string()))?;
-    cgroups.make_roots(machine.cpus * 1000).map_err(|error| Error::Cgroups(error.to_string()))?;
+    machine.holds(&config.settings).map_err(Error::Machine)?;
+    make_groups(&cgroups, &machine, &config.settings).map_err(|error| cgroup_error(&error))?;
     let (recorder, sink) = EventRecorder::new(config.client.clone(), "kubelet", &config.node_name);
     let sink = tokio::spawn(sink.run(shutdown.clone()));
     let services = config.informers.of::<Service>();
@@ -100,8 +111,10 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         sink.await.ok();
         return Ok(());
     };
-    let resolver =
-        network_files::parse_resolv_conf(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default());
+    config.settings.cgroup_driver = cgroup_driver(&cri, &config.settings).await?;
+    let resolver = network_files::parse_resolv_conf(
+        &std::fs::read_to_string(&config.settings.resolv_conf).unwrap_or_default(),
+    );
     // References tell workers of changes, workers hold references: the way back is weak.
     let pods_slot: Arc<Mutex<Weak<Pods>>> = Arc::default();
     let slot = pods_slot.clone();
@@ -114,9 +127,14 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let shared = Arc::new(Context {
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
-        images: Images::new(cri.clone(), recorder.clone(), config.credential_providers.clone()),
+        images: Images::new(
+            cri.clone(),
+            recorder.clone(),
+            config.credential_providers.clone(),
+            config.settings.parallel_pulls(),
+        ),
         client: config.client.clone(),
-        crashes: Mutex::new(Backoff::new(CRASH_INITIAL, CRASH_LIMIT)),
+        crashes: Mutex::new(crash_backoff(&config.settings)),
         runtime_name: version.runtime_name.clone(),
         runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
         started: Timestamp::now(),
@@ -129,7 +147,7 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         resolver,
         config,
     });
-    let port = server.as_ref().map_or(shared.config.port, Server::port);
+    let port = server.as_ref().map_or(shared.config.settings.port, Server::port);
     let keeper = NodeKeeper::new(shared.clone(), port);
     let pods = Pods::new(shared.clone(), keeper.known.clone());
     *pods_slot.lock() = Arc::downgrade(&pods);
@@ -148,6 +166,46 @@ async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     tokio::join!(keeper.run(), pods.run(&pod_informer), serve, rotate);
     sink.await.ok();
     Ok(())
+}
+
+/// The back-off of containers that end: its first pause is never longer than its longest.
+fn crash_backoff(settings: &Configuration) -> Backoff {
+    let limit =
+        settings.crash_loop_back_off.max_container_restart_period.map_or(CRASH_LIMIT, |limit| limit.0);
+    Backoff::new(CRASH_INITIAL.min(limit), limit)
+}
+
+/// Makes the groups of all pods, bounded by what is not reserved, and bounds what is reserved, where
+/// `enforceNodeAllocatable` says so.
+fn make_groups(cgroups: &Cgroups, machine: &Machine, settings: &Configuration) -> Result<(), CgroupError> {
+    let enforced = |option: &str| settings.enforce_node_allocatable.iter().any(|one| one == option);
+    let all = Limits { cpu_shares: resources::shares(machine.cpus * 1000), ..Limits::default() };
+    cgroups.make_roots(if enforced("pods") { machine.limits_of_pods(settings) } else { all })?;
+    for (name, group, amounts) in [
+        ("system-reserved", &settings.system_reserved_cgroup, &settings.system_reserved),
+        ("kube-reserved", &settings.kube_reserved_cgroup, &settings.kube_reserved),
+    ] {
+        let limits = resources::reserved_limits(amounts);
+        if enforced(name) {
+            cgroups.bound_reserved(group, limits)?;
+        } else if enforced(&format!("{name}-compressible")) {
+            cgroups.bound_reserved(group, Limits { cpu_shares: limits.cpu_shares, ..Limits::default() })?;
+        }
+    }
+    Ok(())
+}
+
+/// The driver in use: the runtime's word goes before the configuration's, as upstream.
+async fn cgroup_driver(cri: &Cri, settings: &Configuration) -> Result<String, Error> {
+    let answer = cri.runtime_config(v1::RuntimeConfigRequest {}).await;
+    let told = answer.ok().and_then(|answer| answer.linux);
+    let systemd = told.map_or(settings.cgroup_driver == "systemd", |told| {
+        told.cgroup_driver() == v1::CgroupDriver::Systemd
+    });
+    if systemd {
+        return Err(Error::Cgroups("cgroupDriver systemd is not supported: only cgroupfs is".to_owned()));
+    }
+    Ok("cgroupfs".to_owned())
 }
 
 /// Asks until the runtime answers; None if the kubelet is to stop meanwhile.

@@ -26,7 +26,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) log_root: &'a Path,
     /// The pod's own cgroup; empty if pods have none.
     pub(crate) cgroup_parent: &'a str,
-    pub(crate) seccomp_root: &'a str,
+    pub(crate) seccomp: security::Seccomp<'a>,
 }
 
 /// Why a sandbox cannot be made.
@@ -92,7 +92,7 @@ pub(crate) fn config(
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: around.cgroup_parent.to_owned(),
-            security_context: Some(security::sandbox_context(pod, around.seccomp_root)?),
+            security_context: Some(security::sandbox_context(pod, around.seccomp)?),
             sysctls,
             overhead: None,
             resources: None,

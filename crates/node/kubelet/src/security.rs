@@ -131,25 +131,35 @@ fn profile(
     Ok(v1::SecurityProfile { profile_type: profile_type.into(), localhost_ref })
 }
 
+/// What the node says of seccomp.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seccomp<'a> {
+    /// Where local profiles lie.
+    pub(crate) root: &'a str,
+    /// `seccompDefault`: who asks for nothing gets the runtime's profile instead of none.
+    pub(crate) by_default: bool,
+}
+
 fn seccomp(
     pod_level: Option<&SeccompProfile>,
     own: Option<&SeccompProfile>,
-    directory: &str,
+    node: Seccomp<'_>,
 ) -> Result<v1::SecurityProfile, SecurityError> {
     match own.or(pod_level) {
         Some(wanted) => {
-            profile("seccomp", &wanted.type_, wanted.localhost_profile.as_deref(), Some(directory))
+            profile("seccomp", &wanted.type_, wanted.localhost_profile.as_deref(), Some(node.root))
         }
+        None if node.by_default => profile("seccomp", "RuntimeDefault", None, None),
         None => profile("seccomp", "Unconfined", None, None),
     }
 }
 
-/// A container's security context. `seccomp_root` is the directory of local profiles.
+/// A container's security context.
 pub(crate) fn container_context(
     pod: &Pod,
     container: &Container,
     image: &ImageUser,
-    seccomp_root: &str,
+    node: Seccomp<'_>,
 ) -> Result<v1::LinuxContainerSecurityContext, SecurityError> {
     verify_non_root(pod, container, image)?;
     let pod_sc = pod_context(pod);
@@ -161,11 +171,7 @@ pub(crate) fn container_context(
     let seccomp = if privileged {
         profile("seccomp", "Unconfined", None, None)?
     } else {
-        seccomp(
-            pod_sc.and_then(|sc| sc.seccomp_profile.as_ref()),
-            own.seccomp_profile.as_ref(),
-            seccomp_root,
-        )?
+        seccomp(pod_sc.and_then(|sc| sc.seccomp_profile.as_ref()), own.seccomp_profile.as_ref(), node)?
     };
     let apparmor = own.app_armor_profile.as_ref().or(pod_sc.and_then(|sc| sc.app_armor_profile.as_ref()));
     let apparmor = match apparmor {
@@ -213,12 +219,12 @@ pub(crate) fn container_context(
 /// The sandbox's security context; the pause process needs nothing.
 pub(crate) fn sandbox_context(
     pod: &Pod,
-    seccomp_root: &str,
+    node: Seccomp<'_>,
 ) -> Result<v1::LinuxSandboxSecurityContext, SecurityError> {
     let pod_sc = pod_context(pod);
     let own_seccomp = pod_sc.and_then(|sc| sc.seccomp_profile.as_ref());
     let seccomp = match own_seccomp {
-        Some(_) => seccomp(own_seccomp, None, seccomp_root)?,
+        Some(_) => seccomp(own_seccomp, None, node)?,
         None => profile("seccomp", "RuntimeDefault", None, None)?,
     };
     let privileged = pod::containers(pod)
@@ -305,7 +311,7 @@ mod tests {
                 &Pod::default(),
                 &container(seccomp(name)),
                 &ImageUser::default(),
-                "/root/seccomp",
+                Seccomp { root: "/root/seccomp", by_default: false },
             )
             .map(|context| context.seccomp.unwrap().localhost_ref)
         };
@@ -328,7 +334,11 @@ mod tests {
             allow_privilege_escalation: Some(false),
             ..Default::default()
         });
-        let context = container_context(&pod, &own, &ImageUser::default(), "/x").unwrap();
+        let context =
+            container_context(&pod, &own, &ImageUser::default(), Seccomp { root: "/x", by_default: true })
+                .unwrap();
+        let default = v1::security_profile::ProfileType::RuntimeDefault;
+        assert_eq!(context.seccomp.as_ref().unwrap().profile_type(), default);
         assert_eq!(context.run_as_user.unwrap().value, 2);
         assert_eq!(context.supplemental_groups, [7, 9]);
         assert!(context.no_new_privs && !context.masked_paths.is_empty());

@@ -39,7 +39,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::{context::Shared, manager::Pods};
+use crate::{Configuration, context::Shared, manager::Pods};
 use access::Access;
 use host::{Host, KubeletHost};
 use identity::{Credentials, Identities};
@@ -107,14 +107,15 @@ impl Server {
     /// Serves the pods until shutdown.
     pub(crate) async fn run(self, shared: Shared, pods: Arc<Pods>) {
         let client = shared.client.clone();
-        self.serve(Arc::new(KubeletHost::new(shared, pods)), client).await;
+        let settings = shared.config.settings.clone();
+        self.serve(Arc::new(KubeletHost::new(shared, pods)), client, &settings).await;
     }
 
-    async fn serve(self, host: Arc<dyn Host>, client: kube::Client) {
+    async fn serve(self, host: Arc<dyn Host>, client: kube::Client, settings: &Configuration) {
         let shutdown = host.shutdown();
         let handler = Arc::new(Handler {
-            identities: Identities::new(client.clone()),
-            access: Access::new(client, host.node_name().to_owned()),
+            identities: Identities::new(client.clone(), settings.authentication.webhook.cache_ttl.0),
+            access: Access::new(client, host.node_name().to_owned(), settings.authorization.webhook.clone()),
             requests: metrics::Requests::default(),
             tracker: TaskTracker::new(),
             host,

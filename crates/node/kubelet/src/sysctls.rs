@@ -38,18 +38,58 @@ pub(crate) fn normalize(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-/// Why a pod may not have what it asks for; `None` if it may. No unsafe settings can be allowed on this kubelet.
-pub(crate) fn forbidden(wanted: &Pod) -> Option<String> {
+/// Settings that are kept by namespace, though they may hurt the node: a node's administrator can allow them. Upstream's list.
+const NAMESPACED: [(&str, Namespace); 4] = [
+    ("kernel.shm", Namespace::Ipc),
+    ("kernel.msg", Namespace::Ipc),
+    ("fs.mqueue.", Namespace::Ipc),
+    ("net.", Namespace::Net),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    Ipc,
+    Net,
+}
+
+/// The namespace that keeps a setting; None if the whole machine has it in common.
+fn namespace_of(name: &str) -> Option<Namespace> {
+    if name == "kernel.sem" {
+        return Some(Namespace::Ipc);
+    }
+    NAMESPACED.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, namespace)| *namespace)
+}
+
+/// Whether an entry of `allowedUnsafeSysctls` can allow anything: a name that a namespace keeps, or with `*` at its end
+/// the beginning of such names.
+pub(crate) fn is_pattern(entry: &str) -> bool {
+    let name = normalize(entry);
+    let stem = name.strip_suffix('*').unwrap_or(&name);
+    !stem.is_empty() && !stem.contains('*') && namespace_of(stem).is_some()
+}
+
+fn is_allowed(name: &str, unsafe_ones: &[String]) -> bool {
+    SAFE.contains(&name)
+        || unsafe_ones.iter().any(|entry| {
+            let entry = normalize(entry);
+            entry.strip_suffix('*').map_or(entry == name, |stem| name.starts_with(stem))
+        })
+}
+
+/// Why a pod may not have what it asks for; `None` if it may. `unsafe_ones`: `allowedUnsafeSysctls`.
+pub(crate) fn forbidden(wanted: &Pod, unsafe_ones: &[String]) -> Option<String> {
     let spec = wanted.spec.as_ref()?;
     let host_ipc = spec.host_ipc == Some(true);
     let asked = spec.security_context.as_ref()?.sysctls.as_deref().unwrap_or_default();
     asked.iter().find_map(|sysctl| {
         let name = normalize(&sysctl.name);
-        if !SAFE.contains(&name.as_str()) {
+        if !is_allowed(&name, unsafe_ones) {
             return Some(format!("forbidden sysctl: {name:?} not allowlisted"));
         }
-        let (host, namespace) =
-            if name.starts_with("net.") { (pod::host_network(wanted), "Net") } else { (host_ipc, "IPC") };
+        let (host, namespace) = match namespace_of(&name) {
+            Some(Namespace::Net) => (pod::host_network(wanted), "Net"),
+            _ => (host_ipc, "IPC"),
+        };
         host.then(|| format!("forbidden sysctl: {name:?} not allowed with host {namespace} enabled"))
     })
 }
@@ -67,7 +107,11 @@ mod tests {
         spec.as_object_mut().unwrap().extend(host.as_object().unwrap().clone());
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
         let expected = expected.map(|text| format!("forbidden sysctl: {text}"));
-        assert_eq!(forbidden(&pod), expected, "{name}");
+        assert_eq!(
+            forbidden(&pod, &["kernel.msg*".to_owned(), "net/core/somaxconn".to_owned()]),
+            expected,
+            "{name}"
+        );
     }
 
     #[test]
@@ -78,8 +122,8 @@ mod tests {
         }
         check("kernel.core_pattern", &json!({}), Some(r#""kernel.core_pattern" not allowlisted"#));
         check("kernel/core_pattern", &json!({}), Some(r#""kernel.core_pattern" not allowlisted"#));
-        check("kernel.msgmax", &json!({}), Some(r#""kernel.msgmax" not allowlisted"#));
-        check("net.core.somaxconn", &json!({}), Some(r#""net.core.somaxconn" not allowlisted"#));
+        check("kernel.shmmax", &json!({}), Some(r#""kernel.shmmax" not allowlisted"#));
+        check("net.core.rmem_max", &json!({}), Some(r#""net.core.rmem_max" not allowlisted"#));
         check("vm.swappiness", &json!({}), Some(r#""vm.swappiness" not allowlisted"#));
     }
 
@@ -91,6 +135,28 @@ mod tests {
         check(port, &ipc, None);
         check(shm, &ipc, Some(r#""kernel.shm_rmid_forced" not allowed with host IPC enabled"#));
         check(shm, &network, None);
+    }
+
+    #[test]
+    fn unsafe_ones_that_are_allowed() {
+        check("kernel.msgmax", &json!({}), None);
+        check("kernel/msgmax", &json!({}), None);
+        check("net.core.somaxconn", &json!({}), None);
+        let host = json!({"hostNetwork": true, "hostIPC": true});
+        check("kernel.msgmax", &host, Some(r#""kernel.msgmax" not allowed with host IPC enabled"#));
+        check("net.core.somaxconn", &host, Some(r#""net.core.somaxconn" not allowed with host Net enabled"#));
+        for (entry, fits) in [
+            ("kernel.msg*", true),
+            ("kernel.sem", true),
+            ("net.*", true),
+            ("net/core/somaxconn", true),
+            ("kernel.*", false),
+            ("vm.swappiness", false),
+            ("*", false),
+            ("", false),
+        ] {
+            assert_eq!(is_pattern(entry), fits, "{entry}");
+        }
     }
 
     #[test]

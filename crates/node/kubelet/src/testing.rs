@@ -5,7 +5,20 @@ pub(crate) mod api;
 pub(crate) mod containerd;
 pub(crate) mod runtime;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
+
+use crate::Configuration;
+
+/// Settings of a kubelet that leaves the machine's own directories alone.
+pub(crate) fn settings(endpoint: &str, cgroup_root: &str, root: &Path) -> Configuration {
+    Configuration {
+        container_runtime_endpoint: endpoint.to_owned(),
+        cgroup_root: cgroup_root.to_owned(),
+        pod_logs_dir: root.join("logs"),
+        fail_swap_on: false,
+        ..Configuration::default()
+    }
+}
 
 /// Waits until `check` gives something, at most `limit`; the panic shows what was seen last.
 pub(crate) async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut check: F) -> T

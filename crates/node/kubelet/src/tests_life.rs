@@ -109,7 +109,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        if let Ok(cgroups) = crate::cgroups::Cgroups::new(&self.cgroup) {
+        if let Ok(cgroups) = crate::cgroups::Cgroups::new(&crate::Configuration::default()) {
             cgroups.remove(&format!("/{}", self.cgroup)).ok();
         }
     }
@@ -124,9 +124,8 @@ fn kubelet(
     let client = api.client();
     let informers = SharedInformers::new(client.clone(), shutdown.clone());
     let root = runtime.path().join("kubelet");
-    let mut config =
-        Config::new("n1", "127.0.0.1".parse().unwrap(), root, &runtime.endpoint(), client, informers);
-    config.cgroup_root = cgroup.to_owned();
+    let settings = crate::testing::settings(&runtime.endpoint(), cgroup, &root);
+    let config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 

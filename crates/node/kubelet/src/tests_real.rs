@@ -33,9 +33,8 @@ fn start(containerd: &Containerd, api: &FakeApi, root: PathBuf) -> Node {
     let shutdown = Shutdown::new();
     let client = api.client();
     let informers = SharedInformers::new(client.clone(), shutdown.clone());
-    let mut config =
-        Config::new("n1", "127.0.0.1".parse().unwrap(), root, &containerd.endpoint(), client, informers);
-    config.cgroup_root = cgroup_root(containerd);
+    let settings = crate::testing::settings(&containerd.endpoint(), &cgroup_root(containerd), &root);
+    let config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     Node { api: api.clone(), shutdown: shutdown.clone(), task: tokio::spawn(crate::run(config, shutdown)) }
 }
 
@@ -221,5 +220,8 @@ async fn pods_live_and_die() {
     .await;
     node.stop().await;
     let name = cgroup_root(&containerd);
-    crate::cgroups::Cgroups::new(&name).unwrap().remove(&format!("/{name}")).unwrap();
+    crate::cgroups::Cgroups::new(&crate::Configuration::default())
+        .unwrap()
+        .remove(&format!("/{name}"))
+        .unwrap();
 }

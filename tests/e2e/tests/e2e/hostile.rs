@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use podium_testkit::{Cluster, Kubectl, http, images, wait_for};
+use podium_testkit::{Kubectl, http, images, wait_for};
 
 use crate::{LIMIT, becomes, cluster, deploy_example, service_address};
 

@@ -9,7 +9,6 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -18,25 +17,32 @@ use podium_cri::{Cri, v1};
 
 use crate::context::Shared;
 
-/// The size from which on a log is rotated.
-const MAX_BYTES: u64 = 10 << 20;
-/// The most files of one container, the current one included.
-const MAX_FILES: usize = 5;
-/// How often sizes are looked at.
-const EVERY: Duration = Duration::from_secs(10);
-
 const COMPRESSED: &str = ".gz";
 const UNFINISHED: &str = ".tmp";
 
+/// What one container's logs may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The size from which on a log is rotated.
+    pub(crate) bytes: u64,
+    /// The most files, the current one included.
+    pub(crate) files: usize,
+}
+
 /// Rotates logs until shutdown.
 pub(crate) async fn run(shared: &Shared) {
+    let settings = &shared.config.settings;
+    let limits = Limits {
+        bytes: settings.log_bytes(),
+        files: usize::try_from(settings.container_log_max_files).unwrap_or(usize::MAX),
+    };
     let mut paths = HashMap::new();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(settings.container_log_monitor_interval.0) => {}
             () = shared.shutdown.cancelled() => return,
         }
-        if let Err(error) = look(&shared.cri, &mut paths, MAX_BYTES).await {
+        if let Err(error) = look(&shared.cri, &mut paths, limits).await {
             tracing::debug!(%error, "looking for logs to rotate failed");
         }
     }
@@ -47,7 +53,7 @@ pub(crate) async fn run(shared: &Shared) {
 pub(crate) async fn look(
     cri: &Cri,
     paths: &mut HashMap<String, PathBuf>,
-    max_bytes: u64,
+    limits: Limits,
 ) -> Result<(), podium_cri::Error> {
     let state = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
     let filter = v1::ContainerFilter { state: Some(state), ..Default::default() };
@@ -71,7 +77,7 @@ pub(crate) async fn look(
         if path.as_os_str().is_empty() {
             continue;
         }
-        if let Err(error) = check(cri, &one.id, &path, max_bytes).await {
+        if let Err(error) = check(cri, &one.id, &path, limits).await {
             tracing::warn!(container = one.id, path = %path.display(), %error, "rotating a log failed");
         }
     }
@@ -87,10 +93,10 @@ enum RotateError {
     Reopen(#[from] podium_cri::Error),
 }
 
-async fn check(cri: &Cri, id: &str, path: &Path, max_bytes: u64) -> Result<(), RotateError> {
+async fn check(cri: &Cri, id: &str, path: &Path, limits: Limits) -> Result<(), RotateError> {
     let reopen = || cri.reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.to_owned() });
     match fs::metadata(path) {
-        Ok(found) if found.size() < max_bytes => return Ok(()),
+        Ok(found) if found.size() < limits.bytes => return Ok(()),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             reopen().await?;
@@ -99,7 +105,7 @@ async fn check(cri: &Cri, id: &str, path: &Path, max_bytes: u64) -> Result<(), R
         Err(error) => return Err(error.into()),
     }
     let log = path.to_owned();
-    tokio::task::spawn_blocking(move || make_room(&log, MAX_FILES)).await.map_err(io::Error::other)??;
+    tokio::task::spawn_blocking(move || make_room(&log, limits.files)).await.map_err(io::Error::other)??;
     let rotated = rotated_name(path, Timestamp::now());
     fs::rename(path, &rotated)?;
     if let Err(error) = reopen().await {
@@ -245,7 +251,7 @@ mod tests {
         let newest = directory.path().join("0.log.20260104-000000");
         fs::write(&newest, "text").unwrap();
         assert_eq!(newest_plain(&log).unwrap().as_deref(), Some(newest.as_path()));
-        make_room(&log, MAX_FILES).unwrap();
+        make_room(&log, 5).unwrap();
         let mut left = names(&[]);
         for entry in fs::read_dir(directory.path()).unwrap() {
             left.push(entry.unwrap().file_name().into_string().unwrap());

@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity as WireQuantity,
+};
 use nix::{
     sys::statvfs::statvfs,
     unistd::{SysconfVar, sysconf},
 };
 
-use crate::Config;
+use podium_api::quantity::Quantity;
+
+use crate::{Configuration, cgroups::Limits, resources};
 
 /// Memory kept back for the machine itself, upstream's hard eviction threshold.
 const MEMORY_RESERVE_BYTES: i64 = 100 << 20;
@@ -18,6 +22,9 @@ const MEMORY_RESERVE_BYTES: i64 = 100 << 20;
 pub(crate) struct Machine {
     pub(crate) cpus: i64,
     pub(crate) memory_bytes: i64,
+    pub(crate) swap_bytes: i64,
+    /// The most processes and threads.
+    pub(crate) max_pids: i64,
     /// Size of the file system that holds the kubelet's root.
     pub(crate) disk_bytes: i64,
     pub(crate) machine_id: String,
@@ -49,6 +56,8 @@ impl Machine {
         Self {
             cpus: sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1),
             memory_bytes: memory(&text("/proc/meminfo"), "MemTotal"),
+            swap_bytes: memory(&text("/proc/meminfo"), "SwapTotal"),
+            max_pids: text("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
             disk_bytes,
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
@@ -61,33 +70,62 @@ impl Machine {
     }
 
     /// `status.capacity`.
-    pub(crate) fn capacity(&self, config: &Config) -> BTreeMap<String, Quantity> {
+    pub(crate) fn capacity(&self, settings: &Configuration) -> BTreeMap<String, WireQuantity> {
         let kib = |bytes: i64| format!("{}Ki", bytes / 1024);
-        let mut list = self.common(config);
-        list.insert("memory".to_owned(), Quantity(kib(self.memory_bytes)));
-        list.insert("ephemeral-storage".to_owned(), Quantity(kib(self.disk_bytes)));
-        list
+        let mut list = BTreeMap::from([
+            ("cpu".to_owned(), self.cpus.to_string()),
+            ("pods".to_owned(), settings.pod_limit(self.cpus).to_string()),
+            ("memory".to_owned(), kib(self.memory_bytes)),
+            ("ephemeral-storage".to_owned(), kib(self.disk_bytes)),
+        ]);
+        list.extend(self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), "0".to_owned())));
+        list.into_iter().map(|(name, amount)| (name, WireQuantity(amount))).collect()
     }
 
     /// `status.allocatable`: what is left of the capacity for pods.
-    pub(crate) fn allocatable(&self, config: &Config) -> BTreeMap<String, Quantity> {
-        let mut list = self.common(config);
-        let memory = (self.memory_bytes - MEMORY_RESERVE_BYTES).max(0);
-        list.insert("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024)));
-        // A tenth stays free: below that pods are evicted.
-        list.insert("ephemeral-storage".to_owned(), Quantity((self.disk_bytes / 10 * 9).to_string()));
+    pub(crate) fn allocatable(&self, settings: &Configuration) -> BTreeMap<String, WireQuantity> {
+        let mut list = self.capacity(settings);
+        for (name, amount) in &mut list {
+            let kept = settings.reserved(name);
+            let left = match name.as_str() {
+                "memory" => {
+                    format!("{}Ki", (self.memory_bytes - MEMORY_RESERVE_BYTES - kept.value()).max(0) / 1024)
+                }
+                // A tenth stays free: below that pods are evicted.
+                "ephemeral-storage" => (self.disk_bytes / 10 * 9 - kept.value()).max(0).to_string(),
+                _ if kept.is_zero() => continue,
+                _ => {
+                    let all: Quantity = amount.0.parse().unwrap_or(Quantity::ZERO);
+                    (all - kept).max(Quantity::ZERO).to_string()
+                }
+            };
+            *amount = WireQuantity(left);
+        }
         list
     }
 
-    fn common(&self, config: &Config) -> BTreeMap<String, Quantity> {
-        let mut list = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(self.cpus.to_string())),
-            ("pods".to_owned(), Quantity(config.max_pods.to_string())),
-        ]);
-        list.extend(
-            self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), Quantity("0".to_owned()))),
-        );
-        list
+    /// Whether the machine has what is reserved of it.
+    pub(crate) fn holds(&self, settings: &Configuration) -> Result<(), String> {
+        for (name, capacity) in self.capacity(settings) {
+            let (kept, all) = (settings.reserved(&name), capacity.0.parse().unwrap_or(Quantity::ZERO));
+            if kept > all {
+                return Err(format!(
+                    "invalid Node Allocatable configuration. Resource {name:?} has a reservation of {kept} but capacity of {all}. Expected capacity >= reservation."
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What bounds all pods together: everything but what is reserved.
+    pub(crate) fn limits_of_pods(&self, settings: &Configuration) -> Limits {
+        let pids = settings.reserved("pid").value();
+        Limits {
+            cpu_shares: resources::shares(self.cpus * 1000 - settings.reserved("cpu").milli_value()),
+            cpu_quota: None,
+            memory_bytes: Some(self.memory_bytes - settings.reserved("memory").value()),
+            pids: (pids > 0).then(|| (self.max_pids - pids).max(1)),
+        }
     }
 
     /// `status.nodeInfo`.
@@ -154,6 +192,42 @@ fn huge_pages() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_reserved_is_not_for_pods() {
+        let machine = Machine {
+            cpus: 4,
+            memory_bytes: 8 << 30,
+            disk_bytes: 100 << 30,
+            max_pids: 4096,
+            ..Machine::default()
+        };
+        let amounts = |list: &[(&str, &str)]| {
+            list.iter().map(|(name, amount)| ((*name).to_owned(), (*amount).to_owned())).collect()
+        };
+        let mut settings = Configuration {
+            kube_reserved: amounts(&[("cpu", "500m"), ("memory", "1Gi"), ("pid", "96")]),
+            system_reserved: amounts(&[("cpu", "1"), ("ephemeral-storage", "10Gi")]),
+            ..Configuration::default()
+        };
+        let left = machine.allocatable(&settings);
+        let of = |name: &str| left[name].0.as_str();
+        assert_eq!((of("cpu"), of("memory"), of("pods")), ("2500m", "7237632Ki", "110"));
+        assert_eq!(of("ephemeral-storage"), (80_i64 << 30).to_string());
+        assert_eq!(machine.capacity(&settings)["cpu"].0, "4");
+        assert_eq!(
+            machine.limits_of_pods(&settings),
+            Limits { cpu_shares: 2560, cpu_quota: None, memory_bytes: Some(7 << 30), pids: Some(4000) }
+        );
+        assert_eq!(machine.holds(&settings), Ok(()));
+        settings.kube_reserved = amounts(&[("memory", "9Gi")]);
+        assert!(
+            machine
+                .holds(&settings)
+                .unwrap_err()
+                .contains("\"memory\" has a reservation of 9Gi but capacity of 8Gi")
+        );
+    }
 
     #[test]
     fn files_are_read() {

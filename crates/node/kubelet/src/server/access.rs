@@ -9,14 +9,13 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::WebhookAuthorization;
+
 use super::{
     identity::User,
     route::{subresources, verb},
 };
 
-/// Upstream's `authorization.webhook.cacheAuthorizedTTL` and `cacheUnauthorizedTTL`.
-const REMEMBER_YES: Duration = Duration::from_secs(300);
-const REMEMBER_NO: Duration = Duration::from_secs(30);
 /// How many answers are remembered.
 const MOST: usize = 1024;
 /// How long the API server may take.
@@ -63,12 +62,14 @@ impl Refusal {
 pub(crate) struct Access {
     client: Client,
     node: String,
+    /// How long answers are believed.
+    remember: WebhookAuthorization,
     known: Mutex<HashMap<Question, (Instant, bool)>>,
 }
 
 impl Access {
-    pub(crate) fn new(client: Client, node: String) -> Self {
-        Self { client, node, known: Mutex::default() }
+    pub(crate) fn new(client: Client, node: String, remember: WebhookAuthorization) -> Self {
+        Self { client, node, remember, known: Mutex::default() }
     }
 
     /// Ok if the request may go on.
@@ -96,6 +97,8 @@ impl Access {
             return Ok(yes);
         }
         let yes = self.ask(&question).await?;
+        let remember =
+            if yes { self.remember.cache_authorized_ttl } else { self.remember.cache_unauthorized_ttl };
         let mut known = self.known.lock();
         if known.len() >= MOST {
             known.retain(|_, (until, _)| now < *until);
@@ -103,7 +106,7 @@ impl Access {
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(question, (now + if yes { REMEMBER_YES } else { REMEMBER_NO }, yes));
+        known.insert(question, (now + remember.0, yes));
         Ok(yes)
     }
 
@@ -163,7 +166,7 @@ mod tests {
     async fn the_api_server_is_asked_once_for_a_while() {
         tokio::time::pause();
         let (mut server, client) = HandPlayedServer::new();
-        let access = Access::new(client, "node-1".to_owned());
+        let access = Access::new(client, "node-1".to_owned(), WebhookAuthorization::default());
         let who = user("u");
         let play = async {
             let call = server.call().await;
@@ -179,7 +182,7 @@ mod tests {
         assert_eq!(outcome, Ok(()));
         assert_eq!(access.check(&who, &Method::POST, "/attach/n/p/c").await, Ok(()));
         assert!(server.try_call().is_none());
-        tokio::time::advance(REMEMBER_YES).await;
+        tokio::time::advance(WebhookAuthorization::default().cache_authorized_ttl.0).await;
         let play = async { answer(server.call().await, false) };
         let (outcome, ()) = tokio::join!(access.check(&who, &Method::POST, "/exec/n/p/c"), play);
         let refusal = outcome.unwrap_err();
@@ -193,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn one_of_the_subresources_is_enough() {
         let (mut server, client) = HandPlayedServer::new();
-        let access = Access::new(client, "node-1".to_owned());
+        let access = Access::new(client, "node-1".to_owned(), WebhookAuthorization::default());
         let play = async {
             let first = server.call().await;
             assert_eq!(first.body["spec"]["resourceAttributes"]["subresource"], "pods");
@@ -210,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn no_answer_is_no() {
         let (mut server, client) = HandPlayedServer::new();
-        let access = Access::new(client, "node-1".to_owned());
+        let access = Access::new(client, "node-1".to_owned(), WebhookAuthorization::default());
         let play = async { server.call().await.fail(403, "Forbidden", "no") };
         let who = user("u");
         let (outcome, ()) = tokio::join!(access.check(&who, &Method::GET, "/metrics"), play);

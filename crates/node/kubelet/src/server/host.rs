@@ -169,28 +169,7 @@ impl Host for KubeletHost {
     }
 
     fn configz(&self) -> Value {
-        let config = &self.shared.config;
-        let dns: Vec<String> = config.cluster_dns.iter().map(ToString::to_string).collect();
-        json!({"kubeletconfig": {
-            "address": config.address.to_string(),
-            "port": config.port,
-            "clusterDNS": dns,
-            "clusterDomain": config.cluster_domain,
-            "maxPods": config.max_pods,
-            "cgroupRoot": config.cgroup_root,
-            "cgroupDriver": "cgroupfs",
-            "podLogsDir": config.pod_logs_dir,
-            "containerRuntimeEndpoint": config.cri_endpoint,
-            "resolvConf": config.resolv_conf,
-            "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": "2m0s"},
-                "anonymous": {"enabled": false}},
-            "authorization": {"mode": "Webhook",
-                "webhook": {"cacheAuthorizedTTL": "5m0s", "cacheUnauthorizedTTL": "30s"}},
-            "containerLogMaxSize": "10Mi",
-            "containerLogMaxFiles": 5,
-            "containerLogMonitorInterval": "10s",
-            "enableServer": true,
-        }})
+        json!({"kubeletconfig": self.shared.config.settings.shown()})
     }
 
     fn shutdown(&self) -> Shutdown {

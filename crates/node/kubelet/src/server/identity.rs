@@ -14,8 +14,6 @@ use podium_pki::certificate::Facts;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-/// Upstream's `authentication.webhook.cacheTTL`.
-const REMEMBER: Duration = Duration::from_secs(120);
 /// A refused token is asked about again soon, but not for every request.
 const REMEMBER_REFUSAL: Duration = Duration::from_secs(10);
 /// How many tokens are remembered.
@@ -52,13 +50,15 @@ pub(crate) struct Unauthorized;
 /// Tells who clients are.
 pub(crate) struct Identities {
     client: Client,
+    remember: Duration,
     /// By the token's hash: tokens themselves are not kept.
     known: Mutex<HashMap<[u8; 32], (Instant, Option<User>)>>,
 }
 
 impl Identities {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, known: Mutex::default() }
+    /// `remember`: how long a token that is good is believed, `authentication.webhook.cacheTTL`.
+    pub(crate) fn new(client: Client, remember: Duration) -> Self {
+        Self { client, remember, known: Mutex::default() }
     }
 
     /// Who sent this.
@@ -77,7 +77,7 @@ impl Identities {
             return user.ok_or(Unauthorized);
         }
         let user = self.review(token).await?;
-        let until = now + if user.is_some() { REMEMBER } else { REMEMBER_REFUSAL };
+        let until = now + if user.is_some() { self.remember } else { REMEMBER_REFUSAL };
         let mut known = self.known.lock();
         if known.len() >= MOST {
             known.retain(|_, (until, _)| now < *until);
@@ -199,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_anonymous() {
         let (_server, client) = HandPlayedServer::new();
-        let identities = Identities::new(client);
+        let identities = Identities::new(client, Duration::from_secs(120));
         let nothing = Credentials { certificate: None, headers: &HeaderMap::new() };
         assert_eq!(identities.who(&nothing).await, Err(Unauthorized));
     }
@@ -207,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_reviewed_once() {
         let (mut server, client) = HandPlayedServer::new();
-        let identities = Identities::new(client);
+        let identities = Identities::new(client, Duration::from_secs(120));
         let headers = with_token("Bearer good");
         let credentials = Credentials { certificate: None, headers: &headers };
         let play = async {
@@ -229,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn a_bad_token_and_a_silent_server_are_refused() {
         let (mut server, client) = HandPlayedServer::new();
-        let identities = Identities::new(client);
+        let identities = Identities::new(client, Duration::from_secs(120));
         let bad = with_token("Bearer bad");
         let credentials = Credentials { certificate: None, headers: &bad };
         let play = async {

@@ -246,7 +246,9 @@ impl World {
             shutdown: shutdown.clone(),
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
         };
-        let serving = tokio::spawn(server.serve(Arc::new(host), api()));
+        let serving = tokio::spawn(async move {
+            server.serve(Arc::new(host), api(), &crate::Configuration::default()).await;
+        });
         Self { runtime: Arc::default(), shutdown, authority, port, serving }
     }
 

@@ -22,7 +22,7 @@ impl Worker {
     /// Grants what the spec asks for if there is room, and says so if there is not.
     pub(super) fn consider_resize(&mut self) {
         if self.resize.is_wanted(&self.wanted) {
-            let allocatable = self.shared.machine.allocatable(&self.shared.config);
+            let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
             let fits = self.mailbox.admission(&self.wanted, None);
             match resize::judge(&self.wanted, &allocatable, fits) {
                 Ok(()) => {
@@ -104,8 +104,7 @@ impl Worker {
         id: &str,
         container: &k8s_openapi::api::core::v1::Container,
     ) -> Result<(), podium_cri::Error> {
-        let (memory, v2) = (self.shared.machine.memory_bytes, self.shared.cgroups.is_v2());
-        let mut linux = resources::linux_resources(&self.pod, container, memory, v2);
+        let mut linux = resources::linux_resources(&self.pod, container, &self.shared.bounds());
         // Version 1 bounds memory and swap together: the sum has to move with its part.
         linux.memory_swap_limit_in_bytes = linux.memory_limit_in_bytes;
         let request = v1::UpdateContainerResourcesRequest {

@@ -107,12 +107,15 @@ impl Worker {
             &self.pod,
             attempt,
             &Surroundings {
-                cluster_dns: &config.cluster_dns,
-                cluster_domain: &config.cluster_domain,
+                cluster_dns: &config.settings.cluster_dns,
+                cluster_domain: &config.settings.cluster_domain,
                 resolver: &self.shared.resolver,
-                log_root: &config.pod_logs_dir,
+                log_root: &config.settings.pod_logs_dir,
                 cgroup_parent: &self.shared.cgroups.pod_path(&self.pod),
-                seccomp_root: &self.shared.seccomp_root(),
+                seccomp: crate::security::Seccomp {
+                    root: &self.shared.seccomp_root(),
+                    by_default: config.settings.seccomp_default,
+                },
             },
         )
     }
@@ -371,9 +374,11 @@ impl Worker {
             image_user: &image.user,
             env,
             mounts,
-            memory_capacity: shared.machine.memory_bytes,
-            cgroup_v2: shared.cgroups.is_v2(),
-            seccomp_root: &shared.seccomp_root(),
+            bounds: shared.bounds(),
+            seccomp: crate::security::Seccomp {
+                root: &shared.seccomp_root(),
+                by_default: shared.config.settings.seccomp_default,
+            },
             target,
         })
         .map_err(|error| error.to_string())
@@ -410,7 +415,7 @@ fn hosts_text(shared: &Shared, pod: &Pod, pod_ips: &[String]) -> Result<Option<S
     } else {
         None
     };
-    let (hostname, domain) = network_files::hostname(pod, &shared.config.cluster_domain)?;
+    let (hostname, domain) = network_files::hostname(pod, &shared.config.settings.cluster_domain)?;
     Ok(Some(network_files::hosts_file(aliases, pod_ips, &hostname, &domain, host_file.as_deref())))
 }
 
@@ -431,7 +436,7 @@ async fn env_sources(
         services,
         pod_ips,
         host_ips: shared.host_ips(),
-        allocatable: shared.machine.allocatable(&shared.config),
+        allocatable: shared.machine.allocatable(&shared.config.settings),
         ..Default::default()
     };
     for reference in environment::references(spec) {

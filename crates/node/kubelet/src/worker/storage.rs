@@ -141,7 +141,7 @@ async fn gather(shared: &Shared, pod: &Pod, pod_ips: Vec<String>) -> Result<payl
     let mut lookup = payload::Lookup {
         pod_ips,
         host_ips: shared.host_ips(),
-        allocatable: shared.machine.allocatable(&shared.config),
+        allocatable: shared.machine.allocatable(&shared.config.settings),
         image_mounts: volumes::image::offered(&shared.runtime_version),
         ..Default::default()
     };

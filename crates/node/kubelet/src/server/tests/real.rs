@@ -29,9 +29,10 @@ async fn logs_and_exec_of_a_real_container() {
     let informers = SharedInformers::new(api.client(), shutdown.clone());
     let root = containerd.path().join("kubelet");
     let node_ip = "127.0.0.1".parse().unwrap();
-    let mut config = crate::Config::new("n1", node_ip, root, &containerd.endpoint(), api.client(), informers);
     let name = containerd.path().file_name().unwrap().to_string_lossy().into_owned();
-    config.cgroup_root = format!("podium-test-{}", name.trim_start_matches('.'));
+    let cgroup = format!("podium-test-{}", name.trim_start_matches('.'));
+    let settings = crate::testing::settings(&containerd.endpoint(), &cgroup, &root);
+    let config = crate::Config::new("n1", node_ip, root, settings, api.client(), informers);
     let kubelet = tokio::spawn(crate::run(config, shutdown.clone()));
     let script =
         "echo first; trap 'exit 0' TERM; n=0; while true; do n=$((n+1)); echo line $n; sleep 0.05; done";
@@ -62,7 +63,13 @@ async fn logs_and_exec_of_a_real_container() {
 
     // A rotation under the follower loses and repeats nothing; that is looked at below.
     let mut paths = HashMap::new();
-    crate::logs::rotate::look(&containerd.cri(), &mut paths, 1).await.unwrap();
+    crate::logs::rotate::look(
+        &containerd.cri(),
+        &mut paths,
+        crate::logs::rotate::Limits { bytes: 1, files: 5 },
+    )
+    .await
+    .unwrap();
     let log = paths.values().next().expect("one container").clone();
     let before = crate::logs::rotate::newest_plain(&log).unwrap().expect("the log was rotated");
     eventually("the runtime writes to a new file", LIMIT, || async {

@@ -1,0 +1,126 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn document(mut fields: Value) -> Value {
+    fields["apiVersion"] = json!(sources::API_VERSION);
+    fields["kind"] = json!(sources::KIND);
+    fields
+}
+
+fn read(fields: Value) -> Result<Configuration, String> {
+    Configuration::of(&[document(fields)], []).map_err(|error| error.to_string())
+}
+
+/// As kubeadm 1.36 writes it, down to the zeros.
+fn kubeadm() -> Value {
+    json!({
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"cacheTTL": "0s", "enabled": true},
+            "x509": {"clientCAFile": "/etc/kubernetes/pki/ca.crt"}},
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": "0s", "cacheUnauthorizedTTL": "0s"}},
+        "cgroupDriver": "systemd", "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local",
+        "containerRuntimeEndpoint": "", "cpuManagerReconcilePeriod": "0s", "crashLoopBackOff": {},
+        "fileCheckFrequency": "0s", "httpCheckFrequency": "0s",
+        "logging": {"flushFrequency": 0, "options": {"json": {"infoBufferSize": "0"}, "text": {"infoBufferSize": "0"}},
+            "verbosity": 0},
+        "memorySwap": {}, "nodeStatusReportFrequency": "0s", "nodeStatusUpdateFrequency": "0s",
+        "resolvConf": "/run/systemd/resolve/resolv.conf", "runtimeRequestTimeout": "0s",
+        "shutdownGracePeriod": "0s", "shutdownGracePeriodCriticalPods": "0s", "streamingConnectionIdleTimeout": "0s",
+        "syncFrequency": "0s", "volumeStatsAggPeriod": "0s", "evictionHard": null,
+    })
+}
+
+#[test]
+fn a_kubeadm_configuration_is_read() {
+    let read = read(kubeadm()).unwrap();
+    assert_eq!(read.authentication.x509.client_ca_file, Some("/etc/kubernetes/pki/ca.crt".into()));
+    assert_eq!(read.cluster_dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+    assert_eq!(read.authentication.webhook.cache_ttl, Span::minutes(2));
+    assert_eq!(read.runtime_request_timeout, Span::minutes(2));
+    assert_eq!(read.report_frequency(), Duration::from_secs(300));
+}
+
+#[test]
+fn what_is_wrong_or_not_built_is_refused() {
+    for (fields, why) in [
+        (json!({"maxPod": 5}), "strict decoding error: unknown field `maxPod`"),
+        (json!({"maxPods": "many"}), "strict decoding error"),
+        (json!({"readOnlyPort": 10255}), "readOnlyPort 10255 is not supported: only 0 is"),
+        (
+            json!({"authentication": {"anonymous": {"enabled": true}}}),
+            "authentication.anonymous.enabled is not",
+        ),
+        (json!({"authentication": {"x509": {"clientCaFile": "/x"}}}), "unknown field `clientCaFile`"),
+        (json!({"authorization": {"mode": "AlwaysAllow"}}), "authorization.mode is not supported"),
+        (json!({"oomScoreAdj": -999}), "oomScoreAdj is not supported by this kubelet"),
+        (json!({"logging": {"verbosity": 4}}), "logging {\"verbosity\":4} is not supported"),
+        (json!({"featureGates": {"AllAlpha": true}}), "featureGates"),
+        (json!({"cgroupDriver": "none"}), "cgroupDriver \"none\" must be one of"),
+        (json!({"kubeReserved": {"gpu": "1"}}), "cannot reserve \"gpu\" resource"),
+        (json!({"kubeReserved": {"cpu": "-1"}}), "cannot be negative"),
+        (json!({"enforceNodeAllocatable": ["none", "pods"]}), "may not contain additional enforcements"),
+        (json!({"enforceNodeAllocatable": ["kube-reserved"]}), "kubeReservedCgroup must be specified"),
+        (json!({"serializeImagePulls": true, "maxParallelImagePulls": 2}), "cannot be larger than 1 unless"),
+        (json!({"crashLoopBackOff": {"maxContainerRestartPeriod": "301s"}}), "(got: 301 seconds)"),
+        (json!({"containerLogMaxFiles": 1}), "must be greater than 1"),
+        (json!({"containerLogMaxSize": "x"}), "is not a size"),
+        (json!({"cpuCFSQuotaPeriod": "2s"}), "must be between 1ms and 1sec"),
+        (json!({"nodeStatusUpdateFrequency": "10"}), "is not a duration"),
+        (json!({"allowedUnsafeSysctls": ["fs.*"]}), "neither a known sysctl name nor a sysctl pattern"),
+        (json!({"tlsCertFile": "/a"}), "belong together"),
+    ] {
+        let error = read(fields).unwrap_err();
+        assert!(error.contains(why), "{error} lacks {why}");
+    }
+    assert!(Configuration::of(&[json!({"kind": "KubeletConfiguration"})], []).is_err());
+    assert!(Configuration::of(&[json!([])], []).is_err());
+}
+
+#[test]
+fn drop_ins_and_flags_go_before_the_file() {
+    let documents = [
+        document(
+            json!({"maxPods": 1, "clusterDNS": ["10.0.0.1", "10.0.0.2"], "kubeReserved": {"cpu": "1", "memory": "1Gi"}}),
+        ),
+        document(json!({"maxPods": 2, "clusterDNS": ["10.0.0.3"], "kubeReserved": {"cpu": "2"}})),
+    ];
+    let flags =
+        [("maxPods".to_owned(), json!(3)), ("authentication.x509.clientCAFile".to_owned(), json!("/ca"))];
+    let read = Configuration::of(&documents, flags).unwrap();
+    assert_eq!(read.max_pods, 3);
+    assert_eq!(read.cluster_dns.len(), 1);
+    assert_eq!(read.reserved("cpu").value(), 2);
+    assert_eq!(read.reserved("memory").value(), 1 << 30);
+    assert_eq!(read.authentication.x509.client_ca_file, Some("/ca".into()));
+}
+
+#[test]
+fn what_is_shown_is_read_back() {
+    let read = read(kubeadm()).unwrap();
+    let shown = read.shown();
+    assert_eq!(shown["authentication"]["webhook"]["cacheTTL"], "2m0s");
+    assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
+    assert_eq!(shown["cpuManagerPolicy"], "none");
+    assert_eq!(shown["serializeImagePulls"], true);
+    let again = Configuration::of(std::slice::from_ref(&shown), []).unwrap();
+    assert_eq!(again.shown(), shown);
+}
+
+#[test]
+fn pulls_in_parallel() {
+    for (fields, most) in [
+        (json!({}), Some(1)),
+        (json!({"maxParallelImagePulls": 4}), Some(4)),
+        (json!({"maxParallelImagePulls": 1}), Some(1)),
+        (json!({"serializeImagePulls": false}), None),
+        (json!({"serializeImagePulls": false, "maxParallelImagePulls": 2}), Some(2)),
+    ] {
+        assert_eq!(read(fields.clone()).unwrap().parallel_pulls(), most, "{fields}");
+    }
+}
+
+#[test]
+fn pods_by_the_core() {
+    let read = read(json!({"podsPerCore": 10, "maxPods": 50})).unwrap();
+    assert_eq!((read.pod_limit(2), read.pod_limit(16)), (20, 50));
+}
