@@ -3,6 +3,8 @@
 mod apply;
 mod bad_input;
 mod crud;
+#[path = "../../../../machinery/store/tests/support/mod.rs"]
+mod etcd;
 mod frames;
 mod kubectl;
 mod kubelets;
@@ -12,4 +14,5 @@ mod overload;
 mod services;
 mod special;
 mod support;
+mod two_servers;
 mod watches;
