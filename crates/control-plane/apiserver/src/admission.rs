@@ -19,6 +19,7 @@ use crate::objects::{Objects, items, text};
 
 mod certificates;
 mod classes;
+mod devices;
 mod event_rate;
 mod limit_ranger;
 mod namespace;
@@ -239,6 +240,7 @@ impl Admission {
         runtime_class::validate(request, &self.objects)?;
         certificates::check(request, &self.authorizer)?;
         services::check_external_ips(request, self.config.allow_external_ips)?;
+        devices::check_admin_access(request, &self.objects)?;
         escalation::check(&self.authorizer, request)
     }
 

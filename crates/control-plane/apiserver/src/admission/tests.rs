@@ -654,6 +654,34 @@ fn data_plane_trust_external_ips_are_denied() {
 }
 
 #[test]
+fn devices_of_others_need_a_marked_namespace() {
+    const GROUP: &str = "resource.k8s.io";
+    let world = World::new();
+    let claim = |access: bool| {
+        let request = json!({"name": "a", "exactly": {"deviceClassName": "gpu", "adminAccess": access}});
+        json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "b"}, request]}}})
+    };
+    let template = json!({"metadata": {"name": "t"}, "spec": claim(true)});
+    assert!(Write::create(GROUP, "resourceclaims").of(claim(false)).run(&world).is_ok());
+    for (resource, object) in [("resourceclaims", claim(true)), ("resourceclaimtemplates", template)] {
+        let refused = Write::create(GROUP, resource).of(object.clone()).run(&world).unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(
+            refused.message.ends_with(
+                "spec.devices.requests[1].adminAccess: Forbidden: admin access to devices requires the \
+                 `resource.kubernetes.io/admin-access: true` label on the containing namespace"
+            ),
+            "{}",
+            refused.message
+        );
+    }
+    let mut namespace = (*world.memory.get("", "namespaces", "", "ns").unwrap()).clone();
+    namespace["metadata"]["labels"]["resource.kubernetes.io/admin-access"] = json!("true");
+    world.memory.put("", "namespaces", namespace);
+    assert!(Write::create(GROUP, "resourceclaims").of(claim(true)).run(&world).is_ok());
+}
+
+#[test]
 fn nobody_grants_what_they_do_not_have() {
     let world = World::new();
     let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(mut spec: Value, before: Value, expected: Result<(&str, Value), &[&str]>) {
+    fn check(mut spec: Value, before: &Value, expected: Result<(&str, Value), &[&str]>) {
         spec["type"] = json!("ClusterIP");
         let old = (!before.is_null()).then(|| json!({"spec": before}));
         let mut new = json!({"spec": spec});
@@ -142,20 +142,16 @@ mod tests {
     #[test]
     fn families_follow_policy_and_addresses() {
         let none = Value::Null;
-        check(json!({}), none.clone(), Ok(("SingleStack", json!(["IPv4"]))));
-        check(
-            json!({"ipFamilyPolicy": "PreferDualStack"}),
-            none.clone(),
-            Ok(("PreferDualStack", json!(["IPv4"]))),
-        );
+        check(json!({}), &none, Ok(("SingleStack", json!(["IPv4"]))));
+        check(json!({"ipFamilyPolicy": "PreferDualStack"}), &none, Ok(("PreferDualStack", json!(["IPv4"]))));
         let headless = json!({"clusterIP": "None", "clusterIPs": ["None"]});
-        check(headless.clone(), none.clone(), Ok(("RequireDualStack", json!(["IPv4", "IPv6"]))));
-        let mut chosen = headless.clone();
+        check(headless.clone(), &none, Ok(("RequireDualStack", json!(["IPv4", "IPv6"]))));
+        let mut chosen = headless;
         chosen["selector"] = json!({"a": "b"});
-        check(chosen, none.clone(), Ok(("SingleStack", json!(["IPv4"]))));
+        check(chosen, &none, Ok(("SingleStack", json!(["IPv4"]))));
         let before =
             json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4"], "type": "ClusterIP"});
-        check(json!({}), before, Ok(("PreferDualStack", json!(["IPv4"]))));
+        check(json!({}), &before, Ok(("PreferDualStack", json!(["IPv4"]))));
     }
 
     #[test]
@@ -163,21 +159,21 @@ mod tests {
         let none = Value::Null;
         check(
             json!({"clusterIPs": ["10.96.0.9"]}),
-            none.clone(),
+            &none,
             Err(&[
                 "spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: must be empty when `clusterIP` is not specified",
             ]),
         );
         check(
             json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1"]}),
-            none.clone(),
+            &none,
             Err(&[
                 "spec.clusterIPs[0]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster",
             ]),
         );
         check(
             json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
-            none.clone(),
+            &none,
             Err(&[
                 "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
                 "spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured on this cluster",
@@ -185,7 +181,7 @@ mod tests {
         );
         check(
             json!({"ipFamilies": ["IPv4", "IPv6"]}),
-            none,
+            &none,
             Err(&[
                 "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
             ]),
@@ -196,13 +192,13 @@ mod tests {
         after["ipFamilies"] = json!(["IPv4"]);
         check(
             after.clone(),
-            before.clone(),
+            &before,
             Err(&[
                 "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary IP family",
             ]),
         );
         after["ipFamilies"] = json!(["IPv4", "IPv6"]);
         after["ipFamilyPolicy"] = json!("SingleStack");
-        check(after, before, Ok(("SingleStack", json!(["IPv4"]))));
+        check(after, &before, Ok(("SingleStack", json!(["IPv4"]))));
     }
 }

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     /// Ports 30000 to 30003, of which 30001 is another's.
-    fn fill(new: Value, old: Option<Value>) -> Result<Value, String> {
+    fn fill(new: &Value, old: Option<&Value>) -> Result<Value, String> {
         let mut new = json!({"spec": new});
         let old = old.map(|old| json!({"spec": old}));
         let range = 30000..=30003;
@@ -171,20 +171,22 @@ mod tests {
 
     #[test]
     fn new_services_get_what_they_ask_for_and_share_it() {
-        let dns =
-            fill(json!({"type": "NodePort", "ports": [{"port": 53}, {"port": 53, "nodePort": 30002}]}), None);
+        let dns = fill(
+            &json!({"type": "NodePort", "ports": [{"port": 53}, {"port": 53, "nodePort": 30002}]}),
+            None,
+        );
         assert_eq!(ports(&dns.unwrap()), [30002, 30002]);
         let two =
-            fill(json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}, {"port": 80}]}), None)
+            fill(&json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}, {"port": 80}]}), None)
                 .unwrap();
         let given = ports(&two);
         assert!(given[0] == given[2] && given[0] != given[1] && !given.contains(&30001), "{given:?}");
         let none = fill(
-            json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]}),
+            &json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]}),
             None,
         );
         assert_eq!(ports(&none.unwrap()), [0]);
-        let inside = fill(json!({"type": "ClusterIP", "ports": [{"port": 80}]}), None);
+        let inside = fill(&json!({"type": "ClusterIP", "ports": [{"port": 80}]}), None);
         assert_eq!(ports(&inside.unwrap()), [0]);
     }
 
@@ -204,11 +206,11 @@ mod tests {
                 "[1].nodePort: Invalid value: 30002: provided port is already allocated",
             ),
         ] {
-            let refused = fill(json!({"type": "NodePort", "ports": ports}), None).unwrap_err();
+            let refused = fill(&json!({"type": "NodePort", "ports": ports}), None).unwrap_err();
             assert_eq!(refused, format!("Service \"s\" is invalid: spec.ports{fault}"));
         }
         let many: Vec<Value> = (0..4).map(|port| json!({"port": 80 + port})).collect();
-        let refused = fill(json!({"type": "NodePort", "ports": many}), None).unwrap_err();
+        let refused = fill(&json!({"type": "NodePort", "ports": many}), None).unwrap_err();
         assert!(refused.ends_with("failed to allocate a nodePort: range is full"), "{refused}");
     }
 
@@ -216,22 +218,22 @@ mod tests {
     fn a_change_keeps_what_it_has() {
         let old = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}]});
         let new = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}, {"port": 81}]});
-        let given = ports(&fill(new, Some(old.clone())).unwrap());
+        let given = ports(&fill(&new, Some(&old)).unwrap());
         assert!(given[0] == 30001 && (30000..=30003).contains(&given[1]), "{given:?}");
         let new = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30009}]});
-        assert!(fill(new, Some(old)).unwrap_err().contains("not in the valid range"));
+        assert!(fill(&new, Some(&old)).unwrap_err().contains("not in the valid range"));
     }
 
     #[test]
     fn nodes_are_asked_for_their_health_at_a_port() {
         let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [],
             "allocateLoadBalancerNodePorts": false});
-        let given = fill(local.clone(), None).unwrap();
+        let given = fill(&local, None).unwrap();
         assert!((30000..=30003).contains(&number(&given, "healthCheckNodePort")), "{given}");
-        assert_eq!(fill(given.clone(), Some(given.clone())).unwrap(), given);
+        assert_eq!(fill(&given, Some(&given)).unwrap(), given);
         let mut taken = local;
         taken["healthCheckNodePort"] = json!(30001);
-        let refused = fill(taken, None).unwrap_err();
+        let refused = fill(&taken, None).unwrap_err();
         assert!(
             refused.contains(
                 "failed to allocate requested HealthCheck NodePort 30001: provided port is already allocated"

@@ -6,6 +6,7 @@ mod crud;
 #[path = "../../../../machinery/store/tests/support/mod.rs"]
 mod etcd;
 mod frames;
+mod hostile;
 mod kubectl;
 mod kubelets;
 mod lists;

@@ -51,6 +51,7 @@ pub(super) static VALIDATING_POLICY: Kind = Kind {
     default: policy_defaults,
     status: Some(empty_status),
     validate: policies::validating,
+    validate_status: policies::status,
     columns: &[NAME, integer("Validations"), string("ParamKind"), AGE],
     row: |object, now| policy_row(object, "validations", now),
     generation: true,

@@ -16,7 +16,7 @@ use super::tree::{
     carry, child, default, default_text, ensure_map, flag, has, int, is_empty, items_mut, list, opt_int,
     same, set, text, value,
 };
-use super::validate::{label_selector, meta::immutable};
+use super::validate::{label_selector, meta::conditions, meta::immutable};
 use super::workload::{self, condition, not_negative};
 use crate::field::{Errors, Path};
 use crate::resources::split_api_version;
@@ -446,6 +446,8 @@ pub(super) static DISRUPTION_BUDGET: Kind = Kind {
     },
     validate_status: |new, _, errors| {
         const COUNTS: &[&str] = &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        let path = Path::new("status");
+        conditions(list(value(new, "status"), "conditions"), &path.child("conditions"), errors);
         not_negative(value(new, "status"), COUNTS, &Path::new("status"), errors);
     },
     columns: &[NAME, string("Min Available"), string("Max Unavailable"), integer("Allowed Disruptions"), AGE],

@@ -1,5 +1,9 @@
 //! Dynamic resource allocation: device classes, claims, slices, taints.
 
+mod check;
+mod claim;
+mod slice;
+
 use serde_json::Value;
 
 use super::kind::{Kind, empty_status};
@@ -9,14 +13,22 @@ use super::validate;
 use crate::field::Path;
 
 /// DeviceClasses of dynamic resource allocation.
-pub(super) static DEVICE_CLASS: Kind = Kind { generation: true, ..Kind::BASE };
+pub(super) static DEVICE_CLASS: Kind = Kind {
+    validate: |object, errors| claim::class(value(object, "spec"), &Path::new("spec"), errors),
+    generation: true,
+    ..Kind::BASE
+};
 
 pub(super) static RESOURCE_CLAIM: Kind = Kind {
     default: |object| claim_requests(child(object, "spec")),
     status: Some(empty_status),
-    validate_update: |new, old, errors| {
+    status_keeps_metadata: true,
+    prepare_status: claim::forget_deallocated,
+    validate: |object, errors| claim::spec(value(object, "spec"), &Path::new("spec"), errors),
+    validate_late: |new, old, errors| {
         validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
     },
+    validate_status: claim::status,
     columns: &[NAME, string("State"), AGE],
     row: |object, now| {
         let status = value(object, "status");
@@ -40,11 +52,23 @@ pub(super) static RESOURCE_CLAIM: Kind = Kind {
 
 pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
     default: |object| claim_requests(child(object, "spec").and_then(|s| child(s, "spec"))),
-    validate_update: |new, old, errors| {
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let spec = value(object, "spec");
+        let meta = value(spec, "metadata");
+        let at = path.child("metadata");
+        validate::labels(value(meta, "labels"), &at.child("labels"), errors);
+        validate::annotations(value(meta, "annotations"), &at.child("annotations"), errors);
+        claim::spec(value(spec, "spec"), &path.child("spec"), errors);
+    },
+    validate_late: |new, old, errors| {
         validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
     },
     ..Kind::BASE
 };
+
+/// Conditions of a taint rule, and of an allocated device.
+const MOST_CONDITIONS: usize = 8;
 
 fn claim_requests(spec: Option<&mut Value>) {
     let Some(devices) = spec.and_then(|s| child(s, "devices")) else { return };
@@ -63,6 +87,26 @@ fn claim_requests(spec: Option<&mut Value>) {
 }
 
 pub(super) static RESOURCE_SLICE: Kind = Kind {
+    validate: |object, errors| slice::spec(value(object, "spec"), &Path::new("spec"), errors),
+    validate_late: |new, old, errors| {
+        let path = Path::new("spec");
+        let (spec, before) = (value(new, "spec"), value(old, "spec"));
+        let pool = path.child("pool");
+        let name = |spec| value(value(spec, "pool"), "name");
+        validate::meta::immutable(name(spec), name(before), &pool.child("name"), errors);
+        for field in ["driver", "nodeName"] {
+            validate::meta::immutable(value(spec, field), value(before, field), &path.child(field), errors);
+        }
+    },
+    warnings: |object, _| {
+        let driver = text(value(object, "spec"), "driver");
+        if *driver == driver.to_lowercase() {
+            return Vec::new();
+        }
+        vec![format!(
+            "spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters"
+        )]
+    },
     columns: &[NAME, string("Node"), string("Driver"), string("Pool"), AGE],
     fields: |object| {
         let spec = value(object, "spec");
@@ -88,6 +132,31 @@ pub(super) static RESOURCE_SLICE: Kind = Kind {
 /// DeviceTaintRules.
 pub(super) static DEVICE_TAINT: Kind = Kind {
     status: Some(empty_status),
+    validate: |object, errors| {
+        let path = Path::new("spec");
+        let spec = value(object, "spec");
+        let chosen = value(spec, "deviceSelector");
+        let at = path.child("deviceSelector");
+        if has(chosen, "driver") {
+            check::driver(text(chosen, "driver"), &at.child("driver"), errors);
+        }
+        if has(chosen, "pool") {
+            check::pool(text(chosen, "pool"), &at.child("pool"), errors);
+        }
+        if has(chosen, "device") {
+            check::label(text(chosen, "device"), &at.child("device"), errors);
+        }
+        check::taint(value(spec, "taint"), &path.child("taint"), errors);
+    },
+    validate_status: |new, _, errors| {
+        let conditions = list(value(new, "status"), "conditions");
+        let path = Path::new("status");
+        let at = path.child("conditions");
+        validate::meta::conditions(conditions, &at, errors);
+        if conditions.len() > MOST_CONDITIONS {
+            errors.too_many(&at, conditions.len(), MOST_CONDITIONS);
+        }
+    },
     columns: &[NAME, string("Key"), string("Value"), string("Effect"), string("TimeAdded"), AGE],
     row: |object, now| {
         let taint = value(value(object, "spec"), "taint");

@@ -9,6 +9,24 @@ use super::tree::{child, default, default_int, flag, has, int, list, opt_int, te
 use super::validate;
 use crate::field::{Errors, Path};
 
+/// Faults of a status: upstream asks of its conditions only that each has a type of its own.
+fn conditions(new: &Value, _old: &Value, errors: &mut Errors) {
+    let status = Path::new("status");
+    let path = status.child("conditions");
+    let all = list(value(new, "status"), "conditions");
+    let mut seen = ahash::AHashSet::new();
+    for (index, condition) in all.iter().enumerate() {
+        let kind = text(condition, "type");
+        let at = path.index(index);
+        if !seen.insert(kind) {
+            errors.duplicate(&at.child("type"), kind);
+        }
+        if kind.is_empty() {
+            errors.required(&at.child("type"), "");
+        }
+    }
+}
+
 pub(super) static FLOW_SCHEMA: Kind = Kind {
     default: |object| {
         if let Some(spec) = child(object, "spec") {
@@ -16,6 +34,7 @@ pub(super) static FLOW_SCHEMA: Kind = Kind {
         }
     },
     status: Some(empty_status),
+    validate_status: conditions,
     validate: flow_schema,
     columns: &[
         NAME,
@@ -60,6 +79,7 @@ pub(super) static PRIORITY_LEVEL: Kind = Kind {
         }
     },
     status: Some(empty_status),
+    validate_status: conditions,
     validate: priority_level,
     columns: &[
         NAME,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::kind::Kind;
 use super::pod::choice;
 use super::print::{self, AGE, NAME, age, name, or, string};
-use super::service::ingress_addresses;
+use super::service::{ingress_addresses, ingress_balancer_status};
 use super::tree::{child, default, has, is_empty, items_mut, list, opt_int, set, text, value};
 use super::validate::{self, label_selector, meta::immutable};
 use crate::field::{Errors, Path, Reason};
@@ -13,6 +13,11 @@ use crate::field::{Errors, Path, Reason};
 pub(super) static INGRESS: Kind = Kind {
     status: Some(|_| json!({"loadBalancer": {}})),
     validate: ingress,
+    validate_status: |new, old, errors| {
+        let path = Path::new("status");
+        let balancer = |object| value(value(object, "status"), "loadBalancer");
+        ingress_balancer_status(balancer(new), balancer(old), &path.child("loadBalancer"), errors);
+    },
     columns: &[NAME, string("Class"), string("Hosts"), string("Address"), string("Ports"), AGE],
     row: |object, now| {
         let spec = value(object, "spec");

@@ -28,7 +28,8 @@ pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};
 pub use qos::qos_class;
 pub(crate) use resources::{
-    amount, container_name as container_resource_name, limit_range_name, overcommit, quota_name,
+    amount, container_name as container_resource_name, extended, limit_range_name, native, overcommit,
+    quota_name,
 };
 pub(crate) use security::optional_choice;
 pub(crate) use spec::{default_template, validate_template};

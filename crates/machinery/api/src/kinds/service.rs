@@ -14,7 +14,7 @@ use super::validate::dns_label;
 mod validate;
 
 pub use validate::address_faults;
-pub(crate) use validate::{app_protocol, endpoint_ip};
+pub(crate) use validate::{app_protocol, endpoint_ip, ingress_balancer_status};
 
 pub(super) static RULES: Kind = Kind {
     default: defaults,

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::resources;
 
+mod devices;
 mod examples;
 mod network;
 mod updates;

@@ -255,8 +255,7 @@ fn resource_key(name: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
     for fault in &faults {
         errors.invalid(path, name, fault);
     }
-    let native = name.split_once('/').is_none_or(|(domain, _)| domain.ends_with("kubernetes.io"));
-    let known = !native || name == "storage";
+    let known = !super::pod::native(name) || name == "storage";
     if faults.is_empty() && !known {
         errors.not_supported(path, name, &["storage"]);
     }

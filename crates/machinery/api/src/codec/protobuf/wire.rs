@@ -45,8 +45,10 @@ impl<'a> Reader<'a> {
             // Groups are not used by Kubernetes; refusing them also bounds recursion.
             other => return Err(Malformed::WireType(u8::try_from(other).unwrap_or(7))),
         };
-        let tag = u32::try_from(key >> 3).map_err(|_| Malformed::Overflow)?;
-        Ok(Some((tag, wire)))
+        match u32::try_from(key >> 3).map_err(|_| Malformed::Overflow)? {
+            0 => Err(Malformed::Value(format!("proto: illegal tag 0 (wire type {})", key & 7))),
+            tag => Ok(Some((tag, wire))),
+        }
     }
 
     pub(crate) fn varint(&mut self) -> Result<u64> {

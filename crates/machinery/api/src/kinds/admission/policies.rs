@@ -256,3 +256,19 @@ fn parameter(reference: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     choice(reference, "parameterNotFoundAction", &["Deny", "Allow"], path, errors);
 }
+
+/// Faults of a validating policy's status.
+pub(super) fn status(new: &Value, _old: &Value, errors: &mut Errors) {
+    let path = Path::new("status");
+    let status = value(new, "status");
+    let checking = path.child("typeChecking");
+    let at = checking.child("expressionWarnings");
+    for (index, warning) in list(value(status, "typeChecking"), "expressionWarnings").iter().enumerate() {
+        for field in ["warning", "fieldRef"] {
+            if text(warning, field).trim().is_empty() {
+                errors.required(&at.index(index).child(field), "");
+            }
+        }
+    }
+    validate::meta::conditions(list(status, "conditions"), &path.child("conditions"), errors);
+}

@@ -238,6 +238,7 @@ fn host_path(source: &Value, path: &Path<'_>, errors: &mut Errors) {
 pub(crate) fn csi_driver_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         errors.required(path, "");
+        return;
     }
     if name.len() > 63 {
         errors.too_long(path, 63);

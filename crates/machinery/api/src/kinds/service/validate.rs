@@ -477,13 +477,7 @@ fn balancer_status(new: &Value, old: &Value, allowed: bool, path: &Path<'_>, err
     for (index, ingress) in all.iter().enumerate() {
         let at = at.index(index);
         let (ip, host) = (text(ingress, "ip"), text(ingress, "hostname"));
-        let known = list(old, "ingress").iter().any(|o| text(o, "ip") == ip);
-        if !ip.is_empty()
-            && !known
-            && let Err(fault) = validate::ip(ip)
-        {
-            errors.invalid(&at.child("ip"), ip, fault);
-        }
+        balancer_ip(ip, old, &at, errors);
         match (has(ingress, "ipMode"), ip.is_empty()) {
             (false, false) => errors.required(&at.child("ipMode"), "must be specified when `ip` is set"),
             (true, true) => {
@@ -491,9 +485,34 @@ fn balancer_status(new: &Value, old: &Value, allowed: bool, path: &Path<'_>, err
             }
             _ => crate::kinds::pod::optional_choice(ingress, "ipMode", &["Proxy", "VIP"], &at, errors),
         }
-        validate::optional_subdomain(host, &at.child("hostname"), errors);
-        if host.parse::<IpAddr>().is_ok() {
-            errors.invalid(&at.child("hostname"), host, "must be a DNS name, not an IP address");
-        }
+        balancer_host(host, &at, errors);
+    }
+}
+
+/// Validates where a balancer in front of an Ingress may be reached.
+pub(crate) fn ingress_balancer_status(new: &Value, old: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("ingress");
+    for (index, ingress) in list(new, "ingress").iter().enumerate() {
+        let at = at.index(index);
+        balancer_ip(text(ingress, "ip"), old, &at, errors);
+        balancer_host(text(ingress, "hostname"), &at, errors);
+    }
+}
+
+/// An address that was there before is not judged again.
+fn balancer_ip(ip: &str, old: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let known = list(old, "ingress").iter().any(|o| text(o, "ip") == ip);
+    if !ip.is_empty()
+        && !known
+        && let Err(fault) = validate::ip(ip)
+    {
+        errors.invalid(&path.child("ip"), ip, fault);
+    }
+}
+
+fn balancer_host(host: &str, path: &Path<'_>, errors: &mut Errors) {
+    validate::optional_subdomain(host, &path.child("hostname"), errors);
+    if host.parse::<IpAddr>().is_ok() {
+        errors.invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address");
     }
 }

@@ -298,3 +298,51 @@ fn jobs_change_little() {
         &["spec.successPolicy: field is immutable"],
     );
 }
+
+#[test]
+fn conditions_of_statuses_are_whole() {
+    let faults = |group: &str, kind: &str, status: Value| {
+        let old = json!({"metadata": {"name": "a"}, "spec": {}, "status": {}});
+        write(group, kind, Part::Status, &old, |new| new["status"] = status.clone()).1
+    };
+    let odd = json!({"conditions": [{"type": "a"}, {"type": "a", "status": "True", "reason": "1", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": -1}]});
+    assert_eq!(
+        faults("policy", "PodDisruptionBudget", odd.clone()),
+        [
+            "status.conditions[0].status: Unsupported value: \"\": supported values: \"False\", \"True\", \"Unknown\"",
+            "status.conditions[0].lastTransitionTime: Required value",
+            "status.conditions[0].reason: Required value",
+            "status.conditions[1].type: Duplicate value: \"a\"",
+            "status.conditions[1].observedGeneration: Invalid value: -1: must be greater than or equal to zero",
+            "status.conditions[1].reason: Invalid value: \"1\": a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')",
+        ]
+    );
+    let of_flows = json!({"conditions": [{"type": "a"}, {"type": "a"}, {}]});
+    for kind in ["FlowSchema", "PriorityLevelConfiguration"] {
+        assert_eq!(
+            faults("flowcontrol.apiserver.k8s.io", kind, of_flows.clone()),
+            [
+                "status.conditions[1].type: Duplicate value: \"a\"",
+                "status.conditions[2].type: Required value"
+            ]
+        );
+    }
+    let checked = json!({"typeChecking": {"expressionWarnings": [{"fieldRef": "spec.validations[0]", "warning": "w"}, {}]}});
+    assert_eq!(
+        faults("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", checked),
+        [
+            "status.typeChecking.expressionWarnings[1].warning: Required value",
+            "status.typeChecking.expressionWarnings[1].fieldRef: Required value",
+        ]
+    );
+    let balancer =
+        json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"ip": "x"}, {"hostname": "10.0.0.1"}]}});
+    assert_eq!(
+        faults("networking.k8s.io", "Ingress", balancer),
+        [
+            "status.loadBalancer.ingress[1].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            "status.loadBalancer.ingress[2].hostname: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
+        ]
+    );
+}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{IMMUTABLE, NEGATIVE, dns_label, label_value, qualified_name};
+use super::{IMMUTABLE, NEGATIVE, dns_label, label_value, pattern_fault, qualified_name};
 use crate::field::{Errors, Path};
 use crate::kinds::Rules;
 use crate::kinds::tree::{entries, flag, int, list, same, text, value};
@@ -220,6 +220,68 @@ fn managed_fields(entry: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     if text(entry, "subresource").len() > 256 {
         errors.too_long(&path.child("subresource"), 256);
+    }
+}
+
+/// Validates a list of `Condition`s of a status. Source: `ValidateConditions` of the meta types.
+pub(crate) fn conditions(conditions: &[Value], path: &Path<'_>, errors: &mut Errors) {
+    let mut seen = ahash::AHashSet::new();
+    for (index, condition) in conditions.iter().enumerate() {
+        let at = path.index(index);
+        let kind = text(condition, "type");
+        if !seen.insert(kind) {
+            errors.duplicate(&at.child("type"), kind);
+        }
+        for fault in qualified_name(kind) {
+            errors.invalid(&at.child("type"), kind, &fault);
+        }
+        let state = text(condition, "status");
+        if !matches!(state, "False" | "True" | "Unknown") {
+            errors.not_supported(&at.child("status"), state, &["False", "True", "Unknown"]);
+        }
+        let observed = int(condition, "observedGeneration");
+        if observed < 0 {
+            errors.invalid(
+                &at.child("observedGeneration"),
+                observed,
+                "must be greater than or equal to zero",
+            );
+        }
+        if value(condition, "lastTransitionTime").is_null() {
+            errors.required(&at.child("lastTransitionTime"), "");
+        }
+        reason(text(condition, "reason"), &at.child("reason"), errors);
+        if text(condition, "message").len() > MESSAGE_MAX {
+            errors.too_long(&at.child("message"), MESSAGE_MAX);
+        }
+    }
+}
+
+/// Bytes of a condition's reason.
+const REASON_MAX: usize = 1024;
+/// Bytes of a condition's message.
+const MESSAGE_MAX: usize = 32 * 1024;
+
+fn reason(reason: &str, path: &Path<'_>, errors: &mut Errors) {
+    if reason.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let bytes = reason.as_bytes();
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let good = bytes[0].is_ascii_alphabetic()
+        && word(bytes[bytes.len() - 1])
+        && bytes.iter().all(|byte| word(*byte) || matches!(byte, b',' | b':'));
+    if !good {
+        let fault = pattern_fault(
+            "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+        );
+        errors.invalid(path, reason, &fault);
+    }
+    if reason.len() > REASON_MAX {
+        errors.too_long(path, REASON_MAX);
     }
 }
 
