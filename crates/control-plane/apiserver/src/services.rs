@@ -212,7 +212,6 @@ fn address_object(address: IpAddr, service: &Value) -> Value {
             "name": address.to_string(),
             "uid": names::uid(),
             "creationTimestamp": clock::now(),
-            "generation": 1,
             "labels": {
                 IP_FAMILY: family_of(address),
                 MANAGED_BY: MANAGER,

@@ -195,7 +195,7 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("", "ServiceAccount") => &service_account::RULES,
         ("", "Endpoints") => &endpoints::ENDPOINTS,
         ("", "Event") => &event::RULES,
-        ("events.k8s.io", "Event") => &event::STRICT,
+        ("events.k8s.io", "Event") => &event::Strict,
         ("", "ReplicationController") => &replication_controller::RULES,
         ("", "ResourceQuota") => &quota::RESOURCE_QUOTA,
         ("", "LimitRange") => &quota::LIMIT_RANGE,

@@ -15,6 +15,7 @@ use crate::admission::Operation;
 use crate::authorization::Attributes;
 use crate::options::{self, WriteOptions};
 use crate::response::Reply;
+use crate::services::Reservation;
 use crate::storage::{self, Meta, Shared};
 use crate::{clock, names};
 
@@ -195,7 +196,11 @@ impl Call {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = json!(generation + 1);
         }
-        let reserved = self.core.services.prepare_update(&self.core, &self.served, new, old)?;
+        let reserved = match change.part {
+            Part::Main => self.core.services.prepare_update(&self.core, &self.served, new, old)?,
+            // Nothing else changes what a Service is given.
+            _ => Reservation::default(),
+        };
         self.validate_change(new, old, &context)?;
         self.warn(rules.warnings(new, Some(old)));
         self.admit(change, new, old).await?;

@@ -45,8 +45,8 @@ pub(super) enum Act {
     Tell,
     /// The address becomes this Service's, whatever there is now.
     Give(IpAddr, Box<Value>),
-    /// The `IPAddress` of this name is removed.
-    Remove(String),
+    /// This `IPAddress` is removed.
+    Remove(Box<Value>),
     /// The port is noted as this Service's.
     Take(u16, Box<Value>),
     /// The port is nobody's.
@@ -147,10 +147,11 @@ fn parent(address: &Value) -> Option<String> {
 fn orphan(address: &Value, by_name: &BTreeMap<String, &Value>, now: Timestamp) -> Option<Finding> {
     let meta = &address["metadata"];
     let name = meta["name"].as_str().unwrap_or_default();
-    if meta["labels"][MANAGED_BY] != MANAGER {
+    let going = !meta["deletionTimestamp"].is_null();
+    if meta["labels"][MANAGED_BY] != MANAGER || going {
         return None;
     }
-    let remove = Act::Remove(name.to_owned());
+    let remove = Act::Remove(Box::new(address.clone()));
     let Some(parent) = parent(address) else {
         let why = format!(
             "IPAddress {name} appears to have been modified, not referencing a Service {}: cleaning up",

@@ -3,28 +3,16 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Column;
 use super::kind::Kind;
 use super::print::{or, since, string, wide};
 use super::tree::{has, int, same, text, value};
 use super::validate::{meta::immutable, qualified_name, subdomain};
+use super::{Column, Context, Rules};
 use crate::field::{Errors, Path};
 
 /// Events as core/v1 has them: whatever makes a little sense.
-pub(super) static RULES: Kind =
-    Kind { validate: |object, errors| legacy(object, "reportingComponent", errors), ..BASE };
-
-/// Events of events.k8s.io/v1: strict, and their series is all that changes. Stored, and judged, as core's.
-pub(super) static STRICT: Kind = Kind {
-    validate: |object, errors| {
-        legacy(object, "reportingController", errors);
-        strict(object, errors);
-    },
-    validate_update: strict_update,
-    ..BASE
-};
-
-const BASE: Kind = Kind {
+pub(super) static RULES: Kind = Kind {
+    validate: |object, errors| legacy(object, "reportingComponent", errors),
     fields,
     columns: &[
         string("Last Seen"),
@@ -42,6 +30,43 @@ const BASE: Kind = Kind {
     create_on_update: true,
     ..Kind::BASE
 };
+
+/// Events of events.k8s.io/v1: new ones are strict, and their series is all that changes later. Stored, and shown, as core's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strict;
+
+impl Rules for Strict {
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        legacy(object, "reportingController", errors);
+        strict(object, errors);
+    }
+
+    /// One that core's clients wrote is held to no more than they are.
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>, errors: &mut Errors) {
+        legacy(new, "reportingController", errors);
+        strict_update(new, old, errors);
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        RULES.selectable_fields(object)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        RULES.columns()
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        RULES.row(object, now)
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+}
 
 /// What every new event of events.k8s.io says, and what it leaves to older clients.
 fn strict(object: &Value, errors: &mut Errors) {
@@ -81,7 +106,6 @@ fn series(object: &Value, errors: &mut Errors) {
 }
 
 fn strict_update(new: &Value, old: &Value, errors: &mut Errors) {
-    legacy(new, "reportingController", errors);
     if !same(value(new, "series"), value(old, "series")) {
         series(new, errors);
     }

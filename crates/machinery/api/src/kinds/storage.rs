@@ -237,6 +237,14 @@ pub(super) static CSI_DRIVER: Kind = Kind {
             super::tree::remove(spec, "preventPodSchedulingIfMissing");
         }
     },
+    // Changes are counted from nothing, unlike with other kinds.
+    prepare_update: |new, old| {
+        if !super::tree::same(value(new, "spec"), value(old, "spec"))
+            && let Some(meta) = child(new, "metadata")
+        {
+            set(meta, "generation", super::tree::int(value(old, "metadata"), "generation") + 1);
+        }
+    },
     validate: csi_driver,
     validate_update: |new, old, errors| {
         let path = Path::new("spec");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
+use podium_api::status::ApiError;
 use podium_client::{EventRecorder, EventType};
 use podium_store::{
     Change, CommitError, Event, Expect, Key, KeyRange, Operation, RangeOptions, ReadError, Record,
@@ -20,6 +21,8 @@ use super::{Act, Finding, Seen, addresses, parent, ports};
 use crate::catalogue::prefix;
 use crate::core::Core;
 use crate::in_process::InProcess;
+use crate::options::DeleteOptions;
+use crate::registry::{Call, commit_failed};
 use crate::{User, storage};
 
 /// Source: upstream's `repairLoopInterval`.
@@ -123,7 +126,7 @@ fn look(core: &Core) -> Result<Seen, ReadError> {
     })
 }
 
-async fn act(core: &Core, recorder: &EventRecorder, found: Vec<Finding>) {
+async fn act(core: &Arc<Core>, recorder: &EventRecorder, found: Vec<Finding>) {
     for finding in found {
         match &finding.event {
             Some((about, reason, message)) => {
@@ -132,16 +135,40 @@ async fn act(core: &Core, recorder: &EventRecorder, found: Vec<Finding>) {
             }
             None => tracing::warn!(act = ?kind_of(&finding.act), "addresses of Services"),
         }
-        let operations = operations(core, &finding.act);
-        if operations.is_empty() {
-            continue;
+        let done = match &finding.act {
+            Act::Tell => Ok(()),
+            Act::Remove(address) => remove(core, address).await,
+            act => write(core, act).await,
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "an address of a Service could not be put right");
         }
-        match core.store.transaction(operations).await {
-            Ok(_) => {}
-            // Something changed since the look: the next one sees it.
-            Err(CommitError::Conflict { .. }) => {}
-            Err(error) => tracing::error!(%error, "an address of a Service could not be put right"),
-        }
+    }
+}
+
+/// What changed since the look is left as it is: the next look sees it.
+async fn write(core: &Core, act: &Act) -> Result<(), ApiError> {
+    match core.store.transaction(operations(core, act)).await {
+        Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(commit_failed(&error)),
+    }
+}
+
+/// Removes an address as a client would: what holds it is asked first.
+async fn remove(core: &Arc<Core>, address: &Value) -> Result<(), ApiError> {
+    let Some(served) = core.catalogue.stored("networking.k8s.io", "ipaddresses") else { return Ok(()) };
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let meta = &address["metadata"];
+    let call = Call::internal(core, served, "", meta["name"].as_str().unwrap_or_default());
+    let options = DeleteOptions {
+        uid: text(&meta["uid"]),
+        resource_version: text(&meta["resourceVersion"]),
+        ..DeleteOptions::default()
+    };
+    match call.delete_object(&options).await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code, 404 | 409) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -150,7 +177,7 @@ fn kind_of(act: &Act) -> String {
     match act {
         Act::Tell => "nothing".to_owned(),
         Act::Give(address, _) => format!("{address} made anew"),
-        Act::Remove(name) => format!("{name} removed"),
+        Act::Remove(address) => format!("{} removed", address["metadata"]["name"]),
         Act::Take(port, _) => format!("port {port} taken"),
         Act::Free(port) => format!("port {port} appears to have leaked: cleaning up"),
     }
@@ -168,16 +195,12 @@ fn operations(core: &Core, act: &Act) -> Vec<Operation> {
         Some((key, Expect::ModRevision(revision), Change::Check))
     };
     match act {
-        Act::Tell => Vec::new(),
+        Act::Tell | Act::Remove(_) => Vec::new(),
         Act::Give(address, service) => {
             let key = address_key(*address);
             let value = storage::encode(&address_object(*address, service));
             let put = (key.clone(), as_now(&key), Change::Put { value, lease: None });
             [Some(put), unchanged(service)].into_iter().collect::<Option<_>>().unwrap_or_default()
-        }
-        Act::Remove(name) => {
-            let key = Key::from(format!("{}{name}", addresses_prefix()));
-            vec![(key.clone(), as_now(&key), Change::Delete)]
         }
         Act::Take(port, service) => {
             let put = (port_key(*port), Expect::Absent, Change::put(name_of(service).as_str()));

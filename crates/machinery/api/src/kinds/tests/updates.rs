@@ -71,7 +71,7 @@ fn events_of_the_newer_group_are_strict() {
     check(
         GROUP,
         "Event",
-        loose,
+        loose.clone(),
         &[
             "series.count: Invalid value: \"\": should be at least 2",
             "series.lastObservedTime: Required value",
@@ -109,6 +109,9 @@ fn events_of_the_newer_group_are_strict() {
             "reportingInstance: Invalid value: \"j\": field is immutable",
         ]
     );
+    let (_, faults) =
+        write(GROUP, "Event", Part::Main, &loose, |new| new["metadata"]["labels"] = json!({"a": "b"}));
+    assert_eq!(faults, Vec::<String>::new(), "what core's clients wrote may stay");
     // Core's may say anything else the next time.
     let (_, faults) = write("", "Event", Part::Main, &event, |new| new["message"] = json!("other"));
     assert_eq!(faults, Vec::<String>::new());
@@ -198,7 +201,7 @@ fn slices_take_no_topology() {
     assert_eq!(made["endpoints"], json!([{"addresses": ["10.0.0.1"]}]));
     // One that has it from before keeps it until its endpoints change, and then its node.
     let (kept, _) = write(GROUP, "EndpointSlice", Part::Main, &slice, |new| {
-        new["metadata"]["labels"] = json!({"a": "b"})
+        new["metadata"]["labels"] = json!({"a": "b"});
     });
     assert_eq!(kept["endpoints"], slice["endpoints"]);
     let (moved, _) = write(GROUP, "EndpointSlice", Part::Main, &slice, |new| {
@@ -308,7 +311,7 @@ fn conditions_of_statuses_are_whole() {
     let odd = json!({"conditions": [{"type": "a"}, {"type": "a", "status": "True", "reason": "1", "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": -1}]});
     assert_eq!(
-        faults("policy", "PodDisruptionBudget", odd.clone()),
+        faults("policy", "PodDisruptionBudget", odd),
         [
             "status.conditions[0].status: Unsupported value: \"\": supported values: \"False\", \"True\", \"Unknown\"",
             "status.conditions[0].lastTransitionTime: Required value",
@@ -345,4 +348,16 @@ fn conditions_of_statuses_are_whole() {
             "status.loadBalancer.ingress[2].hostname: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
         ]
     );
+}
+
+#[test]
+fn drivers_count_their_changes_from_nothing() {
+    let driver = created("storage.k8s.io", "CSIDriver", json!({"metadata": {"name": "a"}, "spec": {}}));
+    assert!(driver["metadata"].get("generation").is_none());
+    let (same, _) = write("storage.k8s.io", "CSIDriver", Part::Main, &driver, |_| {});
+    assert!(same["metadata"].get("generation").is_none());
+    let (next, _) = write("storage.k8s.io", "CSIDriver", Part::Main, &driver, |new| {
+        new["spec"]["podInfoOnMount"] = json!(true);
+    });
+    assert_eq!(next["metadata"]["generation"], 1);
 }
