@@ -7,6 +7,8 @@
 //!
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
+#[cfg(test)]
+mod bad_input;
 mod bootstrapsigner;
 mod bootstraptokens;
 mod canonical;

@@ -1,6 +1,7 @@
 //! `pods/eviction`: a delete that a PodDisruptionBudget can hold back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use podium_store::RangeOptions;
@@ -11,21 +12,36 @@ use podium_api::selector::LabelSelector;
 use podium_api::status::ApiError;
 
 use super::binding::set_condition;
+use super::update::Outcome;
 use super::{Call, Change};
 use crate::admission::Operation;
 use crate::options::{self, DeleteOptions, WriteOptions};
 use crate::response::{self, Reply};
 use crate::{clock, storage};
 
+/// More evicted pods than this that the disruption controller has not seen go, and something is wrong. Source:
+/// `MaxDisruptedPodSize`.
+const MOST_DISRUPTED: usize = 2000;
+const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
+
 /// What a budget says about a pod, decided purely.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    /// Go ahead; the budget is not touched.
+    /// Go ahead if the pod is still as it was seen; the budget is not touched.
     Free,
     /// Go ahead with this new state of the budget.
     Charged(Value),
     /// Not now.
     Refused(ApiError),
+}
+
+/// What it took that the pod may go.
+#[derive(Debug, PartialEq, Eq)]
+enum Permission {
+    /// It has no budget, or its budget was charged: it may go whatever becomes of it meanwhile.
+    Granted,
+    /// It is not healthy, and the budget of this name lets such pods go.
+    Unhealthy(String),
 }
 
 impl Call {
@@ -51,23 +67,64 @@ impl Call {
             self.core.admission.mutate(&mut request)?;
             self.core.admission.validate(&mut request)?;
         }
-        let pod = storage::parse(&*self.current()?)?;
-        if !ignores_budgets(&pod) {
-            self.charge_budget(&pod, delete.dry_run).await?;
-        }
-        if !delete.dry_run {
-            self.mark_disrupted(&delete).await?;
-            delete.resource_version = None;
-        }
-        self.delete_object(&delete).await?;
+        self.remove(&delete).await?;
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
         });
         Ok(self.reply_other(StatusCode::CREATED, &status))
     }
 
+    /// Deletes the pod if its budget permits. A pod that may go only because of the state it is in goes only in that state:
+    /// one that has become healthy meanwhile is a disruption.
+    async fn remove(&self, asked: &DeleteOptions) -> Result<(), ApiError> {
+        let is_ours = asked.resource_version.is_none();
+        let in_state = |pod: &Value| {
+            let mut delete = asked.clone();
+            if is_ours {
+                delete.resource_version = pod["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+            }
+            delete
+        };
+        // Each round is lost to another writer of the pod, so this ends with the last of them, or with the request's time.
+        let pod = loop {
+            let pod = storage::parse(&*self.current()?)?;
+            if !ignores_budgets(&pod) {
+                break pod;
+            }
+            let delete = if is_over(&pod) { asked.clone() } else { in_state(&pod) };
+            match self.mark_and_delete(delete).await {
+                Err(error) if error.code == 409 && is_ours => {}
+                outcome => return outcome,
+            }
+        };
+        match self.charge_budget(&pod, asked.dry_run).await? {
+            Permission::Granted => self.mark_and_delete(asked.clone()).await,
+            Permission::Unhealthy(budget) => match self.mark_and_delete(in_state(&pod)).await {
+                Err(error) if error.code == 409 && is_ours => Err(still_processed(&budget)),
+                outcome => outcome,
+            },
+        }
+    }
+
+    async fn mark_and_delete(&self, mut delete: DeleteOptions) -> Result<(), ApiError> {
+        if !delete.dry_run {
+            match self.mark_disrupted(&delete).await? {
+                // The mark is ours and no reason not to go on.
+                Outcome::Stored(record) if delete.resource_version.is_some() => {
+                    let marked = storage::parse(&record)?;
+                    delete.resource_version =
+                        marked["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+                }
+                Outcome::Deleted(_) => return Ok(()),
+                Outcome::Stored(_) | Outcome::DryRun(_) => {}
+            }
+        }
+        self.delete_object(&delete).await?;
+        Ok(())
+    }
+
     /// Says in the pod's status why it goes, so that its owners can tell.
-    async fn mark_disrupted(&self, delete: &DeleteOptions) -> Result<(), ApiError> {
+    async fn mark_disrupted(&self, delete: &DeleteOptions) -> Result<Outcome, ApiError> {
         let now = clock::now();
         let write = crate::system::internal();
         let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
@@ -83,13 +140,14 @@ impl Call {
             set_condition(&mut new, condition, &now);
             Ok(new)
         })
-        .await?;
-        Ok(())
+        .await
     }
 
     /// Takes one disruption from the pod's budget, if it has one.
-    async fn charge_budget(&self, pod: &Value, dry_run: bool) -> Result<(), ApiError> {
-        let Some(kind) = self.core.catalogue.stored("policy", "poddisruptionbudgets") else { return Ok(()) };
+    async fn charge_budget(&self, pod: &Value, dry_run: bool) -> Result<Permission, ApiError> {
+        let Some(kind) = self.core.catalogue.stored("policy", "poddisruptionbudgets") else {
+            return Ok(Permission::Granted);
+        };
         let range = storage::range(&kind, &self.info.namespace)?;
         let found = self
             .core
@@ -106,7 +164,7 @@ impl Call {
             })
             .collect();
         let budget = match budgets.as_slice() {
-            [] => return Ok(()),
+            [] => return Ok(Permission::Granted),
             [one] => one,
             _ => {
                 let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
@@ -119,20 +177,50 @@ impl Call {
         let write = WriteOptions { dry_run, ..crate::system::internal() };
         let change = Change { part: Part::Status, write: &write, body: None, internal: true, tracked: true };
         let now = clock::now();
-        call.change(&change, |budget| match judge(pod, budget, &now) {
-            Verdict::Free => Ok(budget.clone()),
-            Verdict::Charged(new) => Ok(new),
-            Verdict::Refused(error) => Err(error),
+        let is_free = AtomicBool::new(false);
+        call.change(&change, |budget| {
+            let verdict = judge(pod, budget, &now);
+            is_free.store(verdict == Verdict::Free, Ordering::Relaxed);
+            match verdict {
+                Verdict::Free => Ok(budget.clone()),
+                Verdict::Charged(new) => Ok(new),
+                Verdict::Refused(error) => Err(error),
+            }
         })
         .await?;
-        Ok(())
+        match is_free.into_inner() {
+            true => Ok(Permission::Unhealthy(name.to_owned())),
+            false => Ok(Permission::Granted),
+        }
     }
+}
+
+/// 429: the budget is about to say something else.
+fn still_processed(budget: &str) -> ApiError {
+    let message = format!("The disruption budget {budget} is still being processed by the server.");
+    refused(message, 10)
+}
+
+/// 429 with the cause; a client is told when to come again where that can be said.
+fn refused(cause: String, seconds: u64) -> ApiError {
+    let mut error = response::too_many_requests(REFUSED, seconds);
+    let mut details = json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]});
+    if seconds > 0 {
+        details["retryAfterSeconds"] = json!(seconds);
+    }
+    error.details = Some(details);
+    error
+}
+
+/// A pod that is over or going already cannot become healthy any more.
+fn is_over(pod: &Value) -> bool {
+    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+    matches!(phase, "Succeeded" | "Failed") || pod["metadata"]["deletionTimestamp"].is_string()
 }
 
 /// A pod that is over, has not started, or is going already disrupts nothing.
 fn ignores_budgets(pod: &Value) -> bool {
-    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    matches!(phase, "Succeeded" | "Failed" | "Pending") || pod["metadata"]["deletionTimestamp"].is_string()
+    is_over(pod) || pod["status"]["phase"] == "Pending"
 }
 
 fn judge(pod: &Value, budget: &Value, now: &str) -> Verdict {
@@ -150,40 +238,60 @@ fn judge(pod: &Value, budget: &Value, now: &str) -> Verdict {
             return Verdict::Free;
         }
     }
-    let refuse = |cause: String| {
-        let mut error = response::too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            0,
-        );
-        error.details = Some(json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]}));
-        Verdict::Refused(error)
-    };
     if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
-        let mut error = response::too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            10,
-        );
-        if let Some(details) = &mut error.details {
-            details["causes"] = json!([{
-                "reason": "DisruptionBudget",
-                "message": format!("The disruption budget {name} is still being processed by the server."),
-            }]);
-        }
-        return Verdict::Refused(error);
+        return Verdict::Refused(still_processed(name));
     }
-    if number("disruptionsAllowed") <= 0 {
-        return refuse(format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            number("desiredHealthy"),
-            number("currentHealthy")
-        ));
+    let forbidden =
+        |why: &str| Verdict::Refused(ApiError::forbidden("policy", "poddisruptionbudget", name, why));
+    let allowed = number("disruptionsAllowed");
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MOST_DISRUPTED) {
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+    }
+    if allowed == 0 {
+        return Verdict::Refused(refused(why_not(name, status), 0));
     }
     let mut new = budget.clone();
-    new["status"]["disruptionsAllowed"] = json!(number("disruptionsAllowed") - 1);
+    // Two evictions must not spend the same disruption.
+    new["status"]["disruptionsAllowed"] = json!(allowed - 1);
+    if allowed == 1 {
+        let condition = json!({
+            "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+            "observedGeneration": status["observedGeneration"],
+        });
+        set_condition(&mut new, condition, now);
+    }
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     new["status"]["disruptedPods"][pod_name] = json!(now);
-    // Two evictions must not spend the same disruption.
     Verdict::Charged(new)
+}
+
+/// Why a budget allows no disruption, in upstream's words.
+fn why_not(name: &str, status: &Value) -> String {
+    let number = |name: &str| status[name].as_i64().unwrap_or(0);
+    let (current, desired) = (number("currentHealthy"), number("desiredHealthy"));
+    let condition = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "DisruptionAllowed" && condition["status"] == "False");
+    let text = |field: &str| condition.and_then(|it| it[field].as_str()).unwrap_or_default();
+    let (reason, message) = (text("reason"), text("message"));
+    let says = !message.is_empty();
+    // First, since the numbers are not to be trusted then.
+    if says && reason == "SyncFailed" {
+        format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+        )
+    } else if current <= desired {
+        format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
+    } else if says {
+        format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {message}")
+    } else {
+        format!("The disruption budget {name} does not allow evicting pods currently")
+    }
 }
 
 #[cfg(test)]
@@ -199,8 +307,63 @@ mod tests {
         let Verdict::Charged(new) = judge(&pod, &budget, "t") else { panic!("must be allowed") };
         assert_eq!(new["status"]["disruptionsAllowed"], 0);
         assert_eq!(new["status"]["disruptedPods"]["a"], "t");
+        assert_eq!(new["status"]["conditions"][0]["reason"], "InsufficientPods");
         let Verdict::Refused(error) = judge(&pod, &new, "t") else { panic!("must be refused") };
         assert_eq!((error.code, error.reason), (429, "TooManyRequests"));
         assert!(ignores_budgets(&json!({"status": {"phase": "Succeeded"}, "metadata": {}})));
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let pod = json!({"metadata": {"name": "a"}, "status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        let budget =
+            |status: Value| json!({"metadata": {"name": "b", "generation": 2}, "spec": {}, "status": status});
+        let refused = |status: Value| match judge(&pod, &budget(status), "t") {
+            Verdict::Refused(error) => error,
+            other => panic!("{other:?}"),
+        };
+        let cause = |error: &ApiError| {
+            error.details.as_ref().unwrap()["causes"][0]["message"].as_str().unwrap().to_owned()
+        };
+        let old = refused(json!({"observedGeneration": 1, "disruptionsAllowed": 3}));
+        assert_eq!(cause(&old), "The disruption budget b is still being processed by the server.");
+        assert_eq!(old.details.as_ref().unwrap()["retryAfterSeconds"], 10);
+        let spent = refused(json!({"observedGeneration": 2, "desiredHealthy": 2, "currentHealthy": 2}));
+        assert_eq!(cause(&spent), "The disruption budget b needs 2 healthy pods and has 2 currently");
+        assert!(spent.details.as_ref().unwrap().get("retryAfterSeconds").is_none(), "nobody can say when");
+        let failed = |reason: &str| {
+            json!({"observedGeneration": 2, "desiredHealthy": 1, "currentHealthy": 2, "conditions": [
+            {"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": "because"}]})
+        };
+        assert_eq!(
+            cause(&refused(failed("SyncFailed"))),
+            "The disruption budget b does not allow evicting pods currently because it failed sync: because"
+        );
+        assert_eq!(
+            cause(&refused(failed("Other"))),
+            "The disruption budget b does not allow evicting pods currently (Other): because"
+        );
+        assert_eq!(refused(json!({"observedGeneration": 2, "disruptionsAllowed": -1})).code, 403);
+    }
+
+    #[test]
+    fn an_unhealthy_pod_is_free_where_the_policy_says_so() {
+        let pod = json!({"metadata": {"name": "a"}, "status": {"phase": "Running", "conditions": []}});
+        let budget = |policy: Value, current: i32| {
+            json!({
+            "metadata": {"name": "b", "generation": 1}, "spec": {"unhealthyPodEvictionPolicy": policy},
+            "status": {"observedGeneration": 1, "desiredHealthy": 2, "currentHealthy": current}})
+        };
+        for (policy, current, free) in [
+            (Value::Null, 2, true),
+            (Value::Null, 1, false),
+            (json!("IfHealthyBudget"), 2, true),
+            (json!("IfHealthyBudget"), 1, false),
+            (json!("AlwaysAllow"), 0, true),
+        ] {
+            let verdict = judge(&pod, &budget(policy.clone(), current), "t");
+            assert_eq!(verdict == Verdict::Free, free, "{policy} {current}");
+        }
     }
 }

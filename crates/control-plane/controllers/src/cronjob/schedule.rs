@@ -116,18 +116,25 @@ impl Fields {
         has(self.months, date.month()) && if either { day || weekday } else { day && weekday }
     }
 
-    /// The first matching minute of the day after `after`. Minutes that the clock skips do not happen.
+    /// The first matching minute of the day after `after`. Minutes that the clock skips do not happen; those that it repeats
+    /// happen twice, as upstream.
     fn on(&self, date: Date, after: Timestamp) -> Option<Timestamp> {
         let hours = (0..24i8).filter(|hour| self.hours & (1 << hour) != 0);
         hours
             .flat_map(|hour| (0..60i8).map(move |minute| (hour, minute)))
             .filter(|(_, minute)| self.minutes & (1 << minute) != 0)
-            .filter_map(|(hour, minute)| {
+            .flat_map(|(hour, minute)| {
                 let ambiguous = self.zone.to_ambiguous_timestamp(date.to_datetime(time(hour, minute, 0, 0)));
-                let skipped = matches!(ambiguous.offset(), AmbiguousOffset::Gap { .. });
-                if skipped { None } else { ambiguous.earlier().ok() }
+                let moments = match ambiguous.offset() {
+                    AmbiguousOffset::Gap { .. } => [None, None],
+                    AmbiguousOffset::Unambiguous { .. } => [ambiguous.earlier().ok(), None],
+                    AmbiguousOffset::Fold { .. } => [ambiguous.earlier().ok(), ambiguous.later().ok()],
+                };
+                moments.into_iter().flatten()
             })
-            .find(|moment| *moment > after)
+            .filter(|moment| *moment > after)
+            // Not the first found: in an hour that comes twice moments are not in the order of the clock.
+            .min()
     }
 }
 

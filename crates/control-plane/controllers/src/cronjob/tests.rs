@@ -61,6 +61,51 @@ fn schedules_say_what_comes_next() {
     }
 }
 
+/// Where clocks are set forward an hour is missing, where they are set back one comes twice, and a leap day is rare.
+#[test]
+fn times_that_do_not_exist_and_times_that_come_twice() {
+    let berlin = TimeZone::get("Europe/Berlin").expect("time zone data is installed");
+    let utc = TimeZone::UTC;
+    for (case, schedule, zone, after, expected) in [
+        ("in the gap", "30 2 * * *", &berlin, "2026-03-28T12:00:00Z", &["2026-03-30T00:30:00Z"][..]),
+        (
+            "across the gap",
+            "30 * * * *",
+            &berlin,
+            "2026-03-29T00:00:00Z",
+            &["2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"],
+        ),
+        (
+            "in the overlap",
+            "30 2 * * *",
+            &berlin,
+            "2026-10-24T12:00:00Z",
+            &["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"],
+        ),
+        (
+            "across the overlap",
+            "*/30 * * * *",
+            &berlin,
+            "2026-10-25T00:20:00Z",
+            &["2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:00:00Z"],
+        ),
+        (
+            "leap day",
+            "0 0 29 2 *",
+            &utc,
+            "2026-01-01T00:00:00Z",
+            &["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"],
+        ),
+    ] {
+        let schedule = Schedule::parse(schedule, zone).unwrap();
+        let mut moment = ts(after);
+        for expected in expected {
+            moment = schedule.next(moment).unwrap();
+            assert_eq!(moment, ts(expected), "{case}");
+        }
+    }
+}
+
 const CREATED: &str = "2026-01-01T00:00:30Z";
 
 fn cron(schedule: &str) -> CronJob {
