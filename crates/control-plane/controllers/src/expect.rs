@@ -120,6 +120,15 @@ impl Expectations {
         open.get(owner).into_iter().flatten().filter_map(uid).collect()
     }
 
+    /// Whether deletions are among what the cache does not show yet.
+    pub(crate) fn awaits_deletions(&self, owner: &ObjectKey) -> bool {
+        let open = self.open.lock();
+        open.get(owner)
+            .into_iter()
+            .flatten()
+            .any(|(expected, _)| matches!(expected, Expected::Deleted { .. }))
+    }
+
     /// Drops what was expected for an owner that is gone.
     pub(crate) fn forget(&self, owner: &ObjectKey) {
         self.open.lock().remove(owner);

@@ -7,10 +7,13 @@
 //!
 //! `cargo test -p podium-controllers simulation` runs 500 seeds. `PODIUM_SIM_SEEDS=100000` runs more, from `PODIUM_SIM_FROM`;
 //! `PODIUM_SIM_SEED=17` runs that one again and prints what happened. Equal seeds are equal runs.
+//!
+//! `rollout` is about one rolling update of many replicas, with a process that dies again and again.
 
 mod ending;
 mod invariants;
 mod link;
+mod rollout;
 mod sabotage;
 mod scenario;
 mod world;

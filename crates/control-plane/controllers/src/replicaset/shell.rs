@@ -84,6 +84,12 @@ async fn reconcile<K: Replicated>(controller: Arc<Controller<K>>, key: ObjectKey
         .map_err(|error| Error::Unusable { object: key.to_string(), why: error.to_string() })?;
     let now = controller.context.now();
     let caught_up = controller.expectations.satisfied(&key, &controller.pods, now);
+    // Pods that were made and are not seen yet are no news: nothing can be decided, and to read thousands of pods for the status
+    // after each of them would cost more than to make them. Deletions are, see below.
+    if !caught_up && !controller.expectations.awaits_deletions(&key) {
+        controller.queue.add_after(key, LAG_CHECK);
+        return Ok(());
+    }
     let decision = controller.observe(&key, &view, &selector, caught_up);
     let children = Children {
         context: &controller.context,

@@ -109,14 +109,33 @@ fn is_slow(pod: &Value) -> bool {
     of_set && number.is_some_and(|number| number.is_multiple_of(7))
 }
 
-struct Process {
-    link: Link,
+/// A process that runs controllers.
+pub(super) struct Process {
+    pub(super) link: Link,
     stop: Shutdown,
     task: JoinHandle<()>,
 }
 
 impl Process {
-    fn kill(&self) {
+    /// Starts the named controllers over a link of their own.
+    pub(super) fn start(link: Link, clock: RuntimeClock, rng: Rng, controllers: &[&str]) -> Self {
+        let stop = Shutdown::new();
+        let informers = SharedInformers::new(link.acting_as(OWN_IDENTITY), stop.clone());
+        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
+        let config = Config {
+            controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
+            clock: Arc::new(clock),
+            names: Arc::new(SeededNames(Mutex::new(rng))),
+            ..Config::new(Arc::new(link.clone()), informers, settings)
+        };
+        let shutdown = stop.clone();
+        let task = tokio::spawn(async move {
+            crate::manager::run(config, shutdown).await.expect("controllers run");
+        });
+        Self { link, stop, task }
+    }
+
+    pub(super) fn kill(&self) {
         self.link.die();
         self.task.abort();
         self.stop.cancel();
@@ -175,19 +194,7 @@ impl World {
         if self.scenario.crashes && self.rng.u32(0..3) > 0 {
             link.doom(self.rng.u32(0..60));
         }
-        let stop = Shutdown::new();
-        let informers = SharedInformers::new(link.acting_as(OWN_IDENTITY), stop.clone());
-        let settings = Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() };
-        let config = Config {
-            clock: Arc::new(self.clock),
-            names: Arc::new(SeededNames(Mutex::new(self.rng.fork()))),
-            ..Config::new(Arc::new(link.clone()), informers, settings)
-        };
-        let shutdown = stop.clone();
-        let task = tokio::spawn(async move {
-            crate::manager::run(config, shutdown).await.expect("controllers run");
-        });
-        self.processes.push(Process { link, stop, task });
+        self.processes.push(Process::start(link, self.clock, self.rng.fork(), &["*"]));
     }
 
     async fn step(&mut self, step: u32) {

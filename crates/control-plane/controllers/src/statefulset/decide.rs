@@ -6,10 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::identity::{first, is_identified, ordinal, revision};
 use super::status::{self, is_running_and_ready};
 use crate::children::Target;
+use crate::deployment::scaled;
 use crate::pods;
 
 /// The revision the pods had, and the one they are to have.
@@ -210,7 +212,8 @@ impl<'a> Work<'a> {
         all.iter().find(|(_, pod)| !self.is_available(pod)).map(|(number, _)| *number)
     }
 
-    /// Replaces the highest number that has the old template, once everything above it serves.
+    /// Replaces the highest number that has the old template, once everything above it serves; or, where the set says how many may
+    /// be missing, as many from the highest on as that leaves.
     fn roll(&mut self) {
         let strategy = self.spec.update_strategy.as_ref();
         if strategy.and_then(|it| it.type_.as_deref()) == Some("OnDelete") {
@@ -218,6 +221,10 @@ impl<'a> Work<'a> {
         }
         let partition = strategy.and_then(|it| it.rolling_update.as_ref()?.partition).unwrap_or_default();
         let lowest = first(self.seen.set) + partition;
+        let most = strategy.and_then(|it| it.rolling_update.as_ref()?.max_unavailable.as_ref());
+        if let Some(most) = most {
+            return self.roll_several(lowest, most);
+        }
         for (number, pod) in self.replicas.iter().rev() {
             let Some(pod) = pod.as_ref().filter(|_| *number >= lowest) else { return };
             if revision(pod) != self.seen.revisions.update_name && !pods::is_terminating(pod) {
@@ -228,5 +235,19 @@ impl<'a> Work<'a> {
                 return;
             }
         }
+    }
+
+    /// Source: `updateStatefulSetAfterInvariantEstablished`, which upstream has behind the gate `MaxUnavailableStatefulSet`.
+    fn roll_several(&mut self, lowest: i32, most: &IntOrString) {
+        let total = i32::try_from(self.replicas.len()).unwrap_or(i32::MAX);
+        let most = usize::try_from(scaled(most, total, false).max(1)).unwrap_or(1);
+        let serves = |pod: &Option<Arc<Pod>>| pod.as_ref().is_some_and(|pod| self.is_available(pod));
+        let missing = self.replicas.values().filter(|pod| !serves(pod)).count();
+        let old = self.replicas.iter().rev().take_while(|(number, _)| **number >= lowest);
+        let old = old
+            .filter_map(|(_, pod)| pod.as_ref())
+            .filter(|pod| revision(pod) != self.seen.revisions.update_name && !pods::is_terminating(pod));
+        let next = old.take(most.saturating_sub(missing)).map(|pod| Target::of(pod)).collect::<Vec<_>>();
+        self.out.delete.extend(next);
     }
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 
 use super::decide::{Decision, Observed, Revisions, Version, decide};
@@ -108,6 +109,32 @@ fn pods_come_one_after_the_other() {
     let slow = edited(set(2), |spec| spec.min_ready_seconds = Some(2000));
     let waiting = decided(&slow, vec![well(0, "new")]);
     assert_eq!((created(&waiting), waiting.next_check), (vec![], Some(at(2001))));
+}
+
+#[test]
+fn as_many_are_updated_at_once_as_may_be_missing() {
+    let with = |most: IntOrString, partition: i32| {
+        edited(partitioned(5, partition), |spec| {
+            let update = spec.update_strategy.as_mut().unwrap().rolling_update.as_mut().unwrap();
+            update.max_unavailable = Some(most);
+        })
+    };
+    let int = IntOrString::Int;
+    let old = |sick: &[i32]| -> Vec<Pod> {
+        (0..5)
+            .map(|number| if sick.contains(&number) { member(number, "old") } else { well(number, "old") })
+            .collect()
+    };
+    let going = |set: &StatefulSet, pods| deleted(&decided(set, pods)).join(" ");
+    assert_eq!(going(&with(int(2), 0), old(&[])), "db-4 db-3");
+    assert_eq!(going(&with(int(2), 4), old(&[])), "db-4", "not below the partition");
+    let half = IntOrString::String("50%".to_owned());
+    assert_eq!(going(&with(half, 0), old(&[])), "db-4 db-3", "rounded down");
+    assert_eq!(going(&with(IntOrString::String("1%".to_owned()), 0), old(&[])), "db-4", "but never none");
+    let loose =
+        |most| edited(with(int(most), 0), |spec| spec.pod_management_policy = Some("Parallel".to_owned()));
+    assert_eq!(going(&loose(3), old(&[1])), "db-4 db-3", "one is missing already");
+    assert_eq!(going(&loose(1), old(&[1])), "", "and that is all that may be");
 }
 
 #[test]
