@@ -198,11 +198,11 @@ impl Call {
 /// 429: the budget is about to say something else.
 fn still_processed(budget: &str) -> ApiError {
     let message = format!("The disruption budget {budget} is still being processed by the server.");
-    refused(message, 10)
+    refused(&message, 10)
 }
 
 /// 429 with the cause; a client is told when to come again where that can be said.
-fn refused(cause: String, seconds: u64) -> ApiError {
+fn refused(cause: &str, seconds: u64) -> ApiError {
     let mut error = response::too_many_requests(REFUSED, seconds);
     let mut details = json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]});
     if seconds > 0 {
@@ -251,7 +251,7 @@ fn judge(pod: &Value, budget: &Value, now: &str) -> Verdict {
         return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
     }
     if allowed == 0 {
-        return Verdict::Refused(refused(why_not(name, status), 0));
+        return Verdict::Refused(refused(&why_not(name, status), 0));
     }
     let mut new = budget.clone();
     // Two evictions must not spend the same disruption.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, Namespace, ObjectFieldSelector, Pod, PodTemplateSpec,
 };
@@ -160,14 +160,15 @@ fn mode(job: &Job) -> &'static str {
 /// Counts what a status that was written says for the first time.
 fn count_news(job: &Job, written: &Job) {
     let mode = mode(job);
-    let (before, after) =
-        (job.status.clone().unwrap_or_default(), written.status.clone().unwrap_or_default());
+    let none = JobStatus::default();
+    let before = job.status.as_ref().unwrap_or(&none);
+    let after = written.status.as_ref().unwrap_or(&none);
     let news =
         |old: Option<i32>, new: Option<i32>| u64::try_from(new.unwrap_or(0) - old.unwrap_or(0)).unwrap_or(0);
     metrics::JOB_PODS_FINISHED.with([mode, "succeeded"]).add(news(before.succeeded, after.succeeded));
     metrics::JOB_PODS_FINISHED.with([mode, "failed"]).add(news(before.failed, after.failed));
     for (type_, result) in [(status::COMPLETE, "succeeded"), (status::FAILED, "failed")] {
-        if let (None, Some(condition)) = (status::holds(&before, type_), status::holds(&after, type_)) {
+        if let (None, Some(condition)) = (status::holds(before, type_), status::holds(after, type_)) {
             let reason = condition.reason.as_deref().unwrap_or_default();
             metrics::JOBS_FINISHED.with([mode, reason, result]).increment();
         }

@@ -109,17 +109,17 @@ impl Controller {
             Change::Deleted(_) => event("RemovingNode", format!("Removing Node {name} from Controller")),
             Change::Modified { .. } => {}
         }
-        if matches!(change, Change::Deleted(_)) {
-            self.zones.lock().remove(name);
+        // One node's recovery or loss can change what is right for all others of its failure domain.
+        let concerned = if matches!(change, Change::Deleted(_)) {
+            self.zones.lock().remove(name)
         } else {
             let excluded = node.metadata.labels.as_ref().is_some_and(|it| it.contains_key(EXCLUDED));
             let ready = nodes::is_ready(node);
-            // One node's recovery or loss can change what is right for all others of its failure domain.
-            let concerned = self.zones.lock().put(name, nodes::zone(node), ready, excluded);
-            concerned.into_iter().for_each(|name| self.queue.add(ObjectKey::cluster(name)));
             let heartbeat = nodes::condition(node, "Ready").and_then(|it| it.last_heartbeat_time.clone());
             self.sign_of_life(name, None, heartbeat);
-        }
+            self.zones.lock().put(name, nodes::zone(node), ready, excluded)
+        };
+        concerned.into_iter().for_each(|name| self.queue.add(ObjectKey::cluster(name)));
         self.queue.add(ObjectKey::of(node.as_ref()));
     }
 

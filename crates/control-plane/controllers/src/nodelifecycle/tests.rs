@@ -176,6 +176,16 @@ fn domains_are_judged_as_their_nodes_come_and_go() {
     assert_eq!(put("b1", "a", false).0, "a1 b1", "a node may move");
     zones.put("out", "a".to_owned(), false, true);
     assert_eq!(zones.fares("a").nodes, 2, "excluded nodes are not counted");
+    zones.put("c1", "c".to_owned(), true, false);
+    assert_eq!(
+        zones.put("b1", "c".to_owned(), false, false),
+        Vec::<String>::new(),
+        "c is well, and a as dark as before"
+    );
+    zones.put("b1", "a".to_owned(), false, false);
+    let mut concerned = zones.remove("c1");
+    concerned.sort();
+    assert_eq!(concerned, ["a1", "b1"], "the last ready node is gone");
     zones.remove("a1");
     zones.remove("b1");
     assert_eq!(zones.fares("a"), fares(ZoneState::Normal, 0, false));

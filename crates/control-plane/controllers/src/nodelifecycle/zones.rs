@@ -1,7 +1,7 @@
 //! How the failure domains fare, kept up to date node by node: in a large outage nobody can afford to look at all nodes for
 //! each of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::decide::{Rates, ZoneState, zone_state};
 use crate::metrics;
@@ -47,28 +47,48 @@ impl Zones {
 
     /// Takes over the state of a node. Returns the nodes that are not ready and for which something is different now.
     pub(crate) fn put(&mut self, node: &str, zone: String, ready: bool, excluded: bool) -> Vec<String> {
-        let standing = Standing { zone: zone.clone(), ready, excluded };
-        if self.nodes.get(node) == Some(&standing) {
-            return Vec::new();
-        }
-        let before = self.fares(&zone);
-        self.remove(node);
-        count(&mut self.zones, &standing, true);
-        self.nodes.insert(node.to_owned(), standing);
-        let after = self.fares(&zone);
-        if before == after {
-            return Vec::new();
-        }
-        let everywhere = before.all_dark != after.all_dark;
-        let concerned = self.nodes.iter().filter(|(_, it)| !it.ready && (everywhere || it.zone == zone));
-        concerned.map(|(name, _)| name.clone()).collect()
+        self.replace(node, Some(Standing { zone, ready, excluded }))
     }
 
-    /// Forgets a node.
-    pub(crate) fn remove(&mut self, node: &str) {
-        if let Some(standing) = self.nodes.remove(node) {
-            count(&mut self.zones, &standing, false);
+    /// Forgets a node. Returns as [`Self::put`].
+    pub(crate) fn remove(&mut self, node: &str) -> Vec<String> {
+        self.replace(node, None)
+    }
+
+    fn replace(&mut self, node: &str, new: Option<Standing>) -> Vec<String> {
+        let old = self.nodes.get(node).cloned();
+        if old == new {
+            return Vec::new();
         }
+        let concerned: BTreeSet<String> =
+            old.iter().chain(&new).map(|standing| standing.zone.clone()).collect();
+        let before: Vec<Fares> = concerned.iter().map(|zone| self.fares(zone)).collect();
+        if let Some(old) = &old {
+            count(&mut self.zones, old, false);
+            self.nodes.remove(node);
+        }
+        if let Some(new) = new {
+            count(&mut self.zones, &new, true);
+            self.nodes.insert(node.to_owned(), new);
+        }
+        let after = concerned.iter().map(|zone| self.fares(zone));
+        let changed: Vec<(&String, Fares, Fares)> = concerned
+            .iter()
+            .zip(before)
+            .zip(after)
+            .filter(|((_, before), after)| self.judged(before) != self.judged(after))
+            .map(|((zone, before), after)| (zone, before, after))
+            .collect();
+        let everywhere = changed.iter().any(|(_, before, after)| before.all_dark != after.all_dark);
+        let is_concerned =
+            |standing: &Standing| everywhere || changed.iter().any(|(zone, ..)| **zone == standing.zone);
+        let lost = self.nodes.iter().filter(|(_, standing)| !standing.ready && is_concerned(standing));
+        lost.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What of it decisions depend on.
+    fn judged(&self, fares: &Fares) -> (ZoneState, bool, bool) {
+        (fares.state, fares.nodes > self.rates.large_zone, fares.all_dark)
     }
 
     /// How a failure domain fares.

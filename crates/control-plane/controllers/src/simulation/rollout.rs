@@ -18,7 +18,7 @@ use super::number;
 use super::world::Process;
 use crate::clock::RuntimeClock;
 use crate::testing::api::{Commit, FakeApi};
-use crate::testing::at;
+use crate::testing::{at, namespace};
 
 /// Replicas of an ordinary run.
 const REPLICAS: u64 = 60;
@@ -102,6 +102,7 @@ impl Rollout {
         let tally = Arc::new(Mutex::new(Tally::default()));
         let judge = Arc::clone(&tally);
         api.simulate(clock, Box::new(move |commit| judge.lock().see(commit)));
+        api.create("/namespaces", &namespace("ns"));
         api.create("apps/deployments", deployment);
         let process = process(&api, clock, &mut rng, 1);
         Self { api, clock, rng, tally, process, processes: 1 }
