@@ -7,6 +7,7 @@ mod pack;
 mod shell;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 pub(crate) use decide::Decision;
 pub(crate) use pack::{Family, Group, Groups, Parent, endpoint_key, port_key};

@@ -10,8 +10,10 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
+use podium_client::EventType;
 
 use super::pack::{Family, Group, Groups, Parent, endpoint_key, port_key};
+use super::topology::{self, Shares};
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::names::NameSource;
 use crate::owner;
@@ -28,6 +30,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) slices: &'a [Arc<EndpointSlice>],
     /// The nodes of those pods, by name; the zone where one is known.
     pub(crate) nodes: &'a BTreeMap<String, Option<String>>,
+    /// What the zones have of the cluster's processors, if that can be told. Needed only where [`topology::is_asked`].
+    pub(crate) shares: Option<&'a Shares>,
 }
 
 /// Writes in the order given: what serves first.
@@ -39,6 +43,8 @@ pub(crate) struct Decision {
     pub(crate) delete: Vec<EndpointSlice>,
     /// Pods left out because their node is not known yet.
     pub(crate) homeless: Vec<String>,
+    /// Type, reason and message.
+    pub(crate) events: Vec<(EventType, &'static str, String)>,
 }
 
 /// Chooses the writes for one Service. No I/O.
@@ -50,8 +56,9 @@ pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
         decision.delete.push(EndpointSlice::clone(slice));
     }
     for family in families {
-        let (groups, homeless) = wanted(seen, family);
+        let (mut groups, homeless) = wanted(seen, family);
         decision.homeless = homeless;
+        decision.events.extend(hint(seen, family, &mut groups));
         let part = Family { parent: &parent, family, names }.reconcile(seen.slices, groups);
         decision.create.extend(part.create);
         decision.update.extend(part.update);
@@ -62,6 +69,27 @@ pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
         decision.create.clear();
     }
     decision
+}
+
+/// Adds hints by zone where the Service asks for them by annotation, and tells what became of that.
+fn hint(seen: &Observed<'_>, family: &str, groups: &mut Groups) -> Option<(EventType, &'static str, String)> {
+    let slices = || seen.slices.iter().map(AsRef::as_ref).filter(|slice| slice.address_type == family);
+    let had_hints = topology::has_hints(slices(), family);
+    let disabled = |why: &str| {
+        (EventType::Warning, "TopologyAwareHintsDisabled", format!("{why}, addressType: {family}"))
+    };
+    if !topology::is_asked(seen.service) {
+        let distributes = seen.service.spec.as_ref().is_some_and(|spec| spec.traffic_distribution.is_some());
+        return (had_hints && !distributes).then(|| disabled("Topology Aware Hints has been disabled"));
+    }
+    match topology::assign(groups, slices(), seen.shares) {
+        Err(why) => Some(disabled(&why)),
+        Ok(()) if had_hints => None,
+        Ok(()) => {
+            let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+            Some((EventType::Normal, "TopologyAwareHintsEnabled", message))
+        }
+    }
 }
 
 /// The address types the Service asks for.
@@ -168,6 +196,9 @@ fn endpoint(pod: &Pod, zone: Option<&str>, service: &Service, family: &str) -> E
 
 /// Where an endpoint's traffic should come from, if the Service has a preference.
 fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    if topology::is_asked(service) {
+        return None;
+    }
     let preference = service.spec.as_ref()?.traffic_distribution.as_deref()?;
     let zones = || zone.map(|zone| vec![ForZone { name: zone.to_owned() }]);
     let hints = match preference {

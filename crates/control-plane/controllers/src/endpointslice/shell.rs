@@ -7,9 +7,13 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
-use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found};
+use parking_lot::Mutex;
+use podium_client::{
+    Change, Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found, reference_of,
+};
 
 use super::decide::{Decision, Observed, decide};
+use super::topology::{self, Capacity, zone};
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::{Expectations, Expected};
@@ -19,7 +23,9 @@ use crate::owner;
 use crate::pods;
 use crate::services;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// Index of Services that want hints by what zones have.
+const BY_MODE: &str = "controllers/topologyMode";
+const ASKED: &str = "Auto";
 /// Index of slices by the key of their Service.
 const BY_SERVICE: &str = "controllers/service";
 
@@ -49,6 +55,8 @@ struct Controller {
     slices: Informer<EndpointSlice>,
     queue: WorkQueue<ObjectKey>,
     expectations: Expectations,
+    /// What the zones have, for Services that want hints by it.
+    capacity: Arc<Mutex<Capacity>>,
 }
 
 /// The Service a slice belongs to.
@@ -61,15 +69,14 @@ fn is_ours(slice: &EndpointSlice) -> bool {
     labels::value(slice.metadata.labels.as_ref(), MANAGED_BY) == Some(MANAGER)
 }
 
-fn zone(node: &Node) -> Option<String> {
-    labels::value(node.metadata.labels.as_ref(), ZONE).filter(|zone| !zone.is_empty()).map(str::to_owned)
-}
-
 impl Controller {
     fn new(context: Context) -> Self {
         let informers = &context.informers;
         let (services, pods) = (informers.of::<Service>(), informers.of::<Pod>());
         services::index(&services, &pods);
+        services.add_index(BY_MODE, |service| {
+            topology::is_asked(service).then(|| ASKED.to_owned()).into_iter().collect()
+        });
         pods::index_by_node(&pods);
         let slices = informers.of::<EndpointSlice>();
         slices.add_index(BY_SERVICE, |slice| {
@@ -82,6 +89,7 @@ impl Controller {
             slices,
             queue: WorkQueue::new("endpoint_slice"),
             expectations: Expectations::default(),
+            capacity: Arc::default(),
             context,
         }
     }
@@ -103,7 +111,16 @@ impl Controller {
             }
         });
         let (queue, services, pods) = (self.queue.clone(), self.services.clone(), self.pods.clone());
+        let capacity = self.capacity.clone();
         self.nodes.on_event(move |change| {
+            let node = change.object();
+            let is_news = match change {
+                Change::Deleted(_) => capacity.lock().remove(owner::name(&node.metadata)),
+                Change::Added(_) | Change::Modified { .. } => capacity.lock().put(node),
+            };
+            if is_news {
+                services.keys_by_index(BY_MODE, ASKED).into_iter().for_each(|key| queue.add(key));
+            }
             if matches!(change, Change::Modified { old, new } if zone(old) == zone(new)) {
                 return;
             }
@@ -124,10 +141,12 @@ impl Controller {
             if !nodes.contains_key(name)
                 && let Some(node) = self.nodes.get(&ObjectKey::cluster(name))
             {
-                nodes.insert(name.to_owned(), zone(&node));
+                nodes.insert(name.to_owned(), zone(&node).map(str::to_owned));
             }
         }
-        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes };
+        let shares = if topology::is_asked(service) { self.capacity.lock().shares() } else { None };
+        let shares = shares.as_ref();
+        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes, shares };
         decide(&seen, self.context.names.as_ref())
     }
 }
@@ -148,6 +167,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     }
     let decision = controller.observe(&service, &key);
     let homeless = decision.homeless.join(", ");
+    for (type_, reason, message) in &decision.events {
+        controller.context.event_about(&reference_of(service.as_ref()), *type_, reason, message.as_str());
+    }
     metrics::slices_changed(decision.create.len(), decision.update.len(), decision.delete.len());
     let outcome = apply(&controller.context, &key, &controller.expectations, decision).await;
     metrics::SLICE_SYNCS.with([if outcome.is_ok() { "success" } else { "error" }]).increment();

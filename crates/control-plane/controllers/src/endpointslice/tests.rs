@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 
 use super::decide::{Decision, Observed, decide};
+use super::topology::Capacity;
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::names::CountedNames;
 use crate::testing::api::{FakeApi, Running};
@@ -56,7 +57,97 @@ fn decided(service: &Service, pods: &[Pod], slices: &[EndpointSlice]) -> Decisio
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
     let nodes = BTreeMap::from([("n1".to_owned(), Some("zone-a".to_owned())), ("n2".to_owned(), None)]);
-    decide(&Observed { service, pods: &pods, slices: &slices, nodes: &nodes }, &CountedNames::default())
+    let seen = Observed { service, pods: &pods, slices: &slices, nodes: &nodes, shares: None };
+    decide(&seen, &CountedNames::default())
+}
+
+/// Three endpoints in zone a and one in b, with processors as the shares say.
+fn hinted(slices: &[EndpointSlice], shares: Option<&[(&str, f64)]>, in_b: usize) -> Decision {
+    let mut service = service();
+    service.metadata.annotations = Some(labels(&[("service.kubernetes.io/topology-mode", "Auto")]));
+    let pods: Vec<_> =
+        (0..4 + in_b).map(|index| Arc::new(backend(index).on(if index < 3 { "a1" } else { "b1" }))).collect();
+    let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
+    let nodes = BTreeMap::from([("a1", "a"), ("b1", "b")]);
+    let nodes = nodes.into_iter().map(|(node, zone)| (node.to_owned(), Some(zone.to_owned()))).collect();
+    let shares: Option<BTreeMap<String, f64>> =
+        shares.map(|shares| shares.iter().map(|(zone, share)| ((*zone).to_owned(), *share)).collect());
+    let seen =
+        Observed { service: &service, pods: &pods, slices: &slices, nodes: &nodes, shares: shares.as_ref() };
+    decide(&seen, &CountedNames::default())
+}
+
+#[test]
+fn zones_get_endpoints_as_they_have_processors() {
+    let hints = |slices: &[EndpointSlice]| -> String {
+        let zone = |endpoint: &Endpoint| {
+            endpoint
+                .hints
+                .as_ref()
+                .map_or("-".to_owned(), |it| it.for_zones.as_ref().unwrap()[0].name.clone())
+        };
+        endpoints(slices).into_iter().map(zone).collect()
+    };
+    let half: &[(&str, f64)] = &[("a", 0.5), ("b", 0.5)];
+    let first = hinted(&[], Some(half), 0);
+    let stored = applied(&[], &first, 0);
+    assert_eq!(hints(&stored), "baab", "one of three works for the other zone");
+    assert_eq!(first.events[0].1, "TopologyAwareHintsEnabled");
+    assert_eq!(first.events[0].2, "Topology Aware Hints has been enabled, addressType: IPv4");
+    let again = hinted(&stored, Some(half), 0);
+    assert!(again.update.is_empty() && again.events.is_empty(), "and so it stays: {again:?}");
+    // With 45 % and 55 % what there is, is within the limit; with 75 % for a it is not.
+    let near: &[(&str, f64)] = &[("a", 0.45), ("b", 0.55)];
+    assert!(hinted(&stored, Some(near), 0).update.is_empty());
+    let mostly: &[(&str, f64)] = &[("a", 0.75), ("b", 0.25)];
+    assert_eq!(hints(&hinted(&stored, Some(mostly), 0).update), "aaab");
+    for (case, shares, why) in [
+        (
+            "nothing known",
+            None,
+            "Insufficient Node information: allocatable CPU or zone not specified on one or more nodes",
+        ),
+        (
+            "too few endpoints",
+            Some(&[("a", 0.2), ("b", 0.2), ("c", 0.2), ("d", 0.2), ("e", 0.2)][..]),
+            "Insufficient number of endpoints (4 endpoints, 5 zones)",
+        ),
+        (
+            "too uneven",
+            Some(&[("a", 0.32), ("b", 0.32), ("c", 0.36)][..]),
+            "Unable to allocate minimum required endpoints to each zone without exceeding overload threshold (4 endpoints, 3 zones)",
+        ),
+    ] {
+        let decision = hinted(&stored, shares, 0);
+        assert_eq!(hints(&decision.update), "----", "{case}");
+        assert_eq!(decision.events[0].2, format!("{why}, addressType: IPv4"), "{case}");
+    }
+    let gone = decided(&service(), &[backend(0).on("n1")], &stored);
+    assert_eq!(gone.events[0].1, "TopologyAwareHintsDisabled", "the annotation was taken off");
+}
+
+#[test]
+fn zones_have_what_their_ready_nodes_have() {
+    let node = |name: &str, zone: &str, cpu: &str, ready: &str| -> Node {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+            "status": {"allocatable": {"cpu": cpu}, "conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap()
+    };
+    let mut capacity = Capacity::default();
+    assert!(capacity.put(&node("a1", "a", "3", "True")));
+    assert!(!capacity.put(&node("a1", "a", "3", "True")), "no news");
+    assert_eq!(capacity.shares(), None, "one zone is no choice");
+    capacity.put(&node("b1", "b", "500m", "True"));
+    capacity.put(&node("b2", "b", "500m", "True"));
+    let shares = BTreeMap::from([("a".to_owned(), 0.75), ("b".to_owned(), 0.25)]);
+    assert_eq!(capacity.shares(), Some(shares.clone()));
+    capacity.put(&node("c1", "", "8", "True"));
+    assert_eq!(capacity.shares(), None, "a node without a zone spoils it");
+    assert!(capacity.put(&node("c1", "", "8", "False")), "unless it is not ready");
+    assert_eq!(capacity.shares(), Some(shares));
+    assert!(capacity.remove("b1") && !capacity.remove("b1"));
 }
 
 /// What the server has after the decision is carried out. New names must be new.

@@ -197,7 +197,7 @@ async fn a_budget_holds_under_many_drains_through_two_servers() {
     }
     let ended = tokio::time::timeout(LIMIT, async {
         while let Some(ended) = drains.join_next().await {
-            ended.expect("a drain")
+            ended.expect("a drain");
         }
     });
     assert!(ended.await.is_ok(), "{} of {EVICTIONS} evicted", gone.load(Ordering::SeqCst));
