@@ -66,6 +66,7 @@ mod tokencleaner;
 mod ttl;
 mod ttlafterfinished;
 mod vacprotection;
+mod volumebinder;
 
 pub use certificates::Signers;
 pub use clock::{Clock, RuntimeClock, SystemClock};

@@ -22,7 +22,7 @@ use crate::{
     endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector, job,
     legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, pvprotection, replicaset,
     resourcequota, rootca, serviceaccount, serviceaccounttoken, servicecidr, statefulset, tainteviction,
-    tokencleaner, ttl, ttlafterfinished, vacprotection,
+    tokencleaner, ttl, ttlafterfinished, vacprotection, volumebinder,
 };
 
 /// Why the controllers could not run.
@@ -357,6 +357,14 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "ephemeral_volume",
         workers: 5,
         start: |context| ephemeralvolume::run(context).boxed(),
+    },
+    Entry {
+        name: "persistentvolume-binder-controller",
+        account: "persistent-volume-binder",
+        component: "persistentvolume-controller",
+        // One: two claims decided at once could choose the same volume.
+        workers: 1,
+        start: |context| volumebinder::run(context).boxed(),
     },
     Entry {
         name: "persistentvolume-protection-controller",

@@ -44,6 +44,20 @@ pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
+/// The names of the claims the pod uses, those made for its ephemeral volumes included.
+pub(crate) fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().filter_map(|volume| match &volume.persistent_volume_claim {
+        Some(claim) => Some(claim.claim_name.clone()),
+        None => volume.ephemeral.as_ref().map(|_| ephemeral_claim_name(pod, &volume.name)),
+    })
+}
+
+/// The name of the claim made for an ephemeral volume.
+pub(crate) fn ephemeral_claim_name(pod: &Pod, volume: &str) -> String {
+    format!("{}-{volume}", pod.metadata.name.as_deref().unwrap_or_default())
+}
+
 /// Whether all containers have ended for good.
 pub(crate) fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")

@@ -17,6 +17,7 @@ pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod volumes;
 
 /// The version that servers and nodes report: the API's, and a word on who implements it.
 pub const VERSION: &str = "v1.36.2+podium";

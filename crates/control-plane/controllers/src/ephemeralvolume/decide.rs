@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::owner;
+use crate::pods;
 
 /// What one volume needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,7 @@ pub(crate) fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
 
 /// The name of a volume's claim.
 pub(crate) fn claim_name(pod: &Pod, volume: &Volume) -> String {
-    format!("{}-{}", owner::name(&pod.metadata), volume.name)
+    pods::ephemeral_claim_name(pod, &volume.name)
 }
 
 /// Decides about one volume of a pod that is not being deleted. `existing` is the claim of its name.

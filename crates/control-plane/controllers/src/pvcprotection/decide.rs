@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-use crate::owner;
 use crate::pods;
 use crate::protection;
 pub(crate) use crate::protection::Decision;
@@ -20,12 +19,5 @@ pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     if pods::node_name(pod).is_none() {
         return Vec::new();
     }
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    let name = |volume: &k8s_openapi::api::core::v1::Volume| {
-        if let Some(claim) = &volume.persistent_volume_claim {
-            return Some(claim.claim_name.clone());
-        }
-        volume.ephemeral.as_ref().map(|_| format!("{}-{}", owner::name(&pod.metadata), volume.name))
-    };
-    volumes.iter().filter_map(name).collect()
+    pods::claim_names(pod).collect()
 }

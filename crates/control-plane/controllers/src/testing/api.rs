@@ -57,6 +57,7 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
     ("", "v1", "persistentvolumes", "PersistentVolume", false),
+    ("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
     ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false),
     ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
     ("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false),

@@ -1,0 +1,465 @@
+//! Watches claims, volumes, classes and pods.
+
+use std::collections::HashSet;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use parking_lot::Mutex;
+use podium_api::volumes::{
+    BIND_COMPLETED, annotation, bound_to, claim_ref, class_of_claim, class_of_volume, has_class,
+    is_default_class, phase, volume_name,
+};
+use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_already_exists, is_not_found};
+
+use super::claims::{self, Act, Around, Event};
+use super::decide::{self, Needs};
+use super::latest::Latest;
+use super::plugins;
+use super::recycle::{self, Step};
+use super::status::{self, AVAILABLE, BOUND, FAILED};
+use crate::context::{Context, Error};
+use crate::owner;
+use crate::pods;
+
+/// Index of volumes by `class/` and their class while they are free, by `claim/` and their claim else; of claims that were never
+/// bound by `class/` and their class, of those that name a volume by `volume/` and its name.
+const BY_PARTNER: &str = "controllers/partner";
+/// Index of pods by the keys of their claims.
+const BY_CLAIM: &str = "controllers/anyClaim";
+
+fn class_value(class: &str) -> String {
+    format!("class/{class}")
+}
+
+fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
+    let reference = claim_ref(volume)?;
+    Some(ObjectKey::new(reference.namespace.as_deref()?, reference.name.as_deref()?))
+}
+
+fn partner_of_volume(volume: &PersistentVolume) -> String {
+    match reference_key(volume) {
+        Some(claim) => format!("claim/{claim}"),
+        None => class_value(class_of_volume(volume)),
+    }
+}
+
+fn partner_of_claim(claim: &PersistentVolumeClaim) -> Option<String> {
+    match volume_name(claim) {
+        Some(volume) => Some(format!("volume/{volume}")),
+        None if annotation(&claim.metadata, BIND_COMPLETED).is_some() => None,
+        None => Some(class_value(class_of_claim(claim))),
+    }
+}
+
+fn is_free(volume: &PersistentVolume) -> bool {
+    claim_ref(volume).is_none() && phase(volume) == AVAILABLE
+}
+
+fn claims_of(pod: &Pod) -> Vec<ObjectKey> {
+    let namespace = owner::namespace(&pod.metadata);
+    pods::claim_names(pod).map(|name| ObjectKey::new(namespace, name)).collect()
+}
+
+/// Runs the controller until shutdown. Claims and volumes share a queue: a key without a namespace is a volume's.
+pub(crate) async fn run(context: Context) {
+    let volumes = context.informers.of::<PersistentVolume>();
+    let claims = context.informers.of::<PersistentVolumeClaim>();
+    let classes = context.informers.of::<StorageClass>();
+    let pods = context.informers.of::<Pod>();
+    volumes.add_index(BY_PARTNER, |volume| vec![partner_of_volume(volume)]);
+    claims.add_index(BY_PARTNER, |claim| partner_of_claim(claim).into_iter().collect());
+    pods.add_index(BY_CLAIM, |pod| claims_of(pod).iter().map(ToString::to_string).collect());
+    let queue = WorkQueue::new("persistentvolumes");
+    watch_volumes(&volumes, &claims, &queue);
+    watch_claims(&claims, &queue);
+    watch_classes(&classes, &claims, &queue);
+    watch_pods(&pods, &queue);
+    let synced =
+        [volumes.synced().boxed(), claims.synced().boxed(), classes.synced().boxed(), pods.synced().boxed()];
+    context.ready(synced).await;
+    let controller = Arc::new(Controller {
+        context: context.clone(),
+        volumes: Latest::new(volumes),
+        claims: Latest::new(claims),
+        classes,
+        pods,
+        recyclers: Mutex::default(),
+    });
+    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+}
+
+fn watch_volumes(
+    volumes: &Informer<PersistentVolume>,
+    claims: &Informer<PersistentVolumeClaim>,
+    queue: &WorkQueue<ObjectKey>,
+) {
+    let (to, claims) = (queue.clone(), claims.clone());
+    volumes.on_event(move |change| {
+        let volume = change.object();
+        let key = ObjectKey::of(volume.as_ref());
+        let of = claims.keys_by_index(BY_PARTNER, &format!("volume/{}", key.name));
+        of.into_iter().chain(reference_key(volume)).for_each(|claim| to.add(claim));
+        let became_free = match change {
+            Change::Added(new) => is_free(new),
+            Change::Modified { old, new } => is_free(new) && !is_free(old),
+            Change::Deleted(_) => return,
+        };
+        to.add(key);
+        if became_free {
+            let waiting = claims.keys_by_index(BY_PARTNER, &class_value(class_of_volume(volume)));
+            waiting.into_iter().for_each(|claim| to.add(claim));
+        }
+    });
+}
+
+fn watch_claims(claims: &Informer<PersistentVolumeClaim>, queue: &WorkQueue<ObjectKey>) {
+    let to = queue.clone();
+    claims.on_event(move |change| {
+        let claim = change.object();
+        if !matches!(change, Change::Deleted(_)) {
+            to.add(ObjectKey::of(claim.as_ref()));
+        }
+        if let Some(volume) = volume_name(claim) {
+            to.add(ObjectKey::cluster(volume));
+        }
+    });
+}
+
+fn watch_classes(
+    classes: &Informer<StorageClass>,
+    claims: &Informer<PersistentVolumeClaim>,
+    queue: &WorkQueue<ObjectKey>,
+) {
+    let (to, claims) = (queue.clone(), claims.clone());
+    classes.on_event(move |change| {
+        let class = change.object();
+        let mut values = vec![class_value(owner::name(&class.metadata))];
+        if is_default_class(class) {
+            values.push(class_value(""));
+        }
+        let waiting = values.iter().flat_map(|value| claims.keys_by_index(BY_PARTNER, value));
+        waiting.for_each(|claim| to.add(claim));
+    });
+}
+
+fn watch_pods(pods: &Informer<Pod>, queue: &WorkQueue<ObjectKey>) {
+    let to = queue.clone();
+    pods.on_event(move |change| {
+        let pod = change.object();
+        // Claims that wait for a consumer say for which.
+        if matches!(change, Change::Added(_)) && pods::node_name(pod).is_none() {
+            claims_of(pod).into_iter().for_each(|claim| to.add(claim));
+        }
+        recycle::volume_of(pod).into_iter().for_each(|volume| to.add(volume));
+    });
+}
+
+struct Controller {
+    context: Context,
+    volumes: Latest<PersistentVolume>,
+    claims: Latest<PersistentVolumeClaim>,
+    classes: Informer<StorageClass>,
+    pods: Informer<Pod>,
+    /// The uids of the recycling pods that we made.
+    recyclers: Mutex<HashSet<String>>,
+}
+
+async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    if key.namespace.is_empty() {
+        let Some(volume) = controller.volumes.get(&key) else { return Ok(()) };
+        return controller.volume(volume).await;
+    }
+    let Some(claim) = controller.claims.get(&key) else { return Ok(()) };
+    controller.claim(claim, &key).await
+}
+
+impl Controller {
+    async fn claim(&self, claim: Arc<PersistentVolumeClaim>, key: &ObjectKey) -> Result<(), Error> {
+        let needs = claims::decide(&claim, &self.around(&claim, key));
+        if let Act::Phase(phase) = needs.act {
+            self.write_claim_status(&claim, phase, None).await?;
+        }
+        if let Act::Write(written) = &needs.act {
+            self.write_claim(written).await?;
+        }
+        if let Some(event) = needs.event {
+            self.tell(claim.as_ref(), event);
+        }
+        match needs.act {
+            Act::Bind(volume) => self.bind(&volume, &claim).await,
+            Act::Stuck(why) => Err(Error::Unusable { object: key.to_string(), why }),
+            Act::Phase(_) | Act::Write(_) | Act::Wait => Ok(()),
+        }
+    }
+
+    fn around(&self, claim: &PersistentVolumeClaim, key: &ObjectKey) -> Around {
+        let class = class_of_claim(claim);
+        let mut around = Around {
+            class: self.classes.get(&ObjectKey::cluster(class)),
+            named: volume_name(claim).and_then(|name| self.volumes.get(&ObjectKey::cluster(name))),
+            ..Around::default()
+        };
+        if volume_name(claim).is_some() {
+            return around;
+        }
+        let values = [format!("claim/{key}"), class_value(class)];
+        let partners = values.iter().flat_map(|value| self.volumes.cache.keys_by_index(BY_PARTNER, value));
+        around.volumes = partners.filter_map(|volume| self.volumes.get(&volume)).collect();
+        if !has_class(claim) {
+            let marked = self.classes.list().into_iter().filter(|class| is_default_class(class));
+            around.default_class = marked.min_by_key(|class| {
+                let created = class.metadata.creation_timestamp.as_ref().map(|time| time.0);
+                (std::cmp::Reverse(created), class.metadata.name.clone())
+            });
+        }
+        let users = self.pods.by_index(BY_CLAIM, &key.to_string());
+        let waiting = users.iter().filter(|pod| !pods::is_finished(pod) && pods::node_name(pod).is_none());
+        around.waiting_pods = waiting.map(|pod| owner::name(&pod.metadata).to_owned()).collect();
+        around
+    }
+
+    /// Both sides, the volume first: a volume that refers to a claim can be taken by nobody else, whatever fails after that.
+    async fn bind(
+        &self,
+        volume: &Arc<PersistentVolume>,
+        claim: &Arc<PersistentVolumeClaim>,
+    ) -> Result<(), Error> {
+        let mut volume = Arc::clone(volume);
+        if let Some(bound) = bound_to(&volume, claim) {
+            volume = self.write_volume(&bound).await?;
+        }
+        let volume = self.write_phase(&volume, BOUND).await?;
+        let mut claim = Arc::clone(claim);
+        if let Some(bound) = claims::bound_to(&claim, owner::name(&volume.metadata)) {
+            claim = self.write_claim(&bound).await?;
+        }
+        self.write_claim_status(&claim, BOUND, Some(&volume)).await
+    }
+
+    async fn volume(&self, volume: Arc<PersistentVolume>) -> Result<(), Error> {
+        let claim = self.claim_of(&volume).await?;
+        match decide::decide(&volume, claim.as_deref()) {
+            Needs::Nothing => {}
+            Needs::Write(written) => {
+                self.write_volume(&written).await?;
+            }
+            Needs::Phase(phase, event) => {
+                let written = self.write_phase(&volume, phase).await?;
+                if let Some(event) = event {
+                    self.tell(written.as_ref(), event);
+                }
+            }
+            Needs::FinishClaim => {
+                let Some(claim) = claim else { return Ok(()) };
+                return self.claim(Arc::clone(&claim), &ObjectKey::of(claim.as_ref())).await;
+            }
+            Needs::Mismatch { volume: of_volume, claim: of_claim } => {
+                self.tell(volume.as_ref(), of_volume);
+                if let Some(claim) = claim {
+                    self.tell(claim.as_ref(), of_claim);
+                }
+            }
+            Needs::Unbind(unbound) => self.unbind(&unbound).await?,
+            Needs::Remove(path) => self.remove(&volume, &path).await?,
+            Needs::Recycle => self.recycle(&volume).await?,
+        }
+        Ok(())
+    }
+
+    /// The claim that the volume refers to. That it is gone is believed only of the API itself, because of what follows from it.
+    async fn claim_of(&self, volume: &PersistentVolume) -> Result<Option<Arc<PersistentVolumeClaim>>, Error> {
+        let Some(key) = reference_key(volume) else { return Ok(None) };
+        let uid = claim_ref(volume).and_then(|reference| reference.uid.clone());
+        let is_it = |claim: &PersistentVolumeClaim| claim.metadata.uid == uid;
+        if let Some(cached) = self.claims.get(&key).filter(|claim| is_it(claim)) {
+            return Ok(Some(cached));
+        }
+        if uid.is_none_or(|uid| uid.is_empty()) || decide::is_over(volume) {
+            return Ok(None);
+        }
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let live = api.get_opt(&key.name).await.map_err(Error::call("get claim", key.to_string()))?;
+        Ok(live
+            .filter(|claim| claim_ref(volume).is_some_and(|it| it.uid == claim.metadata.uid))
+            .map(Arc::new))
+    }
+
+    async fn unbind(&self, unbound: &PersistentVolume) -> Result<(), Error> {
+        let free = self.write_volume(unbound).await?;
+        self.write_phase(&free, AVAILABLE).await?;
+        Ok(())
+    }
+
+    /// Removes what a volume stands for, and the volume.
+    async fn remove(&self, volume: &PersistentVolume, path: &str) -> Result<(), Error> {
+        let name = owner::name(&volume.metadata);
+        // What is removed does not come back, so the caches' word is not enough.
+        let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
+        let Some(live) = api.get_opt(name).await.map_err(Error::call("get volume", name))? else {
+            return Ok(());
+        };
+        if live.spec != volume.spec || live.metadata.uid != volume.metadata.uid || !decide::is_over(&live) {
+            return Ok(());
+        }
+        if let Err(why) = remove_path(path).await {
+            if phase(volume) != FAILED {
+                let written = self.write_phase(volume, FAILED).await?;
+                self.tell(written.as_ref(), Event::warning("VolumeFailedDelete", why));
+            }
+            return Ok(());
+        }
+        let mut live = Arc::new(live);
+        if let Some(finalizers) = plugins::released(&live.metadata) {
+            let mut free = PersistentVolume::clone(&live);
+            free.metadata.finalizers = Some(finalizers);
+            live = self.write_volume(&free).await?;
+        }
+        let preconditions = Preconditions { uid: live.metadata.uid.clone(), resource_version: None };
+        let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(name, &options).await {
+            Err(error) if !is_not_found(&error) => Err(Error::call("delete volume", name)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn recycle(&self, volume: &PersistentVolume) -> Result<(), Error> {
+        let key = recycle::pod_key(volume);
+        let claim = reference_key(volume).unwrap_or_default();
+        let users = self.pods.by_index(BY_CLAIM, &claim.to_string());
+        let users: Vec<_> = users.iter().filter(|pod| !pods::is_finished(pod)).collect();
+        if !users.is_empty() && self.claims.get(&claim).is_none() {
+            let names: Vec<_> = users.iter().map(|pod| ObjectKey::of(pod.as_ref()).to_string()).collect();
+            let message = format!("Volume is used by pods: {}", names.join(","));
+            self.tell(volume, Event::normal("VolumeFailedRecycle", message));
+            let object = owner::name(&volume.metadata).to_owned();
+            return Err(Error::Unusable { object, why: "pods still use it".to_owned() });
+        }
+        let pod = self.pods.get(&key);
+        let ours = pod.as_ref().is_some_and(|pod| self.recyclers.lock().contains(owner::uid(&pod.metadata)));
+        match recycle::decide(volume, pod.as_deref(), ours) {
+            Step::Wait => {}
+            Step::Start(pod) => {
+                let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+                match api.create(&PostParams::default(), &pod).await {
+                    Ok(created) => {
+                        self.recyclers.lock().extend(created.metadata.uid);
+                    }
+                    // It is ours and the cache does not show it yet, or it will show itself as another's.
+                    Err(error) if is_already_exists(&error) => {}
+                    Err(error) => return Err(Error::call("create pod", key.to_string())(error)),
+                }
+            }
+            Step::Clear => self.end_recycler(pod.as_deref(), &key).await?,
+            Step::Finish => {
+                self.end_recycler(pod.as_deref(), &key).await?;
+                self.tell(volume, Event::normal("VolumeRecycled", "Volume recycled"));
+                self.unbind(&decide::unbound(volume)).await?;
+            }
+            Step::Fail(why) => {
+                self.end_recycler(pod.as_deref(), &key).await?;
+                if phase(volume) != FAILED {
+                    let written = self.write_phase(volume, FAILED).await?;
+                    self.tell(written.as_ref(), Event::warning("VolumeFailedRecycle", why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_recycler(&self, pod: Option<&Pod>, key: &ObjectKey) -> Result<(), Error> {
+        let Some(pod) = pod else { return Ok(()) };
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(&key.name, &options).await {
+            Err(error) if !is_not_found(&error) => Err(Error::call("delete pod", key.to_string())(error)),
+            _ => {
+                self.recyclers.lock().remove(owner::uid(&pod.metadata));
+                Ok(())
+            }
+        }
+    }
+
+    async fn write_claim(&self, claim: &PersistentVolumeClaim) -> Result<Arc<PersistentVolumeClaim>, Error> {
+        let (namespace, name) = (owner::namespace(&claim.metadata), owner::name(&claim.metadata));
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), namespace);
+        let written = api.replace(name, &PostParams::default(), claim).await;
+        Ok(self.claims.put(written.map_err(Error::call("update claim", name))?))
+    }
+
+    async fn write_claim_status(
+        &self,
+        claim: &PersistentVolumeClaim,
+        phase: &str,
+        volume: Option<&PersistentVolume>,
+    ) -> Result<(), Error> {
+        let (namespace, name) = (owner::namespace(&claim.metadata), owner::name(&claim.metadata));
+        let status = status::of_claim(claim, phase, volume)
+            .map_err(|why| Error::Unusable { object: name.to_owned(), why })?;
+        let Some(status) = status else { return Ok(()) };
+        let updated = PersistentVolumeClaim { status: Some(status), ..claim.clone() };
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), namespace);
+        let written = api.replace_status(name, &PostParams::default(), &updated).await;
+        self.claims.put(written.map_err(Error::call("update status of claim", name))?);
+        Ok(())
+    }
+
+    async fn write_volume(&self, volume: &PersistentVolume) -> Result<Arc<PersistentVolume>, Error> {
+        let name = owner::name(&volume.metadata);
+        let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
+        let written = api.replace(name, &PostParams::default(), volume).await;
+        Ok(self.volumes.put(written.map_err(Error::call("update volume", name))?))
+    }
+
+    async fn write_phase(
+        &self,
+        volume: &PersistentVolume,
+        new: &str,
+    ) -> Result<Arc<PersistentVolume>, Error> {
+        if phase(volume) == new {
+            return Ok(Arc::new(volume.clone()));
+        }
+        let name = owner::name(&volume.metadata);
+        let old = volume.status.clone().unwrap_or_default();
+        let status = PersistentVolumeStatus { phase: Some(new.to_owned()), message: None, ..old };
+        let updated = PersistentVolume { status: Some(status), ..volume.clone() };
+        let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
+        let written = api.replace_status(name, &PostParams::default(), &updated).await;
+        Ok(self.volumes.put(written.map_err(Error::call("update status of volume", name))?))
+    }
+
+    fn tell<K: Object>(&self, about: &K, event: Event) {
+        match event.warning {
+            true => self.context.warning(about, event.reason, event.message),
+            false => self.context.normal(about, event.reason, event.message),
+        }
+    }
+}
+
+/// Removes a path of this host, which must lie below `/tmp` by its name and when its links are followed.
+async fn remove_path(path: &str) -> Result<(), String> {
+    let named = Path::new(path);
+    let plain = named.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let refused = || format!("host_path deleter only supports /tmp/.+ but received provided {path}");
+    let below = |path: &Path| path.starts_with("/tmp") && path != Path::new("/tmp");
+    if !plain || !below(named) {
+        return Err(refused());
+    }
+    let real = match tokio::fs::canonicalize(named).await {
+        Ok(real) => real,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !below(&real) {
+        return Err(refused());
+    }
+    let removed = match tokio::fs::metadata(&real).await.map_err(|error| error.to_string())?.is_dir() {
+        true => tokio::fs::remove_dir_all(&real).await,
+        false => tokio::fs::remove_file(&real).await,
+    };
+    removed.map_err(|error| error.to_string())
+}
