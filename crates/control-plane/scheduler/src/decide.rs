@@ -14,6 +14,7 @@ use crate::preempt::{self, Attempt, Preemption};
 use crate::score;
 use crate::snapshot::Snapshot;
 use crate::surroundings::{Point, Surroundings};
+use crate::volumes::Choice;
 
 /// Fewer feasible nodes than this are never enough to stop looking.
 const LEAST_FEASIBLE: usize = 100;
@@ -34,6 +35,8 @@ pub enum Decision {
         evaluated: usize,
         /// How many of them would have done.
         feasible: usize,
+        /// What becomes of its claims that waited for a node.
+        volumes: Vec<Choice>,
     },
     /// The pod must wait.
     Wait(Wait),
@@ -95,11 +98,11 @@ pub fn decide(
             surroundings.passed(Point::PostFilter, wait.preemption.is_some());
             Decision::Wait(wait)
         }
-        [only] => place(snapshot, *only, &search),
+        [only] => place(&cycle, snapshot, *only, &search),
         several => {
             let totals = score::totals(pod, snapshot, several, surroundings, &namespaces);
             surroundings.passed(Point::Score, true);
-            place(snapshot, several[best(&totals, random)], &search)
+            place(&cycle, snapshot, several[best(&totals, random)], &search)
         }
     }
 }
@@ -183,9 +186,11 @@ impl Search {
     }
 }
 
-fn place(snapshot: &Snapshot, at: usize, search: &Search) -> Decision {
+fn place(cycle: &Cycle<'_>, snapshot: &Snapshot, at: usize, search: &Search) -> Decision {
+    let node = &snapshot.nodes()[at].facts;
     Decision::Place {
-        node: snapshot.nodes()[at].facts.name.clone(),
+        node: node.name.clone(),
+        volumes: cycle.choices(node),
         evaluated: search.evaluated(),
         feasible: search.feasible.len(),
     }

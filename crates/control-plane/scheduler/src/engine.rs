@@ -13,6 +13,7 @@ use crate::preempt::Preemption;
 use crate::queue::{Entry, Moment, Queue};
 use crate::snapshot::{NodeFacts, Snapshot};
 use crate::surroundings::Surroundings;
+use crate::volumes::Choice;
 
 /// Something the API says.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub enum Action {
         pod: Arc<PodInfo>,
         /// The node's name.
         node: Arc<str>,
+        /// What is to be done about its claims before that.
+        volumes: Vec<Choice>,
     },
     /// Tell the pod that it found no node, and make room for it if that was decided.
     Refuse {
@@ -171,12 +174,12 @@ impl Engine {
             return Some(Action::Skip { pod });
         }
         match decide(&self.snapshot, &pod, surroundings, self.percent, &mut self.cursor, &mut self.random) {
-            Decision::Place { node, evaluated, feasible } => {
+            Decision::Place { node, evaluated, feasible, volumes } => {
                 tracing::debug!(pod = %pod.key, node = &*node, evaluated, feasible, "placed");
                 self.snapshot.withdraw(&pod.uid);
                 self.snapshot.assume(pod.clone(), &node);
                 self.binding.insert(pod.uid.clone(), entry);
-                Some(Action::Bind { pod, node })
+                Some(Action::Bind { pod, node, volumes })
             }
             Decision::Wait(wait) => {
                 if let Some(preemption) = &wait.preemption {

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::affinity::{Labels, NodeTerm};
+use crate::affinity::Labels;
 use crate::interpod::{AffinityFilter, AffinityRefusal};
 use crate::pod::PodInfo;
-use crate::snapshot::{NodeInfo, Snapshot};
+use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
 use crate::spread::{SpreadFilter, SpreadRefusal};
 use crate::surroundings::{Surroundings, Volumes};
 use crate::taints::{admits, tolerates_unschedulable};
+use crate::volumes::{Choice, VolumeNeeds};
 
 /// The filters, for remembering which of them refused a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,20 +26,24 @@ pub enum Plugin {
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    VolumeRestrictions,
     VolumeBinding,
+    VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
 }
 
 impl Plugin {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::NodeUnschedulable,
         Self::NodeName,
         Self::TaintToleration,
         Self::NodeAffinity,
         Self::NodePorts,
         Self::NodeResourcesFit,
+        Self::VolumeRestrictions,
         Self::VolumeBinding,
+        Self::VolumeZone,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
     ];
@@ -75,7 +80,7 @@ impl FromIterator<Plugin> for Plugins {
 }
 
 /// Reasons with a fixed text.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 19] = [
     "node(s) were unschedulable",
     "node(s) didn't match the requested node name",
     "node(s) had untolerated taint(s)",
@@ -85,7 +90,11 @@ const REASONS: [&str; 15] = [
     "Insufficient cpu",
     "Insufficient memory",
     "Insufficient ephemeral-storage",
-    "node(s) had volume node affinity conflict",
+    "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod",
+    "node(s) didn't match PersistentVolume's node affinity",
+    "node(s) didn't find available persistent volumes to bind",
+    "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+    "node(s) had no available volume zone",
     "node(s) didn't match pod topology spread constraints (missing required label)",
     "node(s) didn't match pod topology spread constraints",
     "node(s) didn't match pod affinity rules",
@@ -104,7 +113,11 @@ enum Reason {
     Cpu,
     Memory,
     Ephemeral,
+    VolumeInUse,
     VolumeNode,
+    VolumeOpen,
+    VolumeMissing,
+    VolumeZone,
     SpreadLabel,
     Spread,
     Affinity,
@@ -120,7 +133,7 @@ pub struct Rejection {
     /// Whether removing other pods from the node could change it.
     pub resolvable: bool,
     /// Bits of [`REASONS`].
-    reasons: u16,
+    reasons: u32,
     /// Other resources there is not enough of.
     lacking: Vec<Arc<str>>,
 }
@@ -153,8 +166,9 @@ pub(crate) struct Cycle<'a> {
     pub(crate) pod: &'a PodInfo,
     spread: Option<SpreadFilter<'a>>,
     affinity: Option<AffinityFilter<'a>>,
-    /// For each of its volumes that is bound to some nodes: where.
-    volume_nodes: Vec<Vec<NodeTerm>>,
+    volumes: Option<Arc<VolumeNeeds>>,
+    /// How many others use claims that only one pod may use.
+    in_use: i64,
 }
 
 /// A pod refused before any node is looked at.
@@ -171,19 +185,23 @@ impl<'a> Cycle<'a> {
         surroundings: &'a dyn Surroundings,
         namespaces: &'a dyn Fn(&str) -> Option<Labels>,
     ) -> Result<Self, Refused> {
-        let volume_nodes = if pod.claims.is_empty() {
-            Vec::new()
+        let volumes = if pod.claims.is_empty() {
+            None
         } else {
             match surroundings.volumes(pod) {
-                Volumes::Bound(nodes) => nodes,
+                Volumes::Ready(needs) => Some(Arc::new(needs)),
                 Volumes::Refused(message) => return Err(Refused { plugin: Plugin::VolumeBinding, message }),
             }
         };
+        let exclusive = volumes.as_ref().map_or(&[][..], |needs| &needs.exclusive);
+        let others = snapshot.nodes().iter().filter(|_| !exclusive.is_empty()).flat_map(|node| &node.pods);
+        let in_use = others.map(|other| shared(exclusive, pod, other)).sum();
         Ok(Self {
             pod,
             spread: SpreadFilter::new(pod, snapshot),
             affinity: AffinityFilter::new(pod, snapshot, namespaces),
-            volume_nodes,
+            volumes,
+            in_use,
         })
     }
 
@@ -193,7 +211,8 @@ impl<'a> Cycle<'a> {
             pod: self.pod,
             spread: self.spread.clone(),
             affinity: self.affinity.clone(),
-            volume_nodes: self.volume_nodes.clone(),
+            volumes: self.volumes.clone(),
+            in_use: self.in_use,
         }
     }
 
@@ -205,6 +224,14 @@ impl<'a> Cycle<'a> {
         if let Some(affinity) = &mut self.affinity {
             affinity.shift(other, &node.facts, by);
         }
+        if let Some(needs) = &self.volumes {
+            self.in_use += by * shared(&needs.exclusive, self.pod, other);
+        }
+    }
+
+    /// What becomes of the pod's open claims on a node that passed.
+    pub(crate) fn choices(&self, node: &NodeFacts) -> Vec<Choice> {
+        self.volumes.as_ref().and_then(|needs| needs.check(node).ok()).unwrap_or_default()
     }
 
     /// Whether the pod may go on the node as it is.
@@ -230,10 +257,8 @@ impl<'a> Cycle<'a> {
             return Err(Rejection::new(Plugin::NodePorts, Reason::Ports, true));
         }
         fits(pod, node)?;
-        let reachable =
-            |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(&facts.name, &facts.labels));
-        if !self.volume_nodes.iter().all(reachable) {
-            return Err(Rejection::new(Plugin::VolumeBinding, Reason::VolumeNode, false));
+        if let Some(needs) = &self.volumes {
+            self.check_volumes(needs, facts)?;
         }
         if let Some(spread) = &self.spread {
             spread.check(facts).map_err(|refusal| match refusal {
@@ -256,6 +281,28 @@ impl<'a> Cycle<'a> {
         Ok(())
     }
 
+    fn check_volumes(&self, needs: &VolumeNeeds, node: &NodeFacts) -> Result<(), Rejection> {
+        if self.in_use > 0 {
+            return Err(Rejection::new(Plugin::VolumeRestrictions, Reason::VolumeInUse, true));
+        }
+        needs.check(node).map_err(|why| {
+            let mut rejection =
+                Rejection { reasons: 0, ..Rejection::new(Plugin::VolumeBinding, Reason::VolumeNode, false) };
+            for (holds, reason) in [
+                (why.bound, Reason::VolumeNode),
+                (why.open, Reason::VolumeOpen),
+                (why.missing, Reason::VolumeMissing),
+            ] {
+                rejection.reasons |= u32::from(holds) << reason as u8;
+            }
+            rejection
+        })?;
+        if !needs.is_in_zone(&node.labels) {
+            return Err(Rejection::new(Plugin::VolumeZone, Reason::VolumeZone, false));
+        }
+        Ok(())
+    }
+
     /// Whether the pod may go on the node, also when the pods that room is being made for come: those
     /// of at least its priority count as being there. It must fit both ways, because they may never come.
     pub(crate) fn check_with_nominated(&self, node: &NodeInfo, snapshot: &Snapshot) -> Result<(), Rejection> {
@@ -272,6 +319,14 @@ impl<'a> Cycle<'a> {
         }
         self.check(node)
     }
+}
+
+/// How many of the claims, which are `pod`'s, another pod uses.
+fn shared(claims: &[String], pod: &PodInfo, other: &PodInfo) -> i64 {
+    if other.key.namespace != pod.key.namespace || other.uid == pod.uid {
+        return 0;
+    }
+    claims.iter().filter(|claim| other.claims.contains(claim)).count() as i64
 }
 
 /// Whether the node has room. All that is lacking is named, not only the first.

@@ -60,7 +60,7 @@ impl Change {
         let of_volumes = matches!(self, Self::Volumes);
         Plugin::ALL.into_iter().filter(move |plugin| match plugin {
             Plugin::PodTopologySpread | Plugin::InterPodAffinity => !of_volumes,
-            Plugin::VolumeBinding => !of_pods,
+            Plugin::VolumeBinding | Plugin::VolumeZone => !of_pods,
             _ => !of_pods && !of_volumes,
         })
     }
@@ -109,7 +109,14 @@ fn helps_with(plugin: Plugin, change: &Change, pod: &PodInfo) -> bool {
             }
             _ => false,
         },
-        Plugin::VolumeBinding => match change {
+        Plugin::VolumeRestrictions => match change {
+            Change::PodGone(other) => {
+                pod.key.namespace == other.key.namespace
+                    && pod.claims.iter().any(|claim| other.claims.contains(claim))
+            }
+            _ => false,
+        },
+        Plugin::VolumeBinding | Plugin::VolumeZone => match change {
             Change::Volumes | Change::NodeAdded(_) => true,
             Change::NodeChanged { before, after } => before.labels != after.labels,
             _ => false,

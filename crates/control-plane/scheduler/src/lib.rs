@@ -8,8 +8,8 @@
 //! Behaviour, weights, messages, reasons and numbers are those of upstream's default profile (v1.36).
 //! Written differences: a pod refused because there are no nodes is tried as soon as one appears
 //! rather than after a back-off; nodes are visited in the order they came rather than alternating
-//! between zones; preemption does not look at disruption budgets yet; claims that wait for their
-//! first consumer are not bound.
+//! between zones; preemption does not look at disruption budgets yet; of volumes, `volumes` says what is
+//! not looked at.
 
 mod affinity;
 mod decide;
@@ -33,6 +33,8 @@ mod surroundings;
 mod taints;
 #[cfg(test)]
 mod tests;
+mod volume_binding;
+mod volumes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,6 +60,7 @@ pub use snapshot::{NodeFacts, NodeInfo, Snapshot};
 pub use spread::SpreadConstraint;
 pub use surroundings::{Nothing, Point, Surroundings, Volumes};
 pub use taints::{Effect, Taint, Toleration};
+pub use volumes::{Candidate, Choice, OpenClaim, Topology, VolumeNeeds};
 
 /// What the scheduler needs to run.
 #[derive(Clone)]

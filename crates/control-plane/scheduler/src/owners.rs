@@ -6,17 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{
-    Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service,
-};
+use k8s_openapi::api::core::v1::{Namespace, ReplicationController, Service};
 use parking_lot::RwLock;
 use podium_api::selector::LabelSelector;
-use podium_client::{Change, Informer, Object, ObjectKey, SharedInformers};
+use podium_client::{Change, Object, ObjectKey, SharedInformers};
 
-use crate::affinity::{Labels, NodeTerm};
+use crate::affinity::Labels;
 use crate::metrics::Stopwatch;
 use crate::pod::{Owner, PodInfo};
 use crate::surroundings::{Point, Surroundings, Volumes};
+use crate::volume_binding::VolumeBinder;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
@@ -33,15 +32,15 @@ struct Kept {
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     kept: Arc<RwLock<Kept>>,
-    claims: Informer<PersistentVolumeClaim>,
-    volumes: Informer<PersistentVolume>,
+    /// What is known and promised of volumes.
+    pub(crate) volumes: Arc<VolumeBinder>,
     informers: SharedInformers,
     /// Measures decisions.
     pub(crate) watch: Arc<Stopwatch>,
 }
 
 impl Cluster {
-    /// Follows the informers; `volumes_changed` is called for every change of a volume or claim.
+    /// Follows the informers; `volumes_changed` is called for every change of a volume, claim or class.
     pub(crate) fn new(
         informers: &SharedInformers,
         profile: &str,
@@ -61,13 +60,9 @@ impl Cluster {
         follow(informers, &kept, "ReplicationController", |controller: &ReplicationController| {
             Some(of_labels(controller.spec.as_ref()?.selector.as_ref()?))
         });
-        let claims = informers.of::<PersistentVolumeClaim>();
-        let volumes = informers.of::<PersistentVolume>();
-        let changed = volumes_changed.clone();
-        claims.on_event(move |_| changed());
-        volumes.on_event(move |_| volumes_changed());
+        let volumes = VolumeBinder::new(informers, volumes_changed);
         let watch = Arc::new(Stopwatch::new(profile));
-        Self { kept, claims, volumes, informers: informers.clone(), watch }
+        Self { kept, volumes, informers: informers.clone(), watch }
     }
 
     /// Waits until everything that is asked here has been listed.
@@ -78,7 +73,6 @@ impl Cluster {
         informers.of::<ReplicaSet>().synced().await;
         informers.of::<StatefulSet>().synced().await;
         informers.of::<ReplicationController>().synced().await;
-        self.claims.synced().await;
         self.volumes.synced().await;
     }
 }
@@ -186,36 +180,6 @@ impl Surroundings for Cluster {
     }
 
     fn volumes(&self, pod: &PodInfo) -> Volumes {
-        let mut nodes = Vec::new();
-        for name in &pod.claims {
-            let Some(claim) = self.claims.get(&ObjectKey::new(pod.key.namespace.as_str(), name.as_str()))
-            else {
-                return Volumes::Refused(format!("persistentvolumeclaim \"{name}\" not found"));
-            };
-            if claim.metadata.deletion_timestamp.is_some() {
-                return Volumes::Refused(format!("persistentvolumeclaim \"{name}\" is being deleted"));
-            }
-            let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-            if phase == Some("Lost") {
-                return Volumes::Refused(format!(
-                    "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{}\"",
-                    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default()
-                ));
-            }
-            let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-            let Some(volume) = volume.filter(|volume| !volume.is_empty()) else {
-                return Volumes::Refused("pod has unbound immediate PersistentVolumeClaims".to_owned());
-            };
-            let Some(volume) = self.volumes.get(&ObjectKey::cluster(volume)) else {
-                return Volumes::Refused(
-                    "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".to_owned(),
-                );
-            };
-            let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
-            if let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) {
-                nodes.push(required.node_selector_terms.iter().map(NodeTerm::from_wire).collect());
-            }
-        }
-        Volumes::Bound(nodes)
+        self.volumes.needs(pod)
     }
 }

@@ -57,6 +57,8 @@ pub struct PodInfo {
     pub gates: Vec<String>,
     /// Persistent volume claims it uses, by name.
     pub claims: Vec<String>,
+    /// Those of them that are made for the pod's ephemeral volumes.
+    pub ephemeral_claims: Vec<String>,
     /// It is being deleted.
     pub terminating: bool,
     /// It is being deleted to make room for another.
@@ -135,16 +137,15 @@ impl PodInfo {
             info.container_count = containers().count();
             info.images =
                 containers().filter_map(|container| container.image.as_deref()).map(with_tag).collect();
-            let volumes = spec.volumes.iter().flatten();
-            info.claims = volumes
-                .filter_map(|volume| {
-                    let direct =
-                        volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
-                    direct.or_else(|| {
-                        volume.ephemeral.as_ref().map(|_| format!("{}-{}", info.key.name, volume.name))
-                    })
-                })
-                .collect();
+            for volume in spec.volumes.iter().flatten() {
+                if let Some(claim) = &volume.persistent_volume_claim {
+                    info.claims.push(claim.claim_name.clone());
+                } else if volume.ephemeral.is_some() {
+                    let name = format!("{}-{}", info.key.name, volume.name);
+                    info.claims.push(name.clone());
+                    info.ephemeral_claims.push(name);
+                }
+            }
         }
         if let Some(status) = &pod.status {
             info.nominated_node = status.nominated_node_name.clone().filter(|name| !name.is_empty());

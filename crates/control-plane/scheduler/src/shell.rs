@@ -93,11 +93,14 @@ impl Shell {
     pub(crate) async fn run(mut self, shutdown: &Shutdown, mut leading: watch::Receiver<bool>) {
         let start = Instant::now();
         let mut writing = JoinSet::new();
+        // Pods whose volumes are being bound or made. That may take minutes and must not keep others from being bound, so
+        // their number has no limit but that of the pods.
+        let mut waiting = JoinSet::new();
         while !shutdown.is_cancelled() {
             while let Ok(event) = self.events.try_recv() {
                 self.engine.apply(event, start.elapsed());
             }
-            while let Some(done) = writing.try_join_next() {
+            while let Some(done) = writing.try_join_next().or_else(|| waiting.try_join_next()) {
                 self.finish(done, start.elapsed());
             }
             let mut idle = !*leading.borrow_and_update();
@@ -107,7 +110,7 @@ impl Shell {
                 }
                 let began = self.cluster.watch.start();
                 match self.engine.next(start.elapsed(), &self.cluster) {
-                    Some(action) => self.act(action, began, &mut writing),
+                    Some(action) => self.act(action, began, &mut writing, &mut waiting),
                     None => idle = true,
                 }
             }
@@ -121,10 +124,13 @@ impl Shell {
                 () = shutdown.cancelled() => {}
                 Ok(()) = leading.changed() => {}
                 Some(done) = writing.join_next(), if !writing.is_empty() => self.finish(done, start.elapsed()),
+                Some(done) = waiting.join_next(), if !waiting.is_empty() => self.finish(done, start.elapsed()),
                 Some(event) = self.events.recv(), if idle => self.engine.apply(event, start.elapsed()),
                 () = sleep_until(due.unwrap_or(start)), if due.is_some() => {}
             }
         }
+        // Whoever waits for volumes is left: the next scheduler decides again, with what is bound by then.
+        waiting.shutdown().await;
         while let Some(done) = writing.join_next().await {
             self.finish(done, start.elapsed());
         }
@@ -133,6 +139,7 @@ impl Shell {
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>, now: Duration) {
         match done {
             Ok(Done::Bound { uid, success, started, bound_in }) => {
+                self.cluster.volumes.release(&uid);
                 self.cluster.watch.took(Point::Bind, success, bound_in);
                 let result = if success { "scheduled" } else { "error" };
                 metrics::attempted(&self.scheduler_name, result, started.elapsed());
@@ -151,23 +158,41 @@ impl Shell {
         metrics::sizes(self.engine.queue().waiting(), nodes, pods, self.engine.being_bound());
     }
 
-    /// `began` is when the engine was asked.
-    fn act(&self, action: Action, began: std::time::Instant, writing: &mut JoinSet<Done>) {
+    /// Starts what is to be done: writes in `writing`, what waits for others before it writes in `waiting`. `began` is when the
+    /// engine was asked.
+    fn act(
+        &self,
+        action: Action,
+        began: std::time::Instant,
+        writing: &mut JoinSet<Done>,
+        waiting: &mut JoinSet<Done>,
+    ) {
         Stopwatch::decided(began);
         let started = Instant::from_std(began);
         let client = self.client.clone();
         let recorder = self.recorder.clone();
         match action {
-            Action::Bind { pod, node } => {
+            Action::Bind { pod, node, volumes } if !volumes.is_empty() => {
+                // Decisions that follow must count with these, so they are reserved before the task first runs.
+                let binder = Arc::clone(&self.cluster.volumes);
+                binder.reserve(&pod, &node, &volumes);
+                waiting.spawn(async move {
+                    let bound = binder.bind(&client, &node, &volumes).await;
+                    if let Err(why) = &bound {
+                        let message =
+                            format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+                        recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", message);
+                    }
+                    let asked = Instant::now();
+                    let success = bound.is_ok() && bind(&client, &recorder, &pod, &node).await;
+                    Done::Bound { uid: pod.uid.clone(), success, started, bound_in: asked.elapsed() }
+                });
+            }
+            Action::Bind { pod, node, .. } => {
                 writing.spawn(async move {
                     let asked = Instant::now();
-                    let success = bind(&client, &pod, &node).await;
-                    let bound_in = asked.elapsed();
-                    if success {
-                        let message = format!("Successfully assigned {} to {node}", slashed(&pod));
-                        recorder.event(&reference(&pod), EventType::Normal, "Scheduled", message);
-                    }
-                    Done::Bound { uid: pod.uid.clone(), success, started, bound_in }
+                    let success = bind(&client, &recorder, &pod, &node).await;
+                    Done::Bound { uid: pod.uid.clone(), success, started, bound_in: asked.elapsed() }
                 });
             }
             Action::Refuse { pod, message, preemption } => {
@@ -225,8 +250,8 @@ fn pods(client: &Client, pod: &PodInfo) -> Api<Pod> {
     Api::namespaced(client.clone(), &pod.key.namespace)
 }
 
-/// Binds the pod; true when it is bound.
-async fn bind(client: &Client, pod: &PodInfo, node: &str) -> bool {
+/// Binds the pod and tells it; true when it is bound.
+async fn bind(client: &Client, recorder: &EventRecorder, pod: &PodInfo, node: &str) -> bool {
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding",
         "metadata": {"namespace": pod.key.namespace, "name": pod.key.name, "uid": pod.uid},
@@ -235,7 +260,11 @@ async fn bind(client: &Client, pod: &PodInfo, node: &str) -> bool {
     let path = format!("/api/v1/namespaces/{}/pods/{}/binding", pod.key.namespace, pod.key.name);
     let request = http_request(&path, binding.to_string().into_bytes());
     match timeout(WRITE_WITHIN, client.request::<serde_json::Value>(request)).await {
-        Ok(Ok(_)) => true,
+        Ok(Ok(_)) => {
+            let message = format!("Successfully assigned {} to {node}", slashed(pod));
+            recorder.event(&reference(pod), EventType::Normal, "Scheduled", message);
+            true
+        }
         Ok(Err(error)) if is_not_found(&error) || is_conflict(&error) => {
             tracing::debug!(pod = %pod.key, node, cause = error_chain(&error), "not bound: the pod has changed");
             false

@@ -2,8 +2,9 @@
 
 use podium_api::selector::LabelSelector;
 
-use crate::affinity::{Labels, NodeTerm};
+use crate::affinity::Labels;
 use crate::pod::PodInfo;
+use crate::volumes::VolumeNeeds;
 
 /// Answers from the same moment as the snapshot, or as near as caches are.
 pub trait Surroundings {
@@ -39,9 +40,8 @@ pub enum Point {
 /// The state of a pod's volume claims.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Volumes {
-    /// All are bound. For each volume that is reachable from some nodes only: the terms of which one
-    /// must match.
-    Bound(Vec<Vec<NodeTerm>>),
+    /// All are bound, or will be once the pod has a node.
+    Ready(VolumeNeeds),
     /// The pod cannot be placed now, with the reason in upstream's words.
     Refused(String),
 }
@@ -60,6 +60,6 @@ impl Surroundings for Nothing {
     }
 
     fn volumes(&self, _pod: &PodInfo) -> Volumes {
-        Volumes::Bound(Vec::new())
+        Volumes::Ready(VolumeNeeds::default())
     }
 }

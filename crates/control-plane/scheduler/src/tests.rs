@@ -7,6 +7,7 @@ mod properties;
 mod queue;
 mod scores;
 mod shell;
+mod volumes;
 
 use std::sync::Arc;
 

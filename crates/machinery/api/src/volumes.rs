@@ -118,6 +118,44 @@ pub fn bound_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Opt
     Some(bound)
 }
 
+/// The name of the index under which volumes are found by [`partner_of_volume`], and claims by [`partner_of_claim`].
+pub const BY_PARTNER: &str = "volumes/partner";
+
+/// What a volume looks for: claims of its class while it is free, or else the claim it refers to.
+pub fn partner_of_volume(volume: &PersistentVolume) -> String {
+    match claim_ref(volume) {
+        Some(claim) => claim_partner(
+            claim.namespace.as_deref().unwrap_or_default(),
+            claim.name.as_deref().unwrap_or_default(),
+        ),
+        None => class_partner(class_of_volume(volume)),
+    }
+}
+
+/// What a claim looks for: the volume it names, or volumes of its class; nothing once it was bound and lost its volume's name.
+pub fn partner_of_claim(claim: &PersistentVolumeClaim) -> Option<String> {
+    match volume_name(claim) {
+        Some(volume) => Some(volume_partner(volume)),
+        None if annotation(&claim.metadata, BIND_COMPLETED).is_some() => None,
+        None => Some(class_partner(class_of_claim(claim))),
+    }
+}
+
+/// The index value of whoever looks for partners in a class.
+pub fn class_partner(class: &str) -> String {
+    format!("class/{class}")
+}
+
+/// The index value of whoever looks for that claim.
+pub fn claim_partner(namespace: &str, name: &str) -> String {
+    format!("claim/{namespace}/{name}")
+}
+
+/// The index value of whoever looks for that volume.
+pub fn volume_partner(name: &str) -> String {
+    format!("volume/{name}")
+}
+
 /// How much storage a volume has.
 pub fn capacity(volume: &PersistentVolume) -> Quantity {
     amount(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()))

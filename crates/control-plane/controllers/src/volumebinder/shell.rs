@@ -10,8 +10,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use podium_api::volumes::{
-    BIND_COMPLETED, annotation, bound_to, claim_ref, class_of_claim, class_of_volume, has_class,
-    is_default_class, phase, volume_name,
+    BY_PARTNER, bound_to, claim_partner, claim_ref, class_of_claim, class_of_volume, class_partner,
+    has_class, is_default_class, partner_of_claim, partner_of_volume, phase, volume_name, volume_partner,
 };
 use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_already_exists, is_not_found};
 
@@ -25,34 +25,12 @@ use crate::context::{Context, Error};
 use crate::owner;
 use crate::pods;
 
-/// Index of volumes by `class/` and their class while they are free, by `claim/` and their claim else; of claims that were never
-/// bound by `class/` and their class, of those that name a volume by `volume/` and its name.
-const BY_PARTNER: &str = "controllers/partner";
 /// Index of pods by the keys of their claims.
 const BY_CLAIM: &str = "controllers/anyClaim";
-
-fn class_value(class: &str) -> String {
-    format!("class/{class}")
-}
 
 fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
     let reference = claim_ref(volume)?;
     Some(ObjectKey::new(reference.namespace.as_deref()?, reference.name.as_deref()?))
-}
-
-fn partner_of_volume(volume: &PersistentVolume) -> String {
-    match reference_key(volume) {
-        Some(claim) => format!("claim/{claim}"),
-        None => class_value(class_of_volume(volume)),
-    }
-}
-
-fn partner_of_claim(claim: &PersistentVolumeClaim) -> Option<String> {
-    match volume_name(claim) {
-        Some(volume) => Some(format!("volume/{volume}")),
-        None if annotation(&claim.metadata, BIND_COMPLETED).is_some() => None,
-        None => Some(class_value(class_of_claim(claim))),
-    }
 }
 
 fn is_free(volume: &PersistentVolume) -> bool {
@@ -101,7 +79,7 @@ fn watch_volumes(
     volumes.on_event(move |change| {
         let volume = change.object();
         let key = ObjectKey::of(volume.as_ref());
-        let of = claims.keys_by_index(BY_PARTNER, &format!("volume/{}", key.name));
+        let of = claims.keys_by_index(BY_PARTNER, &volume_partner(&key.name));
         of.into_iter().chain(reference_key(volume)).for_each(|claim| to.add(claim));
         let became_free = match change {
             Change::Added(new) => is_free(new),
@@ -110,7 +88,7 @@ fn watch_volumes(
         };
         to.add(key);
         if became_free {
-            let waiting = claims.keys_by_index(BY_PARTNER, &class_value(class_of_volume(volume)));
+            let waiting = claims.keys_by_index(BY_PARTNER, &class_partner(class_of_volume(volume)));
             waiting.into_iter().for_each(|claim| to.add(claim));
         }
     });
@@ -137,9 +115,9 @@ fn watch_classes(
     let (to, claims) = (queue.clone(), claims.clone());
     classes.on_event(move |change| {
         let class = change.object();
-        let mut values = vec![class_value(owner::name(&class.metadata))];
+        let mut values = vec![class_partner(owner::name(&class.metadata))];
         if is_default_class(class) {
-            values.push(class_value(""));
+            values.push(class_partner(""));
         }
         let waiting = values.iter().flat_map(|value| claims.keys_by_index(BY_PARTNER, value));
         waiting.for_each(|claim| to.add(claim));
@@ -206,7 +184,7 @@ impl Controller {
         if volume_name(claim).is_some() {
             return around;
         }
-        let values = [format!("claim/{key}"), class_value(class)];
+        let values = [claim_partner(&key.namespace, &key.name), class_partner(class)];
         let partners = values.iter().flat_map(|value| self.volumes.cache.keys_by_index(BY_PARTNER, value));
         around.volumes = partners.filter_map(|volume| self.volumes.get(&volume)).collect();
         if !has_class(claim) {

@@ -281,10 +281,12 @@ fn volumes_keep_a_pod_waiting_or_near() {
         json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]}),
     )
     .unwrap();
-    assert_eq!(decide(Volumes::Bound(vec![vec![NodeTerm::from_wire(&only_b)]])), "b");
+    let bound = |terms| Volumes::Ready(VolumeNeeds { bound: vec![terms], ..VolumeNeeds::default() });
+    assert_eq!(decide(bound(vec![NodeTerm::from_wire(&only_b)])), "b");
     assert!(
-        decide(Volumes::Bound(vec![vec![]]))
-            .starts_with("0/2 nodes are available: 2 node(s) had volume node affinity conflict. ")
+        decide(bound(vec![])).starts_with(
+            "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity. "
+        )
     );
 }
 
@@ -299,7 +301,7 @@ fn large_clusters_are_looked_at_in_part_and_in_turn() {
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..60 {
         match decide(&snapshot, &info(&pod("p", "1", "1Gi")), &Nothing, 0, &mut cursor, &mut random) {
-            Decision::Place { node, evaluated, feasible } => {
+            Decision::Place { node, evaluated, feasible, .. } => {
                 assert_eq!((evaluated, feasible), (144, 144));
                 used.insert(node);
             }

@@ -36,7 +36,7 @@ impl Rig {
     fn next(&mut self) -> String {
         let now = self.now();
         match self.engine.next(now, &Nothing) {
-            Some(Action::Bind { pod, node }) => format!("{}>{node}", pod.key.name),
+            Some(Action::Bind { pod, node, .. }) => format!("{}>{node}", pod.key.name),
             Some(Action::Refuse { pod, .. }) => format!("{}!", pod.key.name),
             Some(Action::Skip { pod }) => format!("{}?", pod.key.name),
             None => String::new(),

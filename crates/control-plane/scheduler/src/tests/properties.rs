@@ -90,7 +90,7 @@ fn run(steps: Vec<Step>) {
                 }
             }
             Step::Schedule => {
-                if let Some(Action::Bind { pod, node }) = engine.next(now, &Nothing) {
+                if let Some(Action::Bind { pod, node, .. }) = engine.next(now, &Nothing) {
                     let number = pod.key.name[1..].parse().unwrap();
                     world.binding.push((number, pod, node));
                 }

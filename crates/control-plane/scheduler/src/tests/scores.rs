@@ -88,7 +88,7 @@ fn replicas_are_spread_over_equal_nodes() {
             None
         }
         fn volumes(&self, _: &PodInfo) -> Volumes {
-            Volumes::Bound(Vec::new())
+            Volumes::Ready(VolumeNeeds::default())
         }
     }
     let nodes: Vec<Value> = (0..5).map(|n| node(&format!("n{n}"), "64", "64Gi")).collect();

@@ -8,10 +8,11 @@ use tokio::time::timeout;
 
 use super::*;
 
-struct Rig {
+pub(super) struct Rig {
     server: HandPlayedServer,
     pods: WatchStream,
-    others: Vec<WatchStream>,
+    /// By path.
+    others: Vec<(String, WatchStream)>,
     shutdown: Shutdown,
     scheduler: tokio::task::JoinHandle<Result<(), crate::Error>>,
 }
@@ -19,6 +20,11 @@ struct Rig {
 impl Rig {
     /// Starts the scheduler and answers its lists and watches.
     async fn start(nodes: &[Value]) -> Self {
+        Self::start_among(&[("/api/v1/nodes", nodes)]).await
+    }
+
+    /// The same, with more than nodes: what lists of these paths answer.
+    pub(super) async fn start_among(lists: &[(&str, &[Value])]) -> Self {
         let (mut server, client) = HandPlayedServer::new();
         let shutdown = Shutdown::new();
         let informers = SharedInformers::new(client.clone(), shutdown.clone());
@@ -26,25 +32,38 @@ impl Rig {
         let scheduler = tokio::spawn(crate::run(config, shutdown.clone()));
         let mut pods = None;
         let mut others = Vec::new();
-        while others.len() < 8 || pods.is_none() {
+        while others.len() < 9 || pods.is_none() {
             let call = next(&mut server).await;
             if call.query("watch").is_none() {
-                let items = if call.uri.path() == "/api/v1/nodes" { nodes } else { &[] };
+                let items = lists
+                    .iter()
+                    .find(|(path, _)| *path == call.uri.path())
+                    .map_or(&[][..], |(_, items)| items);
                 call.list("1", items);
             } else if call.uri.path() == "/api/v1/pods" {
                 pods = Some(call.watch());
             } else {
-                others.push(call.watch());
+                others.push((call.uri.path().to_owned(), call.watch()));
             }
         }
         Self { server, pods: pods.unwrap(), others, shutdown, scheduler }
     }
 
-    async fn call(&mut self) -> Call {
+    /// Tells the watch of a path.
+    pub(super) fn send(&self, path: &str, type_: &str, object: &Value) {
+        let (_, watch) = self.others.iter().find(|(of, _)| of == path).expect("it is watched");
+        watch.send(type_, object);
+    }
+
+    pub(super) fn send_pod(&self, type_: &str, pod: &Value) {
+        self.pods.send(type_, pod);
+    }
+
+    pub(super) async fn call(&mut self) -> Call {
         next(&mut self.server).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         drop(self.others);
         timeout(Duration::from_secs(10), self.scheduler).await.expect("stops").unwrap().unwrap();
