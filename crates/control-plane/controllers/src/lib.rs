@@ -49,6 +49,7 @@ mod protection;
 mod pvcprotection;
 mod pvprotection;
 mod replicaset;
+mod resourceclaim;
 mod resourcequota;
 mod rootca;
 mod serviceaccount;

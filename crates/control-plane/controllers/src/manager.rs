@@ -21,8 +21,8 @@ use crate::{
     bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption,
     endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector, job,
     legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, pvprotection, replicaset,
-    resourcequota, rootca, serviceaccount, serviceaccounttoken, servicecidr, statefulset, tainteviction,
-    tokencleaner, ttl, ttlafterfinished, vacprotection, volumebinder,
+    resourceclaim, resourcequota, rootca, serviceaccount, serviceaccounttoken, servicecidr, statefulset,
+    tainteviction, tokencleaner, ttl, ttlafterfinished, vacprotection, volumebinder,
 };
 
 /// Why the controllers could not run.
@@ -357,6 +357,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "ephemeral_volume",
         workers: 5,
         start: |context| ephemeralvolume::run(context).boxed(),
+    },
+    Entry {
+        name: "resourceclaim-controller",
+        account: "resource-claim-controller",
+        component: "resource_claim",
+        workers: 50,
+        start: |context| resourceclaim::run(context).boxed(),
     },
     Entry {
         name: "persistentvolume-binder-controller",

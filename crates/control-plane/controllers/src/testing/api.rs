@@ -57,6 +57,8 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
     ("", "v1", "persistentvolumes", "PersistentVolume", false),
+    ("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
+    ("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate", true),
     ("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
     ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false),
     ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
