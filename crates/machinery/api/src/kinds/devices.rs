@@ -87,6 +87,8 @@ fn claim_requests(spec: Option<&mut Value>) {
 }
 
 pub(super) static RESOURCE_SLICE: Kind = Kind {
+    prepare: slice::drop_gated,
+    prepare_update: |new, _| slice::drop_gated(new),
     validate: |object, errors| slice::spec(value(object, "spec"), &Path::new("spec"), errors),
     validate_late: |new, old, errors| {
         let path = Path::new("spec");

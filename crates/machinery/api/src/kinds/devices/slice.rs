@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::check::{self, items, set};
 use crate::field::{Errors, Path};
-use crate::kinds::pod::{native, node_selector};
-use crate::kinds::tree::{entries, flag, has, int, list, text, value};
+use crate::kinds::pod::node_selector;
+use crate::kinds::tree::{child, entries, flag, has, int, items_mut, list, remove, text, value};
 use crate::kinds::validate;
 use crate::quantity::Quantity;
 
-/// Devices of a slice; of one whose devices have taints, counters or lists of attributes.
+/// Devices of a slice; of one whose devices have taints or counters.
 const DEVICES: (usize, usize) = (128, 64);
 /// Sets of counters of a slice.
 const COUNTER_SETS: usize = 8;
@@ -19,8 +19,6 @@ const COUNTERS: usize = 32;
 const CONSUMPTIONS: usize = 2;
 /// Attributes and capacities of a device together.
 const ATTRIBUTES: usize = 32;
-/// Values of a device's attributes.
-const ATTRIBUTE_VALUES: usize = 48;
 /// Bytes of a value.
 const VALUE_MAX: usize = 64;
 /// Bytes of an attribute's name without its domain.
@@ -29,8 +27,19 @@ const ID_MAX: usize = 32;
 const TAINTS: usize = 16;
 /// Values that a policy lists.
 const OPTIONS: usize = 10;
-/// Fields of an attribute that hold lists.
-const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
+/// Fields of gates that are off: lists as attributes, and parts of the node that devices take.
+pub(super) fn drop_gated(slice: &mut Value) {
+    let Some(spec) = child(slice, "spec") else { return };
+    for device in items_mut(spec, "devices") {
+        remove(device, "nodeAllocatableResourceMappings");
+        let attributes = child(device, "attributes").and_then(Value::as_object_mut);
+        for attribute in attributes.into_iter().flat_map(serde_json::Map::values_mut) {
+            for field in ["bools", "ints", "strings", "versions"] {
+                remove(attribute, field);
+            }
+        }
+    }
+}
 
 /// Validates a slice.
 pub(super) fn spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -64,10 +73,7 @@ pub(super) fn spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn is_advanced(device: &Value) -> bool {
-    let lists = |attribute: &Value| LISTS.iter().any(|field| has(attribute, field));
-    !list(device, "taints").is_empty()
-        || !list(device, "consumesCounters").is_empty()
-        || entries(device, "attributes").any(|(_, attribute)| lists(attribute))
+    !list(device, "taints").is_empty() || !list(device, "consumesCounters").is_empty()
 }
 
 /// Which nodes can use the devices: said in exactly one way.
@@ -142,13 +148,6 @@ fn device(device: &Value, chosen_each: bool, path: &Path<'_>, errors: &mut Error
         let why = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES}");
         errors.invalid(path, named, &why);
     }
-    let values: usize = entries(device, "attributes")
-        .map(|(_, attribute)| LISTS.iter().map(|field| list(attribute, field).len()).sum::<usize>().max(1))
-        .sum();
-    if values > ATTRIBUTE_VALUES {
-        let why = format!("the total number of attribute values must not exceed {ATTRIBUTE_VALUES}");
-        errors.invalid(path, values, &why);
-    }
     let at = path.child("attributes");
     for (name, one) in entries(device, "attributes") {
         attribute_name(name, &at, errors);
@@ -167,7 +166,6 @@ fn device(device: &Value, chosen_each: bool, path: &Path<'_>, errors: &mut Error
     });
     device_reach(device, chosen_each, path, errors);
     check::binding(device, path, errors);
-    mappings(device, &path.child("nodeAllocatableResourceMappings"), errors);
 }
 
 fn device_reach(device: &Value, chosen_each: bool, path: &Path<'_>, errors: &mut Errors) {
@@ -192,34 +190,6 @@ fn device_reach(device: &Value, chosen_each: bool, path: &Path<'_>, errors: &mut
         0 => errors.required(path, why),
         1 => {}
         _ => errors.invalid(path, format!("{{{}}}", said.join(", ")), why),
-    }
-}
-
-/// Parts of the node that a device takes.
-fn mappings(device: &Value, path: &Path<'_>, errors: &mut Errors) {
-    for (resource, mapping) in entries(device, "nodeAllocatableResourceMappings") {
-        let at = path.key(resource);
-        if !native(resource) {
-            errors.invalid(&at, resource, "must be a node allocatable resource name");
-        }
-        let (multiplier, key) = (value(mapping, "allocationMultiplier"), value(mapping, "capacityKey"));
-        if multiplier.is_null() && key.is_null() {
-            errors.invalid(&at, "", "at least one of allocationMultiplier or capacityKey must be set");
-        }
-        if let Ok(amount) = Quantity::from_value(multiplier)
-            && !multiplier.is_null()
-            && amount <= Quantity::ZERO
-        {
-            errors.invalid(&at.child("allocationMultiplier"), amount.to_string(), "must be positive");
-        }
-        if let Some(key) = key.as_str() {
-            let at = at.child("capacityKey");
-            if key.is_empty() {
-                errors.invalid(&at, "", "capacityKey must not be an empty string");
-            } else if !entries(device, "capacity").any(|(name, _)| name == key) {
-                errors.not_found(&at, key);
-            }
-        }
     }
 }
 
@@ -277,35 +247,17 @@ fn attribute(attribute: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.too_long(at, VALUE_MAX);
         }
     };
-    let version = |content: &str, at: &Path<'_>, errors: &mut Errors| {
-        if !is_semantic_version(content) {
-            errors.invalid(at, content, "must be a string compatible with semver.org spec 2.0.0");
-        }
-        string(content, at, errors);
-    };
     if has(attribute, "string") {
         string(text(attribute, "string"), &path.child("string"), errors);
     }
     if has(attribute, "version") {
-        version(text(attribute, "version"), &path.child("version"), errors);
-    }
-    for field in LISTS.iter().filter(|field| has(attribute, field)) {
-        let at = path.child(field);
-        let all = list(attribute, field);
-        if all.is_empty() {
-            errors.invalid(&at, value(attribute, field).clone(), "must not be empty if specified");
+        let (version, at) = (text(attribute, "version"), path.child("version"));
+        if !is_semantic_version(version) {
+            errors.invalid(&at, version, "must be a string compatible with semver.org spec 2.0.0");
         }
-        for (index, item) in all.iter().enumerate() {
-            let content = item.as_str().unwrap_or_default();
-            match *field {
-                "strings" => string(content, &at.index(index), errors),
-                "versions" => version(content, &at.index(index), errors),
-                _ => {}
-            }
-        }
+        string(version, &at, errors);
     }
-    let scalars = ["bool", "int", "string", "version"];
-    let set = scalars.iter().chain(&LISTS).filter(|field| has(attribute, field)).count();
+    let set = ["bool", "int", "string", "version"].iter().filter(|field| has(attribute, field)).count();
     let why = "exactly one value must be specified";
     match set {
         0 => errors.invalid(path, "", why),

@@ -141,6 +141,17 @@ fn slices_offer_devices() {
             "spec.devices[2]: Duplicate value: \"b\"",
         ],
     );
+    // What is not enabled is dropped; what is left of it is judged.
+    let mut gated = slice(
+        json!({"nodeName": "n", "devices": [{"name": "d", "attributes": {"a": {"ints": [1]}, "b": {"int": 1, "ints": [1]}},
+        "nodeAllocatableResourceMappings": {"cpu": {}}}]}),
+    );
+    gated = created(GROUP, "ResourceSlice", gated);
+    assert_eq!(gated["spec"]["devices"], json!([{"name": "d", "attributes": {"a": {}, "b": {"int": 1}}}]));
+    assert_eq!(
+        faults_of(GROUP, "ResourceSlice", &gated),
+        ["spec.devices[0].attributes[a]: Invalid value: \"\": exactly one value must be specified"]
+    );
     let tainted = |count: usize| -> Vec<Value> {
         (0..count)
             .map(|n| json!({"name": format!("d{n}"), "taints": [{"key": "a", "effect": "None"}]}))
