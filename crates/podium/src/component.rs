@@ -41,9 +41,14 @@ pub(crate) struct Log {
 }
 
 impl Common {
+    /// Reads how to reach the server.
+    pub(crate) async fn open(&self) -> Result<Connection> {
+        Connection::open(&self.kubeconfig, self.server.as_deref()).await
+    }
+
     /// Connects, and waits until the server answers.
     pub(crate) async fn connect(&self) -> Result<Connection> {
-        let connection = Connection::open(&self.kubeconfig, self.server.as_deref()).await?;
+        let connection = self.open().await?;
         let user = who_am_i(&connection.client()?, &connection.server()).await?;
         tracing::info!(server = connection.server(), user, "connected");
         Ok(connection)

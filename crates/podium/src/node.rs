@@ -126,6 +126,8 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
         cgroup_root: node.layout.cgroup_root(),
         // A cluster on somebody's machine takes it as it is.
         fail_swap_on: false,
+        // Images that somebody loaded by hand can be had from nowhere else.
+        image_gc_high_threshold_percent: 100,
         // A slow registry should not stop the others.
         max_parallel_image_pulls: Some(3),
         ..Configuration::default()

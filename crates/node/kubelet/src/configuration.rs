@@ -46,6 +46,10 @@ pub struct Configuration {
     pub fail_cgroup_v1: bool,
     pub pod_logs_dir: PathBuf,
 
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub static_pod_path: Option<PathBuf>,
+    pub file_check_frequency: Span,
+
     pub register_node: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub register_with_taints: Vec<Taint>,
@@ -86,6 +90,14 @@ pub struct Configuration {
     pub protect_kernel_defaults: bool,
     pub crash_loop_back_off: CrashLoopBackOff,
 
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: Span,
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: Span,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u8,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u8,
     pub serialize_image_pulls: Option<bool>,
     pub max_parallel_image_pulls: Option<u32>,
 
@@ -204,6 +216,8 @@ impl Default for Configuration {
             // Upstream's is true: version 1 is served here as well as version 2.
             fail_cgroup_v1: false,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
+            static_pod_path: None,
+            file_check_frequency: Span::seconds(20),
             register_node: true,
             register_with_taints: Vec::new(),
             provider_id: String::new(),
@@ -231,6 +245,10 @@ impl Default for Configuration {
             memory_swap: MemorySwap::default(),
             protect_kernel_defaults: false,
             crash_loop_back_off: CrashLoopBackOff::default(),
+            image_minimum_gc_age: Span::minutes(2),
+            image_maximum_gc_age: Span::default(),
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
             serialize_image_pulls: None,
             max_parallel_image_pulls: None,
             container_log_max_size: "10Mi".to_owned(),

@@ -14,18 +14,6 @@ pub(crate) struct Candidate {
     pub(crate) used_bytes: i64,
 }
 
-/// Priority from which a pod is part of the system and is not evicted.
-const CRITICAL: i32 = 2_000_000_000;
-
-fn priority(pod: &Pod) -> i32 {
-    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
-}
-
-/// Whether the pod holds the node or the cluster together, and stays.
-pub(crate) fn is_critical(pod: &Pod) -> bool {
-    priority(pod) >= CRITICAL
-}
-
 /// The pod to evict, and why, None if no pod may be. `resource`: `memory` or `ephemeral-storage`.
 pub(crate) fn choose(
     candidates: &[Candidate],
@@ -37,8 +25,8 @@ pub(crate) fn choose(
     let excess = |one: &Candidate| one.used_bytes - asked(one);
     let first = candidates
         .iter()
-        .filter(|one| !is_critical(&one.pod) && !pod::is_deleting(&one.pod))
-        .min_by_key(|one| (excess(one) <= 0, priority(&one.pod), std::cmp::Reverse(excess(one))))?;
+        .filter(|one| !pod::is_critical(&one.pod) && !pod::is_deleting(&one.pod))
+        .min_by_key(|one| (excess(one) <= 0, priority(one), std::cmp::Reverse(excess(one))))?;
     let mut message = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
     );
@@ -85,8 +73,8 @@ mod tests {
         check(&[polite.clone(), greedy.clone()], Some("greedy"));
         check(&[greedy.clone(), worse.clone()], Some("worse"));
         check(&[worse, cheap, greedy], Some("cheap"));
-        check(&[polite.clone(), candidate("system", CRITICAL, "0", 9000)], Some("polite"));
-        check(&[candidate("system", CRITICAL, "0", 9000)], None);
+        check(&[polite.clone(), candidate("system", 2_000_000_000, "0", 9000)], Some("polite"));
+        check(&[candidate("system", 2_000_000_000, "0", 9000)], None);
         let (_, verdict) = choose(&[polite], "memory", "100Mi", "50Mi").unwrap();
         assert_eq!(
             verdict.message,

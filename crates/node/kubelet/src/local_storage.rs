@@ -39,7 +39,7 @@ pub(crate) fn is_bounded(pod: &Pod) -> bool {
 /// Why the pod has to go, in upstream's order and words; None if it keeps its bounds.
 pub(crate) fn decide(pod: &Pod, usage: &Usage) -> Option<Verdict> {
     // What holds the node together is not evicted, as when the node itself runs short.
-    if crate::eviction::is_critical(pod) {
+    if pod::is_critical(pod) {
         return None;
     }
     let message = empty_dirs(pod, usage).or_else(|| whole(pod, usage)).or_else(|| containers(pod, usage))?;

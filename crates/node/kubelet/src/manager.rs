@@ -1,5 +1,7 @@
 //! Pods of this node and their workers: who is here, who is new, who is gone, and what nobody knows.
 
+mod statics;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -10,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use podium_client::{Change, EventType, Informer, ObjectKey};
 use podium_cri::v1;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     admission,
@@ -40,6 +42,8 @@ struct Entry {
     pod: Arc<Pod>,
     mailbox: Arc<Mailbox>,
     task: Option<JoinHandle<()>>,
+    /// A static pod whose file is gone: its worker has been told.
+    leaving: bool,
 }
 
 /// All pods of this node.
@@ -47,6 +51,10 @@ pub(crate) struct Pods {
     shared: Shared,
     entries: Mutex<HashMap<String, Entry>>,
     node: Arc<Mutex<Option<Arc<Node>>>>,
+    /// What the API has of static pods.
+    mirrors: Mutex<HashMap<ObjectKey, Arc<Pod>>>,
+    /// Mirrors or workers of static pods have changed.
+    statics_wake: Notify,
 }
 
 impl std::fmt::Debug for Pods {
@@ -57,7 +65,13 @@ impl std::fmt::Debug for Pods {
 
 impl Pods {
     pub(crate) fn new(shared: Shared, node: Arc<Mutex<Option<Arc<Node>>>>) -> Arc<Self> {
-        Arc::new(Self { shared, entries: Mutex::default(), node })
+        Arc::new(Self {
+            shared,
+            entries: Mutex::default(),
+            node,
+            mirrors: Mutex::default(),
+            statics_wake: Notify::new(),
+        })
     }
 
     /// Follows the informer of this node's pods.
@@ -67,16 +81,21 @@ impl Pods {
         informer.on_event(move |change| {
             let Some(this) = this.upgrade() else { return };
             match change {
-                Change::Added(pod) => this.put(pod, &runtime),
+                Change::Added(pod) => this.shown(pod, &runtime),
                 Change::Modified { old, new } => {
                     if pod::uid(old) != pod::uid(new) {
                         this.gone(old);
                     }
-                    this.put(new, &runtime);
+                    this.shown(new, &runtime);
                 }
                 Change::Deleted(pod) => this.gone(pod),
             }
         });
+    }
+
+    /// The API has this pod.
+    fn shown(self: &Arc<Self>, pod: &Arc<Pod>, runtime: &tokio::runtime::Handle) {
+        if pod::is_mirror(pod) { self.mirror_changed(pod) } else { self.put(pod, runtime) }
     }
 
     fn put(self: &Arc<Self>, pod: &Arc<Pod>, runtime: &tokio::runtime::Handle) {
@@ -95,11 +114,21 @@ impl Pods {
         });
         let mailbox = Arc::new(Mailbox::new(admission));
         let worker = Worker::new(self.shared.clone(), pod.clone(), mailbox.clone());
-        let task = runtime.spawn(worker.run());
-        entries.insert(uid, Entry { pod: pod.clone(), mailbox, task: Some(task) });
+        let this = Arc::downgrade(self);
+        let task = runtime.spawn(async move {
+            worker.run().await;
+            // A successor of a static pod may wait for this end.
+            if let Some(this) = this.upgrade() {
+                this.statics_wake.notify_one();
+            }
+        });
+        entries.insert(uid, Entry { pod: pod.clone(), mailbox, task: Some(task), leaving: false });
     }
 
     fn gone(&self, pod: &Arc<Pod>) {
+        if pod::is_mirror(pod) {
+            return self.mirror_gone(pod);
+        }
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get(pod::uid(pod)) else { return };
         entry.mailbox.removed(pod.clone());
@@ -159,15 +188,18 @@ impl Pods {
     /// belongs to nobody. Runs until shutdown, then waits for all workers.
     pub(crate) async fn run(self: &Arc<Self>, informer: &Informer<Pod>) {
         let shutdown = self.shared.shutdown.clone();
-        tokio::select! {
-            () = informer.synced() => {}
-            () = shutdown.cancelled() => return self.stopped().await,
-        }
+        let statics = self.first_statics().await;
+        let clean = async {
+            // Until the API has said what it knows, nothing is an orphan.
+            informer.synced().await;
+            self.clean().await;
+        };
         let work = async {
             tokio::join!(
+                self.keep_statics(statics, informer),
                 self.relist(),
                 self.listen(),
-                self.clean(),
+                clean,
                 self.share_cpu(),
                 self.reap(),
                 self.relieve(),
@@ -278,6 +310,14 @@ impl Pods {
         loop {
             tokio::time::sleep(PRESSURE_EVERY).await;
             let Some(short) = pressure::shortage(&self.shared.config.root_dir) else { continue };
+            if short.resource == "ephemeral-storage" {
+                // Images that nobody uses go before pods do.
+                match self.shared.image_gc.remove_unused(&self.shared, self).await {
+                    Ok(true) if pressure::shortage(&self.shared.config.root_dir).is_none() => continue,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "removing unused images failed"),
+                }
+            }
             let usage = self.usage(short.resource).await;
             let candidates: Vec<Candidate> = self
                 .active()
@@ -439,7 +479,7 @@ fn clean_disk(shared: &Shared, known: &BTreeSet<String>) {
     let logs = std::fs::read_dir(&shared.config.settings.pod_logs_dir).into_iter().flatten().flatten();
     for entry in logs {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(uid) = name.rsplit('_').next().filter(|uid| uid.len() == 36) else { continue };
+        let Some(uid) = name.rsplit('_').next().filter(|uid| matches!(uid.len(), 32 | 36)) else { continue };
         if !known.contains(uid)
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {

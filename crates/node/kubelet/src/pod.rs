@@ -22,6 +22,32 @@ pub(crate) fn full_name(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
 }
 
+/// Annotations of static pods and their mirrors.
+pub(crate) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+pub(crate) const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+fn annotated(pod: &Pod, key: &str) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key))
+}
+
+/// Whether the pod comes from a file of this node and not from the API. Anyone may write the annotation; but what the API
+/// gives always has a version, and what is read from files never.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    annotated(pod, CONFIG_SOURCE) && pod.metadata.resource_version.is_none()
+}
+
+/// Whether the pod is the API's image of a static pod.
+pub(crate) fn is_mirror(pod: &Pod) -> bool {
+    annotated(pod, CONFIG_MIRROR)
+}
+
+/// Whether the pod belongs to the system, and is neither evicted nor killed before others.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    is_static(pod)
+        || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
+}
+
 /// The regular containers.
 pub(crate) fn containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().map_or(&[], |spec| &spec.containers)

@@ -196,7 +196,7 @@ fn swap_limit(pod: &Pod, container: &Container, bounds: &Bounds) -> Option<i64> 
     let (request, limit) = (request(resources, "memory"), limit(resources, "memory"));
     let request = request.filter(|request| !request.is_zero());
     match request {
-        Some(request) if qos(pod) == Qos::Burstable && !is_critical(pod) && limit != Some(request) => {
+        Some(request) if qos(pod) == Qos::Burstable && !pod::is_critical(pod) && limit != Some(request) => {
             let part = i128::from(capacity) * i128::from(request.value())
                 / i128::from(bounds.memory_capacity.max(1));
             i64::try_from(part).ok()
@@ -205,15 +205,10 @@ fn swap_limit(pod: &Pod, container: &Container, bounds: &Bounds) -> Option<i64> 
     }
 }
 
-/// Whether the pod belongs to the system.
-fn is_critical(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
-}
-
 /// How likely the kernel kills a container's processes first, upstream's formula: the smaller the
 /// part of the machine that was asked for, the likelier.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
-    if is_critical(pod) {
+    if pod::is_critical(pod) {
         return -997;
     }
     match qos(pod) {

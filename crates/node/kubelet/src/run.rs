@@ -20,6 +20,7 @@ use crate::{
     cgroups::{CgroupError, Cgroups, Limits},
     context::Context,
     host_checks,
+    image_gc::ImageGc,
     images::Images,
     logs,
     manager::Pods,
@@ -127,6 +128,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let shared = Arc::new(Context {
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
+        image_gc: ImageGc::new(Timestamp::now()),
         images: Images::new(
             cri.clone(),
             recorder.clone(),
@@ -163,7 +165,17 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             () = shutdown.cancelled() => {}
         }
     };
-    tokio::join!(keeper.run(), pods.run(&pod_informer), serve, rotate);
+    let collect = async {
+        tokio::select! {
+            () = async {
+                // Until the API has said which pods there are, their images look unused.
+                pod_informer.synced().await;
+                shared.image_gc.run(&shared, &pods).await;
+            } => {}
+            () = shutdown.cancelled() => {}
+        }
+    };
+    tokio::join!(keeper.run(), pods.run(&pod_informer), serve, rotate, collect);
     sink.await.ok();
     Ok(())
 }

@@ -56,7 +56,8 @@ impl StatusWriter {
         Self { wanted, written, known, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Takes a newer state of the pod from the API. Older ones than our own last write are passed over.
+    /// Takes a newer state of the pod, or of the mirror of a static pod, from the API. Older ones than our own last write are
+    /// passed over.
     pub(crate) fn learn(&self, pod: &Arc<Pod>) {
         let mut known = self.known.lock();
         if version(pod) >= version(&known) {
@@ -101,6 +102,18 @@ async fn write_all(
             let (number, status) = wanted.borrow_and_update().clone();
             let Some(status) = status else { break };
             let base = known.lock().clone();
+            if pod::is_static(&base) {
+                // Nothing shows it to the API yet; what is said of it is remembered here.
+                let mut said = (*base).clone();
+                said.status = Some(status);
+                let mut known = known.lock();
+                if pod::is_static(&known) {
+                    *known = Arc::new(said);
+                    written.send_replace(number);
+                    break;
+                }
+                continue;
+            }
             let Some(patch) = patch(&base, &status) else {
                 written.send_replace(number);
                 break;

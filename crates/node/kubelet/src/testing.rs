@@ -15,6 +15,7 @@ pub(crate) fn settings(endpoint: &str, cgroup_root: &str, root: &Path) -> Config
         container_runtime_endpoint: endpoint.to_owned(),
         cgroup_root: cgroup_root.to_owned(),
         pod_logs_dir: root.join("logs"),
+        static_pod_path: Some(root.join("manifests")),
         fail_swap_on: false,
         ..Configuration::default()
     }

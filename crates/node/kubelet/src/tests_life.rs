@@ -10,7 +10,7 @@ use podium_client::{SharedInformers, Shutdown};
 use serde_json::{Value, json};
 
 use crate::{
-    Config,
+    Config, Configuration,
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
@@ -28,11 +28,16 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl World {
     fn start() -> Option<Self> {
-        Self::start_with("")
+        Self::start_as("", &|_| {})
     }
 
     /// With a runtime that says it is of this name.
     fn start_with(runtime_name: &str) -> Option<Self> {
+        Self::start_as(runtime_name, &|_| {})
+    }
+
+    /// With other settings, too.
+    fn start_as(runtime_name: &str, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: cgroups need root");
             return None;
@@ -42,7 +47,7 @@ impl World {
         let (api, runtime) = (FakeApi::new(), FakeRuntime::start());
         runtime.held.lock().images.push("app:v1".into());
         runtime.held.lock().name = runtime_name.into();
-        let (shutdown, task) = kubelet(&api, &runtime, &cgroup);
+        let (shutdown, task) = kubelet(&api, &runtime, &cgroup, change);
         Some(Self { api, runtime, shutdown, task, cgroup })
     }
 
@@ -54,7 +59,7 @@ impl World {
     async fn restart(mut self) -> Self {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
-        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {});
         self
     }
 
@@ -119,12 +124,14 @@ fn kubelet(
     api: &FakeApi,
     runtime: &FakeRuntime,
     cgroup: &str,
+    change: &dyn Fn(&mut Configuration),
 ) -> (Shutdown, tokio::task::JoinHandle<Result<(), crate::Error>>) {
     let shutdown = Shutdown::new();
     let client = api.client();
     let informers = SharedInformers::new(client.clone(), shutdown.clone());
     let root = runtime.path().join("kubelet");
-    let settings = crate::testing::settings(&runtime.endpoint(), cgroup, &root);
+    let mut settings = crate::testing::settings(&runtime.endpoint(), cgroup, &root);
+    change(&mut settings);
     let config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
@@ -516,5 +523,67 @@ async fn volumes_follow_labels_and_tokens_are_renewed() {
         if token.starts_with("token-of-default") && token != first { Ok(()) } else { Err(token) }
     })
     .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_pods_run_and_are_shown() {
+    let Some(world) = World::start() else { return };
+    let manifests = world.runtime.path().join("kubelet/manifests");
+    std::fs::create_dir_all(&manifests).unwrap();
+    let file = manifests.join("own.yaml");
+    world.runtime.held.lock().images.push("app:v2".into());
+    let text = |image: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "own"},
+            "spec": {"terminationGracePeriodSeconds": 3,
+                "containers": [with(container("a"), json!({"image": image}))]}})
+        .to_string()
+    };
+    std::fs::write(&file, text("app:v1")).unwrap();
+    let shown = world.wait("own-n1", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let annotation = |pod: &Value, name: &str| pod["metadata"]["annotations"][name].clone();
+    assert_eq!(annotation(&shown, "kubernetes.io/config.source"), "file");
+    let hash = annotation(&shown, "kubernetes.io/config.mirror");
+    assert_eq!(hash, annotation(&shown, "kubernetes.io/config.hash"));
+    assert_eq!(shown["metadata"]["ownerReferences"][0]["kind"], "Node");
+    assert_ne!(shown["metadata"]["uid"], hash);
+
+    // What is done to the mirror is undone, and the pod does not notice.
+    world.api.delete("pods", "default", "own-n1", Some(30));
+    world
+        .wait("own-n1", "is shown again", |pod| {
+            is(pod, "Ready", "True") && pod["metadata"]["uid"] != shown["metadata"]["uid"]
+        })
+        .await;
+    assert_eq!(world.runtime.calls(), ["sandbox", "start a"]);
+
+    // A restart takes it over.
+    let world = world.restart().await;
+    std::fs::write(&file, text("app:v2")).unwrap();
+    world
+        .wait("own-n1", "is another", |pod| {
+            is(pod, "Ready", "True") && annotation(pod, "kubernetes.io/config.mirror") != hash
+        })
+        .await;
+    let mut calls = world.runtime.calls();
+    // Stopping a sandbox is repeated where its end has not been seen yet.
+    calls.dedup();
+    assert_eq!(calls, ["sandbox", "start a", "stop a 3", "stop-sandbox", "sandbox", "start a"]);
+    std::fs::remove_file(&file).unwrap();
+    world.gone("own-n1").await;
+    assert!(world.runtime.held.lock().sandboxes.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_go_when_the_disk_is_full() {
+    let full = |settings: &mut Configuration| {
+        // Any disk is fuller than that, and none gets so empty by removing images.
+        (settings.image_gc_high_threshold_percent, settings.image_gc_low_threshold_percent) = (1, 0);
+        settings.image_minimum_gc_age = crate::Span::default();
+    };
+    let Some(world) = World::start_as("", &full) else { return };
+    world.event("FreeDiskSpaceFailed", "Insufficient free disk space on the node's image filesystem (").await;
+    assert!(world.runtime.held.lock().images.is_empty());
     world.stop().await;
 }

@@ -41,6 +41,7 @@ use crate::{
 pub(crate) use kill::recorded_grace;
 pub(crate) use mailbox::Mailbox;
 use probing::Probes;
+pub(crate) use storage::references;
 
 /// Upstream's minimum and maximum of the crash back-off.
 pub(crate) const CRASH_INITIAL: Duration = Duration::from_secs(10);
@@ -160,6 +161,9 @@ impl Worker {
                 || pod.metadata.annotations != self.wanted.metadata.annotations;
             self.pod = self.resize.apply(&pod);
             self.wanted = pod;
+        }
+        if let Some(mirror) = mail.mirror {
+            self.writer.learn(&mirror);
         }
         self.removed |= mail.removed;
         self.storage.stale |= mail.references_changed;

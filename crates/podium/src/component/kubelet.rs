@@ -1,6 +1,7 @@
 //! `podium kubelet`: flags and KubeletConfiguration in, a kubelet out.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use podium_client::{Client, SharedInformers};
+use podium_client::{Client, SharedInformers, Shutdown};
 use podium_kubelet::Configuration;
 use podium_pki::tls::ServingCertificate;
 use podium_pki::{KeyPair, Secret};
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use super::Common;
 use crate::certificates::{self, self_signed, serving_names};
+use crate::connection::who_am_i;
 use crate::daemon::Program;
 use crate::node;
 use crate::parts::Parts;
@@ -138,7 +140,8 @@ impl Program for Kubelet<'_> {
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let (flags, settings) = (self.flags, &self.settings);
         let end = parts.shutdown();
-        let connection = flags.common.connect().await?;
+        // Not waited for: what this kubelet runs from files may be the API server.
+        let connection = flags.common.open().await?;
         let client = connection.client()?;
         let name = flags.hostname_override.clone().map_or_else(crate::settings::host_name, Ok)?;
         let ip = flags.node_ip.map_or_else(crate::settings::default_address, Ok)?;
@@ -167,6 +170,11 @@ impl Program for Kubelet<'_> {
             config.credential_providers =
                 Some(Arc::new(providers.context("--image-credential-provider-config")?));
         }
+        let (client, server, until) = (config.client.clone(), connection.server(), end.clone());
+        parts.spawn("connection", async move {
+            say_who(&client, &server, &until).await;
+            Ok::<(), Infallible>(())
+        });
         parts.spawn("kubelet", podium_kubelet::run(config, end));
         Ok(())
     }
@@ -195,6 +203,16 @@ impl Kubelet<'_> {
         };
         Ok(ServingCertificate::new(&pair)?)
     }
+}
+
+/// Logs who the API server says that we are, once it answers; ends with everything else.
+async fn say_who(client: &Client, server: &str, until: &Shutdown) {
+    let Some(answer) = until.run_until_cancelled(who_am_i(client, server)).await else { return };
+    match answer {
+        Ok(user) => tracing::info!(server, user, "connected"),
+        Err(error) => tracing::error!(error = %format!("{error:#}"), "the API server does not let us in"),
+    }
+    until.cancelled().await;
 }
 
 fn read(path: &PathBuf) -> Result<String> {

@@ -82,6 +82,22 @@ fn resources(read: &Configuration, wrong: &mut Wrong) {
     wrong.unless((Duration::from_millis(1)..=Duration::from_secs(1)).contains(&period.0), || {
         format!("cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {period} must be between 1ms and 1sec, inclusive")
     });
+    let (high, low) = (read.image_gc_high_threshold_percent, read.image_gc_low_threshold_percent);
+    for (percent, name) in [
+        (high, "imageGCHighThresholdPercent (--image-gc-high-threshold)"),
+        (low, "imageGCLowThresholdPercent (--image-gc-low-threshold)"),
+    ] {
+        wrong.unless(percent <= 100, || format!("{name} {percent} must be between 0 and 100, inclusive"));
+    }
+    wrong.unless(low < high, || {
+        format!(
+            "imageGCLowThresholdPercent (--image-gc-low-threshold) {low} must be less than imageGCHighThresholdPercent (--image-gc-high-threshold) {high}"
+        )
+    });
+    let (least, most) = (read.image_minimum_gc_age, read.image_maximum_gc_age);
+    wrong.unless(most == Span::default() || most > least, || {
+        format!("imageMaximumGCAge {most} must be greater than imageMinimumGCAge {least}")
+    });
     wrong.unless(read.max_parallel_image_pulls != Some(0), || {
         "maxParallelImagePulls 0 must be a positive number".to_owned()
     });

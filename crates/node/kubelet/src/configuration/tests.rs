@@ -26,7 +26,7 @@ fn kubeadm() -> Value {
         "memorySwap": {}, "nodeStatusReportFrequency": "0s", "nodeStatusUpdateFrequency": "0s",
         "resolvConf": "/run/systemd/resolve/resolv.conf", "runtimeRequestTimeout": "0s",
         "shutdownGracePeriod": "0s", "shutdownGracePeriodCriticalPods": "0s", "streamingConnectionIdleTimeout": "0s",
-        "syncFrequency": "0s", "volumeStatsAggPeriod": "0s", "evictionHard": null,
+        "syncFrequency": "0s", "staticPodPath": "/etc/kubernetes/manifests", "volumeStatsAggPeriod": "0s", "evictionHard": null,
     })
 }
 
@@ -36,7 +36,11 @@ fn a_kubeadm_configuration_is_read() {
     assert_eq!(read.authentication.x509.client_ca_file, Some("/etc/kubernetes/pki/ca.crt".into()));
     assert_eq!(read.cluster_dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
     assert_eq!(read.authentication.webhook.cache_ttl, Span::minutes(2));
-    assert_eq!(read.runtime_request_timeout, Span::minutes(2));
+    assert_eq!(
+        (read.runtime_request_timeout, read.file_check_frequency),
+        (Span::minutes(2), Span::seconds(20))
+    );
+    assert_eq!(read.static_pod_path, Some("/etc/kubernetes/manifests".into()));
     assert_eq!(read.report_frequency(), Duration::from_secs(300));
 }
 
@@ -67,6 +71,12 @@ fn what_is_wrong_or_not_built_is_refused() {
         (json!({"cpuCFSQuotaPeriod": "2s"}), "must be between 1ms and 1sec"),
         (json!({"nodeStatusUpdateFrequency": "10"}), "is not a duration"),
         (json!({"allowedUnsafeSysctls": ["fs.*"]}), "neither a known sysctl name nor a sysctl pattern"),
+        (json!({"imageGCHighThresholdPercent": 101}), "101 must be between 0 and 100"),
+        (json!({"imageGCLowThresholdPercent": 85}), "85 must be less than"),
+        (
+            json!({"imageMaximumGCAge": "1m"}),
+            "imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s",
+        ),
         (json!({"tlsCertFile": "/a"}), "belong together"),
     ] {
         let error = read(fields).unwrap_err();

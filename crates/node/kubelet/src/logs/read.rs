@@ -9,7 +9,6 @@ mod decode;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::{
     collections::VecDeque,
@@ -24,9 +23,9 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
 
+use crate::directory_watch::DirectoryWatch;
 use decode::Decoder;
 pub(crate) use decode::{Choice, Format};
-use watch::DirectoryWatch;
 
 /// How much is read at a time.
 const BLOCK: usize = 64 * 1024;

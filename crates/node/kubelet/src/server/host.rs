@@ -57,6 +57,8 @@ pub(crate) trait Runtime: Send + Sync {
     ) -> BoxFuture<'_, Result<v1::ExecSyncResponse, Error>>;
     fn container_stats(&self) -> BoxFuture<'_, Result<Vec<v1::ContainerStats>, Error>>;
     fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>>;
+    /// Where images and containers are kept, and what they take there.
+    fn image_fs(&self) -> BoxFuture<'_, Result<v1::ImageFsInfoResponse, Error>>;
 }
 
 fn of_pod(uid: Option<String>) -> HashMap<String, String> {
@@ -131,6 +133,10 @@ impl Runtime for Cri {
         Box::pin(async move {
             Ok(self.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?.stats)
         })
+    }
+
+    fn image_fs(&self) -> BoxFuture<'_, Result<v1::ImageFsInfoResponse, Error>> {
+        Box::pin(async move { self.image_fs_info(v1::ImageFsInfoRequest {}).await })
     }
 }
 

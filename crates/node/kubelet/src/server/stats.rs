@@ -1,6 +1,8 @@
 //! What containers, pods and the node use: from the runtime where it tells, else from the pod's cgroup, and
 //! for the node from `/proc`. Served as upstream's `Summary`, and the source of the metrics.
 
+mod network;
+
 use std::{collections::HashMap, fs};
 
 use jiff::Timestamp;
@@ -289,16 +291,43 @@ pub(crate) async fn summary(host: &dyn Host, only_cpu_and_memory: bool) -> Reply
         Err(error) => return text(500, error.grpc_text()),
     };
     let node = node().await;
-    let file_system = if only_cpu_and_memory { None } else { file_system(host.root_dir(), node.time) };
+    let (file_system, runtime, network) = if only_cpu_and_memory {
+        (None, None, None)
+    } else {
+        let network = network_json(&network::of_node(node.time).await);
+        (file_system(host.root_dir(), node.time), runtime(host, node.time).await, Some(network))
+    };
     let pods: Vec<Value> = pods.iter().map(|one| pod_json(one, only_cpu_and_memory)).collect();
     let node = object([
         ("nodeName", Some(host.node_name().into())),
         ("startTime", Some(host.started().to_string().into())),
         ("cpu", node.cpu_json()),
         ("memory", node.memory_json()),
+        ("network", network),
         ("fs", file_system),
+        ("runtime", runtime),
     ]);
     reply::json(&json!({"node": node, "pods": pods}))
+}
+
+/// The file systems of images and of containers; None if the runtime does not say.
+async fn runtime(host: &dyn Host, now: i64) -> Option<Value> {
+    let answer = host.runtime().image_fs().await.ok()?;
+    let shown = |list: &[v1::FilesystemUsage]| {
+        let first = list.first()?;
+        let mut shown = file_system(std::path::Path::new(&first.fs_id.as_ref()?.mountpoint), now)?;
+        // What is used of it is asked of the runtime: others may have files there too.
+        for (name, used) in [("usedBytes", &first.used_bytes), ("inodesUsed", &first.inodes_used)] {
+            if let Some(used) = value(used.as_ref()) {
+                shown[name] = used.into();
+            }
+        }
+        Some(shown)
+    };
+    Some(object([
+        ("imageFs", shown(&answer.image_filesystems)),
+        ("containerFs", shown(&answer.container_filesystems)),
+    ]))
 }
 
 fn pod_json(pod: &PodUsage, only_cpu_and_memory: bool) -> Value {

@@ -115,6 +115,15 @@ impl Runtime for FakeRuntime {
     fn sandbox_stats(&self) -> BoxFuture<'_, Result<Vec<v1::PodSandboxStats>, Error>> {
         answer(Vec::new())
     }
+
+    fn image_fs(&self) -> BoxFuture<'_, Result<v1::ImageFsInfoResponse, Error>> {
+        let fs = |bytes| v1::FilesystemUsage {
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: "/".to_owned() }),
+            used_bytes: Some(v1::UInt64Value { value: bytes }),
+            ..Default::default()
+        };
+        answer(v1::ImageFsInfoResponse { image_filesystems: vec![fs(7)], container_filesystems: vec![fs(5)] })
+    }
 }
 
 struct FakeHost {

@@ -489,7 +489,14 @@ impl RuntimeService for FakeRuntime {
 #[tonic::async_trait]
 impl ImageService for FakeRuntime {
     async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
-        Ok(Response::new(Default::default()))
+        let image = |name: &String| v1::Image {
+            id: format!("id-of-{name}"),
+            repo_tags: vec![name.clone()],
+            size: 1000,
+            ..Default::default()
+        };
+        let images = self.held.lock().images.iter().map(image).collect();
+        Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
     async fn image_status(
@@ -508,12 +515,21 @@ impl ImageService for FakeRuntime {
         Err(Status::not_found(format!("failed to pull {name}")))
     }
 
-    async fn remove_image(&self, _: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
+        let id = request.into_inner().image.unwrap_or_default().image;
+        self.held.lock().images.retain(|name| format!("id-of-{name}") != id);
         Ok(Response::new(Default::default()))
     }
 
     async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
-        Ok(Response::new(Default::default()))
+        let usage = v1::FilesystemUsage {
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: self.path().display().to_string() }),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::ImageFsInfoResponse { image_filesystems: vec![usage], ..Default::default() }))
     }
 
     absent_streams! {

@@ -19,6 +19,8 @@ pub(crate) type Admission = Arc<dyn Fn(&Pod, Option<&Node>) -> Result<(), Refuse
 pub(crate) struct Mail {
     pub(crate) pod: Option<Arc<Pod>>,
     pub(crate) removed: bool,
+    /// What shows a static pod to the API.
+    pub(crate) mirror: Option<Arc<Pod>>,
     pub(crate) references_changed: bool,
     pub(crate) evict: Option<Verdict>,
 }
@@ -62,6 +64,12 @@ impl Mailbox {
         mail.pod = Some(last);
         mail.removed = true;
         drop(mail);
+        self.notify.notify_one();
+    }
+
+    /// The API's image of this static pod has changed.
+    pub(crate) fn mirror(&self, mirror: Arc<Pod>) {
+        self.mail.lock().mirror = Some(mirror);
         self.notify.notify_one();
     }
 

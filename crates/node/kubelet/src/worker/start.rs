@@ -425,8 +425,10 @@ async fn env_sources(
     spec: &Container,
     pod_ips: Vec<String>,
 ) -> Result<Sources, String> {
-    // Without the Services a container would start blind and stay so.
-    shared.services.synced().await;
+    // Without the Services a container would start blind and stay so; a static pod may be what brings the API.
+    if !pod::is_static(pod) {
+        shared.services.synced().await;
+    }
     let namespace = pod::namespace(pod);
     let mut services = shared.services.list_namespace(namespace);
     if namespace != "default" {

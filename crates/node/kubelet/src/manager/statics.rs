@@ -1,0 +1,224 @@
+//! The manager's part of static pods: starts and ends their workers, keeps their mirrors.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use podium_client::{Api, Informer, ObjectKey, error_chain, is_already_exists, is_conflict, is_not_found};
+use podium_cri::v1;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::Pods;
+use crate::{
+    pod,
+    record::label,
+    static_pods::{
+        Source,
+        mirror::{self, Step},
+    },
+};
+
+/// How long after a failed step the next one is tried.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Pods {
+    /// The pods' source, read once: what runs of them must be known before anything is cleared away.
+    pub(super) async fn first_statics(&self) -> Option<(Source, Vec<Arc<Pod>>)> {
+        let config = &self.shared.config;
+        let mut source = Source::new(config.settings.static_pod_path.as_ref()?, &config.node_name);
+        let read = tokio::task::spawn_blocking(move || {
+            let found = source.read();
+            (source, found)
+        });
+        read.await.ok()
+    }
+
+    /// Runs what the source has, and shows it to the API.
+    pub(super) async fn keep_statics(
+        self: &Arc<Self>,
+        first: Option<(Source, Vec<Arc<Pod>>)>,
+        informer: &Informer<Pod>,
+    ) {
+        let (told, mut wanted) = watch::channel(Vec::new());
+        let follow = async {
+            match first {
+                Some((source, found)) => {
+                    self.end_predecessors(&found).await;
+                    told.send_replace(found);
+                    source.follow(told, self.shared.config.settings.file_check_frequency.0).await;
+                }
+                // The sender is kept: a closed channel would look like a change.
+                None => std::future::pending().await,
+            }
+        };
+        let keep = async {
+            loop {
+                let pods = wanted.borrow_and_update().clone();
+                self.run_statics(&pods);
+                // Without the API's word nothing is known of mirrors.
+                let failed = informer.is_synced() && !self.keep_mirrors(&pods).await;
+                tokio::select! {
+                    () = self.statics_wake.notified() => {}
+                    Ok(()) = wanted.changed() => {}
+                    () = informer.synced(), if !informer.is_synced() => {}
+                    () = tokio::time::sleep(AGAIN), if failed => {}
+                }
+            }
+        };
+        tokio::join!(follow, keep);
+    }
+
+    /// Ends what still runs of a static pod whose file was changed while no kubelet looked: two of one name would fight for
+    /// what they share.
+    async fn end_predecessors(&self, wanted: &[Arc<Pod>]) {
+        let sandboxes = self.shared.cri.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await;
+        for sandbox in sandboxes.map(|answer| answer.items).unwrap_or_default() {
+            let told = |key: &str| sandbox.labels.get(key).map(String::as_str).unwrap_or_default();
+            let uid = told(label::POD_UID);
+            let same = |one: &Arc<Pod>| {
+                pod::name(one) == told(label::POD_NAME) && pod::namespace(one) == told(label::POD_NAMESPACE)
+            };
+            if wanted.iter().any(|one| same(one) && pod::uid(one) != uid)
+                && let Err(error) = self.end_orphan(uid).await
+            {
+                tracing::warn!(uid, %error, "ending the predecessor of a static pod failed");
+            }
+        }
+    }
+
+    /// Starts workers of new pods and ends those of pods that are gone. A changed pod waits for the one it replaces.
+    fn run_statics(self: &Arc<Self>, wanted: &[Arc<Pod>]) {
+        let runtime = tokio::runtime::Handle::current();
+        let mut starting = Vec::new();
+        {
+            let mut entries = self.entries.lock();
+            entries.retain(|uid, entry| {
+                let gone = pod::is_static(&entry.pod) && !wanted.iter().any(|one| pod::uid(one) == uid);
+                if gone && !entry.leaving {
+                    entry.leaving = true;
+                    entry.mailbox.removed(entry.pod.clone());
+                }
+                !(gone && entry.task.as_ref().is_none_or(JoinHandle::is_finished))
+            });
+            for one in wanted {
+                let held = |uid: &str, other: &Pod| {
+                    uid != pod::uid(one) && ObjectKey::of(other) == ObjectKey::of(&**one)
+                };
+                let waits =
+                    entries.iter().any(|(uid, entry)| pod::is_static(&entry.pod) && held(uid, &entry.pod));
+                let known = entries.get(pod::uid(one)).is_some_and(|entry| entry.pod == *one);
+                if !waits && !known {
+                    starting.push(one.clone());
+                }
+            }
+        }
+        for one in &starting {
+            self.put(one, &runtime);
+            if let Some(mirror) = self.mirrors.lock().get(&ObjectKey::of(&**one)).cloned() {
+                self.tell_mirror(&mirror);
+            }
+        }
+    }
+
+    /// A mirror was made or changed.
+    pub(super) fn mirror_changed(&self, mirror: &Arc<Pod>) {
+        self.mirrors.lock().insert(ObjectKey::of(&**mirror), mirror.clone());
+        self.tell_mirror(mirror);
+        self.statics_wake.notify_one();
+    }
+
+    /// A mirror was deleted.
+    pub(super) fn mirror_gone(&self, mirror: &Pod) {
+        let key = ObjectKey::of(mirror);
+        let mut mirrors = self.mirrors.lock();
+        if mirrors.get(&key).is_some_and(|known| pod::uid(known) == pod::uid(mirror)) {
+            mirrors.remove(&key);
+        }
+        drop(mirrors);
+        self.statics_wake.notify_one();
+    }
+
+    /// Tells the worker of the pod that a mirror shows where its status goes.
+    fn tell_mirror(&self, mirror: &Arc<Pod>) {
+        let key = ObjectKey::of(&**mirror);
+        let entries = self.entries.lock();
+        let shown =
+            entries.values().find(|entry| pod::is_static(&entry.pod) && ObjectKey::of(&*entry.pod) == key);
+        if let Some(entry) = shown {
+            entry.mailbox.mirror(mirror.clone());
+        }
+    }
+
+    /// Makes and deletes mirrors; false if something is to be tried again.
+    async fn keep_mirrors(&self, wanted: &[Arc<Pod>]) -> bool {
+        let mut statics: Vec<Arc<Pod>> = self
+            .entries
+            .lock()
+            .values()
+            .map(|entry| entry.pod.clone())
+            .filter(|pod| pod::is_static(pod))
+            .collect();
+        // One that waits for its predecessor is shown by that one's mirror.
+        for one in wanted {
+            if !statics.iter().any(|other| ObjectKey::of(&**other) == ObjectKey::of(&**one)) {
+                statics.push(one.clone());
+            }
+        }
+        let mirrors: Vec<Arc<Pod>> = self.mirrors.lock().values().cloned().collect();
+        let mut done = true;
+        for step in mirror::plan(&statics, &mirrors) {
+            done &= match step {
+                Step::Create(wanted) => self.create_mirror(&wanted).await,
+                Step::Delete(mirror) => self.delete_mirror(&mirror).await,
+            };
+        }
+        done
+    }
+
+    async fn create_mirror(&self, wanted: &Pod) -> bool {
+        let node = self.node.lock().clone();
+        let Some(node_uid) = node.and_then(|node| node.metadata.uid.clone()) else { return false };
+        let mirror = mirror::of(wanted, &self.shared.config.node_name, &node_uid);
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), pod::namespace(wanted));
+        match api.create(&PostParams::default(), &mirror).await {
+            Ok(made) => {
+                self.mirror_changed(&Arc::new(made));
+                true
+            }
+            // The informer tells of it; an ordinary pod of that name stays where it is.
+            Err(error) if is_already_exists(&error) => false,
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::warn!(pod = pod::full_name(wanted), error, "creating a mirror pod failed");
+                false
+            }
+        }
+    }
+
+    async fn delete_mirror(&self, mirror: &Pod) -> bool {
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), pod::namespace(mirror));
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: mirror.metadata.uid.clone(),
+                ..Preconditions::default()
+            }),
+            ..DeleteParams::default()
+        };
+        match api.delete(pod::name(mirror), &params).await {
+            Ok(_) => {
+                self.mirror_gone(mirror);
+                true
+            }
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {
+                self.mirror_gone(mirror);
+                true
+            }
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::warn!(pod = pod::full_name(mirror), error, "deleting a mirror pod failed");
+                false
+            }
+        }
+    }
+}
