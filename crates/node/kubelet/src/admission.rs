@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod},
+    api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod},
     apimachinery::pkg::api::resource::Quantity as WireQuantity,
 };
 use podium_api::quantity::Quantity;
@@ -138,10 +138,15 @@ fn matches_node(wanted: &Pod, node: &Node) -> bool {
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    required.is_none_or(|required| selects(required, node))
+}
+
+/// Whether a selector chooses this node.
+pub(crate) fn selects(required: &NodeSelector, node: &Node) -> bool {
+    let empty = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
     let name = node.metadata.name.as_deref().unwrap_or_default();
-    required.is_none_or(|required| {
-        required.node_selector_terms.iter().any(|term| matches_term(term, labels, name))
-    })
+    required.node_selector_terms.iter().any(|term| matches_term(term, labels, name))
 }
 
 fn matches_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {

@@ -34,8 +34,6 @@ pub(crate) enum ConfigError {
     SubPath { mount: String, container: String, source: io::Error },
     #[error("volume {volume:?} of container {container:?} is not in the pod")]
     NoVolume { volume: String, container: String },
-    #[error("raw block volumes (volumeDevices) are not supported by this kubelet")]
-    BlockVolume,
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
     #[error(
@@ -55,6 +53,7 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) image_user: &'a ImageUser,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<v1::Mount>,
+    pub(crate) devices: Vec<v1::Device>,
     pub(crate) bounds: resources::Bounds,
     pub(crate) seccomp: security::Seccomp<'a>,
     /// The container whose processes an ephemeral container joins.
@@ -89,6 +88,7 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
             .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
             .collect(),
         mounts: from.mounts.clone(),
+        devices: from.devices.clone(),
         labels: [
             (label::POD_NAME, pod::name(pod)),
             (label::POD_NAMESPACE, pod::namespace(pod)),
@@ -150,9 +150,6 @@ pub(crate) fn prepare(
     env: &[(String, String)],
     etc_hosts: Option<&Path>,
 ) -> Result<Vec<v1::Mount>, ConfigError> {
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err(ConfigError::BlockVolume);
-    }
     let mut mounts = Vec::new();
     for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
         let part = sub_path_of(container, wanted, env)?;
@@ -171,6 +168,32 @@ pub(crate) fn prepare(
         mounts.push(bind(path, &file));
     }
     Ok(mounts)
+}
+
+/// The devices that the container opens. Blocking.
+pub(crate) fn devices(
+    directory: &PodDir,
+    pod: &Pod,
+    container: &Container,
+) -> Result<Vec<v1::Device>, ConfigError> {
+    let wanted = container.volume_devices.iter().flatten();
+    wanted
+        .map(|device| {
+            let volume = volumes::find(pod, &device.name);
+            let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref());
+            let read_only = claim.is_some_and(|claim| claim.read_only == Some(true));
+            let found = volume.and_then(|volume| volumes::device_of(directory, volume));
+            let host = found.ok_or_else(|| ConfigError::NoVolume {
+                volume: device.name.clone(),
+                container: container.name.clone(),
+            })?;
+            Ok(v1::Device {
+                container_path: device.device_path.clone(),
+                host_path: host.to_string_lossy().into_owned(),
+                permissions: if read_only { "r" } else { "mrw" }.to_owned(),
+            })
+        })
+        .collect()
 }
 
 fn bind(container_path: &str, host_path: &Path) -> v1::Mount {
@@ -281,7 +304,13 @@ fn volume_mount(
         // Runtimes differ in what they do with a missing source; upstream's make a directory.
         fs::create_dir_all(&host).map_err(failed)?;
     }
-    Ok(v1::Mount { host_path: host.to_string_lossy().into_owned(), ..mount_of(wanted) })
+    let claim = volume.persistent_volume_claim.as_ref();
+    let mount = mount_of(wanted);
+    Ok(v1::Mount {
+        host_path: host.to_string_lossy().into_owned(),
+        readonly: mount.readonly || claim.is_some_and(|claim| claim.read_only == Some(true)),
+        ..mount
+    })
 }
 
 #[cfg(test)]

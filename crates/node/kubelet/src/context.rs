@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use kube::Client;
 use parking_lot::Mutex;
 use podium_client::{EventRecorder, Informer, Shutdown, reference_of};
@@ -26,6 +26,8 @@ use crate::{
 /// Shared by all workers; cheap to pass as an `Arc`.
 pub(crate) struct Context {
     pub(crate) config: Config,
+    /// The node as the API has it.
+    pub(crate) node: Arc<Mutex<Option<Arc<Node>>>>,
     pub(crate) cri: Cri,
     pub(crate) client: Client,
     pub(crate) recorder: EventRecorder,

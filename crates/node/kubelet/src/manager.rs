@@ -50,7 +50,6 @@ struct Entry {
 pub(crate) struct Pods {
     shared: Shared,
     entries: Mutex<HashMap<String, Entry>>,
-    node: Arc<Mutex<Option<Arc<Node>>>>,
     /// What the API has of static pods.
     mirrors: Mutex<HashMap<ObjectKey, Arc<Pod>>>,
     /// Mirrors or workers of static pods have changed.
@@ -64,11 +63,10 @@ impl std::fmt::Debug for Pods {
 }
 
 impl Pods {
-    pub(crate) fn new(shared: Shared, node: Arc<Mutex<Option<Arc<Node>>>>) -> Arc<Self> {
+    pub(crate) fn new(shared: Shared) -> Arc<Self> {
         Arc::new(Self {
             shared,
             entries: Mutex::default(),
-            node,
             mirrors: Mutex::default(),
             statics_wake: Notify::new(),
         })
@@ -146,7 +144,7 @@ impl Pods {
                 .map(|(_, entry)| entry.mailbox.held().unwrap_or_else(|| entry.pod.clone()))
                 .collect()
         };
-        let node = self.node.lock().clone();
+        let node = self.shared.node.lock().clone();
         let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
         let unsafe_sysctls = &self.shared.config.settings.allowed_unsafe_sysctls;
         admission::admit(wanted, &others, newer.or(node.as_deref()), &allocatable, unsafe_sysctls)

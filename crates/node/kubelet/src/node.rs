@@ -25,7 +25,6 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use parking_lot::Mutex;
 use podium_client::{EventType, error_chain, is_already_exists, is_conflict, is_not_found};
 use podium_cri::v1;
 use serde_json::{Value, json};
@@ -41,8 +40,6 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct NodeKeeper {
     shared: Shared,
-    /// The node as the API has it.
-    pub(crate) known: Arc<Mutex<Option<Arc<Node>>>>,
     port: u16,
 }
 
@@ -59,7 +56,7 @@ pub(crate) fn reference(name: &str) -> ObjectReference {
 impl NodeKeeper {
     /// `port` is the one the kubelet's server listens on.
     pub(crate) fn new(shared: Shared, port: u16) -> Self {
-        Self { shared, known: Arc::default(), port }
+        Self { shared, port }
     }
 
     /// Registers the node, then keeps its status and lease until shutdown.
@@ -128,7 +125,7 @@ impl NodeKeeper {
         let patch = json!({"status": with_replacements(value)});
         let written =
             self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
-        *self.known.lock() = Some(Arc::new(written));
+        *self.shared.node.lock() = Some(Arc::new(written));
         *last = core;
         for transition in transitions {
             self.event(transition, format!("Node {} status is now: {transition}", self.name()));
@@ -158,7 +155,7 @@ impl NodeKeeper {
             api.patch(self.name(), &PatchParams::default(), &Patch::Merge(patch)).await?
         };
         let found = Arc::new(found);
-        *self.known.lock() = Some(found.clone());
+        *self.shared.node.lock() = Some(found.clone());
         Ok(Some(found))
     }
 
@@ -308,7 +305,7 @@ impl NodeKeeper {
 
     /// The lease goes with the node.
     fn owner(&self) -> Option<Vec<OwnerReference>> {
-        let node = self.known.lock().clone()?;
+        let node = self.shared.node.lock().clone()?;
         Some(vec![OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Node".to_owned(),

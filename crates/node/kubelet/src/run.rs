@@ -128,6 +128,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let shared = Arc::new(Context {
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
+        node: Arc::default(),
         image_gc: ImageGc::new(Timestamp::now()),
         images: Images::new(
             cri.clone(),
@@ -151,7 +152,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     });
     let port = server.as_ref().map_or(shared.config.settings.port, Server::port);
     let keeper = NodeKeeper::new(shared.clone(), port);
-    let pods = Pods::new(shared.clone(), keeper.known.clone());
+    let pods = Pods::new(shared.clone());
     *pods_slot.lock() = Arc::downgrade(&pods);
     pods.follow(&pod_informer);
     let serve = async {

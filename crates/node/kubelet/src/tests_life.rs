@@ -587,3 +587,43 @@ async fn images_go_when_the_disk_is_full() {
     assert!(world.runtime.held.lock().images.is_empty());
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_waited_for_and_mounted() {
+    let Some(world) = World::start() else { return };
+    let data = world.runtime.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let claim = |phase: &str, volume: &str| {
+        json!({"metadata": {"name": "c", "namespace": "default", "uid": "cu"}, "spec": {"volumeName": volume},
+            "status": {"phase": phase}})
+    };
+    world.api.put("persistentvolumeclaims", claim("Pending", ""));
+    let mounted = with(container("a"), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}}]);
+    world.pod("web", json!({"containers": [mounted], "volumes": volumes}));
+    world
+        .event(
+            "FailedMount",
+            "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[v], failed to process volumes=[v]: \
+             error processing PVC default/c: PVC is not bound",
+        )
+        .await;
+    assert!(world.runtime.calls().is_empty());
+    world.api.put(
+        "persistentvolumes",
+        json!({"metadata": {"name": "pv"}, "spec": {"local": {"path": data}, "claimRef": {"uid": "cu"}}}),
+    );
+    world.api.put("persistentvolumeclaims", claim("Bound", "pv"));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let mount = world.runtime.held.lock().containers[0].1.mounts[0].clone();
+    assert!(mount.readonly && mount.container_path == "/v", "{mount:?}");
+    std::fs::write(data.join("file"), "x").unwrap();
+    assert_eq!(std::fs::read_to_string(std::path::Path::new(&mount.host_path).join("file")).unwrap(), "x");
+    // A kubelet that comes back needs neither claim nor volume to go on.
+    world.api.delete("persistentvolumes", "", "pv", None);
+    let world = world.restart().await;
+    world.api.delete("pods", "default", "web", Some(3));
+    world.gone("web").await;
+    assert!(data.join("file").exists() && !std::path::Path::new(&mount.host_path).exists());
+    world.stop().await;
+}

@@ -4,9 +4,11 @@
 //! safe to repeat, because a restarted kubelet repeats it for pods that run.
 
 pub(crate) mod atomic;
+pub(crate) mod claims;
 pub(crate) mod host_path;
 pub(crate) mod image;
 pub(crate) mod payload;
+pub(crate) mod persistent;
 pub(crate) mod sub_path;
 
 use std::{
@@ -28,6 +30,8 @@ pub(crate) enum VolumeError {
     Payload { volume: String, source: PayloadError },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     HostPath { volume: String, source: host_path::HostPathError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Persistent { volume: String, source: persistent::PersistentError },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Io { volume: String, source: io::Error },
     #[error(
@@ -76,6 +80,11 @@ impl PodDir {
         self.root.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
+    /// The link to a volume's device.
+    fn device(&self, name: &str) -> PathBuf {
+        self.root.join("volumeDevices/kubernetes.io~persistent-volume").join(name)
+    }
+
     /// Where one mount of a part of a volume is.
     pub(crate) fn sub_path(&self, volume: &str, container: &str, index: usize) -> PathBuf {
         self.root.join("volume-subpaths").join(volume).join(container).join(index.to_string())
@@ -93,9 +102,27 @@ pub(crate) fn host_path_of(directory: &PodDir, volume: &Volume) -> Option<PathBu
     plugin(volume).ok().map(|plugin| directory.volume(plugin, &volume.name))
 }
 
+/// Whether the volume is a claim's.
+pub(crate) fn claimed(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+}
+
+/// Where the device of a volume is, once it has been made.
+pub(crate) fn device_of(directory: &PodDir, volume: &Volume) -> Option<PathBuf> {
+    fs::read_link(directory.device(&volume.name)).ok()
+}
+
+/// Whether a claimed volume is where containers look for it: then the API need not be asked about it.
+pub(crate) fn is_there(directory: &PodDir, volume: &Volume) -> bool {
+    host_path_of(directory, volume).is_some_and(|path| sub_path::is_mounted(&path).unwrap_or(false))
+        || device_of(directory, volume).is_some()
+}
+
 /// The plugin's name in paths, or the kind of a source that is not supported.
 fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
-    let known: [(bool, &'static str); 7] = [
+    let known: [(bool, &'static str); 9] = [
+        (claimed(volume), "persistent-volume"),
+        (volume.nfs.is_some(), "nfs"),
         (volume.empty_dir.is_some(), "empty-dir"),
         (volume.config_map.is_some(), "configmap"),
         (volume.secret.is_some(), "secret"),
@@ -107,11 +134,8 @@ fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
     if let Some((_, name)) = known.into_iter().find(|(there, _)| *there) {
         return Ok(name);
     }
-    let unsupported: [(bool, &'static str); 9] = [
-        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+    let unsupported: [(bool, &'static str); 6] = [
         (volume.csi.is_some(), "csi"),
-        (volume.ephemeral.is_some(), "ephemeral"),
-        (volume.nfs.is_some(), "nfs"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.fc.is_some(), "fc"),
         // Running git on the host for a pod's author is how CVE-2024-10220 happened.
@@ -155,9 +179,19 @@ pub(crate) fn ensure(
             .map_err(|source| VolumeError::HostPath { volume: name(), source });
     }
     let Some(target) = host_path_of(directory, volume) else { return Ok(()) };
+    let group = payload::fs_group(pod).and_then(|group| u32::try_from(group).ok());
+    if let Some(found) = source_of(volume, lookup) {
+        let target = if found.block { directory.device(&volume.name) } else { target };
+        let group = group.map(|id| persistent::Group { id, on_root_mismatch: on_root_mismatch(pod) });
+        return persistent::ensure(&found, &target, group)
+            .map_err(|source| VolumeError::Persistent { volume: found.name.clone(), source });
+    }
+    if claimed(volume) {
+        // Nothing was found for it because it is there.
+        return Ok(());
+    }
     let files = payload::payload(pod, volume, lookup)
         .map_err(|source| VolumeError::Payload { volume: name(), source })?;
-    let group = payload::fs_group(pod).and_then(|group| u32::try_from(group).ok());
     match files {
         None => empty_dir(&target, pod, volume.empty_dir.as_ref(), group).map_err(failed),
         Some(files) => {
@@ -166,6 +200,25 @@ pub(crate) fn ensure(
             atomic::write(&target, &files, group).map(drop).map_err(failed)
         }
     }
+}
+
+/// What a claim has been resolved to, or what the pod says itself of a file server.
+fn source_of(volume: &Volume, lookup: &Lookup) -> Option<claims::Claimed> {
+    if let Some(nfs) = &volume.nfs {
+        let backing = claims::Backing::Nfs {
+            server: nfs.server.clone(),
+            path: nfs.path.clone(),
+            read_only: nfs.read_only == Some(true),
+            options: Vec::new(),
+        };
+        return Some(claims::Claimed { name: volume.name.clone(), backing, block: false });
+    }
+    lookup.claims.get(&volume.name).cloned()
+}
+
+fn on_root_mismatch(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
 }
 
 fn file_volume(target: &Path, in_memory: bool, group: Option<u32>) -> io::Result<()> {
@@ -259,15 +312,15 @@ pub(crate) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
     pod.spec.as_ref()?.volumes.as_ref()?.iter().find(|volume| volume.name == name)
 }
 
-/// The volumes that some container of the pod mounts; others need not be made.
+/// The volumes that some container of the pod mounts or opens; others need not be made.
 pub(crate) fn wanted(pod: &Pod) -> Vec<Volume> {
     let ephemeral = pod::ephemeral_containers(pod);
-    let mounted =
-        |volume: &&Volume| {
-            pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral).any(|container| {
-                container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name)
-            })
-        };
+    let mounted = |volume: &&Volume| {
+        pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral).any(|container| {
+            container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name)
+                || container.volume_devices.iter().flatten().any(|device| device.name == volume.name)
+        })
+    };
     pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(mounted).cloned().collect()
 }
 

@@ -176,7 +176,7 @@ impl Pods {
     }
 
     async fn create_mirror(&self, wanted: &Pod) -> bool {
-        let node = self.node.lock().clone();
+        let node = self.shared.node.lock().clone();
         let Some(node_uid) = node.and_then(|node| node.metadata.uid.clone()) else { return false };
         let mirror = mirror::of(wanted, &self.shared.config.node_name, &node_uid);
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), pod::namespace(wanted));

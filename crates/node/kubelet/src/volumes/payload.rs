@@ -51,6 +51,8 @@ pub(crate) struct TokenRef {
 /// Everything a payload may be made from.
 #[derive(Default)]
 pub(crate) struct Lookup {
+    /// What claims have been resolved to, by the volume's name in the pod; those that are mounted need none.
+    pub(crate) claims: BTreeMap<String, super::claims::Claimed>,
     pub(crate) config_maps: HashMap<String, Arc<ConfigMap>>,
     pub(crate) secrets: HashMap<String, Arc<Secret>>,
     pub(crate) tokens: HashMap<TokenRef, String>,

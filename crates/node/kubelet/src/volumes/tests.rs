@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{
-        ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile,
-        DownwardAPIVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath, NFSVolumeSource,
+        CSIVolumeSource, ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container,
+        DownwardAPIVolumeFile, DownwardAPIVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath,
         ObjectFieldSelector, PodSpec, ProjectedVolumeSource, Secret, SecretVolumeSource,
         ServiceAccountTokenProjection, VolumeMount, VolumeProjection,
     },
@@ -266,12 +266,12 @@ fn volumes_come_and_go() {
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let nfs = Volume { name: "n".into(), nfs: Some(NFSVolumeSource::default()), ..Default::default() };
+    let csi = Volume { name: "n".into(), csi: Some(CSIVolumeSource::default()), ..Default::default() };
     let directory = PodDir::new(Path::new("/nonexistent"), "u1");
-    let error = ensure(&directory, &pod(vec![nfs.clone()]), &nfs, &lookup()).unwrap_err();
+    let error = ensure(&directory, &pod(vec![csi.clone()]), &csi, &lookup()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "MountVolume.SetUp failed for volume \"n\" : volume source nfs is not supported by this kubelet"
+        "MountVolume.SetUp failed for volume \"n\" : volume source csi is not supported by this kubelet"
     );
     let host = Volume {
         name: "h".into(),

@@ -349,7 +349,7 @@ impl Worker {
         let hosts = hosts_text(shared, &self.pod, &pod_ips)?;
         let directory = shared.pod_dir(pod::uid(&self.pod));
         let (pod, container, variables) = (self.pod.clone(), spec.clone(), env.clone());
-        let mounts = tokio::task::spawn_blocking(move || {
+        let (mounts, devices) = tokio::task::spawn_blocking(move || {
             let file = match hosts {
                 Some(text) => {
                     let file = directory.etc_hosts();
@@ -361,7 +361,9 @@ impl Worker {
                 }
                 None => None,
             };
-            container::prepare(&directory, &pod, &container, &volumes, &variables, file.as_deref())
+            let mounts =
+                container::prepare(&directory, &pod, &container, &volumes, &variables, file.as_deref())?;
+            container::devices(&directory, &pod, &container).map(|devices| (mounts, devices))
         })
         .await
         .map_err(|error| error.to_string())?
@@ -374,6 +376,7 @@ impl Worker {
             image_user: &image.user,
             env,
             mounts,
+            devices,
             bounds: shared.bounds(),
             seccomp: crate::security::Seccomp {
                 root: &shared.seccomp_root(),

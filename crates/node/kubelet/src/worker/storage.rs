@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use podium_client::{EventType, error_chain, reference_of};
 use tokio::time::Instant;
 
@@ -11,13 +11,19 @@ use crate::{
     context::Shared,
     environment::{self, DataRef},
     pod,
-    volumes::{self, payload},
+    volumes::{
+        self,
+        claims::{self, ClaimError},
+        payload,
+    },
     worker::Worker,
 };
 
 /// Upstream's back-off of mounts.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(122);
+/// The longest pause for a claim that waits to be bound. Upstream looks ten times a second.
+const SOON: Duration = Duration::from_secs(2);
 
 /// How far a pod's volumes are.
 #[derive(Debug, Default)]
@@ -64,10 +70,13 @@ impl Worker {
                 self.storage.retry = None;
                 Ok(())
             }
-            Err(Trouble { reason, message }) => {
+            Err(Trouble { reason, message, soon }) => {
                 let about = reference_of(&*self.pod);
                 self.shared.recorder.event(&about, EventType::Warning, reason, message);
-                let pause = self.storage.retry.map_or(FIRST_RETRY, |(_, last)| (last * 2).min(LAST_RETRY));
+                let pause = self
+                    .storage
+                    .retry
+                    .map_or(FIRST_RETRY, |(_, last)| (last * 2).min(if soon { SOON } else { LAST_RETRY }));
                 let at = Instant::now() + pause;
                 self.storage.retry = Some((at, pause));
                 Err(at)
@@ -81,7 +90,7 @@ impl Worker {
         if !volumes::is_refreshable(&self.pod) {
             return;
         }
-        if let Err(Trouble { reason, message }) = make(&self.shared, &self.pod, self.pod_ips()).await {
+        if let Err(Trouble { reason, message, .. }) = make(&self.shared, &self.pod, self.pod_ips()).await {
             let about = reference_of(&*self.pod);
             self.shared.recorder.event(&about, EventType::Warning, reason, message);
         }
@@ -99,10 +108,12 @@ impl Worker {
 struct Trouble {
     reason: &'static str,
     message: String,
+    /// It passes without a person: the next try is soon.
+    soon: bool,
 }
 
 fn trouble(message: impl std::fmt::Display) -> Trouble {
-    Trouble { reason: "FailedMount", message: message.to_string() }
+    Trouble { reason: "FailedMount", message: message.to_string(), soon: false }
 }
 
 async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(), Trouble> {
@@ -112,6 +123,7 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
         shared.cgroups.make_pod(&pod).map_err(|error| Trouble {
             reason: "FailedCreatePodContainer",
             message: format!("unable to ensure pod container exists: {error}"),
+            soon: false,
         })?;
         let directory = shared.pod_dir(pod::uid(&pod));
         make_private(directory.path())
@@ -119,6 +131,7 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
             .map_err(|error| Trouble {
                 reason: "Failed",
                 message: format!("error making pod data directories: {error}"),
+                soon: false,
             })?;
         for volume in volumes::wanted(&pod) {
             volumes::ensure(&directory, &pod, &volume, &lookup).map_err(trouble)?;
@@ -132,6 +145,19 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
 fn make_private(path: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
+/// A claim gives no volume, in upstream's words.
+fn unmounted(pod: &Pod, volume: &Volume, error: &ClaimError) -> Trouble {
+    let (name, namespace) = (&volume.name, pod::namespace(pod));
+    let claim = claims::claim_of(pod, volume).unwrap_or_default();
+    Trouble {
+        soon: *error == ClaimError::Unbound,
+        ..trouble(format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[{name}], failed to process \
+             volumes=[{name}]: error processing PVC {namespace}/{claim}: {error}"
+        ))
+    }
 }
 
 /// Reads everything the pod's volumes are made from.
@@ -155,6 +181,19 @@ async fn gather(shared: &Shared, pod: &Pod, pod_ips: Vec<String>) -> Result<payl
                 let found = shared.references.secret(namespace, &name).await.map_err(trouble)?;
                 lookup.secrets.extend(found.map(|object| (name, object)));
             }
+        }
+    }
+    let directory = shared.pod_dir(pod::uid(pod));
+    for volume in volumes::wanted(pod).into_iter().filter(volumes::claimed) {
+        if volumes::is_there(&directory, &volume) {
+            continue;
+        }
+        let node = shared.node.lock().clone();
+        match claims::resolve(&shared.client, pod, &volume, node.as_deref()).await {
+            Ok(found) => {
+                lookup.claims.insert(volume.name, found);
+            }
+            Err(error) => return Err(unmounted(pod, &volume, &error)),
         }
     }
     for wanted in tokens {
