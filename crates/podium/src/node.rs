@@ -126,6 +126,7 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
         cgroup_root: node.layout.cgroup_root(),
         // A cluster on somebody's machine takes it as it is.
         fail_swap_on: false,
+        eviction_hard: Some(eviction_thresholds()),
         // Images that somebody loaded by hand can be had from nowhere else.
         image_gc_high_threshold_percent: 100,
         // A slow registry should not stop the others.
@@ -143,6 +144,18 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
     config.serving = Some(node.serving.clone());
     config.version = podium_api::VERSION.to_owned();
     config
+}
+
+/// Upstream's thresholds but for the image disk, which here is everybody's: fifteen percent free is too much to ask of
+/// somebody's machine. Without free process ids nothing starts.
+fn eviction_thresholds() -> podium_kubelet::Amounts {
+    let levels = [
+        ("memory.available", "100Mi"),
+        ("nodefs.available", "10%"),
+        ("nodefs.inodesFree", "5%"),
+        ("pid.available", "1000"),
+    ];
+    levels.into_iter().map(|(signal, level)| (signal.to_owned(), level.to_owned())).collect()
 }
 
 fn network(node: &Node<'_>) -> Result<podium_network::Config> {

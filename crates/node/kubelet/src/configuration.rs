@@ -16,6 +16,7 @@ use podium_api::quantity::Quantity;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::eviction::thresholds;
 pub use sources::ConfigurationError;
 pub use span::Span;
 
@@ -75,6 +76,13 @@ pub struct Configuration {
     pub cpu_cfs_quota: bool,
     #[serde(rename = "cpuCFSQuotaPeriod")]
     pub cpu_cfs_quota_period: Span,
+    pub eviction_hard: Option<Amounts>,
+    pub eviction_soft: Amounts,
+    pub eviction_soft_grace_period: Amounts,
+    pub eviction_pressure_transition_period: Span,
+    pub eviction_max_pod_grace_period: i64,
+    pub eviction_minimum_reclaim: Amounts,
+    pub merge_default_eviction_settings: bool,
     pub kube_reserved: Amounts,
     pub system_reserved: Amounts,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -234,6 +242,13 @@ impl Default for Configuration {
             pod_pids_limit: -1,
             cpu_cfs_quota: true,
             cpu_cfs_quota_period: Span(Duration::from_millis(100)),
+            eviction_hard: None,
+            eviction_soft: Amounts::new(),
+            eviction_soft_grace_period: Amounts::new(),
+            eviction_pressure_transition_period: Span::minutes(5),
+            eviction_max_pod_grace_period: 0,
+            eviction_minimum_reclaim: Amounts::new(),
+            merge_default_eviction_settings: false,
             kube_reserved: Amounts::new(),
             system_reserved: Amounts::new(),
             kube_reserved_cgroup: String::new(),
@@ -314,6 +329,7 @@ impl Configuration {
                 shown[name] = value;
             }
         }
+        shown["evictionHard"] = json!(thresholds::hard(self));
         shown
     }
 }

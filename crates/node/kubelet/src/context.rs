@@ -1,6 +1,6 @@
 //! What every part of the kubelet shares.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
@@ -13,6 +13,7 @@ use crate::{
     Config,
     backoff::Backoff,
     cgroups::Cgroups,
+    eviction::{state::Pressure, thresholds::Threshold},
     image_gc::ImageGc,
     images::Images,
     network_files::HostResolver,
@@ -36,6 +37,10 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) images: Images,
     pub(crate) image_gc: ImageGc,
+    /// When the node is short of something.
+    pub(crate) thresholds: Vec<Threshold>,
+    /// What it is short of.
+    pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) machine: Machine,
     pub(crate) resolver: HostResolver,

@@ -1,66 +1,115 @@
-//! Which pod goes first when the node runs short. Pure; the order is upstream's: those that use more
-//! than they asked for, then the lower priority, then the larger excess.
+//! Which pod goes first when the node runs short, and what it is told. Pure; order and messages are upstream's: for memory
+//! and disk those that use more than they asked for, then the lower priority, then the larger excess; for processes the
+//! lower priority, then the larger number.
 
-use std::sync::Arc;
+pub(crate) mod state;
+pub(crate) mod thresholds;
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{pod, resources, status::Verdict};
+use state::Observed;
+use thresholds::{Signal, Threshold};
 
-/// A pod with what it uses of the scarce resource, in bytes.
+/// A pod with what it uses of the scarce resource: bytes, inodes or processes.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) pod: Arc<Pod>,
-    pub(crate) used_bytes: i64,
+    pub(crate) used: i64,
+    /// The same by container, where it is known.
+    pub(crate) containers: BTreeMap<String, i64>,
 }
 
-/// The pod to evict, and why, None if no pod may be. `resource`: `memory` or `ephemeral-storage`.
+/// The grace period of a pod that is evicted for a hard threshold.
+const IMMEDIATE_SECONDS: i64 = 1;
+
+/// How long an evicted pod may take to end. `most`: `evictionMaxPodGracePeriod`.
+pub(crate) fn grace_seconds(threshold: &Threshold, pod: &Pod, most: i64) -> i64 {
+    if threshold.grace.is_none() {
+        return IMMEDIATE_SECONDS;
+    }
+    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    own.map_or(most, |own| own.min(most))
+}
+
+/// The pod to evict, and why, None if no pod may be.
 pub(crate) fn choose(
     candidates: &[Candidate],
-    resource: &str,
-    threshold: &str,
-    available: &str,
+    threshold: &Threshold,
+    observed: Observed,
 ) -> Option<(Arc<Pod>, Verdict)> {
-    let asked = |one: &Candidate| resources::pod_request(&one.pod, resource).value();
-    let excess = |one: &Candidate| one.used_bytes - asked(one);
+    let signal = threshold.signal;
+    let resource = signal.resource();
+    let priority = |one: &Candidate| one.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+    let asked = |one: &Candidate| match resource {
+        // Nobody asks for inodes or processes.
+        "inodes" | "pids" => 0,
+        _ => resources::pod_request(&one.pod, resource).value(),
+    };
+    let excess = |one: &Candidate| one.used - asked(one);
+    let within = |one: &Candidate| signal != Signal::Pids && excess(one) <= 0;
     let first = candidates
         .iter()
         .filter(|one| !pod::is_critical(&one.pod) && !pod::is_deleting(&one.pod))
-        .min_by_key(|one| (excess(one) <= 0, priority(one), std::cmp::Reverse(excess(one))))?;
+        .min_by_key(|one| (within(one), priority(one), Reverse(excess(one))))?;
     let mut message = format!(
-        "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
+        "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
+        shown(signal, threshold.level.of(observed.capacity)),
+        shown(signal, observed.available)
     );
-    for container in pod::containers(&first.pod) {
-        let request = resources::request(container.resources.as_ref(), resource)
-            .map_or_else(|| "0".to_owned(), |request| request.to_string());
-        if excess(first) > 0 {
+    if matches!(resource, "memory" | "ephemeral-storage") {
+        for container in pod::containers(&first.pod).iter().chain(pod::init_containers(&first.pod)) {
+            let Some(used) = first.containers.get(&container.name) else { continue };
+            let request = resources::request(container.resources.as_ref(), resource);
+            if request.as_ref().is_some_and(|request| request.value() >= *used) {
+                continue;
+            }
+            let request = request.map_or_else(|| "0".to_owned(), |request| request.to_string());
             message.push_str(&format!(
-                "Container {} was using {}Ki, request is {request}, has larger consumption of {resource}. ",
+                "Container {} was using {}, request is {request}, has larger consumption of {resource}. ",
                 container.name,
-                first.used_bytes / 1024
+                shown(signal, *used)
             ));
-            break;
         }
     }
     Some((first.pod.clone(), Verdict { reason: "Evicted".to_owned(), message }))
+}
+
+/// A number as upstream's quantities write it: bytes in the largest unit that divides them.
+fn shown(signal: Signal, amount: i64) -> String {
+    if matches!(signal, Signal::NodeFsInodes | Signal::ImageFsInodes | Signal::Pids) {
+        return amount.to_string();
+    }
+    let units = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let fits = units.into_iter().find(|(_, bits)| amount != 0 && amount % (1 << bits) == 0);
+    fits.map_or_else(|| amount.to_string(), |(unit, bits)| format!("{}{unit}", amount >> bits))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{thresholds::Level, *};
 
-    fn candidate(name: &str, priority: i32, asked: &str, used_bytes: i64) -> Candidate {
+    fn candidate(name: &str, priority: i32, asked: &str, used: i64) -> Candidate {
         let pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"priority": priority,
+            "terminationGracePeriodSeconds": 30,
             "containers": [{"name": "c", "resources": {"requests": {"memory": asked}}}]}}))
         .unwrap();
-        Candidate { pod: Arc::new(pod), used_bytes }
+        Candidate { pod: Arc::new(pod), used, containers: BTreeMap::from([("c".to_owned(), used)]) }
     }
 
+    fn short(signal: Signal) -> Threshold {
+        Threshold { signal, level: Level::Amount(100 << 20), grace: None, reclaim: None }
+    }
+
+    const SEEN: Observed = Observed { available: 50 << 20, capacity: 1 << 30 };
+
     #[track_caller]
-    fn check(candidates: &[Candidate], expected: Option<&str>) {
-        let chosen = choose(candidates, "memory", "100Mi", "50Mi");
+    fn check(signal: Signal, candidates: &[Candidate], expected: Option<&str>) {
+        let chosen = choose(candidates, &short(signal), SEEN);
         assert_eq!(chosen.map(|(pod, _)| pod::name(&pod).to_owned()).as_deref(), expected);
     }
 
@@ -70,15 +119,34 @@ mod tests {
         let greedy = candidate("greedy", 10, "100", 5000);
         let worse = candidate("worse", 10, "100", 9000);
         let cheap = candidate("cheap", 1, "100", 200);
-        check(&[polite.clone(), greedy.clone()], Some("greedy"));
-        check(&[greedy.clone(), worse.clone()], Some("worse"));
-        check(&[worse, cheap, greedy], Some("cheap"));
-        check(&[polite.clone(), candidate("system", 2_000_000_000, "0", 9000)], Some("polite"));
-        check(&[candidate("system", 2_000_000_000, "0", 9000)], None);
-        let (_, verdict) = choose(&[polite], "memory", "100Mi", "50Mi").unwrap();
+        let memory = Signal::Memory;
+        check(memory, &[polite.clone(), greedy.clone()], Some("greedy"));
+        check(memory, &[greedy.clone(), worse.clone()], Some("worse"));
+        check(memory, &[worse.clone(), cheap, greedy.clone()], Some("cheap"));
+        check(Signal::Pids, &[greedy.clone(), polite.clone()], Some("polite"));
+        check(Signal::Pids, &[greedy, worse.clone()], Some("worse"));
+        check(memory, &[polite.clone(), candidate("system", 2_000_000_000, "0", 9000)], Some("polite"));
+        check(memory, &[candidate("system", 2_000_000_000, "0", 9000)], None);
+        let (_, verdict) = choose(&[polite], &short(memory), SEEN).unwrap();
         assert_eq!(
             verdict.message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
         );
+        let (_, verdict) = choose(&[worse], &short(memory), SEEN).unwrap();
+        assert!(
+            verdict
+                .message
+                .ends_with("Container c was using 9000, request is 100, has larger consumption of memory. "),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn how_long_an_evicted_pod_has() {
+        let pod = candidate("p", 0, "0", 0).pod;
+        let soft = Threshold { grace: Some(std::time::Duration::ZERO), ..short(Signal::Memory) };
+        assert_eq!(grace_seconds(&short(Signal::Memory), &pod, 60), 1);
+        assert_eq!((grace_seconds(&soft, &pod, 60), grace_seconds(&soft, &pod, 10)), (30, 10));
     }
 }

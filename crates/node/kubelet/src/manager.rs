@@ -1,5 +1,7 @@
 //! Pods of this node and their workers: who is here, who is new, who is gone, and what nobody knows.
 
+mod bounds;
+mod relief;
 mod statics;
 
 use std::{
@@ -10,20 +12,16 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
-use podium_client::{Change, EventType, Informer, ObjectKey};
+use podium_client::{Change, Informer, ObjectKey};
 use podium_cri::v1;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     admission,
     context::Shared,
-    eviction::{self, Candidate},
-    local_storage,
-    node::pressure,
     observe::Observer,
     pod,
     record::label,
-    status::Verdict,
     worker::{Mailbox, Worker},
 };
 
@@ -31,9 +29,6 @@ use crate::{
 const RELIST_EVERY: Duration = Duration::from_secs(5);
 /// How often what nobody knows is looked for.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
-/// How often memory and disk are looked at, and how long a relief is given to show.
-const PRESSURE_EVERY: Duration = Duration::from_secs(10);
-const AFTER_EVICTION: Duration = Duration::from_secs(20);
 /// Pause before the runtime's event stream is opened again.
 const EVENTS_RETRY: Duration = Duration::from_secs(2);
 
@@ -301,108 +296,6 @@ impl Pods {
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
-    }
-
-    /// When memory or disk is short, one pod after the other has to go.
-    async fn relieve(&self) {
-        loop {
-            tokio::time::sleep(PRESSURE_EVERY).await;
-            let Some(short) = pressure::shortage(&self.shared.config.root_dir) else { continue };
-            if short.resource == "ephemeral-storage" {
-                // Images that nobody uses go before pods do.
-                match self.shared.image_gc.remove_unused(&self.shared, self).await {
-                    Ok(true) if pressure::shortage(&self.shared.config.root_dir).is_none() => continue,
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(%error, "removing unused images failed"),
-                }
-            }
-            let usage = self.usage(short.resource).await;
-            let candidates: Vec<Candidate> = self
-                .active()
-                .into_iter()
-                .map(|pod| Candidate { used_bytes: usage.get(pod::uid(&pod)).copied().unwrap_or(0), pod })
-                .collect();
-            let chosen = eviction::choose(&candidates, short.resource, short.threshold, &short.available);
-            let Some((pod, verdict)) = chosen else { continue };
-            self.evict(&pod, verdict);
-            // Time to let go of what it held, before another has to go.
-            tokio::time::sleep(AFTER_EVICTION).await;
-        }
-    }
-
-    /// Pods that have outgrown their bounds on the disk have to go.
-    async fn bound_disk(&self) {
-        loop {
-            tokio::time::sleep(PRESSURE_EVERY).await;
-            let bounded: Vec<Arc<Pod>> =
-                self.active().into_iter().filter(|pod| local_storage::is_bounded(pod)).collect();
-            if bounded.is_empty() {
-                continue;
-            }
-            let mut layers = self.layers().await;
-            for pod in bounded {
-                let layers = layers.remove(pod::uid(&pod)).unwrap_or_default();
-                let directory = self.shared.pod_dir(pod::uid(&pod));
-                let logs = self.shared.log_directory(&pod);
-                let measured = pod.clone();
-                let measuring = tokio::task::spawn_blocking(move || {
-                    local_storage::measure(&measured, &directory, &logs, &layers)
-                });
-                let Ok(usage) = measuring.await else { continue };
-                if let Some(verdict) = local_storage::decide(&pod, &usage) {
-                    self.evict(&pod, verdict);
-                }
-            }
-        }
-    }
-
-    /// The bytes of writable layers, by pod and container.
-    async fn layers(&self) -> HashMap<String, BTreeMap<String, u64>> {
-        let mut layers: HashMap<String, BTreeMap<String, u64>> = HashMap::new();
-        for one in self.stats().await {
-            let bytes = one.writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
-            let Some(mut labels) = one.attributes.map(|attributes| attributes.labels) else { continue };
-            let (Some(uid), Some(name)) =
-                (labels.remove(label::POD_UID), labels.remove(label::CONTAINER_NAME))
-            else {
-                continue;
-            };
-            *layers.entry(uid).or_default().entry(name).or_default() += bytes;
-        }
-        layers
-    }
-
-    /// Pods whose containers may run.
-    fn active(&self) -> Vec<Arc<Pod>> {
-        let entries = self.entries.lock();
-        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
-        active.map(|entry| entry.pod.clone()).collect()
-    }
-
-    fn evict(&self, pod: &Pod, verdict: Verdict) {
-        let about = podium_client::reference_of(pod);
-        self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
-        if let Some(entry) = self.entries.lock().get(pod::uid(pod)) {
-            entry.mailbox.evict(verdict);
-        }
-    }
-
-    async fn stats(&self) -> Vec<v1::ContainerStats> {
-        let request = v1::ListContainerStatsRequest { filter: None };
-        self.shared.cri.list_container_stats(request).await.map(|answer| answer.stats).unwrap_or_default()
-    }
-
-    /// What each pod uses of memory or disk, by uid.
-    async fn usage(&self, resource: &str) -> HashMap<String, i64> {
-        let mut usage: HashMap<String, i64> = HashMap::new();
-        for one in self.stats().await {
-            let memory = one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
-            let disk = one.writable_layer.as_ref().and_then(|layer| layer.used_bytes.as_ref());
-            let bytes = if resource == "memory" { memory } else { disk }.map_or(0, |bytes| bytes.value);
-            let uid = one.attributes.and_then(|attributes| attributes.labels.get(label::POD_UID).cloned());
-            *usage.entry(uid.unwrap_or_default()).or_default() += i64::try_from(bytes).unwrap_or(i64::MAX);
-        }
-        usage
     }
 
     async fn clean(&self) {

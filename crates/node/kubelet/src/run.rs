@@ -19,6 +19,7 @@ use crate::{
     backoff::Backoff,
     cgroups::{CgroupError, Cgroups, Limits},
     context::Context,
+    eviction::thresholds,
     host_checks,
     image_gc::ImageGc,
     images::Images,
@@ -129,6 +130,8 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
         node: Arc::default(),
+        thresholds: thresholds::parse(&config.settings).map_err(Error::Machine)?,
+        pressures: Mutex::default(),
         image_gc: ImageGc::new(Timestamp::now()),
         images: Images::new(
             cri.clone(),

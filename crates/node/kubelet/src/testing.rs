@@ -17,6 +17,8 @@ pub(crate) fn settings(endpoint: &str, cgroup_root: &str, root: &Path) -> Config
         pod_logs_dir: root.join("logs"),
         static_pod_path: Some(root.join("manifests")),
         fail_swap_on: false,
+        // However full the disk is that tests run on.
+        eviction_hard: Some(crate::Amounts::new()),
         ..Configuration::default()
     }
 }

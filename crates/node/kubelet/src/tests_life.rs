@@ -627,3 +627,29 @@ async fn a_claim_is_waited_for_and_mounted() {
     assert!(data.join("file").exists() && !std::path::Path::new(&mount.host_path).exists());
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_node_evicts_its_pods() {
+    let short = |settings: &mut Configuration| {
+        // No machine has so much memory.
+        let levels = [("memory.available".to_owned(), "1Ei".to_owned())];
+        settings.eviction_hard = Some(levels.into());
+    };
+    let Some(world) = World::start_as("", &short) else { return };
+    world.pod("web", json!({"containers": [container("a")]}));
+    world.event("EvictionThresholdMet", "Attempting to reclaim memory").await;
+    let node = eventually("the node is short of memory", LIMIT, || async {
+        let node = world.api.get("nodes", "", "n1").unwrap_or_default();
+        if is(&node, "MemoryPressure", "True") {
+            Ok(node)
+        } else {
+            Err(node["status"]["conditions"].to_string())
+        }
+    })
+    .await;
+    assert!(is(&node, "DiskPressure", "False"));
+    let pod = world.wait("web", "is evicted", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    assert!(is(&pod, "DisruptionTarget", "True"), "{pod}");
+    world.stop().await;
+}

@@ -82,6 +82,8 @@ pub(crate) struct Worker {
     /// Earliest next try of containers whose start failed, by name.
     retry_at: HashMap<String, Instant>,
     verdict: Option<Verdict>,
+    /// The grace period in seconds that an eviction leaves.
+    evicted_within: Option<i64>,
     admitted: bool,
     storage: storage::Storage,
     sandbox_retry: Option<(Instant, Duration)>,
@@ -118,6 +120,7 @@ impl Worker {
             start_errors: BTreeMap::new(),
             retry_at: HashMap::new(),
             verdict: None,
+            evicted_within: None,
             admitted: false,
             storage: storage::Storage::default(),
             sandbox_retry: None,
@@ -167,8 +170,11 @@ impl Worker {
         }
         self.removed |= mail.removed;
         self.storage.stale |= mail.references_changed;
-        if let Some(verdict) = mail.evict {
-            self.verdict.get_or_insert(verdict);
+        if let Some((verdict, grace)) = mail.evict
+            && self.verdict.is_none()
+        {
+            self.verdict = Some(verdict);
+            self.evicted_within = Some(grace);
         }
     }
 
@@ -472,9 +478,19 @@ impl Worker {
         Next::Gone
     }
 
+    /// How long the pod has to end, in seconds. A deletion may shorten what an eviction left, but not lengthen it.
+    fn grace(&self) -> i64 {
+        let own = kill::grace_of(&self.pod);
+        match self.evicted_within {
+            Some(within) if pod::is_deleting(&self.pod) => within.min(own),
+            Some(within) => within,
+            None => own,
+        }
+    }
+
     /// Stops everything, meanwhile reading mail: a second deletion may shorten the grace period.
     async fn terminate(&mut self) -> bool {
-        let (sender, grace) = tokio::sync::watch::channel(kill::grace_of(&self.pod));
+        let (sender, grace) = tokio::sync::watch::channel(self.grace());
         let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
         let killing = kill::pod(&shared, &target, &record, Some(grace));
         tokio::pin!(killing);
@@ -483,7 +499,7 @@ impl Worker {
                 () = &mut killing => break,
                 () = self.mailbox.wait() => {
                     self.read_mail();
-                    let wanted = kill::grace_of(&self.pod);
+                    let wanted = self.grace();
                     sender.send_if_modified(|current| {
                         let shorter = wanted < *current;
                         if shorter { *current = wanted; }

@@ -118,6 +118,9 @@ fn resources(read: &Configuration, wrong: &mut Wrong) {
             "CrashLoopBackOff.MaxContainerRestartPeriod (got: {seconds} seconds) must be set between 1s and 300s"
         )
     });
+    wrong.0.extend(
+        crate::eviction::thresholds::parse(read).err().map(|why| format!("invalid configuration: {why}")),
+    );
     for pattern in &read.allowed_unsafe_sysctls {
         wrong.unless(crate::sysctls::is_pattern(pattern), || {
             format!("sysctl whitelist entry {pattern:?} is neither a known sysctl name nor a sysctl pattern")

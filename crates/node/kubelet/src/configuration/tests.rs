@@ -77,6 +77,7 @@ fn what_is_wrong_or_not_built_is_refused() {
             json!({"imageMaximumGCAge": "1m"}),
             "imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s",
         ),
+        (json!({"evictionHard": {"gpu.available": "1"}}), "unsupported eviction signal gpu.available"),
         (json!({"tlsCertFile": "/a"}), "belong together"),
     ] {
         let error = read(fields).unwrap_err();
@@ -110,6 +111,7 @@ fn what_is_shown_is_read_back() {
     let shown = read.shown();
     assert_eq!(shown["authentication"]["webhook"]["cacheTTL"], "2m0s");
     assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
+    assert_eq!(shown["evictionHard"]["imagefs.available"], "15%");
     assert_eq!(shown["cpuManagerPolicy"], "none");
     assert_eq!(shown["serializeImagePulls"], true);
     let again = Configuration::of(std::slice::from_ref(&shown), []).unwrap();

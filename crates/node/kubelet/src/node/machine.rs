@@ -12,10 +12,12 @@ use nix::{
 
 use podium_api::quantity::Quantity;
 
-use crate::{Configuration, cgroups::Limits, resources};
-
-/// Memory kept back for the machine itself, upstream's hard eviction threshold.
-const MEMORY_RESERVE_BYTES: i64 = 100 << 20;
+use crate::{
+    Configuration,
+    cgroups::Limits,
+    eviction::thresholds::{Signal, kept_free},
+    resources,
+};
 
 /// The machine.
 #[derive(Debug, Clone, Default)]
@@ -82,17 +84,27 @@ impl Machine {
         list.into_iter().map(|(name, amount)| (name, WireQuantity(amount))).collect()
     }
 
-    /// `status.allocatable`: what is left of the capacity for pods.
+    /// `status.allocatable`: what is left of the capacity for pods, without what is reserved and what is kept free by evicting.
     pub(crate) fn allocatable(&self, settings: &Configuration) -> BTreeMap<String, WireQuantity> {
         let mut list = self.capacity(settings);
         for (name, amount) in &mut list {
             let kept = settings.reserved(name);
             let left = match name.as_str() {
                 "memory" => {
-                    format!("{}Ki", (self.memory_bytes - MEMORY_RESERVE_BYTES - kept.value()).max(0) / 1024)
+                    format!(
+                        "{}Ki",
+                        (self.memory_bytes
+                            - kept_free(settings, Signal::Memory, self.memory_bytes)
+                            - kept.value())
+                        .max(0)
+                            / 1024
+                    )
                 }
-                // A tenth stays free: below that pods are evicted.
-                "ephemeral-storage" => (self.disk_bytes / 10 * 9 - kept.value()).max(0).to_string(),
+                "ephemeral-storage" => {
+                    (self.disk_bytes - kept_free(settings, Signal::NodeFs, self.disk_bytes) - kept.value())
+                        .max(0)
+                        .to_string()
+                }
                 _ if kept.is_zero() => continue,
                 _ => {
                     let all: Quantity = amount.0.parse().unwrap_or(Quantity::ZERO);

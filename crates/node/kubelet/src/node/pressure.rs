@@ -1,80 +1,20 @@
-//! Measures the machine: is the runtime up, is memory, disk or the number of processes short?
+//! The node's health: is the runtime up, is memory, disk or the number of processes short?
 
-use std::fs;
-
-use nix::sys::statvfs::statvfs;
 use podium_cri::v1;
 
-use super::{conditions::Health, machine::memory};
-use crate::context::Shared;
+use super::conditions::Health;
+use crate::{context::Shared, eviction::state::Pressure};
 
-/// Upstream's hard thresholds: memory below 100 MiB, disk below a tenth, inodes below a twentieth.
-const MEMORY_LOW_BYTES: i64 = 100 << 20;
-const DISK_LOW_PERCENT: u64 = 10;
-const INODES_LOW_PERCENT: u64 = 5;
-/// Fewer free process ids than this are too few to start anything.
-const PIDS_LOW: i64 = 1000;
-
-/// Looks at everything.
+/// Looks at the runtime; what the node is short of has been found by who reclaims it.
 pub(crate) async fn health(shared: &Shared) -> Health {
-    let root = shared.config.root_dir.clone();
-    let measured = tokio::task::spawn_blocking(move || Health {
-        not_ready: None,
-        memory_pressure: memory_low(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
-        disk_pressure: disk_low(&root),
-        pid_pressure: pids_low(),
-    });
-    let mut health = measured.await.unwrap_or_default();
-    health.not_ready = runtime_trouble(shared).await;
-    health
-}
-
-/// What the node is short of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Shortage {
-    pub(crate) resource: &'static str,
-    /// As upstream writes the threshold.
-    pub(crate) threshold: &'static str,
-    pub(crate) available: String,
-}
-
-/// What the node is short of now, memory first: it is what kills.
-pub(crate) fn shortage(root: &std::path::Path) -> Option<Shortage> {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    if memory_low(&meminfo) {
-        let available = format!("{}Ki", memory(&meminfo, "MemAvailable") / 1024);
-        return Some(Shortage { resource: "memory", threshold: "100Mi", available });
+    let not_ready = runtime_trouble(shared).await;
+    let pressures = shared.pressures.lock();
+    Health {
+        not_ready,
+        memory_pressure: pressures.contains(&Pressure::Memory),
+        disk_pressure: pressures.contains(&Pressure::Disk),
+        pid_pressure: pressures.contains(&Pressure::Pid),
     }
-    if disk_low(root) {
-        let free =
-            statvfs(root).map_or(0, |stats| stats.blocks_available().saturating_mul(stats.fragment_size()));
-        let available = format!("{}Ki", free / 1024);
-        return Some(Shortage { resource: "ephemeral-storage", threshold: "10%", available });
-    }
-    None
-}
-
-fn memory_low(meminfo: &str) -> bool {
-    let available = memory(meminfo, "MemAvailable");
-    available > 0 && available < MEMORY_LOW_BYTES
-}
-
-fn disk_low(root: &std::path::Path) -> bool {
-    let Ok(stats) = statvfs(root) else { return false };
-    let low =
-        |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
-    low(stats.blocks_available(), stats.blocks(), DISK_LOW_PERCENT)
-        || low(stats.files_available(), stats.files(), INODES_LOW_PERCENT)
-}
-
-fn pids_low() -> bool {
-    let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
-    let running = fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok());
-    let limit =
-        number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min();
-    matches!((limit, running), (Some(limit), Some(running)) if limit - running < PIDS_LOW)
 }
 
 /// What keeps containers from running, None if nothing does.
@@ -141,11 +81,5 @@ mod tests {
         );
         assert!(judged(false, false).unwrap().starts_with("[container runtime network"));
         assert!(judge(&v1::RuntimeStatus::default()).is_some());
-    }
-
-    #[test]
-    fn memory_is_short_below_the_threshold() {
-        assert!(memory_low("MemAvailable: 50000 kB\n"));
-        assert!(!memory_low("MemAvailable: 500000 kB\n") && !memory_low(""));
     }
 }

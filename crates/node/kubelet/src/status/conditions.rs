@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// Types of the conditions this kubelet writes; all others belong to others and are left alone.
-pub(crate) const OWNED_CONDITIONS: [&str; 8] = [
+pub(crate) const OWNED_CONDITIONS: [&str; 9] = [
+    DISRUPTION,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -22,6 +23,7 @@ pub(crate) const OWNED_CONDITIONS: [&str; 8] = [
 /// Those among them that are there only while they are true.
 pub(crate) const PASSING_CONDITIONS: [&str; 2] = [PENDING, IN_PROGRESS];
 
+const DISRUPTION: &str = "DisruptionTarget";
 const PENDING: &str = "PodResizePending";
 const IN_PROGRESS: &str = "PodResizeInProgress";
 const ALL_RESTARTING: &str = "AllContainersRestarting";
@@ -60,7 +62,7 @@ pub(crate) fn owned(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) 
         ("PodScheduled", Judged::met()),
     ];
     let lasting = judged.into_iter().map(|(type_, judged)| condition(seen, type_, judged));
-    lasting.chain(restarting(seen, phase)).chain(resizing(seen)).collect()
+    lasting.chain(restarting(seen, phase)).chain(disrupted(seen)).chain(resizing(seen)).collect()
 }
 
 /// Whether all containers are being ended to begin anew, for pods with a rule that says so.
@@ -80,6 +82,13 @@ fn restarting(seen: &Seen<'_>, phase: &str) -> Option<PodCondition> {
         },
     };
     Some(condition(seen, ALL_RESTARTING, judged))
+}
+
+/// An evicted pod says so for those who make another one.
+fn disrupted(seen: &Seen<'_>) -> Option<PodCondition> {
+    let verdict = seen.verdict.filter(|verdict| verdict.reason == "Evicted")?;
+    let (reason, message) = (Some("TerminationByKubelet"), Some(verdict.message.clone()));
+    Some(condition(seen, DISRUPTION, Judged { met: true, reason, message }))
 }
 
 /// Where a resize stands: not granted yet, or granted and not brought about yet.

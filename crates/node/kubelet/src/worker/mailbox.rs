@@ -22,7 +22,8 @@ pub(crate) struct Mail {
     /// What shows a static pod to the API.
     pub(crate) mirror: Option<Arc<Pod>>,
     pub(crate) references_changed: bool,
-    pub(crate) evict: Option<Verdict>,
+    /// With the grace period in seconds.
+    pub(crate) evict: Option<(Verdict, i64)>,
 }
 
 /// One worker's mailbox.
@@ -80,8 +81,8 @@ impl Mailbox {
     }
 
     /// The node is short of something and the pod has to go.
-    pub(crate) fn evict(&self, verdict: Verdict) {
-        self.mail.lock().evict = Some(verdict);
+    pub(crate) fn evict(&self, verdict: Verdict, grace_seconds: i64) {
+        self.mail.lock().evict = Some((verdict, grace_seconds));
         self.notify.notify_one();
     }
 

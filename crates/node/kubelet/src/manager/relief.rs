@@ -1,0 +1,225 @@
+//! The manager's part of eviction: measures the node, and when it is short of something removes images first and then, one
+//! after the other, pods.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use nix::sys::statvfs::statvfs;
+use podium_client::EventType;
+use podium_cri::v1;
+
+use super::{Pods, is_over};
+use crate::{
+    eviction::{
+        self, Candidate,
+        state::{Observations, Observed, State, is_met},
+        thresholds::{Signal, Threshold},
+    },
+    image_gc,
+    node::{self, machine::memory},
+    pod,
+    record::label,
+    status::Verdict,
+};
+
+/// How often the node is measured, and how long a relief is given to show.
+const EVERY: Duration = Duration::from_secs(10);
+const AFTER_EVICTION: Duration = Duration::from_secs(20);
+
+/// What pods use, by uid, and of that their containers by name.
+type Usage = HashMap<String, (i64, BTreeMap<String, i64>)>;
+
+impl Pods {
+    /// When memory, disk or processes are short, one pod after the other has to go.
+    pub(super) async fn relieve(&self) {
+        let settings = &self.shared.config.settings;
+        let mut state = State::default();
+        let mut images = None;
+        loop {
+            if images.is_none() {
+                images = self.images_at().await;
+            }
+            let observed = self.observe_node(images.as_deref()).await;
+            let transition = settings.eviction_pressure_transition_period.0;
+            let outcome = state.look(&self.shared.thresholds, &observed, transition, Instant::now());
+            *self.shared.pressures.lock() = outcome.pressures;
+            let evicted = match outcome.reclaim {
+                Some(threshold) => self.reclaim(&threshold, &observed, images.as_deref()).await,
+                None => false,
+            };
+            // Time to let go of what it held, before another has to go.
+            tokio::time::sleep(if evicted { AFTER_EVICTION } else { EVERY }).await;
+        }
+    }
+
+    /// True if a pod has to go.
+    async fn reclaim(&self, threshold: &Threshold, observed: &Observations, images: Option<&Path>) -> bool {
+        let signal = threshold.signal;
+        let about = node::reference(&self.shared.config.node_name);
+        let text = format!("Attempting to reclaim {}", signal.resource());
+        self.shared.recorder.event(&about, EventType::Warning, "EvictionThresholdMet", text);
+        if signal.is_disk() {
+            // Images that nobody uses go before pods do.
+            if let Err(error) = self.shared.image_gc.remove_unused(&self.shared, self).await {
+                tracing::warn!(%error, "removing unused images failed");
+            }
+            let after = self.observe_node(images).await;
+            if !self.shared.thresholds.iter().any(|one| is_met(one, &after, true)) {
+                return false;
+            }
+        }
+        let usage = self.usage(signal).await;
+        let candidates: Vec<Candidate> = self
+            .active()
+            .into_iter()
+            .map(|pod| {
+                let (used, containers) = usage.get(pod::uid(&pod)).cloned().unwrap_or_default();
+                Candidate { pod, used, containers }
+            })
+            .collect();
+        let Some(seen) = observed.get(&signal) else { return false };
+        let Some((pod, verdict)) = eviction::choose(&candidates, threshold, *seen) else {
+            tracing::warn!(resource = signal.resource(), "no pod may be evicted");
+            return false;
+        };
+        let most = self.shared.config.settings.eviction_max_pod_grace_period;
+        let grace = eviction::grace_seconds(threshold, &pod, most);
+        self.evict(&pod, verdict, grace);
+        true
+    }
+
+    /// Pods whose containers may run.
+    pub(super) fn active(&self) -> Vec<Arc<Pod>> {
+        let entries = self.entries.lock();
+        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
+        active.map(|entry| entry.pod.clone()).collect()
+    }
+
+    pub(super) fn evict(&self, pod: &Pod, verdict: Verdict, grace: i64) {
+        let about = podium_client::reference_of(pod);
+        self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
+        if let Some(entry) = self.entries.lock().get(pod::uid(pod)) {
+            entry.mailbox.evict(verdict, grace);
+        }
+    }
+
+    pub(super) async fn container_stats(&self) -> Vec<v1::ContainerStats> {
+        let request = v1::ListContainerStatsRequest::default();
+        self.shared.cri.list_container_stats(request).await.map(|all| all.stats).unwrap_or_default()
+    }
+
+    /// What each pod uses of what a signal is about.
+    async fn usage(&self, signal: Signal) -> Usage {
+        let mut usage = Usage::new();
+        let mut add = |uid: String, container: Option<String>, amount: Option<u64>| {
+            let amount = i64::try_from(amount.unwrap_or(0)).unwrap_or(i64::MAX);
+            let (sum, containers) = usage.entry(uid).or_default();
+            *sum = sum.saturating_add(amount);
+            if let Some(container) = container {
+                containers.insert(container, amount);
+            }
+        };
+        let number = |value: Option<&v1::UInt64Value>| value.map(|value| value.value);
+        if signal == Signal::Pids {
+            let request = v1::ListPodSandboxStatsRequest::default();
+            for one in
+                self.shared.cri.list_pod_sandbox_stats(request).await.map(|all| all.stats).unwrap_or_default()
+            {
+                let uid =
+                    one.attributes.and_then(|attributes| attributes.metadata).map(|metadata| metadata.uid);
+                let count =
+                    one.linux.and_then(|linux| linux.process).and_then(|process| process.process_count);
+                add(uid.unwrap_or_default(), None, number(count.as_ref()));
+            }
+            return usage;
+        }
+        for one in self.container_stats().await {
+            let layer = one.writable_layer.as_ref();
+            let amount = match signal.resource() {
+                "memory" => number(one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref())),
+                "inodes" => number(layer.and_then(|layer| layer.inodes_used.as_ref())),
+                _ => number(layer.and_then(|layer| layer.used_bytes.as_ref())),
+            };
+            let labels = one.attributes.map(|attributes| attributes.labels).unwrap_or_default();
+            let told = |key: &str| labels.get(key).cloned();
+            add(told(label::POD_UID).unwrap_or_default(), told(label::CONTAINER_NAME), amount);
+        }
+        usage
+    }
+
+    /// Where the runtime keeps images. Asked once: it does not move, and the answer counts what every container wrote.
+    async fn images_at(&self) -> Option<PathBuf> {
+        let answer = self.shared.cri.image_fs_info(v1::ImageFsInfoRequest {}).await.ok()?;
+        image_gc::mountpoint(&answer).map(PathBuf::from)
+    }
+
+    /// Measures what thresholds are about.
+    async fn observe_node(&self, images: Option<&Path>) -> Observations {
+        let (root, images) = (self.shared.config.root_dir.clone(), images.map(Path::to_owned));
+        tokio::task::spawn_blocking(move || measure(&root, images.as_deref())).await.unwrap_or_default()
+    }
+}
+
+/// Blocking.
+fn measure(root: &Path, images: Option<&Path>) -> Observations {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mut observed = Observations::new();
+    let (available, capacity) = (memory(&meminfo, "MemAvailable"), memory(&meminfo, "MemTotal"));
+    if capacity > 0 {
+        observed.insert(Signal::Memory, Observed { available, capacity });
+    }
+    // A runtime on the same disk has no disk of its own, whatever path it names.
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let images = images.filter(|images| device(images).is_some()).unwrap_or(root);
+    for (path, bytes, inodes) in
+        [(root, Signal::NodeFs, Signal::NodeFsInodes), (images, Signal::ImageFs, Signal::ImageFsInodes)]
+    {
+        let Ok(stats) = statvfs(path) else { continue };
+        let size =
+            |blocks: u64| i64::try_from(blocks.saturating_mul(stats.fragment_size())).unwrap_or(i64::MAX);
+        observed.insert(
+            bytes,
+            Observed { available: size(stats.blocks_available()), capacity: size(stats.blocks()) },
+        );
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        // Some file systems make inodes as they need them, and say that there are none.
+        if stats.files() > 0 {
+            let (available, capacity) = (count(stats.files_available()), count(stats.files()));
+            observed.insert(inodes, Observed { available, capacity });
+        }
+    }
+    observed.extend(processes().map(|seen| (Signal::Pids, seen)));
+    observed
+}
+
+/// Processes and threads: how many more there may be.
+fn processes() -> Option<Observed> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();
+    let capacity =
+        number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min()?;
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let running: i64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    Some(Observed { available: capacity - running, capacity })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_measured() {
+        let observed = measure(Path::new("/"), Some(Path::new("/nonexistent")));
+        for signal in [Signal::Memory, Signal::NodeFs, Signal::ImageFs, Signal::Pids] {
+            let seen = observed[&signal];
+            assert!(seen.capacity > 0 && seen.available <= seen.capacity, "{signal:?} {seen:?}");
+        }
+        assert_eq!(observed[&Signal::NodeFs].capacity, observed[&Signal::ImageFs].capacity);
+    }
+}
