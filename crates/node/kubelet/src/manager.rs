@@ -14,7 +14,10 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use podium_client::{Change, Informer, ObjectKey};
 use podium_cri::v1;
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     admission,
@@ -25,8 +28,9 @@ use crate::{
     worker::{Mailbox, Worker},
 };
 
-/// The slow look over everything: what no event told is found here.
+/// The look over everything: what no event told is found here. Where the runtime tells of changes it is the safety net only.
 const RELIST_EVERY: Duration = Duration::from_secs(5);
+const RELIST_BESIDE_EVENTS: Duration = Duration::from_secs(60);
 /// How often what nobody knows is looked for.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// Pause before the runtime's event stream is opened again.
@@ -187,11 +191,12 @@ impl Pods {
             informer.synced().await;
             self.clean().await;
         };
+        let (tell, telling) = watch::channel(false);
         let work = async {
             tokio::join!(
                 self.keep_statics(statics, informer),
-                self.relist(),
-                self.listen(),
+                self.relist(telling),
+                self.listen(tell),
                 clean,
                 self.share_cpu(),
                 self.reap(),
@@ -223,10 +228,16 @@ impl Pods {
         }
     }
 
-    async fn relist(&self) {
+    /// `telling`: whether the runtime's events are being heard. A change of that is a cause to look: something may have been
+    /// missed.
+    async fn relist(&self, mut telling: watch::Receiver<bool>) {
         let mut before: BTreeMap<String, (String, i32)> = BTreeMap::new();
         loop {
-            tokio::time::sleep(RELIST_EVERY).await;
+            let pause = if *telling.borrow_and_update() { RELIST_BESIDE_EVENTS } else { RELIST_EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = telling.changed() => {}
+            }
             let Some(now) = self.states().await else { continue };
             let changed: BTreeSet<&String> = now
                 .iter()
@@ -257,16 +268,18 @@ impl Pods {
     }
 
     /// The runtime's own events. Runtimes without them say so, and then the others have to do.
-    async fn listen(&self) {
+    async fn listen(&self, telling: watch::Sender<bool>) {
         loop {
             match self.shared.cri.container_events().await {
                 Ok(mut events) => {
+                    telling.send_replace(true);
                     while let Ok(Some(event)) = events.message().await {
                         let status = event.pod_sandbox_status.unwrap_or_default();
                         if let Some(metadata) = status.metadata {
                             self.wake(&metadata.uid);
                         }
                     }
+                    telling.send_replace(false);
                 }
                 Err(error) if error.is_unimplemented() => {
                     tracing::debug!("the runtime has no event stream; ends are noticed by process");

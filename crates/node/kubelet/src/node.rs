@@ -30,7 +30,7 @@ use podium_cri::v1;
 use serde_json::{Value, json};
 
 use crate::context::Shared;
-use conditions::Health;
+use pressure::Report;
 
 /// How often to look while the node is not ready: others wait for it.
 const NOT_READY_EVERY: Duration = Duration::from_millis(200);
@@ -86,9 +86,9 @@ impl NodeKeeper {
         let mut reported: Option<Instant> = None;
         let mut last = Value::Null;
         loop {
-            let health = pressure::health(&self.shared).await;
+            let report = pressure::report(&self.shared).await;
             let due = reported.is_none_or(|at| at.elapsed() >= settings.report_frequency());
-            match self.write(&health, due, &mut last).await {
+            match self.write(&report, due, &mut last).await {
                 Ok(true) => reported = Some(Instant::now()),
                 Ok(false) => {}
                 Err(error) => {
@@ -102,17 +102,20 @@ impl NodeKeeper {
                 }
             }
             let every = settings.node_status_update_frequency.0;
-            tokio::time::sleep(if health.not_ready.is_some() { NOT_READY_EVERY } else { every }).await;
+            tokio::time::sleep(if report.health.not_ready.is_some() { NOT_READY_EVERY } else { every }).await;
         }
     }
 
     /// Writes the status if it changed or is due; true if it was written.
-    async fn write(&self, health: &Health, due: bool, last: &mut Value) -> Result<bool, kube::Error> {
+    async fn write(&self, report: &Report, due: bool, last: &mut Value) -> Result<bool, kube::Error> {
         let Some(node) = self.current().await? else { return Ok(false) };
         let old = node.status.clone().unwrap_or_default();
-        let (conditions, transitions) =
-            conditions::conditions(health, old.conditions.as_deref().unwrap_or_default(), Timestamp::now());
-        let status = self.status(conditions).await;
+        let (conditions, transitions) = conditions::conditions(
+            &report.health,
+            old.conditions.as_deref().unwrap_or_default(),
+            Timestamp::now(),
+        );
+        let status = self.status(conditions, report).await;
         let value = serde_json::to_value(&status).unwrap_or_default();
         let core = without_heartbeat(value.clone());
         let theirs = without_heartbeat(serde_json::to_value(&old).unwrap_or_default());
@@ -203,7 +206,11 @@ impl NodeKeeper {
         (spec != NodeSpec::default()).then_some(spec)
     }
 
-    async fn status(&self, conditions: Vec<k8s_openapi::api::core::v1::NodeCondition>) -> NodeStatus {
+    async fn status(
+        &self,
+        conditions: Vec<k8s_openapi::api::core::v1::NodeCondition>,
+        report: &Report,
+    ) -> NodeStatus {
         let (config, machine) = (&self.shared.config, &self.shared.machine);
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
         NodeStatus {
@@ -218,6 +225,8 @@ impl NodeKeeper {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),
             }),
             images: Some(self.images().await),
+            runtime_handlers: report.runtime_handlers.clone(),
+            features: report.features.clone(),
             node_info: Some(machine.node_info(&config.version, &self.shared.runtime_version)),
             ..Default::default()
         }
