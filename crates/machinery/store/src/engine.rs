@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::{Operation, TransactionCommitted};
-use crate::error::{CommitError, CompactError, FreshError, LeaseError, RemoteFault};
+use crate::error::{CommitError, CompactError, FreshError, LeaseError, ReadError, RemoteFault};
+use crate::key::KeyRange;
 use crate::record::{Event, EventKind, LeaseId, Record, Revision};
 use crate::state::State;
+use crate::store::RangeResult;
 
 /// A boxed future, so that engines can be trait objects.
 pub type EngineFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -39,6 +41,17 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// because nobody writes but through this engine.
     fn fresh(&self) -> Option<EngineFuture<'_, Result<(), FreshError>>> {
         None
+    }
+
+    /// Reads the first records (0: all) of a range as of a revision that the state has forgotten. `None` if the engine has
+    /// forgotten it, too.
+    fn past(
+        &self,
+        _range: &KeyRange,
+        _revision: Revision,
+        _limit: usize,
+    ) -> EngineFuture<'_, Option<Result<RangeResult, ReadError>>> {
+        Box::pin(std::future::ready(None))
     }
 
     /// Forgets the time before a revision, durably.

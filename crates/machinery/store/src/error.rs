@@ -134,6 +134,9 @@ pub enum ReadError {
         /// The newest revision.
         current: Revision,
     },
+    /// The machines that keep the store were asked for a past that is not here any more, and did not answer.
+    #[error("{0}")]
+    Remote(RemoteFault),
 }
 
 /// A watch that cannot start or go on.
@@ -219,9 +222,6 @@ pub enum SnapshotError {
         /// What is wrong.
         problem: String,
     },
-    /// The revision being written was compacted meanwhile; take it again.
-    #[error("the revision was compacted while its snapshot was taken")]
-    Compacted,
     /// It is not known which leases there are, and without them their keys would never end.
     #[error("the leases are not known")]
     Leases(#[source] RemoteFault),

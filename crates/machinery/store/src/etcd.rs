@@ -5,6 +5,7 @@
 //! - `follow` keeps one watch and turns what it tells into transactions (`apply`); what cannot follow from what was told
 //!   before makes the state be read again, and watches of the store end with an error then.
 //! - Others write to the same etcd, so a read of the newest first asks etcd for its revision (`fresh`).
+//! - `past` reads from etcd itself what the state has forgotten, or never knew.
 //! - `keeper` forgets the past: here, by the store's own limits, and in etcd, together with everybody else.
 //!
 //! We write no consensus protocol, and ask nothing of etcd that its own clients do not.
@@ -23,11 +24,12 @@ use tonic::{Code, Status};
 use crate::change::{Change, Committed, Operation, TransactionCommitted};
 use crate::config::History;
 use crate::engine::{Engine, EngineFuture, Feed};
-use crate::error::{CommitError, CompactError, FreshError, LeaseError, OpenError, RemoteFault};
-use crate::key::Key;
+use crate::error::{CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, RemoteFault};
+use crate::key::{Key, KeyRange};
 use crate::local::decide;
 use crate::record::{LeaseId, Record, Revision};
-use crate::state::{Pin, State};
+use crate::state::State;
+use crate::store::RangeResult;
 
 mod apply;
 mod client;
@@ -36,6 +38,7 @@ mod follow;
 mod fresh;
 mod keeper;
 mod lease;
+mod past;
 mod proto;
 mod txn;
 mod version;
@@ -115,7 +118,7 @@ impl Layout {
 
     /// From where to where its keys lie.
     fn range(&self) -> (Bytes, Bytes) {
-        let range = crate::key::KeyRange::prefix(&self.prefix);
+        let range = KeyRange::prefix(&self.prefix);
         let bytes = |key: &Key| Bytes::copy_from_slice(key);
         if self.prefix.is_empty() {
             return (Bytes::from_static(b"\0"), Bytes::from_static(b"\0"));
@@ -136,8 +139,6 @@ pub(crate) struct Etcd {
     fresh: Arc<Fresh>,
     /// The changes under way. Closed when the store takes no more.
     changes: TaskTracker,
-    /// What runs beside: it ends after the last change, which waits for it.
-    tasks: TaskTracker,
 }
 
 impl Etcd {
@@ -156,25 +157,17 @@ impl Etcd {
             feed,
             wanted: watch::Sender::new(0),
             resets: watch::Sender::new(0),
+            beside: TaskTracker::new(),
             closing: CancellationToken::new(),
         });
-        let etcd = Etcd {
-            follower: Arc::clone(&follower),
-            fresh: Arc::default(),
-            changes: TaskTracker::new(),
-            tasks: TaskTracker::new(),
-        };
-        etcd.run_beside(Arc::clone(&follower).run());
-        etcd.run_beside(keeper::forget_here(Arc::clone(&follower), config.history));
+        let etcd =
+            Etcd { follower: Arc::clone(&follower), fresh: Arc::default(), changes: TaskTracker::new() };
+        follower.run_beside(Arc::clone(&follower).run());
+        follower.run_beside(keeper::forget_here(Arc::clone(&follower), config.history));
         if !config.compaction_interval.is_zero() {
-            etcd.run_beside(keeper::compact_etcd(follower, config.compaction_interval));
+            follower.run_beside(keeper::compact_etcd(Arc::clone(&follower), config.compaction_interval));
         }
         Ok((etcd, state))
-    }
-
-    /// Runs something until the store is closed; it may then be stopped wherever it waits.
-    fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(self.follower.closing.clone().run_until_cancelled_owned(task));
     }
 
     fn state(&self) -> &Arc<State> {
@@ -195,7 +188,7 @@ impl Etcd {
             return Ok(TransactionCommitted { revision: self.state().revision(), results: Vec::new() });
         }
         // Everything after this stays readable until the answer has been put together.
-        let pin = self.pin();
+        let pin = self.state().pin_newest();
         let resets = *self.follower.resets.borrow();
         let request = txn::request(&self.follower.layout, &operations);
         let response = self
@@ -228,15 +221,6 @@ impl Etcd {
             return Err(CommitError::Remote(RemoteFault { message, may_have_happened }));
         }
         answer
-    }
-
-    fn pin(&self) -> Pin {
-        loop {
-            if let Some(pin) = self.state().pin(self.state().revision()) {
-                return pin;
-            }
-            // It was forgotten in between, so there is a newer one.
-        }
     }
 
     fn answer(&self, operations: Vec<Operation>, revision: Revision, changed: bool) -> TransactionCommitted {
@@ -302,8 +286,7 @@ impl Etcd {
     /// Ends what runs beside.
     fn end(&self) {
         self.changes.close();
-        self.follower.closing.cancel();
-        self.tasks.close();
+        self.follower.end();
     }
 }
 
@@ -337,8 +320,18 @@ impl Engine for Etcd {
             if self.changes.is_closed() {
                 return Err(FreshError::Closed);
             }
-            self.fresh.wait(&self.follower, &self.tasks).await
+            self.fresh.wait(&self.follower).await
         }))
+    }
+
+    fn past(
+        &self,
+        range: &KeyRange,
+        revision: Revision,
+        limit: usize,
+    ) -> EngineFuture<'_, Option<Result<RangeResult, ReadError>>> {
+        let (range, limit) = (range.clone(), if limit == 0 { usize::MAX } else { limit });
+        Box::pin(async move { past::range(&self.follower, &range, revision, limit).await })
     }
 
     fn compact(&self, revision: Revision) -> EngineFuture<'_, Result<(), CompactError>> {
@@ -365,7 +358,9 @@ impl Engine for Etcd {
     }
 
     fn leases(&self) -> EngineFuture<'_, Result<Vec<(LeaseId, Duration)>, RemoteFault>> {
-        Box::pin(async { lease::all(&self.follower.client).await.map_err(|status| client::fault(&status)) })
+        Box::pin(async {
+            lease::all(&self.follower.client).await.map_err(|status| client::read_fault(&status))
+        })
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {
@@ -374,7 +369,7 @@ impl Engine for Etcd {
             // Each has its time limits. They are answered when the follower has seen them, so that goes on until then.
             self.changes.wait().await;
             self.end();
-            self.tasks.wait().await;
+            self.follower.beside.wait().await;
             self.state().close();
         })
     }

@@ -288,8 +288,9 @@ impl Shared {
         self.state.publish(published);
         self.sequence(|sequencer| {
             sequencer.landed(&landed);
-            // While a revision is pinned nothing can be freed, so there is no hurry.
-            sequencer.urgent |= retention::is_urgent(&self.history, self.kept()) && !self.state.is_pinned();
+            // While a pin keeps what is compacted already, compacting more frees nothing, so there is no hurry.
+            sequencer.urgent |=
+                retention::is_urgent(&self.history, self.kept()) && !self.state.is_held_back();
         });
         for item in batch {
             item.answer();

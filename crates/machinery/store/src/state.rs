@@ -68,17 +68,20 @@ pub(crate) struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        {
+        let frees = {
             let mut pins = self.state.pins.lock();
-            if let Some(count) = pins.held.get_mut(&self.revision) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.held.remove(&self.revision);
-                }
+            let was_oldest = pins.held.keys().next() == Some(&self.revision);
+            let count = pins.held.get_mut(&self.revision).expect("a pin is held until it is dropped");
+            *count -= 1;
+            let was_last = *count == 0;
+            if was_last {
+                pins.held.remove(&self.revision);
             }
-        }
-        // Each pin of a short moment would lock the tree otherwise.
-        if self.state.compacted() > self.state.pins.lock().floor {
+            // While there is an older one, or another of the same revision, nothing more can be freed; and each pin of a
+            // short moment would lock the tree otherwise.
+            was_oldest && was_last && self.state.compacted() > pins.floor
+        };
+        if frees {
             self.state.trim();
         }
     }
@@ -203,10 +206,16 @@ impl State {
     }
 
     pub(crate) fn count(self: &Arc<State>, range: &KeyRange) -> u64 {
-        let mut count = 0;
-        // Only of a revision that is named can there be nothing.
-        drop(self.read(range, None, |records| count += records.len() as u64));
-        count
+        let pin = self.pin_newest();
+        let (mut count, mut rest) = (0, range.clone());
+        loop {
+            let (found, last) = self.tree.read().count(&rest, pin.revision, READ_KEYS);
+            count += found;
+            match last {
+                Some(last) => rest = rest.after(&last),
+                None => return count,
+            }
+        }
     }
 
     /// The records of a range that `keep` wants. No lock is held while it decides.
@@ -273,16 +282,26 @@ impl State {
     /// Keeps a revision readable by [`State::read_pinned`] until the pin is dropped; `None` if it is gone.
     pub(crate) fn pin(self: &Arc<State>, revision: Revision) -> Option<Pin> {
         let mut pins = self.pins.lock();
-        if revision < pins.floor || revision > self.revision() {
-            return None;
-        }
-        *pins.held.entry(revision).or_default() += 1;
-        Some(Pin { state: Arc::clone(self), revision })
+        let there = pins.floor <= revision && revision <= self.revision();
+        there.then(|| self.hold(&mut pins, revision))
     }
 
-    /// Whether somebody holds a pin.
-    pub(crate) fn is_pinned(&self) -> bool {
-        !self.pins.lock().held.is_empty()
+    /// Keeps the newest revision readable. It cannot be gone: nothing newer than what is visible is ever trimmed, and
+    /// nothing is trimmed while the pins are locked.
+    pub(crate) fn pin_newest(self: &Arc<State>) -> Pin {
+        let mut pins = self.pins.lock();
+        let revision = self.revision();
+        self.hold(&mut pins, revision)
+    }
+
+    fn hold(self: &Arc<State>, pins: &mut Pins, revision: Revision) -> Pin {
+        *pins.held.entry(revision).or_default() += 1;
+        Pin { state: Arc::clone(self), revision }
+    }
+
+    /// Whether a pin keeps something that is compacted, so that compacting more would free nothing.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.pins.lock().held.keys().next().is_some_and(|oldest| *oldest < self.compacted())
     }
 
     /// Hands the records of a range as of the pinned revision to `each`, in key order, a piece at a time and with no lock

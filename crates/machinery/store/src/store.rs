@@ -115,6 +115,18 @@ impl Store {
         self.state.range(range, &options, &mut |record| keep(record))
     }
 
+    /// As [`Store::range`], but where the revision has been forgotten here and the engine still has it, of that: what
+    /// another machine, or this one before a restart, read.
+    ///
+    /// Errors: those of [`Store::range`], and [`ReadError::Remote`].
+    pub async fn range_at(&self, range: &KeyRange, options: RangeOptions) -> Result<RangeResult, ReadError> {
+        let here = self.range(range, options);
+        let (Err(ReadError::Compacted { .. }), Some(revision)) = (&here, options.revision) else {
+            return here;
+        };
+        self.engine.past(range, revision, options.limit).await.unwrap_or(here)
+    }
+
     /// Waits until reads are at least as new as everything that anybody, on any machine, was told of before this call.
     /// At once, unless others write to the same store.
     pub async fn fresh(&self) -> Result<(), FreshError> {
@@ -160,7 +172,7 @@ impl Store {
     /// Writes a snapshot of the newest revision to a new file, while the store runs. Returns the revision it holds.
     pub async fn snapshot(&self, path: &Path) -> Result<Revision, SnapshotError> {
         // In this order: a lease that a pinned record names and that is not among these has ended since.
-        let pin = self.state.pin(self.state.revision()).ok_or(SnapshotError::Compacted)?;
+        let pin = self.state.pin_newest();
         let leases = self.engine.leases().await.map_err(SnapshotError::Leases)?;
         let to = path.to_path_buf();
         let written = tokio::task::spawn_blocking(move || backup::write(&RealDisk, &pin, leases, &to));
@@ -214,7 +226,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::EngineFuture;
+    use crate::engine::{EngineFuture, Published};
     use crate::error::RemoteFault;
 
     /// An engine that does not know its leases.
@@ -258,12 +270,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_snapshot_without_its_leases_is_none() {
-        let store = Store::over(&Feed::new(Vec::new(), 1), Arc::new(Forgetful));
+        let feed = Feed::new(Vec::new(), 1);
+        let store = Store::over(&feed, Arc::new(Forgetful));
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("snapshot");
         let refused = store.snapshot(&file).await;
         assert!(matches!(refused, Err(SnapshotError::Leases(_))), "{refused:?}");
         assert_eq!(dir.path().read_dir().expect("listed").count(), 0, "nothing is left behind");
-        assert!(!store.state.is_pinned());
+        feed.publish(vec![Published { revision: 2, events: Vec::new() }]);
+        feed.compact(2);
+        assert!(!store.state.is_held_back(), "its pin went with it");
     }
 }

@@ -239,13 +239,26 @@ impl Tree {
         keys: usize,
     ) -> (Vec<Arc<Record>>, Option<Key>) {
         let mut records = Vec::new();
+        let last = self.visit(range, keys, |versions| records.extend(versions.at(revision).cloned()));
+        (records, last)
+    }
+
+    /// How many records [`Tree::gather`] would gather.
+    pub(crate) fn count(&self, range: &KeyRange, revision: Revision, keys: usize) -> (u64, Option<Key>) {
+        let mut count = 0;
+        let last = self.visit(range, keys, |versions| count += u64::from(versions.at(revision).is_some()));
+        (count, last)
+    }
+
+    /// Looks at no more than `keys` keys. Returns the last of them if the range goes on behind it.
+    fn visit(&self, range: &KeyRange, keys: usize, mut each: impl FnMut(&Versions)) -> Option<Key> {
         let mut found = self.in_range(range);
         let mut last = None;
         for (key, versions) in found.by_ref().take(keys) {
-            records.extend(versions.at(revision).cloned());
+            each(versions);
             last = Some(key);
         }
-        (records, found.next().and(last).cloned())
+        found.next().and(last).cloned()
     }
 
     fn in_range(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Versions)> {
@@ -367,6 +380,9 @@ mod tests {
         };
         assert_eq!(gather(&KeyRange::all()), (vec![4], Some(Key::from("a"))));
         assert_eq!(gather(&KeyRange::all().after(b"a")), (vec![3], None));
+        assert_eq!(tree.count(&KeyRange::all(), 4, 1), (1, Some(Key::from("a"))));
+        assert_eq!(tree.count(&KeyRange::all(), 4, 2), (2, None));
+        assert_eq!(tree.count(&KeyRange::all(), 7, 2), (1, None), "what is deleted does not count");
         assert_eq!(tree.range(&KeyRange::from_to("z", "a"), 9).count(), 0);
     }
 }

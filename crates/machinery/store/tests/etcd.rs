@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use podium_store::{
     Change, CommitError, EtcdConfig, EventKind, Expect, FreshError, Key, KeyRange, LeaseError, RangeOptions,
-    Revision, Store, WatchError, WatchOptions, WatchStart, Watcher,
+    ReadError, Revision, Store, WatchError, WatchOptions, WatchStart, Watcher,
 };
-use support::{EtcdServer, Files};
+use support::{EtcdServer, certificates};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -414,35 +414,6 @@ async fn a_snapshot_moves_to_a_store_on_disk() {
     assert_eq!(local.keep_alive(lease).await.expect("it came along"), Duration::from_secs(100));
 }
 
-/// An authority, and certificates of it for a server on loopback and for a client.
-fn certificates(dir: &std::path::Path) -> Files {
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-    let write = |name: &str, text: String| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).expect("written");
-        path
-    };
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = write("ca.pem", params.self_signed(&key).expect("a certificate").pem());
-    let issuer = Issuer::new(params, key);
-    let issue = |name: &str, usage| {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-        params.extended_key_usages = usage;
-        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-        (write(&format!("{name}.pem"), certificate.pem()), write(&format!("{name}.key"), key.serialize_pem()))
-    };
-    // etcd's gateway is a client of its own server, with the server's certificate.
-    let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Files {
-        server: issue("server", both),
-        client: issue("client", vec![ExtendedKeyUsagePurpose::ClientAuth]),
-        ca,
-    }
-}
-
 #[tokio::test]
 async fn client_certificates_are_shown_and_the_servers_checked() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -464,4 +435,40 @@ async fn client_certificates_are_shown_and_the_servers_checked() {
         let opened = tokio::time::timeout(LIMIT, Store::open_etcd(refused)).await.expect("in time");
         assert!(opened.is_err());
     }
+}
+
+#[tokio::test]
+async fn a_past_that_only_etcd_has_is_read_from_it() {
+    let server = EtcdServer::start();
+    let writer = server.open().await;
+    let mut revisions = Vec::new();
+    for name in ["a", "b", "c", "a"] {
+        let value = revisions.len().to_string();
+        revisions.push(put(&writer, &format!("/r/core/pods/{name}"), &value).await.expect("put"));
+    }
+    put(&writer, "/r/core/nodes/x", "other").await.expect("put");
+    // It has seen none of this happen.
+    let late = server.open().await;
+    let pods = KeyRange::prefix("/r/core/pods/");
+    let at = |revision, limit| RangeOptions { revision: Some(revision), limit };
+    let (third, options) = (revisions[2], at(revisions[2], 0));
+    assert!(matches!(late.range(&pods, options), Err(ReadError::Compacted { .. })));
+    let there = late.range_at(&pods, options).await.expect("read from etcd");
+    let here = writer.range(&pods, options).expect("read here");
+    assert_eq!(there.records, here.records, "a as it was first, b and c");
+    assert_eq!((there.revision, there.more, there.remaining), (third, false, 0));
+
+    let page = late.range_at(&pods, at(third, 2)).await.expect("read from etcd");
+    assert_eq!((page.records.as_slice(), page.more, page.remaining), (&here.records[..2], true, 1));
+    let rest = pods.after(&page.records[1].key);
+    let page = late.range_at(&rest, at(third, 2)).await.expect("read from etcd");
+    assert_eq!((page.records.as_slice(), page.more, page.remaining), (&here.records[2..], false, 0));
+
+    let newest = late.range_at(&pods, RangeOptions::default()).await.expect("read here");
+    assert_eq!(newest.records[0].mod_revision, revisions[3]);
+    let future = late.range_at(&pods, at(late.revision() + 100, 0)).await;
+    assert!(matches!(future, Err(ReadError::Future { .. })), "{future:?}");
+    writer.compact(revisions[3]).await.expect("compacted");
+    let gone = late.range_at(&pods, options).await;
+    assert!(matches!(gone, Err(ReadError::Compacted { .. })), "{gone:?}");
 }

@@ -227,7 +227,7 @@ impl Call {
         if let options::Freshness::NotOlderThan(revision) = list.freshness {
             self.wait_for(revision).await?;
         }
-        let page = self.read_selected(&list)?;
+        let page = self.read_selected(&list).await?;
         let metadata = page.metadata();
         let selected: Vec<Arc<Record>> = page.records;
         let deletions: Vec<BoxFuture<'_, _>> = selected

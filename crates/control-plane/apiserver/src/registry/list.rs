@@ -49,7 +49,7 @@ impl Call {
         if let Freshness::NotOlderThan(revision) = options.freshness {
             self.wait_for(revision).await?;
         }
-        match self.read_page(&options)? {
+        match self.read_page(&options).await? {
             Ok(page) => self.reply_page(page).await,
             Err(expired) => Ok(response::object(StatusCode::GONE, &expired, self.output_of_status())),
         }
@@ -60,13 +60,14 @@ impl Call {
     }
 
     /// Reads one page; a continue token that is too old is an error here.
-    pub(super) fn read_selected(&self, options: &ListOptions) -> Result<Page, ApiError> {
-        self.read_page(options)?
+    pub(super) async fn read_selected(&self, options: &ListOptions) -> Result<Page, ApiError> {
+        self.read_page(options)
+            .await?
             .map_err(|status| ApiError::expired(status["message"].as_str().unwrap_or_default().to_owned()))
     }
 
     /// Reads one page. The inner error is the whole `Status` of an expired continue token, which carries a new token.
-    fn read_page(&self, options: &ListOptions) -> Result<Result<Page, Value>, ApiError> {
+    async fn read_page(&self, options: &ListOptions) -> Result<Result<Page, Value>, ApiError> {
         let whole = storage::range(&self.served, self.namespace())?;
         let mut range = whole.clone();
         let mut revision = match options.freshness {
@@ -95,20 +96,19 @@ impl Call {
         {
             range = podium_store::KeyRange::single(&key);
         }
-        let expired = |error: ReadError| match error {
-            ReadError::Future { current } => Err(too_large(revision.unwrap_or(0), current)),
-            ReadError::Compacted { .. } => match &start_text {
+        match self.scan(&range, revision, options).await {
+            Ok(page) => Ok(Ok(page)),
+            Err(ReadError::Future { current }) => Err(too_large(revision.unwrap_or(0), current)),
+            Err(ReadError::Compacted { .. }) => match &start_text {
                 Some(start) => Ok(Err(expired_token(start))),
                 None => Err(ApiError::expired("The resourceVersion for the provided list is too old.")),
             },
-        };
-        match self.scan(&range, revision, options) {
-            Ok(page) => Ok(Ok(page)),
-            Err(error) => expired(error),
+            // As upstream when etcd does not answer in time.
+            Err(ReadError::Remote(fault)) => Err(response::timeout(fault.message, 1)),
         }
     }
 
-    fn scan(
+    async fn scan(
         &self,
         range: &podium_store::KeyRange,
         revision: Option<u64>,
@@ -117,13 +117,16 @@ impl Call {
         let store = &self.core.store;
         let selection = &options.selection;
         let all = selection.is_everything();
-        let matches = |record: &Arc<Record>| all || selection.matches(&self.served, record);
+        let matches = |record: &Record| all || selection.matches(&self.served, record);
         if options.limit == 0 {
             let options = RangeOptions { revision, limit: 0 };
-            let found = if all {
-                store.range(range, options)?
-            } else {
-                store.range_where(range, options, |record| selection.matches(&self.served, record))?
+            let found = match store.range_where(range, options, matches) {
+                Err(ReadError::Compacted { .. }) => {
+                    let mut found = store.range_at(range, options).await?;
+                    found.records.retain(|record| matches(record));
+                    found
+                }
+                found => found?,
             };
             return Ok(Page {
                 records: found.records,
@@ -138,7 +141,7 @@ impl Call {
         loop {
             // Without a selector one read is the page; with one, pages are filled from larger reads.
             let limit = if all { options.limit } else { SCAN.max(options.limit) };
-            let found: RangeResult = store.range(&rest, RangeOptions { revision: at, limit })?;
+            let found: RangeResult = store.range_at(&rest, RangeOptions { revision: at, limit }).await?;
             at = Some(found.revision);
             let count = found.records.len();
             let last_read = found.records.last().map(|record| record.key.clone());

@@ -204,6 +204,11 @@ pub(super) fn fault(status: &Status) -> RemoteFault {
     RemoteFault { message: describe(status), may_have_happened: !refused && !did_nothing(status) }
 }
 
+/// The fault in an answer to something that changes nothing.
+pub(super) fn read_fault(status: &Status) -> RemoteFault {
+    RemoteFault { message: describe(status), may_have_happened: false }
+}
+
 /// A status with why, in one line.
 pub(super) fn describe(status: &Status) -> String {
     match std::error::Error::source(status) {

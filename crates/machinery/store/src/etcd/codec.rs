@@ -11,7 +11,8 @@ use crate::record::Value;
 ///
 /// What one version of a program wrote, every later one must be able to read.
 pub trait Codec: Debug + Send + Sync + 'static {
-    /// The key in etcd, below the store's prefix.
+    /// The key in etcd, below the store's prefix. The keys of one collection stand together there, in the same order and
+    /// behind the place of the collection itself.
     fn key_to_etcd(&self, key: &[u8]) -> Vec<u8>;
 
     /// The store's key for a key below its prefix; `None` for one that is not the store's, and is left alone.

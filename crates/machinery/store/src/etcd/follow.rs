@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Status, Streaming};
 
 use crate::engine::Feed;
@@ -25,6 +26,7 @@ use crate::etcd::proto::etcdserverpb::{
 use crate::etcd::txn::signed;
 use crate::etcd::{Layout, MAX_MESSAGE_BYTES};
 use crate::record::{Record, Revision};
+use crate::store::RangeResult;
 
 /// How often progress is asked for while somebody waits. Source: upstream's cacher.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -46,7 +48,10 @@ pub(super) struct Follower {
     pub(super) wanted: watch::Sender<Revision>,
     /// How often the state was read again because something had been missed.
     pub(super) resets: watch::Sender<u64>,
-    /// Ends the follower, and what else runs beside.
+    /// What runs beside the store's callers: this, and what else is started by [`Follower::run_beside`]. It ends after
+    /// the last change, which waits for it.
+    pub(super) beside: TaskTracker,
+    /// Ends it.
     pub(super) closing: CancellationToken,
 }
 
@@ -75,6 +80,17 @@ impl From<Missed> for Ended {
 }
 
 impl Follower {
+    /// Runs something until the store is closed; it may then be stopped wherever it waits.
+    pub(super) fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.beside.spawn(self.closing.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Ends what runs beside.
+    pub(super) fn end(&self) {
+        self.closing.cancel();
+        self.beside.close();
+    }
+
     /// Follows for ever.
     pub(super) async fn run(self: Arc<Follower>) {
         let mut pause = RETRY_FIRST;
@@ -224,12 +240,32 @@ async fn read_at_one_revision(
     client: &Client,
     layout: &Layout,
 ) -> Result<(Vec<Arc<Record>>, Revision), Status> {
-    let (mut key, range_end) = layout.range();
+    let mut found = read_range(client, layout, layout.range(), 0, usize::MAX).await?;
+    // The order in etcd may be another.
+    found.records.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+    Ok((found.records, found.revision))
+}
+
+/// The first records from one key in etcd to another, in etcd's order, as of one revision; 0 is the newest.
+pub(super) async fn read_range(
+    client: &Client,
+    layout: &Layout,
+    (mut key, range_end): (Bytes, Bytes),
+    revision: Revision,
+    limit: usize,
+) -> Result<RangeResult, Status> {
     let mut records = Vec::new();
-    let mut revision = 0;
+    let mut revision = signed(revision);
     loop {
-        let request =
-            RangeRequest { key, range_end: range_end.clone(), limit: PAGE, revision, ..Default::default() };
+        let left = limit.saturating_sub(records.len());
+        let page_size = i64::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let request = RangeRequest {
+            key,
+            range_end: range_end.clone(),
+            limit: page_size,
+            revision,
+            ..Default::default()
+        };
         let page = client
             .call(Repeat::Safe, |channel| {
                 let request = request.clone();
@@ -247,11 +283,14 @@ async fn read_at_one_revision(
             }
         }
         match page.kvs.last() {
-            Some(last) if page.more => key = [last.key.as_ref(), b"\0"].concat().into(),
-            _ => break,
+            Some(last) if page.more && records.len() < limit => {
+                key = [last.key.as_ref(), b"\0"].concat().into();
+            }
+            _ => {
+                let remaining = u64::try_from(page.count).unwrap_or(0).saturating_sub(page.kvs.len() as u64);
+                let revision = revision.cast_unsigned();
+                return Ok(RangeResult { records, more: page.more, remaining, revision });
+            }
         }
     }
-    // The order in etcd may be another.
-    records.sort_unstable_by(|left, right| left.key.cmp(&right.key));
-    Ok((records, revision.cast_unsigned()))
 }

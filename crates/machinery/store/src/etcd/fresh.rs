@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
 
 use crate::error::{FreshError, RemoteFault};
 use crate::etcd::client::{self, Repeat};
@@ -35,20 +34,12 @@ struct Waiting {
 
 impl Fresh {
     /// Waits until the state has everything that was there when this was called, or the store is closed.
-    pub(super) async fn wait(
-        self: &Arc<Fresh>,
-        follower: &Arc<Follower>,
-        tasks: &TaskTracker,
-    ) -> Result<(), FreshError> {
-        let waited = follower.closing.run_until_cancelled(self.wait_while_open(follower, tasks)).await;
+    pub(super) async fn wait(self: &Arc<Fresh>, follower: &Arc<Follower>) -> Result<(), FreshError> {
+        let waited = follower.closing.run_until_cancelled(self.wait_while_open(follower)).await;
         waited.unwrap_or(Err(FreshError::Closed))
     }
 
-    async fn wait_while_open(
-        self: &Arc<Fresh>,
-        follower: &Arc<Follower>,
-        tasks: &TaskTracker,
-    ) -> Result<(), FreshError> {
+    async fn wait_while_open(self: &Arc<Fresh>, follower: &Arc<Follower>) -> Result<(), FreshError> {
         let (sender, receiver) = oneshot::channel();
         let ask = {
             let mut waiting = self.0.lock();
@@ -57,9 +48,8 @@ impl Fresh {
         };
         if ask {
             // A task of its own, so that others are answered even if this caller goes away.
-            let (fresh, follower) = (Arc::clone(self), Arc::clone(follower));
-            let closing = follower.closing.clone();
-            tasks.spawn(closing.run_until_cancelled_owned(async move { fresh.ask(&follower).await }));
+            let (fresh, asking) = (Arc::clone(self), Arc::clone(follower));
+            follower.run_beside(async move { fresh.ask(&asking).await });
         }
         let revision = receiver.await.map_err(|_| FreshError::Closed)?.map_err(FreshError::Remote)?;
         wait_for(follower, revision, WAIT)
@@ -96,7 +86,7 @@ async fn newest(follower: &Follower) -> Answer {
     });
     match asked.await {
         Ok(range) => Ok(range.header.map_or(0, |header| header.revision.cast_unsigned())),
-        Err(status) => Err(RemoteFault { message: client::describe(&status), may_have_happened: false }),
+        Err(status) => Err(client::read_fault(&status)),
     }
 }
 

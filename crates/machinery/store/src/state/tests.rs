@@ -77,7 +77,7 @@ fn a_list_goes_on_though_its_revision_is_compacted_meanwhile() {
     let all = feed.state.range(&KeyRange::all(), &RangeOptions::default(), &mut keep).expect("read");
     assert_eq!((all.records.len(), all.revision, asked), (keys.len(), revision, keys.len()));
     assert_eq!(feed.state.compacted(), revision + 2);
-    assert!(!feed.state.is_pinned());
+    assert!(!feed.state.is_held_back());
     assert_eq!(feed.state.history_bytes(), 0, "what the list kept is freed after it");
 }
 
@@ -118,6 +118,11 @@ fn a_pin_keeps_what_compaction_would_free() {
     })
     .expect("read");
     assert_eq!(seen, [3]);
+    assert!(feed.state.is_held_back());
+    let newest = feed.state.pin_newest();
+    assert_eq!(newest.revision, 6);
+    drop(newest);
+    assert!(feed.state.pin(4).is_some(), "a younger pin frees nothing");
     drop(pin);
     assert!(feed.state.pin(5).is_none());
     assert!(feed.state.pin(6).is_some());

@@ -107,6 +107,11 @@ impl EtcdServer {
         format!("{scheme}://127.0.0.1:{}", self.client)
     }
 
+    /// The certificates it was started with.
+    pub(crate) fn files(&self) -> Option<&Files> {
+        self.tls.as_ref()
+    }
+
     /// How a store on it is opened: nothing is forgotten by itself.
     pub(crate) fn config(&self) -> EtcdConfig {
         let codec: Arc<dyn Codec> = Arc::new(Plain);
@@ -155,5 +160,34 @@ impl Drop for EtcdServer {
             eprintln!("etcd said:\n{}", self.log());
         }
         self.kill();
+    }
+}
+
+/// An authority, and certificates of it for a server on loopback and for a client.
+pub(crate) fn certificates(dir: &Path) -> Files {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = write("ca.pem", params.self_signed(&key).expect("a certificate").pem());
+    let issuer = Issuer::new(params, key);
+    let issue = |name: &str, usage| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+        params.extended_key_usages = usage;
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        (write(&format!("{name}.pem"), certificate.pem()), write(&format!("{name}.key"), key.serialize_pem()))
+    };
+    // etcd's gateway is a client of its own server, with the server's certificate.
+    let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Files {
+        server: issue("server", both),
+        client: issue("client", vec![ExtendedKeyUsagePurpose::ClientAuth]),
+        ca,
     }
 }
