@@ -172,7 +172,7 @@ async fn a_job_with_policies_that_cannot_be_met_ends_by_its_limits() {
         let (type_, reason, message) = outcome(&api, "bad").unwrap();
         assert_eq!((type_.as_str(), reason.as_str(), message.as_str()), expected, "{case}");
         api.settle().await;
-        let active = api.list::<Pod>("/pods").into_iter().filter(|pod| pods::is_active(pod)).count();
+        let active = api.list::<Pod>("/pods").into_iter().filter(pods::is_active).count();
         assert_eq!(active, 0, "{case}: nothing runs on");
         api.create("batch/jobs", &job("sound", &json!({})));
         let done = |api: &FakeApi| outcome(api, "sound").is_some_and(|it| it.0 == "Complete");
