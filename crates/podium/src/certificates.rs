@@ -12,13 +12,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
-use podium_client::{Api, Client};
+use podium_client::{Api, Client, Exchange, exchangeable};
 use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 use podium_pki::certificate::AltName;
 use podium_pki::tls::ServingCertificate;
 use podium_pki::{Authority, KeyPair, NewRequest, Secret};
 use tokio::sync::watch;
 
+use crate::connection::Connection;
 use crate::parts::Parts;
 
 /// How long an answer may take before the request is made again.
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a pending request is looked at. A node without a certificate may not watch, and this happens once.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often the serving certificate is looked at, and how long after a failed try the next one is made.
+/// How often certificates are looked at, and how long after a failed try the next one is made.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -167,6 +168,54 @@ pub(crate) fn serving(
         Ok::<(), Infallible>(())
     });
     Ok((serving, seen))
+}
+
+/// A client that is known by a certificate of its own, which is renewed while it is used. Until there is one it is known by the
+/// connection's credentials, and asks by them.
+pub(crate) fn rotating(
+    parts: &mut Parts,
+    connection: &Connection,
+    directory: &Path,
+    name: &str,
+) -> Result<Client> {
+    let first = match kept(directory, Purpose::Client, name, &BTreeSet::new()) {
+        Some(pair) => connection.client_by(&pair)?,
+        None => connection.client()?,
+    };
+    let (client, exchange) = exchangeable(first);
+    let (asking, connection, end) = (client.clone(), connection.clone(), parts.shutdown());
+    let (directory, name) = (directory.to_owned(), name.to_owned());
+    parts.spawn("client certificate", async move {
+        let keep = keep_client(&asking, &connection, &directory, &name, &exchange);
+        end.run_until_cancelled(keep).await;
+        Ok::<(), Infallible>(())
+    });
+    Ok(client)
+}
+
+async fn keep_client(
+    client: &Client,
+    connection: &Connection,
+    directory: &Path,
+    name: &str,
+    exchange: &Exchange,
+) {
+    loop {
+        if kept(directory, Purpose::Client, name, &BTreeSet::new()).is_none() {
+            let renewed = async {
+                let pair = obtain(client, directory, Purpose::Client, name, &BTreeSet::new()).await?;
+                exchange.replace(connection.client_by(&pair)?);
+                anyhow::Ok(())
+            };
+            if let Err(error) = renewed.await {
+                tracing::warn!(error = %format!("{error:#}"), "no new client certificate for the node");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            tracing::info!(name, "the node's client certificate is new");
+        }
+        tokio::time::sleep(RENEWAL).await;
+    }
 }
 
 async fn keep_serving(

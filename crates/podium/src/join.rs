@@ -70,7 +70,7 @@ impl Program for Joined<'_> {
         let ip = settings.current_node_ip()?;
         let name = settings.node_name.as_str();
         let connection = Connection::open(&settings.kubeconfig, settings.server.as_deref()).await?;
-        let client = identity(&connection, &layout.pki(), name).await?;
+        let client = identity(parts, &connection, &layout.pki(), name).await?;
         self.steps.done("certificates", &format!("system:node:{name} of {}", connection.server()));
 
         let informers = SharedInformers::new(client.clone(), parts.shutdown());
@@ -129,10 +129,16 @@ impl Joined<'_> {
     }
 }
 
-/// A client that is known as the node: by the kubeconfig itself, or by a certificate that its user may ask for.
-async fn identity(connection: &Connection, directory: &Path, name: &str) -> Result<Client> {
-    if let Some(pair) = certificates::kept(directory, Purpose::Client, name, &BTreeSet::new()) {
-        return connection.client_by(&pair);
+/// A client that is known as the node: by the kubeconfig itself, or by a certificate that its user may ask for, and that
+/// is renewed from then on.
+async fn identity(
+    parts: &mut Parts,
+    connection: &Connection,
+    directory: &Path,
+    name: &str,
+) -> Result<Client> {
+    if certificates::kept(directory, Purpose::Client, name, &BTreeSet::new()).is_some() {
+        return certificates::rotating(parts, connection, directory, name);
     }
     let client = connection.client()?;
     let user = who_am_i(&client, &connection.server()).await?;
@@ -144,9 +150,8 @@ async fn identity(connection: &Connection, directory: &Path, name: &str) -> Resu
             )
         }
         None => {
-            let pair =
-                certificates::obtain(&client, directory, Purpose::Client, name, &BTreeSet::new()).await?;
-            connection.client_by(&pair)
+            certificates::obtain(&client, directory, Purpose::Client, name, &BTreeSet::new()).await?;
+            certificates::rotating(parts, connection, directory, name)
         }
     }
 }

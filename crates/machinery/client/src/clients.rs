@@ -1,8 +1,12 @@
 //! Where clients come from: the server's own router in one process, a kubeconfig elsewhere.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use kube::Client;
+use parking_lot::Mutex;
 use tower::{BoxError, Service};
 
 /// Hands out clients by the identity of the part that asks.
@@ -67,6 +71,46 @@ where
     Client::new(service, namespace)
 }
 
+/// Replaces what a client stands on while it is used: requests that begin afterwards go by the new one, streams that are open
+/// stay with the old one until they end.
+#[derive(Clone)]
+pub struct Exchange(Arc<Mutex<Client>>);
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exchange")
+    }
+}
+
+impl Exchange {
+    /// From now on requests go by this client.
+    pub fn replace(&self, client: Client) {
+        *self.0.lock() = client;
+    }
+}
+
+impl Service<http::Request<kube::client::Body>> for Exchange {
+    type Response = http::Response<kube::client::Body>;
+    type Error = kube::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
+        let client = self.0.lock().clone();
+        Box::pin(async move { client.send(request).await })
+    }
+}
+
+/// A client whose credentials can be renewed under it.
+pub fn exchangeable(first: Client) -> (Client, Exchange) {
+    let namespace = first.default_namespace().to_owned();
+    let exchange = Exchange(Arc::new(Mutex::new(first)));
+    (Client::new(exchange.clone(), namespace), exchange)
+}
+
 /// A client from a kubeconfig file, with its current context: TLS with the given authority, client
 /// certificate or token; `insecure-skip-tls-verify` is honoured as kubectl does.
 pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<Client, ClientError> {
@@ -110,6 +154,27 @@ mod tests {
             "clusters": [{{"name": "k", "cluster": {{"server": "{server}"}}}}],
             "users": [{{"name": "u", "user": {user}}}]}}"#
         )
+    }
+
+    #[tokio::test]
+    async fn a_client_is_exchanged_while_it_is_used() {
+        let named = |name: &'static str| {
+            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| async move {
+                let body =
+                    format!(r#"{{"kind":"Namespace","apiVersion":"v1","metadata":{{"name":"{name}"}}}}"#);
+                Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+                    body.into_bytes(),
+                )))
+            });
+            in_process(service, "mine")
+        };
+        let (client, exchange) = exchangeable(named("first"));
+        assert_eq!(client.default_namespace(), "mine");
+        let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(client);
+        let name = || async { namespaces.get("x").await.unwrap().metadata.name.unwrap() };
+        assert_eq!(name().await, "first");
+        exchange.replace(named("second"));
+        assert_eq!(name().await, "second");
     }
 
     #[tokio::test]

@@ -23,7 +23,9 @@ mod queue;
 pub mod testing;
 mod workers;
 
-pub use clients::{ClientError, ClientSource, SingleClient, from_kubeconfig, in_process};
+pub use clients::{
+    ClientError, ClientSource, Exchange, SingleClient, exchangeable, from_kubeconfig, in_process,
+};
 pub use errors::{
     error_chain, is_already_exists, is_conflict, is_expired, is_forbidden, is_invalid, is_not_found,
     is_retriable, status_of,

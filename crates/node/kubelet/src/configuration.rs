@@ -36,6 +36,7 @@ pub struct Configuration {
     pub tls_private_key_file: Option<PathBuf>,
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
+    pub rotate_certificates: bool,
     pub authentication: Authentication,
     pub authorization: Authorization,
 
@@ -215,6 +216,7 @@ impl Default for Configuration {
             tls_cert_file: None,
             tls_private_key_file: None,
             server_tls_bootstrap: false,
+            rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),

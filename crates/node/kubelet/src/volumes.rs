@@ -187,8 +187,9 @@ pub(crate) fn ensure(
             .map_err(|source| VolumeError::Persistent { volume: found.name.clone(), source });
     }
     if claimed(volume) {
-        // Nothing was found for it because it is there.
-        return Ok(());
+        // Nothing was found for it because it is there; the last kubelet may have died half way.
+        let mounted = sub_path::is_mounted(&target).map_err(failed)?;
+        return if mounted { persistent::receive_only(&target).map_err(failed) } else { Ok(()) };
     }
     let files = payload::payload(pod, volume, lookup)
         .map_err(|source| VolumeError::Payload { volume: name(), source })?;

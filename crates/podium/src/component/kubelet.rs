@@ -49,7 +49,7 @@ pub(crate) struct Flags {
     /// Labels to register with: KEY=VALUE
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
-    /// Directory of certificates that are asked for, with serverTLSBootstrap in the configuration
+    /// Directory of certificates that are asked for, with serverTLSBootstrap or rotateCertificates in the configuration
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/pki")]
     cert_dir: PathBuf,
     /// A CredentialProviderConfig of kubelet.config.k8s.io/v1, or a directory of them
@@ -142,8 +142,12 @@ impl Program for Kubelet<'_> {
         let end = parts.shutdown();
         // Not waited for: what this kubelet runs from files may be the API server.
         let connection = flags.common.open().await?;
-        let client = connection.client()?;
         let name = flags.hostname_override.clone().map_or_else(crate::settings::host_name, Ok)?;
+        let client = if settings.rotate_certificates {
+            certificates::rotating(parts, &connection, &flags.cert_dir, &name)?
+        } else {
+            connection.client()?
+        };
         let ip = flags.node_ip.map_or_else(crate::settings::default_address, Ok)?;
         ensure!(
             !settings.container_runtime_endpoint.is_empty(),

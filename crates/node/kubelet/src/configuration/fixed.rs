@@ -16,7 +16,6 @@ enum Served {
 use Served::{Anything, Nothing, Only};
 
 const FIELDS: &[(&str, Served)] = &[
-    ("rotateCertificates", Only(|| json!(false))),
     ("enableServer", Only(|| json!(true))),
     ("staticPodURL", Only(|| json!(""))),
     ("staticPodURLHeader", Only(|| json!({}))),

@@ -24,7 +24,7 @@ fn kubeadm() -> Value {
         "logging": {"flushFrequency": 0, "options": {"json": {"infoBufferSize": "0"}, "text": {"infoBufferSize": "0"}},
             "verbosity": 0},
         "memorySwap": {}, "nodeStatusReportFrequency": "0s", "nodeStatusUpdateFrequency": "0s",
-        "resolvConf": "/run/systemd/resolve/resolv.conf", "runtimeRequestTimeout": "0s",
+        "resolvConf": "/run/systemd/resolve/resolv.conf", "rotateCertificates": true, "runtimeRequestTimeout": "0s",
         "shutdownGracePeriod": "0s", "shutdownGracePeriodCriticalPods": "0s", "streamingConnectionIdleTimeout": "0s",
         "syncFrequency": "0s", "staticPodPath": "/etc/kubernetes/manifests", "volumeStatsAggPeriod": "0s", "evictionHard": null,
     })
@@ -35,6 +35,7 @@ fn a_kubeadm_configuration_is_read() {
     let read = read(kubeadm()).unwrap();
     assert_eq!(read.authentication.x509.client_ca_file, Some("/etc/kubernetes/pki/ca.crt".into()));
     assert_eq!(read.cluster_dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+    assert!(read.rotate_certificates);
     assert_eq!(read.authentication.webhook.cache_ttl, Span::minutes(2));
     assert_eq!(
         (read.runtime_request_timeout, read.file_check_frequency),

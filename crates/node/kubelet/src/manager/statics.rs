@@ -22,15 +22,18 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Pods {
-    /// The pods' source, read once: what runs of them must be known before anything is cleared away.
-    pub(super) async fn first_statics(&self) -> Option<(Source, Vec<Arc<Pod>>)> {
+    /// The pods' source, read once and run: what there is of them must be known before anything is cleared away.
+    pub(super) async fn first_statics(self: &Arc<Self>) -> Option<(Source, Vec<Arc<Pod>>)> {
         let config = &self.shared.config;
         let mut source = Source::new(config.settings.static_pod_path.as_ref()?, &config.node_name);
         let read = tokio::task::spawn_blocking(move || {
             let found = source.read();
             (source, found)
         });
-        read.await.ok()
+        let (source, found) = read.await.ok()?;
+        self.end_predecessors(&found).await;
+        self.run_statics(&found);
+        Some((source, found))
     }
 
     /// Runs what the source has, and shows it to the API.
@@ -39,16 +42,11 @@ impl Pods {
         first: Option<(Source, Vec<Arc<Pod>>)>,
         informer: &Informer<Pod>,
     ) {
-        let (told, mut wanted) = watch::channel(Vec::new());
+        let (source, found) = first.unzip();
+        let (told, mut wanted) = watch::channel(found.unwrap_or_default());
         let follow = async {
-            match first {
-                Some((source, found)) => {
-                    self.end_predecessors(&found).await;
-                    told.send_replace(found);
-                    source.follow(told, self.shared.config.settings.file_check_frequency.0).await;
-                }
-                // The sender is kept: a closed channel would look like a change.
-                None => std::future::pending().await,
+            if let Some(source) = source {
+                source.follow(told, self.shared.config.settings.file_check_frequency.0).await;
             }
         };
         let keep = async {

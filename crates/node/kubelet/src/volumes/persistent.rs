@@ -84,6 +84,13 @@ fn bind(source: &Path, target: &Path) -> io::Result<()> {
         fs::File::create(target)?;
     }
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    receive_only(target)
+}
+
+/// What is mounted below the host's path later appears in the volume, but what is unmounted in the volume (as all of it is in
+/// the end) stays mounted on the host.
+pub(crate) fn receive_only(target: &Path) -> io::Result<()> {
+    mount(None::<&str>, target, None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
     Ok(())
 }
 
@@ -212,6 +219,10 @@ mod tests {
         assert_eq!(fs::metadata(&data).unwrap().mode() & 0o2070, 0o2070);
         let after = fs::metadata("/etc/passwd").unwrap();
         assert_eq!((before.gid(), before.mode()), (after.gid(), after.mode()));
+        // What is mounted on the host below the path survives the volume's end.
+        mount(Some("tmpfs"), &data.join("deep"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        sub_path::unmount_below(&directory.path().join("pod")).unwrap();
+        assert!(sub_path::is_mounted(&data.join("deep")).unwrap());
         sub_path::unmount_below(directory.path()).unwrap();
         assert!(data.join("deep/file").exists() && !target.join("deep").exists());
     }
