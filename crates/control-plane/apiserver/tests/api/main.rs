@@ -3,8 +3,6 @@
 mod apply;
 mod bad_input;
 mod crud;
-#[path = "../../../../machinery/store/tests/support/mod.rs"]
-mod etcd;
 mod frames;
 mod hostile;
 mod kubectl;
@@ -15,5 +13,4 @@ mod overload;
 mod services;
 mod special;
 mod support;
-mod two_servers;
 mod watches;
