@@ -239,3 +239,28 @@ pub enum SnapshotError {
     #[error("the store is closed")]
     Closed,
 }
+
+/// A snapshot that was not put into a store, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The snapshot cannot be read. Nothing was changed.
+    #[error("the snapshot cannot be read")]
+    Snapshot(#[from] SnapshotError),
+    /// The store holds something already. Nothing was changed.
+    #[error("the store is not empty: it holds {keys} keys")]
+    NotEmpty {
+        /// How many.
+        keys: u64,
+    },
+    /// A lease could not be granted. No key was put.
+    #[error("a lease could not be granted")]
+    Lease(#[source] LeaseError),
+    /// A commit failed. What was put before stays: empty the store before trying again.
+    #[error("not everything could be put; {put} keys were, and are in the store now")]
+    Commit {
+        /// How many keys had been put.
+        put: u64,
+        /// Why the next were not.
+        source: CommitError,
+    },
+}

@@ -56,7 +56,7 @@ const MAX_MESSAGE_BYTES: usize = 2 << 30;
 /// How long a commit that etcd has done waits to become visible here.
 const VISIBLE: Duration = Duration::from_secs(10);
 
-/// Files with certificates; read when the store is opened.
+/// Files with certificates; read when the store is opened, and again when a connection fails.
 #[derive(Clone, Debug, Default)]
 pub struct EtcdTls {
     /// Who may have signed the servers' certificates.

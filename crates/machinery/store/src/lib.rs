@@ -29,6 +29,7 @@ mod error;
 mod etcd;
 #[cfg(test)]
 mod faults;
+mod import;
 mod key;
 mod local;
 mod log;
@@ -44,8 +45,8 @@ mod watch;
 pub use change::{Change, Committed, Expect, Operation, TransactionCommitted};
 pub use config::{Config, History};
 pub use error::{
-    CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, RemoteFault, SnapshotError,
-    StorageFault, WatchError,
+    CommitError, CompactError, FreshError, ImportError, LeaseError, OpenError, ReadError, RemoteFault,
+    SnapshotError, StorageFault, WatchError,
 };
 pub use etcd::codec::{Codec, Plain};
 pub use etcd::{EtcdConfig, EtcdTls};

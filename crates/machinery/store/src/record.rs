@@ -204,6 +204,15 @@ impl Record {
         )
     }
 
+    /// The value as its writer gave it.
+    pub fn written(&self) -> Value {
+        let Some(at) = self.revision_at.map(|at| at as usize) else {
+            return Value::plain(self.value.clone());
+        };
+        let behind = at + decimal_len(self.mod_revision);
+        Value { bytes: [&self.value[..at], &self.value[behind..]].concat().into(), revision_at: Some(at) }
+    }
+
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
         self.key.len() + self.value.len()

@@ -11,9 +11,11 @@ use crate::config::{Config, History};
 use crate::disk::RealDisk;
 use crate::engine::{Engine, Feed};
 use crate::error::{
-    CommitError, CompactError, FreshError, LeaseError, OpenError, ReadError, SnapshotError, WatchError,
+    CommitError, CompactError, FreshError, ImportError, LeaseError, OpenError, ReadError, SnapshotError,
+    WatchError,
 };
 use crate::etcd::{Etcd, EtcdConfig};
+use crate::import;
 use crate::key::{Key, KeyRange};
 use crate::local::Local;
 use crate::record::{LeaseId, Record, Revision};
@@ -188,6 +190,12 @@ impl Store {
     /// Blocks: call it before there is a runtime, or from a thread that may block.
     pub fn restore(from: &Path, to_dir: &Path) -> Result<Revision, SnapshotError> {
         backup::restore(&RealDisk, from, to_dir)
+    }
+
+    /// Puts everything of a snapshot file into this store, which must be empty. Records get new revisions here. Returns how
+    /// many keys there were.
+    pub async fn import(&self, from: &Path) -> Result<u64, ImportError> {
+        import::import(self, from).await
     }
 
     /// Grants a lease: keys put with it are deleted when it has not been kept alive for `ttl`, or is revoked. After a

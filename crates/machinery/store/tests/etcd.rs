@@ -438,6 +438,21 @@ async fn client_certificates_are_shown_and_the_servers_checked() {
 }
 
 #[tokio::test]
+async fn certificates_that_are_replaced_are_used_for_new_connections() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = EtcdServer::start_with(Some(certificates(dir.path())));
+    let store = server.open().await;
+    let revision = put(&store, "a", "1").await.expect("put");
+    let mut watcher = watch(&store, revision);
+    server.kill();
+    // Another authority, in the same files: nothing of before is good for anything now.
+    certificates(dir.path());
+    server.run();
+    let last = put_at_last(&store, "a", "2").await;
+    assert_eq!(until(&mut watcher, last).await.last(), Some(&last));
+}
+
+#[tokio::test]
 async fn a_past_that_only_etcd_has_is_read_from_it() {
     let server = EtcdServer::start();
     let writer = server.open().await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
@@ -34,12 +35,26 @@ pub(super) struct Client {
     members: Arc<Vec<Member>>,
     /// The member that is asked first: the last that answered.
     preferred: Arc<AtomicUsize>,
+    /// Certificates, as they were when the channels were made.
+    tls: Option<Arc<(EtcdTls, Mutex<Material>)>>,
 }
 
 #[derive(Debug)]
 struct Member {
     name: String,
-    channel: Channel,
+    endpoint: Endpoint,
+    channel: RwLock<Channel>,
+}
+
+impl Member {
+    fn connect(endpoint: &Endpoint, tls: Option<&Material>) -> Result<Channel, tonic::transport::Error> {
+        let endpoint = endpoint.clone();
+        if endpoint.uri().scheme_str() != Some("https") {
+            return Ok(endpoint.connect_lazy());
+        }
+        let tls = tls.map_or_else(ClientTlsConfig::new, Material::configuration);
+        Ok(endpoint.tls_config(tls)?.connect_lazy())
+    }
 }
 
 /// Whether a question may be asked a second time though the first may have been understood.
@@ -59,10 +74,10 @@ impl Client {
         if endpoints.is_empty() {
             return Err(refused("no servers are given".to_owned()));
         }
-        let tls = tls.map(configuration).transpose()?;
+        let material = tls.map(Material::read).transpose()?;
         let mut members = Vec::new();
         for name in endpoints {
-            let with_scheme = match (name.contains("://"), &tls) {
+            let with_scheme = match (name.contains("://"), tls) {
                 (true, _) => name.clone(),
                 (false, None) => format!("http://{name}"),
                 (false, Some(_)) => format!("https://{name}"),
@@ -76,22 +91,18 @@ impl Client {
                 .keep_alive_while_idle(true)
                 .initial_connection_window_size(8 << 20)
                 .initial_stream_window_size(4 << 20);
-            let endpoint = match (&tls, with_scheme.starts_with("https://")) {
-                (_, false) => endpoint,
-                (given, true) => {
-                    let tls = given.clone().unwrap_or_else(ClientTlsConfig::new);
-                    endpoint.tls_config(tls).map_err(|error| refused(chain(&error)))?
-                }
-            };
-            members.push(Member { name: with_scheme, channel: endpoint.connect_lazy() });
+            let channel =
+                Member::connect(&endpoint, material.as_ref()).map_err(|error| refused(chain(&error)))?;
+            members.push(Member { name: with_scheme, endpoint, channel: RwLock::new(channel) });
         }
-        Ok(Client { members: Arc::new(members), preferred: Arc::default() })
+        let tls = tls.cloned().zip(material).map(|(files, read)| Arc::new((files, Mutex::new(read))));
+        Ok(Client { members: Arc::new(members), preferred: Arc::default(), tls })
     }
 
     /// The member to ask, and its number for [`Client::leave`].
     pub(super) fn member(&self) -> (usize, Channel) {
         let number = self.preferred.load(Ordering::Relaxed) % self.members.len();
-        (number, self.members[number].channel.clone())
+        (number, self.members[number].channel.read().clone())
     }
 
     /// The name of a member.
@@ -104,11 +115,37 @@ impl Client {
         self.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(",")
     }
 
-    /// Asks the next member from now on, if this one is still the one that is asked.
+    /// Asks the next member from now on, if this one is still the one that is asked. Where certificates have been replaced
+    /// since the channels were made, makes new ones: a connection that lives needs them no more, and one that broke may have
+    /// done so for theirs.
     pub(super) fn leave(&self, number: usize) {
         let next = (number + 1) % self.members.len();
         // Somebody else may have left it already.
         let _ = self.preferred.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
+        if let Err(error) = self.renew() {
+            tracing::warn!(why = chain(&error), "the certificates for etcd could not be read again");
+        }
+    }
+
+    fn renew(&self) -> Result<(), OpenError> {
+        let Some((files, used)) = self.tls.as_deref() else { return Ok(()) };
+        // Three small files; whoever finds a member gone waits longer for the next.
+        let found = Material::read(files)?;
+        let mut used = used.lock();
+        if *used == found {
+            return Ok(());
+        }
+        let made = self.members.iter().map(|member| Member::connect(&member.endpoint, Some(&found)));
+        // One file may have been replaced and the other not yet: then all stay, and the next failure looks again.
+        let channels = made
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| OpenError::Remote { endpoints: self.names(), problem: chain(&error) })?;
+        for (member, channel) in self.members.iter().zip(channels) {
+            *member.channel.write() = channel;
+        }
+        *used = found;
+        tracing::info!("the certificates for etcd have changed; connecting with the new ones");
+        Ok(())
     }
 
     /// The version of a member.
@@ -230,18 +267,41 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn configuration(tls: &EtcdTls) -> Result<ClientTlsConfig, OpenError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| OpenError::Io { step: "read", path: path.clone(), source })
-    };
-    let mut configuration = ClientTlsConfig::new();
-    if let Some(ca) = &tls.ca {
-        configuration = configuration.ca_certificate(Certificate::from_pem(read(ca)?));
+/// What certificate files hold. Never printed: there is a key among it.
+#[derive(PartialEq, Eq)]
+struct Material {
+    ca: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Material").finish_non_exhaustive()
     }
-    if let Some((certificate, key)) = &tls.identity {
-        configuration = configuration.identity(Identity::from_pem(read(certificate)?, read(key)?));
+}
+
+impl Material {
+    fn read(files: &EtcdTls) -> Result<Material, OpenError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|source| OpenError::Io { step: "read", path: path.clone(), source })
+        };
+        let identity = files.identity.as_ref();
+        Ok(Material {
+            ca: files.ca.as_ref().map(read).transpose()?,
+            identity: identity.map(|(certificate, key)| Ok((read(certificate)?, read(key)?))).transpose()?,
+        })
     }
-    Ok(configuration)
+
+    fn configuration(&self) -> ClientTlsConfig {
+        let mut configuration = ClientTlsConfig::new();
+        if let Some(ca) = &self.ca {
+            configuration = configuration.ca_certificate(Certificate::from_pem(ca));
+        }
+        if let Some((certificate, key)) = &self.identity {
+            configuration = configuration.identity(Identity::from_pem(certificate, key));
+        }
+        configuration
+    }
 }
 
 #[cfg(test)]
