@@ -66,6 +66,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Open connections.
     pub connections: usize,
+    /// How long an event is kept. Source: upstream's `--event-ttl`.
+    pub event_ttl: Duration,
 }
 
 impl Default for Limits {
@@ -76,6 +78,7 @@ impl Default for Limits {
             request: Duration::from_secs(60),
             handshake: Duration::from_secs(10),
             connections: 20_000,
+            event_ttl: Duration::from_secs(3600),
         }
     }
 }

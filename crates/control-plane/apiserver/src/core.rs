@@ -30,11 +30,10 @@ use crate::reviews::Reviews;
 use crate::services::Services;
 use crate::storage;
 
-/// How long an event is kept. Source: upstream's `--event-ttl`.
-const EVENT_TTL: Duration = Duration::from_secs(3600);
-
-/// How long one lease takes in new events. Source: upstream's `LeaseReuseDurationSeconds`.
+/// How long one lease takes in new events: at most, and as a part of the time they are kept. Source: upstream's
+/// `DefaultLeaseReuseDurationSeconds` and the percentage in its etcd3 `lease_manager.go`.
 const LEASE_REUSE: Duration = Duration::from_secs(60);
+const LEASE_REUSE_PART: u32 = 20;
 
 /// The shared state.
 pub(crate) struct Core {
@@ -306,23 +305,22 @@ async fn follow(store: &Store, prefix: &str, told: &Told) {
     }
 }
 
-/// Leases under which events are stored. One lease takes the events of a minute, so that there are few of them.
+/// Leases under which events are stored. One lease takes the events of some time, so that there are few of them.
 #[derive(Debug, Default)]
 pub(crate) struct EventLeases(tokio::sync::Mutex<Option<(LeaseId, Instant)>>);
 
 impl EventLeases {
-    /// A lease that outlives an event stored now by its time to live.
-    pub(crate) async fn lease(&self, store: &Store) -> Result<LeaseId, ApiError> {
+    /// A lease that lives at least `ttl` from now.
+    pub(crate) async fn lease(&self, store: &Store, ttl: Duration) -> Result<LeaseId, ApiError> {
+        let reuse = LEASE_REUSE.min(ttl / LEASE_REUSE_PART);
         let mut current = self.0.lock().await;
         if let Some((lease, since)) = *current
-            && since.elapsed() < LEASE_REUSE
+            && since.elapsed() < reuse
         {
             return Ok(lease);
         }
-        let lease = store
-            .grant_lease(EVENT_TTL + LEASE_REUSE)
-            .await
-            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let lease =
+            store.grant_lease(ttl + reuse).await.map_err(|error| ApiError::internal(error.to_string()))?;
         *current = Some((lease, Instant::now()));
         Ok(lease)
     }

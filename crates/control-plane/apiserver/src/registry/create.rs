@@ -53,16 +53,20 @@ impl Call {
         if !retries {
             return self.try_create(object, write, tracked).await;
         }
-        for attempt in 1.. {
+        let mut names_taken = 0;
+        loop {
             match self.try_create(object.clone(), write, tracked).await {
-                Err(error) if attempt < names::ATTEMPTS && may_try_again(&error, generates) => {}
+                // Each such race has a winner, so this ends when no address is left, or with the request's time.
+                Err(error) if error.reason == RACED => {}
                 Err(error) if generates && error.reason == "AlreadyExists" => {
-                    return Err(no_free_name(error));
+                    names_taken += 1;
+                    if names_taken == names::ATTEMPTS {
+                        return Err(no_free_name(error));
+                    }
                 }
                 other => return other,
             }
         }
-        unreachable!("the loop above returns")
     }
 
     /// What a client may not say about a new object.
@@ -214,10 +218,11 @@ impl Call {
         }
     }
 
-    /// Events are forgotten after an hour.
+    /// Events are forgotten after a while.
     pub(super) async fn lease(&self) -> Result<Option<LeaseId>, ApiError> {
         if self.served.plural == "events" && self.served.storage_group.is_empty() {
-            return self.core.event_leases.lease(&self.core.store).await.map(Some);
+            let ttl = self.core.config.limits.event_ttl;
+            return self.core.event_leases.lease(&self.core.store, ttl).await.map(Some);
         }
         Ok(None)
     }
@@ -231,11 +236,6 @@ fn no_free_name(mut error: ApiError) -> ApiError {
         details["retryAfterSeconds"] = json!(1);
     }
     error
-}
-
-/// Whether another name, or another address, will do.
-fn may_try_again(error: &ApiError, generates: bool) -> bool {
-    error.reason == RACED || (generates && error.reason == "AlreadyExists")
 }
 
 /// What only the server says: uid, creation time; and what a new object cannot have.
