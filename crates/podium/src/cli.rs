@@ -41,6 +41,9 @@ pub(crate) enum Command {
     Reset(Reset),
     /// Work with the container images of this node
     Image(Image),
+    /// Save what the API server stores in a file, or put it into another store
+    #[command(subcommand)]
+    Store(Box<crate::store::StoreCommand>),
 }
 
 /// Which cluster.

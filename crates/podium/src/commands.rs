@@ -42,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kubeconfig(asked) => kubeconfig(&asked),
         Command::Reset(reset) => self::reset(&reset),
         Command::Image(image) => self::image(image.command),
+        Command::Store(command) => crate::store::run(&command),
     }
 }
 

@@ -13,6 +13,7 @@ mod component;
 mod connection;
 mod containerd;
 mod daemon;
+mod engine;
 mod join;
 mod layout;
 mod node;
@@ -23,6 +24,7 @@ mod runtime;
 mod serving_approval;
 mod settings;
 mod steps;
+mod store;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -14,11 +15,13 @@ use podium_client::Shutdown;
 use podium_pki::tls::ServingCertificate;
 use podium_pki::token::Keys;
 use podium_pki::{KeyPair, Pki, Secret, ServerNames};
-use podium_store::{EtcdConfig, EtcdTls, Store};
+use podium_store::Store;
 
 use super::Log;
+use super::controller_manager::duration;
 use crate::cli::Data;
 use crate::daemon::Program;
+use crate::engine::{Engine, Etcd};
 use crate::layout::Layout;
 use crate::parts::Parts;
 
@@ -49,6 +52,9 @@ pub(crate) struct Flags {
     service_node_port_range: RangeInclusive<u16>,
     #[command(flatten)]
     etcd: Etcd,
+    /// How long events are kept
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    event_ttl: Duration,
     /// Serving certificate [default: one of the cluster's own authority]
     #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
@@ -86,26 +92,6 @@ pub(crate) struct Flags {
     anonymous_auth: bool,
 }
 
-/// The store, if it is an etcd.
-#[derive(Clone, Debug, Args)]
-struct Etcd {
-    /// URLs of an etcd cluster to keep objects in [default: the embedded store]
-    #[arg(long, value_name = "URLS", value_delimiter = ',')]
-    etcd_servers: Vec<String>,
-    /// Authority of etcd's certificates
-    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
-    etcd_cafile: Option<PathBuf>,
-    /// Certificate shown to etcd
-    #[arg(long, value_name = "FILE", requires = "etcd_servers", requires = "etcd_keyfile")]
-    etcd_certfile: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE", requires = "etcd_servers", requires = "etcd_certfile")]
-    etcd_keyfile: Option<PathBuf>,
-    /// What all keys begin with
-    #[arg(long, value_name = "PATH", requires = "etcd_servers", default_value = "/registry")]
-    etcd_prefix: String,
-}
-
 /// Who may speak for others.
 #[derive(Clone, Debug, Args)]
 struct Proxies {
@@ -140,42 +126,6 @@ impl Proxies {
             ensure!(given.eq_ignore_ascii_case(served), "{flag}={given} is not supported: only {served} is");
         }
         Ok(())
-    }
-}
-
-/// Where objects are kept.
-#[derive(Clone, Debug)]
-enum Engine {
-    /// The embedded log, in this directory.
-    Log(PathBuf),
-    /// An etcd cluster.
-    Etcd(EtcdConfig),
-}
-
-impl Engine {
-    fn choose(flags: &Etcd, layout: &Layout) -> Engine {
-        match flags.etcd_servers.as_slice() {
-            [] => Engine::Log(layout.store()),
-            servers => {
-                let identity = flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone());
-                let ca = flags.etcd_cafile.clone();
-                Engine::Etcd(EtcdConfig {
-                    tls: (ca.is_some() || identity.is_some()).then_some(EtcdTls { ca, identity }),
-                    prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
-                    codec: Arc::new(podium_apiserver::EtcdCodec),
-                    ..EtcdConfig::new(servers.to_vec())
-                })
-            }
-        }
-    }
-
-    async fn open(&self) -> Result<Store> {
-        match self {
-            Engine::Log(directory) => {
-                Store::open(podium_store::Config::new(directory.clone())).await.context("open the store")
-            }
-            Engine::Etcd(config) => Store::open_etcd(config.clone()).await.context("open the store in etcd"),
-        }
     }
 }
 
@@ -280,7 +230,7 @@ fn config(flags: &Flags, layout: &Layout, now: Timestamp) -> Result<podium_apise
         }),
         client_authority: clients,
         proxy_authority: Some(proxies),
-        limits: Limits::default(),
+        limits: Limits { event_ttl: flags.event_ttl, ..Limits::default() },
     })
 }
 
@@ -341,28 +291,15 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_is_chosen_by_flags() {
-        let layout = Layout::new(Path::new("/d")).unwrap();
-        let log = Engine::choose(&flags("").etcd, &layout);
-        assert!(matches!(&log, Engine::Log(path) if path == Path::new("/d/store")), "{log:?}");
-        let line = "--etcd-servers http://a:1,http://b:2 --etcd-cafile ca --etcd-certfile c --etcd-keyfile k \
-                    --etcd-prefix other/";
-        let Engine::Etcd(etcd) = Engine::choose(&flags(line).etcd, &layout) else { panic!("not etcd") };
-        assert_eq!(etcd.endpoints, ["http://a:1", "http://b:2"]);
-        assert_eq!(etcd.prefix, "/other");
-        let tls = etcd.tls.unwrap();
-        assert_eq!((tls.ca, tls.identity), (Some("ca".into()), Some(("c".into(), "k".into()))));
-    }
-
-    #[test]
     fn a_configuration_is_made_of_flags_and_own_files() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path()).unwrap();
         let now = Timestamp::now();
         let line = "--advertise-address 192.0.2.1 --port 7000 --requestheader-allowed-names a,b \
-                    --service-cluster-ip-range 10.0.0.0/16 --tls-san api.example.com";
+                    --service-cluster-ip-range 10.0.0.0/16 --tls-san api.example.com --event-ttl 1m30s";
         let config = config(&flags(line), &layout, now).unwrap();
         assert_eq!(config.bind.port(), 7000);
+        assert_eq!(config.limits.event_ttl, Duration::from_secs(90));
         assert_eq!(config.authentication.proxy_names, ["a", "b"]);
         assert_eq!(config.service_cidr.to_string(), "10.0.0.0/16");
         let serving = std::fs::read_to_string(layout.pki().join("apiserver.crt")).unwrap();

@@ -15,5 +15,5 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::{Kubectl, Outcome};
-pub use second::{Namespace, SecondNode};
+pub use second::{Namespace, SecondNode, free_port};
 pub use wait::{wait, wait_for};

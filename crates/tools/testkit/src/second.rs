@@ -160,7 +160,7 @@ const PORTS: std::ops::Range<u16> = 21_000..31_000;
 ///
 /// # Errors
 /// There is none.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Processes at the same time begin at different places.
     let start = std::process::id().wrapping_mul(97);

@@ -3,6 +3,8 @@
 //! Run by `cargo xtask e2e [NAME]`; without root or a binary to test, every test says that it was skipped.
 
 mod churn;
+#[path = "../../../../crates/machinery/store/tests/support/mod.rs"]
+mod etcd;
 mod healing;
 mod host_ports;
 mod hostile;
@@ -11,6 +13,7 @@ mod restarts;
 mod scheduling;
 mod software;
 mod two_nodes;
+mod two_servers;
 mod using_kubectl;
 mod web_app;
 
