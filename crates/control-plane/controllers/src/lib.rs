@@ -7,6 +7,7 @@
 //!
 //! Entry point: [`run`] with a [`Config`]. Deliberately absent: any state that the API does not have, and polling.
 
+mod attachdetach;
 #[cfg(test)]
 mod bad_input;
 mod bootstrapsigner;
@@ -31,6 +32,7 @@ mod finalizers;
 mod garbagecollector;
 mod hash;
 mod history;
+mod horizontalpodautoscaler;
 mod job;
 mod labels;
 mod legacytokencleaner;
@@ -52,6 +54,7 @@ mod replicaset;
 mod resourceclaim;
 mod resourcequota;
 mod rootca;
+mod scale;
 mod serviceaccount;
 mod serviceaccounttoken;
 mod servicecidr;
@@ -67,6 +70,7 @@ mod tokencleaner;
 mod ttl;
 mod ttlafterfinished;
 mod vacprotection;
+mod validatingadmissionpolicystatus;
 mod volumebinder;
 
 pub use certificates::Signers;

@@ -18,11 +18,12 @@ use crate::context::Context;
 use crate::metrics;
 use crate::names::{NameSource, RandomNames};
 use crate::{
-    bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment, disruption,
-    endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector, job,
-    legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc, pvcprotection, pvprotection, replicaset,
-    resourceclaim, resourcequota, rootca, serviceaccount, serviceaccounttoken, servicecidr, statefulset,
-    tainteviction, tokencleaner, ttl, ttlafterfinished, vacprotection, volumebinder,
+    attachdetach, bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment,
+    disruption, endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector,
+    horizontalpodautoscaler, job, legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc,
+    pvcprotection, pvprotection, replicaset, resourceclaim, resourcequota, rootca, serviceaccount,
+    serviceaccounttoken, servicecidr, statefulset, tainteviction, tokencleaner, ttl, ttlafterfinished,
+    vacprotection, validatingadmissionpolicystatus, volumebinder,
 };
 
 mod choice;
@@ -359,6 +360,28 @@ pub(crate) const ENTRIES: &[Entry] = &[
         component: "ephemeral_volume",
         workers: 5,
         start: |context| ephemeralvolume::run(context).boxed(),
+    },
+    Entry {
+        name: "horizontal-pod-autoscaler-controller",
+        account: "horizontal-pod-autoscaler",
+        component: "horizontal-pod-autoscaler",
+        workers: 5,
+        start: |context| horizontalpodautoscaler::run(context).boxed(),
+    },
+    Entry {
+        name: "validatingadmissionpolicy-status-controller",
+        account: "validatingadmissionpolicy-status-controller",
+        component: "validatingadmissionpolicy-status",
+        workers: 5,
+        start: |context| validatingadmissionpolicystatus::run(context).boxed(),
+    },
+    Entry {
+        name: "persistentvolume-attach-detach-controller",
+        account: "attachdetach-controller",
+        component: "attachdetach-controller",
+        // One: what a node is told is a list, of which a second could write an older one.
+        workers: 1,
+        start: |context| attachdetach::run(context).boxed(),
     },
     Entry {
         name: "resourceclaim-controller",

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, Patch, PatchParams};
-use podium_client::Informer;
+use podium_client::{Informer, ObjectKey};
 
 use crate::clock;
 use crate::owner::{controller_of, namespace};
@@ -13,6 +13,14 @@ use crate::owner::{controller_of, namespace};
 pub(crate) const BY_CONTROLLER: &str = "controllers/controller";
 /// Name of the index of pods by node; see [`index_by_node`].
 pub(crate) const BY_NODE: &str = "controllers/node";
+
+/// Name of the index of pods by the keys of their claims; see [`index_by_claim`].
+pub(crate) const BY_CLAIM: &str = "controllers/anyClaim";
+
+/// Indexes pods by the keys of the claims they use.
+pub(crate) fn index_by_claim(pods: &Informer<Pod>) {
+    pods.add_index(BY_CLAIM, |pod| claim_keys(pod).iter().map(ToString::to_string).collect());
+}
 
 /// Indexes pods by their controller's uid, those without one by [`orphans_of`] their namespace.
 pub(crate) fn index_by_controller(pods: &Informer<Pod>) {
@@ -51,6 +59,12 @@ pub(crate) fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
         Some(claim) => Some(claim.claim_name.clone()),
         None => volume.ephemeral.as_ref().map(|_| ephemeral_claim_name(pod, &volume.name)),
     })
+}
+
+/// The keys of the claims the pod uses.
+pub(crate) fn claim_keys(pod: &Pod) -> Vec<ObjectKey> {
+    let namespace = namespace(&pod.metadata);
+    claim_names(pod).map(|name| ObjectKey::new(namespace, name)).collect()
 }
 
 /// The name of the claim made for an ephemeral volume.

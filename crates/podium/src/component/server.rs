@@ -18,7 +18,7 @@ use podium_pki::{KeyPair, Pki, Secret, ServerNames};
 use podium_store::Store;
 
 use super::Log;
-use super::controller_manager::duration;
+use super::flags::duration;
 use crate::cli::Data;
 use crate::daemon::Program;
 use crate::engine::{Engine, Etcd};

@@ -57,8 +57,13 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
     ("", "v1", "persistentvolumes", "PersistentVolume", false),
+    ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", true),
+    ("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", true),
+    ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false),
     ("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
     ("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate", true),
+    ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
+    ("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),
     ("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
     ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false),
     ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
@@ -397,12 +402,22 @@ impl FakeApi {
         };
         let selected = name_selector(uri.query().unwrap_or_default());
         let mut state = self.state.lock();
+        // Nobody serves metrics in a cluster without any.
+        let measured = target.resource != "metrics.k8s.io/pods"
+            || state.objects.keys().any(|it| it.0 == target.resource);
+        if !measured {
+            return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
+        }
         if *method == Method::GET && query.get("watch") == Some(&"true") {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
             return state.watch(&target, from, selected, client.unwrap_or_default());
         }
         state.writer = client;
         let outcome = match (method.as_str(), target.name.is_empty()) {
+            ("GET", false) if target.subresource == "scale" => {
+                state.get(&target.key()).map(|of| scale_of(&of))
+            }
+            ("PUT", _) if target.subresource == "scale" => state.rescale(&target, &body),
             ("GET", true) => Ok(state.list(&target, selected.as_deref())),
             ("GET", false) => state.get(&target.key()),
             ("POST", _) => state.create(&target.resource, &target.namespace, body),
@@ -435,7 +450,9 @@ fn failure(refusal: &Refusal) -> Value {
 }
 
 fn discovery(path: &str) -> Option<Value> {
-    let groups = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty()).collect::<BTreeSet<_>>();
+    // Metrics are nobody's objects: no controller of all kinds looks for them.
+    let named = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty() && *it != "metrics.k8s.io");
+    let groups = named.collect::<BTreeSet<_>>();
     let list = |group: &str, version: &str| {
         let resources: Vec<Value> = RESOURCES
             .iter()
@@ -510,7 +527,28 @@ fn kind_of(resource: &str) -> (String, &'static str) {
     (api_version, found.3)
 }
 
+/// The scale of an object with `spec.replicas` and a selector of labels.
+fn scale_of(object: &Value) -> Value {
+    let labels = object["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten();
+    let selector: Vec<_> =
+        labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let meta = &object["metadata"];
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"]},
+        "spec": {"replicas": object["spec"]["replicas"]},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")}})
+}
+
 impl State {
+    fn rescale(&mut self, target: &Target, scale: &Value) -> Result<Value, Refusal> {
+        let mut object = self.get(&target.key())?;
+        object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
+        let whole = Target { subresource: String::new(), ..Target::of(target) };
+        self.replace(&whole, object).map(|object| scale_of(&object))
+    }
+
     fn tell(&mut self, key: &Key, type_: &str, object: &Value) {
         let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
         let lagging = self.lagging;

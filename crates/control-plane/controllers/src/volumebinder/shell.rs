@@ -25,9 +25,6 @@ use crate::context::{Context, Error};
 use crate::owner;
 use crate::pods;
 
-/// Index of pods by the keys of their claims.
-const BY_CLAIM: &str = "controllers/anyClaim";
-
 fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
     let reference = claim_ref(volume)?;
     Some(ObjectKey::new(reference.namespace.as_deref()?, reference.name.as_deref()?))
@@ -35,11 +32,6 @@ fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
 
 fn is_free(volume: &PersistentVolume) -> bool {
     claim_ref(volume).is_none() && phase(volume) == AVAILABLE
-}
-
-fn claims_of(pod: &Pod) -> Vec<ObjectKey> {
-    let namespace = owner::namespace(&pod.metadata);
-    pods::claim_names(pod).map(|name| ObjectKey::new(namespace, name)).collect()
 }
 
 /// Runs the controller until shutdown. Claims and volumes share a queue: a key without a namespace is a volume's.
@@ -50,7 +42,7 @@ pub(crate) async fn run(context: Context) {
     let pods = context.informers.of::<Pod>();
     volumes.add_index(BY_PARTNER, |volume| vec![partner_of_volume(volume)]);
     claims.add_index(BY_PARTNER, |claim| partner_of_claim(claim).into_iter().collect());
-    pods.add_index(BY_CLAIM, |pod| claims_of(pod).iter().map(ToString::to_string).collect());
+    pods::index_by_claim(&pods);
     let queue = WorkQueue::new("persistentvolumes");
     watch_volumes(&volumes, &claims, &queue);
     watch_claims(&claims, &queue);
@@ -130,7 +122,7 @@ fn watch_pods(pods: &Informer<Pod>, queue: &WorkQueue<ObjectKey>) {
         let pod = change.object();
         // Claims that wait for a consumer say for which.
         if matches!(change, Change::Added(_)) && pods::node_name(pod).is_none() {
-            claims_of(pod).into_iter().for_each(|claim| to.add(claim));
+            pods::claim_keys(pod).into_iter().for_each(|claim| to.add(claim));
         }
         recycle::volume_of(pod).into_iter().for_each(|volume| to.add(volume));
     });
@@ -194,7 +186,7 @@ impl Controller {
                 (std::cmp::Reverse(created), class.metadata.name.clone())
             });
         }
-        let users = self.pods.by_index(BY_CLAIM, &key.to_string());
+        let users = self.pods.by_index(pods::BY_CLAIM, &key.to_string());
         let waiting = users.iter().filter(|pod| !pods::is_finished(pod) && pods::node_name(pod).is_none());
         around.waiting_pods = waiting.map(|pod| owner::name(&pod.metadata).to_owned()).collect();
         around
@@ -307,7 +299,7 @@ impl Controller {
     async fn recycle(&self, volume: &PersistentVolume) -> Result<(), Error> {
         let key = recycle::pod_key(volume);
         let claim = reference_key(volume).unwrap_or_default();
-        let users = self.pods.by_index(BY_CLAIM, &claim.to_string());
+        let users = self.pods.by_index(pods::BY_CLAIM, &claim.to_string());
         let users: Vec<_> = users.iter().filter(|pod| !pods::is_finished(pod)).collect();
         if !users.is_empty() && self.claims.get(&claim).is_none() {
             let names: Vec<_> = users.iter().map(|pod| ObjectKey::of(pod.as_ref()).to_string()).collect();
