@@ -50,20 +50,15 @@ const ALIASES: &[(&str, &str)] = &[
 /// `cmd/kube-controller-manager/names`.
 const UPSTREAM_ONLY: &[&str] = &[
     "device-taint-eviction-controller",
-    "horizontal-pod-autoscaler-controller",
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
-    "persistentvolume-attach-detach-controller",
-    "persistentvolume-binder-controller",
     "persistentvolume-expander-controller",
     "podcertificaterequest-cleaner-controller",
     "podgroup-protection-controller",
-    "resourceclaim-controller",
     "resourcepoolstatusrequest-controller",
     "selinux-warning-controller",
     "service-ca-certificate-publisher-controller",
     "storage-version-migrator-controller",
     "storageversion-garbage-collector-controller",
-    "validatingadmissionpolicy-status-controller",
 ];
 
 /// Reads a list as `--controllers` has it. Later entries win.
