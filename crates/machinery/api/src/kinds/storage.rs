@@ -242,7 +242,7 @@ pub(super) static CSI_DRIVER: Kind = Kind {
         if !super::tree::same(value(new, "spec"), value(old, "spec"))
             && let Some(meta) = child(new, "metadata")
         {
-            set(meta, "generation", super::tree::int(value(old, "metadata"), "generation") + 1);
+            set(meta, "generation", super::tree::int(value(old, "metadata"), "generation").saturating_add(1));
         }
     },
     validate: csi_driver,
