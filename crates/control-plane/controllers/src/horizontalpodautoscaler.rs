@@ -12,5 +12,6 @@ mod shell;
 mod status;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub(crate) use shell::run;

@@ -21,6 +21,7 @@ mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod devicetainteviction;
 mod discovery;
 mod disruption;
 mod endpoints;

@@ -19,9 +19,9 @@ use crate::metrics;
 use crate::names::{NameSource, RandomNames};
 use crate::{
     attachdetach, bootstrapsigner, certificates, clusterroleaggregation, cronjob, daemonset, deployment,
-    disruption, endpoints, endpointslice, endpointslicemirroring, ephemeralvolume, garbagecollector,
-    horizontalpodautoscaler, job, legacytokencleaner, namespace, nodeipam, nodelifecycle, podgc,
-    pvcprotection, pvprotection, replicaset, resourceclaim, resourcequota, rootca, serviceaccount,
+    devicetainteviction, disruption, endpoints, endpointslice, endpointslicemirroring, ephemeralvolume,
+    garbagecollector, horizontalpodautoscaler, job, legacytokencleaner, namespace, nodeipam, nodelifecycle,
+    podgc, pvcprotection, pvprotection, replicaset, resourceclaim, resourcequota, rootca, serviceaccount,
     serviceaccounttoken, servicecidr, statefulset, tainteviction, tokencleaner, ttl, ttlafterfinished,
     vacprotection, validatingadmissionpolicystatus, volumebinder,
 };
@@ -382,6 +382,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         // One: what a node is told is a list, of which a second could write an older one.
         workers: 1,
         start: |context| attachdetach::run(context).boxed(),
+    },
+    Entry {
+        name: "device-taint-eviction-controller",
+        account: "device-taint-eviction-controller",
+        component: "device-taint-eviction-controller",
+        workers: 8,
+        start: |context| devicetainteviction::run(context).boxed(),
     },
     Entry {
         name: "resourceclaim-controller",

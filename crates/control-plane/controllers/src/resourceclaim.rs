@@ -9,4 +9,5 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use decide::{Name, claims_of, is_own, is_pod, name_of};
 pub(crate) use shell::run;

@@ -9,6 +9,7 @@ mod claims;
 mod decide;
 mod latest;
 mod plugins;
+mod reclaim;
 mod recycle;
 mod shell;
 mod status;

@@ -110,7 +110,7 @@ impl VolumeBinder {
                     self.bound(volume, &mut needs);
                 }
                 None if self.class(&claim).is_some_and(|class| waits_for_consumer(&class)) => {
-                    open.push(claim)
+                    open.push(claim);
                 }
                 _ => {
                     return Volumes::Refused("pod has unbound immediate PersistentVolumeClaims".to_owned());

@@ -120,7 +120,7 @@ async fn a_volume_follows_its_pod_from_node_to_node() {
         let attachments: Vec<VolumeAttachment> = api.list(ATTACHMENTS);
         for it in attachments.iter().filter(|it| !it.status.as_ref().is_some_and(|status| status.attached)) {
             api.edit(ATTACHMENTS, "", it.metadata.name.as_deref().unwrap(), |it| {
-                it["status"] = json!({"attached": true})
+                it["status"] = json!({"attached": true});
             });
         }
     };

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::behavior::History;
 use super::decide::{Aim, aim, judge};
 use super::figures::{Figures, of_outside, of_pods, of_resource};
-use super::replicas::{Around, Failure, Proposal, propose};
+use super::replicas::{Failure, Proposal, propose};
 use super::status::Condition;
+use super::usage::Around;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, pass, pod, time};
 
@@ -58,7 +59,7 @@ fn asked(spec: &Value, figures: Result<Figures, String>, pods: &[Pod]) -> Result
     propose(&spec, figures, &around)
 }
 
-fn cpu(target: Value) -> Value {
+fn cpu(target: &Value) -> Value {
     json!({"type": "Resource", "resource": {"name": "cpu", "target": target}})
 }
 
@@ -90,7 +91,7 @@ fn replicas_follow_what_pods_use() {
         ("one is going", with(worker("c").deleting()), vec![("a", "1"), ("b", "1"), ("c", "1")], 4),
     ] {
         let figures = of_resource(&usage(&figures), "cpu", None);
-        let proposal = asked(&cpu(half.clone()), figures, &pods).unwrap();
+        let proposal = asked(&cpu(&half), figures, &pods).unwrap();
         assert_eq!(proposal.replicas, expected, "{case}");
         assert_eq!(proposal.name, "cpu resource utilization (percentage of request)");
     }
@@ -104,7 +105,7 @@ fn each_kind_of_metric_reports_what_it_saw() {
     let object = json!({"apiVersion": "v1", "kind": "Service", "name": "s"});
     for (spec, figures, replicas, name, current) in [
         (
-            cpu(json!({"type": "AverageValue", "averageValue": "250m"})),
+            cpu(&json!({"type": "AverageValue", "averageValue": "250m"})),
             of_resource(&figures, "cpu", None),
             12,
             "cpu resource",
@@ -155,7 +156,7 @@ fn each_kind_of_metric_reports_what_it_saw() {
 
 #[test]
 fn what_is_wrong_is_said_in_upstreams_words() {
-    let half = cpu(json!({"type": "Utilization", "averageUtilization": 50}));
+    let half = cpu(&json!({"type": "Utilization", "averageUtilization": 50}));
     let unserved = "unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)";
     let modest = worker("a").edit(|pod| pod.spec.as_mut().unwrap().containers[0].resources = None);
     let one = |cpu: &str| of_resource(&usage(&[("a", cpu)]), "cpu", None);
@@ -300,7 +301,7 @@ async fn an_autoscaler_says_what_it_lacks_and_scales_when_it_has_it() {
     for name in ["a", "b", "c"] {
         api.create("/pods", &worker(name));
         api.edit("/pods", "ns", name, |stored| {
-            stored["status"] = serde_json::to_value(worker(name).status).unwrap()
+            stored["status"] = serde_json::to_value(worker(name).status).unwrap();
         });
     }
     api.until("no metrics", |_| {}, |api| reason(api, "ScalingActive") == "FailedGetResourceMetric").await;

@@ -49,7 +49,6 @@ const ALIASES: &[(&str, &str)] = &[
 /// Upstream's controllers that may be missing in [`ENTRIES`]: to leave one out is fine, to ask for it is not. Source:
 /// `cmd/kube-controller-manager/names`.
 const UPSTREAM_ONLY: &[&str] = &[
-    "device-taint-eviction-controller",
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
     "persistentvolume-expander-controller",
     "podcertificaterequest-cleaner-controller",

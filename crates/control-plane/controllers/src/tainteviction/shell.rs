@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
-use kube::api::{Api, DeleteParams, Preconditions};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use parking_lot::Mutex;
-use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_conflict, is_not_found};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 
 use super::decide::{Decision, Since, decide, no_execute};
 use crate::clock;
@@ -16,7 +15,7 @@ use crate::context::{Context, Error};
 use crate::metrics;
 use crate::nodes;
 use crate::owner;
-use crate::pods;
+use crate::pods::{self, Eviction};
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -120,34 +119,16 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         }
         Decision::Leave(moment) => {
             controller.doomed.lock().remove(&key);
-            controller.evict(&pod, &key).await?;
+            let eviction = Eviction {
+                event: "TaintManagerEviction",
+                told: format!("Marking for deletion Pod {key}"),
+                reason: "DeletionByTaintManager",
+                message: "Taint manager: deleting due to NoExecute taint",
+            };
+            pods::evict(&controller.context, &pod, &eviction).await?;
             metrics::TAINT_DELETIONS.with([]).increment();
             metrics::TAINT_LATE.with([]).observe(now.duration_since(moment).as_secs_f64());
             Ok(())
-        }
-    }
-}
-
-impl Controller {
-    async fn evict(&self, pod: &Pod, key: &ObjectKey) -> Result<(), Error> {
-        self.context.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-        let condition = PodCondition {
-            type_: "DisruptionTarget".to_owned(),
-            status: "True".to_owned(),
-            reason: Some("DeletionByTaintManager".to_owned()),
-            message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
-            observed_generation: pod.metadata.generation,
-            ..PodCondition::default()
-        };
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        pods::patch_condition(&api, pod, condition, None, self.context.now())
-            .await
-            .map_err(Error::call("patch status of pod", key.to_string()))?;
-        let precondition = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        match api.delete(&key.name, &DeleteParams::default().preconditions(precondition)).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-            Err(error) => Err(Error::call("delete pod", key.to_string())(error)),
         }
     }
 }

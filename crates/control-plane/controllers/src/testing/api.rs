@@ -61,6 +61,7 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", true),
     ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false),
     ("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
+    ("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false),
     ("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate", true),
     ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
     ("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),

@@ -1,31 +1,30 @@
 //! Watches claims, volumes, classes and pods.
 
 use std::collections::HashSet;
-use std::path::{Component, Path};
 use std::sync::Arc;
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, PostParams};
 use parking_lot::Mutex;
 use podium_api::volumes::{
     BY_PARTNER, bound_to, claim_partner, claim_ref, class_of_claim, class_of_volume, class_partner,
     has_class, is_default_class, partner_of_claim, partner_of_volume, phase, volume_name, volume_partner,
 };
-use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_already_exists, is_not_found};
+use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue};
 
 use super::claims::{self, Act, Around, Event};
 use super::decide::{self, Needs};
 use super::latest::Latest;
-use super::plugins;
-use super::recycle::{self, Step};
-use super::status::{self, AVAILABLE, BOUND, FAILED};
+use super::recycle;
+use super::status::{self, AVAILABLE, BOUND};
 use crate::context::{Context, Error};
 use crate::owner;
 use crate::pods;
 
-fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
+/// The key of the claim a volume refers to.
+pub(super) fn reference_key(volume: &PersistentVolume) -> Option<ObjectKey> {
     let reference = claim_ref(volume)?;
     Some(ObjectKey::new(reference.namespace.as_deref()?, reference.name.as_deref()?))
 }
@@ -128,14 +127,14 @@ fn watch_pods(pods: &Informer<Pod>, queue: &WorkQueue<ObjectKey>) {
     });
 }
 
-struct Controller {
-    context: Context,
+pub(super) struct Controller {
+    pub(super) context: Context,
     volumes: Latest<PersistentVolume>,
-    claims: Latest<PersistentVolumeClaim>,
+    pub(super) claims: Latest<PersistentVolumeClaim>,
     classes: Informer<StorageClass>,
-    pods: Informer<Pod>,
+    pub(super) pods: Informer<Pod>,
     /// The uids of the recycling pods that we made.
-    recyclers: Mutex<HashSet<String>>,
+    pub(super) recyclers: Mutex<HashSet<String>>,
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
@@ -258,100 +257,10 @@ impl Controller {
             .map(Arc::new))
     }
 
-    async fn unbind(&self, unbound: &PersistentVolume) -> Result<(), Error> {
+    pub(super) async fn unbind(&self, unbound: &PersistentVolume) -> Result<(), Error> {
         let free = self.write_volume(unbound).await?;
         self.write_phase(&free, AVAILABLE).await?;
         Ok(())
-    }
-
-    /// Removes what a volume stands for, and the volume.
-    async fn remove(&self, volume: &PersistentVolume, path: &str) -> Result<(), Error> {
-        let name = owner::name(&volume.metadata);
-        // What is removed does not come back, so the caches' word is not enough.
-        let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
-        let Some(live) = api.get_opt(name).await.map_err(Error::call("get volume", name))? else {
-            return Ok(());
-        };
-        if live.spec != volume.spec || live.metadata.uid != volume.metadata.uid || !decide::is_over(&live) {
-            return Ok(());
-        }
-        if let Err(why) = remove_path(path).await {
-            if phase(volume) != FAILED {
-                let written = self.write_phase(volume, FAILED).await?;
-                self.tell(written.as_ref(), Event::warning("VolumeFailedDelete", why));
-            }
-            return Ok(());
-        }
-        let mut live = Arc::new(live);
-        if let Some(finalizers) = plugins::released(&live.metadata) {
-            let mut free = PersistentVolume::clone(&live);
-            free.metadata.finalizers = Some(finalizers);
-            live = self.write_volume(&free).await?;
-        }
-        let preconditions = Preconditions { uid: live.metadata.uid.clone(), resource_version: None };
-        let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match api.delete(name, &options).await {
-            Err(error) if !is_not_found(&error) => Err(Error::call("delete volume", name)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    async fn recycle(&self, volume: &PersistentVolume) -> Result<(), Error> {
-        let key = recycle::pod_key(volume);
-        let claim = reference_key(volume).unwrap_or_default();
-        let users = self.pods.by_index(pods::BY_CLAIM, &claim.to_string());
-        let users: Vec<_> = users.iter().filter(|pod| !pods::is_finished(pod)).collect();
-        if !users.is_empty() && self.claims.get(&claim).is_none() {
-            let names: Vec<_> = users.iter().map(|pod| ObjectKey::of(pod.as_ref()).to_string()).collect();
-            let message = format!("Volume is used by pods: {}", names.join(","));
-            self.tell(volume, Event::normal("VolumeFailedRecycle", message));
-            let object = owner::name(&volume.metadata).to_owned();
-            return Err(Error::Unusable { object, why: "pods still use it".to_owned() });
-        }
-        let pod = self.pods.get(&key);
-        let ours = pod.as_ref().is_some_and(|pod| self.recyclers.lock().contains(owner::uid(&pod.metadata)));
-        match recycle::decide(volume, pod.as_deref(), ours) {
-            Step::Wait => {}
-            Step::Start(pod) => {
-                let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-                match api.create(&PostParams::default(), &pod).await {
-                    Ok(created) => {
-                        self.recyclers.lock().extend(created.metadata.uid);
-                    }
-                    // It is ours and the cache does not show it yet, or it will show itself as another's.
-                    Err(error) if is_already_exists(&error) => {}
-                    Err(error) => return Err(Error::call("create pod", key.to_string())(error)),
-                }
-            }
-            Step::Clear => self.end_recycler(pod.as_deref(), &key).await?,
-            Step::Finish => {
-                self.end_recycler(pod.as_deref(), &key).await?;
-                self.tell(volume, Event::normal("VolumeRecycled", "Volume recycled"));
-                self.unbind(&decide::unbound(volume)).await?;
-            }
-            Step::Fail(why) => {
-                self.end_recycler(pod.as_deref(), &key).await?;
-                if phase(volume) != FAILED {
-                    let written = self.write_phase(volume, FAILED).await?;
-                    self.tell(written.as_ref(), Event::warning("VolumeFailedRecycle", why));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn end_recycler(&self, pod: Option<&Pod>, key: &ObjectKey) -> Result<(), Error> {
-        let Some(pod) = pod else { return Ok(()) };
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match api.delete(&key.name, &options).await {
-            Err(error) if !is_not_found(&error) => Err(Error::call("delete pod", key.to_string())(error)),
-            _ => {
-                self.recyclers.lock().remove(owner::uid(&pod.metadata));
-                Ok(())
-            }
-        }
     }
 
     async fn write_claim(&self, claim: &PersistentVolumeClaim) -> Result<Arc<PersistentVolumeClaim>, Error> {
@@ -378,14 +287,17 @@ impl Controller {
         Ok(())
     }
 
-    async fn write_volume(&self, volume: &PersistentVolume) -> Result<Arc<PersistentVolume>, Error> {
+    pub(super) async fn write_volume(
+        &self,
+        volume: &PersistentVolume,
+    ) -> Result<Arc<PersistentVolume>, Error> {
         let name = owner::name(&volume.metadata);
         let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
         let written = api.replace(name, &PostParams::default(), volume).await;
         Ok(self.volumes.put(written.map_err(Error::call("update volume", name))?))
     }
 
-    async fn write_phase(
+    pub(super) async fn write_phase(
         &self,
         volume: &PersistentVolume,
         new: &str,
@@ -402,34 +314,10 @@ impl Controller {
         Ok(self.volumes.put(written.map_err(Error::call("update status of volume", name))?))
     }
 
-    fn tell<K: Object>(&self, about: &K, event: Event) {
+    pub(super) fn tell<K: Object>(&self, about: &K, event: Event) {
         match event.warning {
             true => self.context.warning(about, event.reason, event.message),
             false => self.context.normal(about, event.reason, event.message),
         }
     }
-}
-
-/// Removes a path of this host, which must lie below `/tmp` by its name and when its links are followed.
-async fn remove_path(path: &str) -> Result<(), String> {
-    let named = Path::new(path);
-    let plain = named.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let refused = || format!("host_path deleter only supports /tmp/.+ but received provided {path}");
-    let below = |path: &Path| path.starts_with("/tmp") && path != Path::new("/tmp");
-    if !plain || !below(named) {
-        return Err(refused());
-    }
-    let real = match tokio::fs::canonicalize(named).await {
-        Ok(real) => real,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.to_string()),
-    };
-    if !below(&real) {
-        return Err(refused());
-    }
-    let removed = match tokio::fs::metadata(&real).await.map_err(|error| error.to_string())?.is_dir() {
-        true => tokio::fs::remove_dir_all(&real).await,
-        false => tokio::fs::remove_file(&real).await,
-    };
-    removed.map_err(|error| error.to_string())
 }
