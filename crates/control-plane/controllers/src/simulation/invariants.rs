@@ -372,7 +372,8 @@ impl Judge {
         if !self.strict.steady_pods || !self.one_leads() || !rolling || is_leaving(&deployment) {
             return;
         }
-        if !pods::is_available(pod, min_ready, now) {
+        // One that became available a moment ago may go for one that did not: whoever decides may not know.
+        if !pods::is_available(pod, min_ready, now) || self.known_worth(pod).is_none() {
             return;
         }
         let available = sets
