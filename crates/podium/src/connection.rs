@@ -78,20 +78,8 @@ impl Connection {
 
     /// The authorities by which the server is known, in PEM; empty when the kubeconfig has none.
     pub(crate) fn authority_pem(&self) -> String {
-        let mut text = String::new();
-        for certificate in self.config.root_cert.iter().flatten() {
-            text.push_str("-----BEGIN CERTIFICATE-----\n");
-            let encoded = STANDARD.encode(certificate);
-            let mut rest = encoded.as_str();
-            while !rest.is_empty() {
-                let (line, more) = rest.split_at(rest.len().min(64));
-                text.push_str(line);
-                text.push('\n');
-                rest = more;
-            }
-            text.push_str("-----END CERTIFICATE-----\n");
-        }
-        text
+        let all = self.config.root_cert.iter().flatten();
+        all.map(|certificate| podium_pki::certificate::to_pem("CERTIFICATE", certificate)).collect()
     }
 
     /// The authorities by which the server is known; in a cluster of ours or kubeadm's they sign clients too.

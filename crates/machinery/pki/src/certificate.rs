@@ -109,7 +109,7 @@ impl Facts {
 }
 
 /// A PEM block with lines of 64 characters (RFC 7468).
-pub(crate) fn to_pem(label: &str, contents: &[u8]) -> String {
+pub fn to_pem(label: &str, contents: &[u8]) -> String {
     let text = STANDARD.encode(contents);
     let mut all = format!("-----BEGIN {label}-----\n");
     let mut rest = text.as_str();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use podium_cri::v1;
 use podium_shim::cgroup::Cgroups;
@@ -27,6 +28,8 @@ use crate::streaming::Streaming;
 
 /// Events kept for a client that reads slowly; one that falls further behind lists anew.
 const EVENTS: usize = 1024;
+/// Pods found again at a time, each by a thread that waits for its shim: a hung one costs seconds, and few hang.
+const RECOVERING: usize = 64;
 /// How long a shim that was told to end may take.
 const END: Duration = Duration::from_secs(10);
 
@@ -240,9 +243,10 @@ impl Runtime {
             }
         }
         let sandboxes: Vec<Arc<Sandbox>> = self.sandboxes.lock().values().cloned().collect();
-        for sandbox in sandboxes {
-            self.recover_sandbox(&sandbox).await;
-        }
+        // All at a time: one that hangs holds up no other.
+        let all = futures::stream::iter(sandboxes);
+        all.for_each_concurrent(RECOVERING, |sandbox| async move { self.recover_sandbox(&sandbox).await })
+            .await;
         for id in unfinished {
             tracing::info!(pod = id, "taking away a pod that was being made");
             if let Err(error) = self.remove_sandbox(&id).await {
@@ -262,11 +266,24 @@ impl Runtime {
         SandboxRecord::remains(id, network)
     }
 
-    async fn recover_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+    /// Asks a pod's shim what it has. One that starts a container right now hears nothing before that is done: it is busy,
+    /// not hung, and its other containers are not lost for it.
+    async fn question(&self, sandbox: &Sandbox) -> Result<shim::Reply, ShimError> {
         let socket = self.socket(&sandbox.id);
+        let first = shim::ask(&socket, Request::Watch, Vec::new()).await;
+        let id = sandbox.id.clone();
+        if matches!(first, Err(ShimError::Silent(_)))
+            && tokio::task::spawn_blocking(move || ending::is_starting(&id)).await.unwrap_or(false)
+        {
+            return shim::ask_busy(&socket, Request::Watch).await;
+        }
+        first
+    }
+
+    async fn recover_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let mut running: BTreeMap<String, ContainerState> = BTreeMap::new();
         if sandbox.phase() != Phase::Stopped {
-            match shim::ask(&socket, Request::Watch, Vec::new()).await {
+            match self.question(sandbox).await {
                 Ok((Answer::State { pid, network_fd, containers }, _, answers)) => {
                     sandbox.set_shim(Some((pid, network_fd)));
                     running.extend(containers.into_iter().map(|one| (one.id.clone(), one)));

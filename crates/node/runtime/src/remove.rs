@@ -10,8 +10,9 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, renameat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use podium_shim::openat2;
 
 /// Names that are held at a time: a directory may have any number.
 const BATCH: usize = 1024;

@@ -19,6 +19,9 @@ use crate::state::{self, Phase, SandboxRecord};
 /// Size of a pod's `/dev/shm`, as everywhere.
 const SHM_BYTES: u64 = 64 << 20;
 
+/// Files in `/etc` that every container has from its pod, unless it brings its own.
+pub(crate) const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
 /// A pod.
 #[derive(Debug)]
 pub(crate) struct Sandbox {

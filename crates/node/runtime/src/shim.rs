@@ -25,7 +25,7 @@ use tokio::process::{Child, Command};
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
 /// Longer than a shim takes for its longest work, a start.
 const PATIENCE: Duration = Duration::from_secs(100);
-/// For what we can do by ourselves when the shim does not: signals and its end. Shorter than the two minutes that the
+/// For what we can do by ourselves when the shim does not, signals and its end, and for finding it again. Shorter than the two minutes that the
 /// kubelet waits, with room for doing it. A shim busy with a start that hangs is late too; then the same is done twice.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -142,8 +142,23 @@ pub(crate) type Reply = (Answer, Option<OwnedFd>, Answers);
 
 /// Asks a shim, with descriptors beside the question.
 pub(crate) async fn ask(socket: &Path, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, ShimError> {
+    let limit = patience(&request);
+    ask_within(socket, request, fds, limit).await
+}
+
+/// Asks a shim that is known to be at its longest work.
+pub(crate) async fn ask_busy(socket: &Path, request: Request) -> Result<Reply, ShimError> {
+    ask_within(socket, request, Vec::new(), PATIENCE).await
+}
+
+async fn ask_within(
+    socket: &Path,
+    request: Request,
+    fds: Vec<OwnedFd>,
+    limit: Duration,
+) -> Result<Reply, ShimError> {
     let socket: PathBuf = socket.to_owned();
-    let answered = tokio::task::spawn_blocking(move || ask_blocking(&socket, &request, &fds)).await;
+    let answered = tokio::task::spawn_blocking(move || ask_blocking(&socket, &request, &fds, limit)).await;
     let reply = answered.map_err(|error| ShimError::Gone(io::Error::other(error)))?.map_err(unanswered)?;
     match reply {
         (Answer::Failed { message, kind }, ..) => Err(ShimError::Refused { message, kind }),
@@ -171,7 +186,7 @@ fn unanswered(error: io::Error) -> ShimError {
 /// How long the answer to a request may take.
 fn patience(request: &Request) -> Duration {
     match request {
-        Request::Kill { .. } | Request::End => SHORT_PATIENCE,
+        Request::Kill { .. } | Request::End | Request::Watch => SHORT_PATIENCE,
         _ => PATIENCE,
     }
 }
@@ -187,8 +202,8 @@ fn connect_within(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn ask_blocking(socket: &Path, request: &Request, fds: &[OwnedFd]) -> io::Result<Reply> {
-    let stream = connect_within(socket, patience(request))?;
+fn ask_blocking(socket: &Path, request: &Request, fds: &[OwnedFd], limit: Duration) -> io::Result<Reply> {
+    let stream = connect_within(socket, limit)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -260,6 +275,6 @@ mod tests {
         assert!(matches!(unanswered(full), ShimError::Silent(_)));
         drop(listener);
         assert!(gone(connect_within(&path, limit).unwrap_err()), "nobody listens");
-        assert!(patience(&Request::End) < patience(&Request::Watch));
+        assert!(patience(&Request::End) < patience(&Request::Start { directory: path }));
     }
 }

@@ -302,7 +302,7 @@ fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -
     let given = |path: &str| {
         from.config.mounts.iter().any(|mount| Path::new(&mount.container_path) == Path::new(path))
     };
-    for name in ["hostname", "hosts", "resolv.conf"] {
+    for name in crate::sandbox::FILES {
         let target = format!("/etc/{name}");
         if !given(&target) {
             binds.push(Bind {

@@ -116,11 +116,31 @@ pub(crate) fn writable_layer(container: &Container, at: i64) -> (i64, Usage) {
     }
 }
 
+/// What a pod's containers have written into the files that the runtime gives each of them: one could fill a disk with
+/// `/etc/hostname`. Upstream counts its own file of the kind, `/etc/hosts` (CVE-2020-8557), and nobody these.
+fn pod_files(directory: &std::path::Path) -> Usage {
+    let files = crate::sandbox::FILES.iter().map(|name| unpack::usage_of(&directory.join(name)));
+    files.fold(Usage::default(), |mut sum, one| {
+        sum += one;
+        sum
+    })
+}
+
+/// Whether a container is the first of its pod: what belongs to all of them counts once.
+fn is_first(runtime: &Runtime, container: &Container) -> bool {
+    let age = |one: &Container| (one.record.created_at, one.record.id.clone());
+    let all = runtime.containers_of(&container.record.sandbox_id);
+    all.iter().all(|one| age(one) >= age(container))
+}
+
 /// Usage of a container.
 pub(crate) fn container(runtime: &Runtime, container: &Container) -> v1::ContainerStats {
     let at = now();
     let record = &container.record;
-    let layer = writable_layer(container, at);
+    let mut layer = writable_layer(container, at);
+    if is_first(runtime, container) {
+        layer.1 += pod_files(&runtime.sandbox_directory(&record.sandbox_id));
+    }
     let memory = memory(&runtime.cgroups, &record.cgroup, at);
     v1::ContainerStats {
         attributes: Some(v1::ContainerAttributes {
@@ -320,6 +340,15 @@ mod tests {
         assert_eq!(memory.available_bytes, value(3300));
         assert_eq!(memory.rss_bytes, value(600));
         assert_eq!(swap(&cgroups, "/g", Some(&memory), 0).unwrap().swap_usage_bytes, value(0));
+    }
+
+    #[test]
+    fn files_of_a_pod_count() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("hostname"), vec![b'x'; 1 << 20]).unwrap();
+        std::fs::write(directory.path().join("record.json"), vec![b'x'; 1 << 20]).unwrap();
+        let usage = pod_files(directory.path());
+        assert_eq!((usage.bytes >> 20, usage.inodes), (1, 1));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::sys;
 
 /// What a shim calls itself.
 pub const NAME: &str = "podium-shim";
+/// What the first process of a pod's shared process namespace is called, as others call theirs.
+pub(crate) const WAITER_NAME: &str = "pause";
 
 /// Kills the pod's shim, with children of it that have not become programs yet, and waits until they are gone.
 /// Descriptors stand for the processes: a number that becomes another's meanwhile is not signalled. What runs in the pod's
@@ -22,20 +24,31 @@ pub const NAME: &str = "podium-shim";
 pub fn end(pod: &str, limit: Duration) -> io::Result<()> {
     let until = Instant::now() + limit;
     let mut killed = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        // Most processes are somebody else's; the look that counts is the one after the descriptor is ours.
-        if !is_of(pid, pod) {
-            continue;
-        }
+    for pid in of(pod)? {
+        // The look that counts is the one after the descriptor is ours.
         let Ok(process) = sys::pidfd(pid) else { continue };
         if is_of(pid, pod) && sys::pidfd_signal(&process, libc::SIGKILL).is_ok() {
             killed.push(process);
         }
     }
     killed.iter().try_for_each(|process| gone(process, until))
+}
+
+/// Whether the pod's shim starts a process: then there is a child of it that has not become a program yet. The pod's
+/// waiting process never becomes one, and has another name.
+pub fn is_starting(pod: &str) -> bool {
+    let waits = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim_end() == WAITER_NAME
+    };
+    of(pod).is_ok_and(|all| all.iter().filter(|pid| !waits(pid)).count() > 1)
+}
+
+/// The shim of a pod and its children that are no programs yet.
+fn of(pod: &str) -> io::Result<Vec<i32>> {
+    let all = fs::read_dir("/proc")?.flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.filter(|pid| is_of(*pid, pod)).collect())
 }
 
 fn gone(process: &OwnedFd, until: Instant) -> io::Result<()> {
@@ -90,8 +103,13 @@ mod tests {
         };
         let (mut one, id) = start("one");
         let (mut other, _) = start("other");
+        assert!(!is_starting(&id), "one is the shim itself");
+        let (mut child, _) = start("one");
+        assert!(is_starting(&id));
         end(&id, Duration::from_secs(10)).unwrap();
-        assert_eq!(one.wait().unwrap().signal(), Some(libc::SIGKILL));
+        for ended in [&mut one, &mut child] {
+            assert_eq!(ended.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
         other.wait().unwrap();

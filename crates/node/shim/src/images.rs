@@ -11,15 +11,12 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::chdir;
 
+use crate::layers;
 use crate::mounts::{self, Links};
 use crate::protocol::{Bind, ImageFiles};
 use crate::sandbox::step;
 use crate::sys::{self, attribute};
-
-/// The kernel takes one page of mount options; a little of it is the kernel's.
-const OPTIONS: usize = 4000;
 
 /// Whether every image among the binds can be mounted, and has the part that is asked for. Tried in a mount namespace
 /// that ends with the call; `place` is a directory to mount on there. Blocking.
@@ -55,27 +52,10 @@ pub(crate) fn what(bind: &Bind) -> String {
 /// Mounts the files on `place`, takes what is asked for, and lets `place` go again. Changes the working directory. The
 /// caller's mounts must not reach the host's.
 pub(crate) fn take(files: &ImageFiles, place: &Path) -> io::Result<OwnedFd> {
-    mount_files(files, place)?;
+    layers::put(&files.base, &files.lower, None, place)?;
     let taken = part(place, &files.sub_path);
     umount2(place, MntFlags::MNT_DETACH)?;
     taken
-}
-
-fn mount_files(files: &ImageFiles, place: &Path) -> io::Result<()> {
-    chdir(&files.base)?;
-    match files.lower.as_slice() {
-        [] => return Err(io::Error::new(io::ErrorKind::InvalidInput, "an image without layers")),
-        // The kernel merges no fewer than two.
-        [only] => mount(Some(only.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?,
-        lower => {
-            let options = format!("lowerdir={}", lower.join(":"));
-            if options.len() > OPTIONS {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many layers"));
-            }
-            mount(Some("overlay"), place, Some("overlay"), MsFlags::MS_RDONLY, Some(options.as_str()))?;
-        }
-    }
-    Ok(())
 }
 
 /// What is at a path of the files, as who has them for a root would read it: a link leads nowhere else.

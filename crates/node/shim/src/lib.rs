@@ -6,7 +6,7 @@
 //!
 //! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
 //! - [`serve`](mod@serve): the loop that waits for everything at once.
-//! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `process`: a container's start. `log`: its output.
+//! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `layers`, `process`: a container's start. `log`: its output.
 //! - [`images`]: images as volumes; the daemon tries them when it makes a container.
 //! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
 //! - [`ending`]: a shim's end by the daemon's own hand, when it does not answer.
@@ -18,6 +18,7 @@ mod devices;
 pub mod ending;
 pub mod images;
 mod launch;
+mod layers;
 mod log;
 mod mounts;
 mod process;
@@ -31,4 +32,5 @@ pub mod sysctl;
 mod users;
 
 pub use log::Formatter;
+pub use mounts::openat2;
 pub use users::{Identity, identity};

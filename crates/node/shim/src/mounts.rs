@@ -32,11 +32,10 @@ fn how(flags: OFlag, links: Links) -> OpenHow {
 const OPEN_TRIES: usize = 128;
 
 /// The system call of that name, tried again while the kernel asks for it.
-pub(crate) fn openat2<P: ?Sized + NixPath>(
-    directory: impl AsFd,
-    path: &P,
-    how: OpenHow,
-) -> nix::Result<OwnedFd> {
+///
+/// # Errors
+/// The kernel's, `EAGAIN` only after many tries.
+pub fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
     for _ in 1..OPEN_TRIES {
         match nix::fcntl::openat2(directory.as_fd(), path, how) {
             Err(Errno::EAGAIN) => {}

@@ -234,7 +234,7 @@ pub enum Propagation {
 /// An image's files, merged and never written to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFiles {
-    /// Where layers are named from: a mount's options must fit into a page.
+    /// Where layers are named from.
     pub base: PathBuf,
     /// Relative to `base`, uppermost first; at least one.
     pub lower: Vec<String>,
@@ -284,7 +284,7 @@ pub struct DeviceFile {
 /// The layers of a root file system, mounted in the container's own mount namespace only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rootfs {
-    /// Where layers are named from: a mount's options must fit into a page.
+    /// Where layers are named from.
     pub base: PathBuf,
     /// Relative to `base`, uppermost first.
     pub lower: Vec<String>,

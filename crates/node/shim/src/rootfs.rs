@@ -14,8 +14,9 @@ use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use crate::cgroup::Cgroups;
 use crate::images;
+use crate::layers::{self, Writable};
 use crate::mounts::{self, Links};
-use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation};
+use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation, Rootfs};
 use crate::sandbox::step;
 use crate::sys::{self, attribute};
 
@@ -151,20 +152,9 @@ fn take_groups(spec: &ContainerSpec, cgroups: &Cgroups) -> io::Result<Vec<(Strin
 }
 
 fn mount_layers(spec: &ContainerSpec) -> io::Result<PathBuf> {
-    let layers = &spec.rootfs;
     let place = place(spec)?;
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        layers.lower.join(":"),
-        layers.upper.display(),
-        layers.work.display()
-    );
-    // The kernel takes one page of options.
-    if options.len() > 4000 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many layers"));
-    }
-    chdir(&layers.base)?;
-    mount(Some("overlay"), &place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    let Rootfs { base, lower, upper, work, .. } = &spec.rootfs;
+    layers::put(base, lower, Some(Writable { upper, work }), &place)?;
     Ok(place)
 }
 

@@ -18,6 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use crate::cgroup::Cgroups;
+use crate::ending::WAITER_NAME;
 use crate::mounts;
 use crate::process::filter;
 use crate::protocol::SandboxSpec;
@@ -195,7 +196,7 @@ fn waiter(
 fn become_waiter(spec: &SandboxSpec, made: &Namespaces, directory: &Path) -> io::Result<()> {
     step("hiding", sys::hide())?;
     step("session", setsid())?;
-    sys::set_name(c"pause");
+    sys::set_name(&std::ffi::CString::new(WAITER_NAME)?);
     for namespace in [&made.network, &made.ipc, &made.uts].into_iter().flatten() {
         step("joining the pod", sys::setns(namespace, 0))?;
     }

@@ -20,7 +20,8 @@ pub(crate) struct Record {
     pub(crate) manifest: String,
     /// Every blob of it: manifest, index, configuration, layers as they came.
     pub(crate) blobs: Vec<String>,
-    /// Directories of unpacked layers, lowest first.
+    /// Directories of unpacked layers, lowest first: named by their chain ids, or by 24 digits of them if an earlier version
+    /// unpacked them.
     pub(crate) layers: Vec<String>,
     /// Bytes of its content as it came.
     pub(crate) size: u64,
@@ -65,6 +66,8 @@ impl Records {
                 here.blobs
                     .extend(record.blobs.into_iter().filter(|b| !here.blobs.contains(b)).collect::<Vec<_>>());
                 here.pinned |= record.pinned;
+                // The same, but earlier versions named their directories otherwise.
+                here.layers = record.layers;
             }
             None => {
                 self.all.insert(record.id.clone(), record);

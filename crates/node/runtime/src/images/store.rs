@@ -23,13 +23,11 @@ use crate::remove;
 
 /// Manifests and configurations are small.
 const DOCUMENT_BYTES: u64 = 8 << 20;
-/// Layers that an image may have. Source: Docker's limit; what is more does not fit one page of mount options.
+/// Layers that an image may have. Source: Docker's limit. Each takes a descriptor while they are mounted.
 const MAX_LAYERS: usize = 127;
 /// The first bytes of compressed layers.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// A directory's name is this much of a chain id: mount options have one page for all of an image's layers.
-const LAYER_NAME: usize = 24;
 
 /// Why an image was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +122,7 @@ impl Store {
                 self.sizes.lock().insert(name, size);
                 size
             });
-            total.bytes += size.bytes;
-            total.inodes += size.inodes;
+            total += size;
         }
         total
     }
@@ -194,7 +191,7 @@ impl Store {
         let chain = chain_ids(&parsed.rootfs.diff_ids);
         let mut layers: Vec<String> = Vec::new();
         for ((layer, diff_id), chain_id) in document.layers.iter().zip(&parsed.rootfs.diff_ids).zip(&chain) {
-            let directory = super::blobs::hex(chain_id)?[..LAYER_NAME].to_owned();
+            let directory = super::blobs::hex(chain_id)?.to_owned();
             self.unpack(layer, diff_id, &directory, &layers)?;
             layers.push(directory);
         }

@@ -14,13 +14,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use podium_shim::openat2;
 use tar::{Archive, Entry, EntryType};
 
 use super::blobs::{KEEP_FREE, ROOM_EVERY};
@@ -39,9 +39,6 @@ const HEADER_BYTES: u64 = 3 << 20;
 /// As much of them may list the parts of a sparse file, three thousand or so: the library takes time that grows with the
 /// square of their number.
 const SPARSE_BYTES: u64 = 64 << 10;
-/// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
-/// meanwhile; on a busy machine that passes within a few tries.
-const OPEN_TRIES: usize = 128;
 
 /// Bounds of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +60,13 @@ impl Default for Limits {
 pub(crate) struct Usage {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
 }
 
 /// Why a layer was refused.
@@ -205,17 +209,6 @@ fn how(flags: OFlag) -> OpenHow {
     OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
-}
-
-/// The system call of that name, tried again while the kernel asks for it.
-fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
-    for _ in 1..OPEN_TRIES {
-        match nix::fcntl::openat2(directory.as_fd(), path, how) {
-            Err(Errno::EAGAIN) => {}
-            other => return other,
-        }
-    }
-    nix::fcntl::openat2(directory.as_fd(), path, how)
 }
 
 fn kind(stat: &FileStat) -> SFlag {
@@ -620,18 +613,23 @@ fn parse_time(text: &str) -> Option<(i64, i64)> {
     Some((seconds.parse().ok()?, digits.parse().ok()?))
 }
 
+/// What one name takes on the disk; nothing if it is not there.
+pub(crate) fn usage_of(path: &Path) -> Usage {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::symlink_metadata(path);
+    metadata.map_or(Usage::default(), |metadata| Usage { bytes: metadata.blocks() * 512, inodes: 1 })
+}
+
 /// Bytes and inodes that a directory takes on the disk.
 pub(crate) fn usage(directory: &Path) -> Usage {
-    use std::os::unix::fs::MetadataExt;
     let mut total = Usage::default();
     let mut left = vec![directory.to_owned()];
     while let Some(directory) = left.pop() {
         for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            total.inodes += 1;
-            total.bytes += metadata.blocks() * 512;
-            if metadata.is_dir() {
-                left.push(entry.path());
+            let path = entry.path();
+            total += usage_of(&path);
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(path);
             }
         }
     }
