@@ -64,6 +64,8 @@ pub(crate) struct Runtime {
     pub(crate) cni: Cni,
     pub(crate) cgroups: Cgroups,
     pub(crate) available_capabilities: u64,
+    /// Whether pods may have user namespaces, or why not.
+    pub(crate) user_namespaces: Result<(), String>,
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<Event>,
@@ -118,9 +120,17 @@ impl Runtime {
             configuration_directory: config.cni_configuration.clone(),
             plugin_directory: config.cni_plugins.clone(),
         };
+        let store = Store::open(&config.root).map_err(io("opening the image store"))?;
+        let program = Program::new().map_err(io("keeping the shim in memory"))?;
+        let user_namespaces =
+            program.check_users(store.layers()).map_err(io("asking for user namespaces"))?;
+        if let Err(why) = &user_namespaces {
+            tracing::info!(why, "no user namespaces for pods");
+        }
         Ok(Arc::new(Self {
-            store: Arc::new(Store::open(&config.root).map_err(io("opening the image store"))?),
-            program: Program::new().map_err(io("keeping the shim in memory"))?,
+            store: Arc::new(store),
+            program,
+            user_namespaces,
             cni,
             cgroups: Cgroups::of_machine().map_err(io("finding cgroups"))?,
             available_capabilities: crate::capabilities::available(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use podium_cri::v1;
-use podium_shim::protocol::{Answer, Request, SandboxSpec};
+use podium_shim::protocol::{Answer, IdMaps, IdRange, Request, SandboxSpec};
 use podium_shim::sysctl::{Scope, Setting};
 use tonic::Status;
 
@@ -167,14 +167,43 @@ fn namespace_options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
         .unwrap_or_default()
 }
 
+/// The ids of a pod's user namespace; `None` on the host's.
+///
+/// # Errors
+/// They cannot be those of a pod, or the pod is to have another namespace of the host's, which its root could not use.
+pub(crate) fn users(config: &v1::PodSandboxConfig) -> Result<Option<IdMaps>, Status> {
+    let options = namespace_options(config);
+    let asked = options.userns_options.as_ref().filter(|asked| asked.mode() == v1::NamespaceMode::Pod);
+    let Some(asked) = asked else { return Ok(None) };
+    let refuse = |why: &str| Err(Status::invalid_argument(format!("user namespace of the pod: {why}")));
+    let of_host = [options.network(), options.pid(), options.ipc()].contains(&v1::NamespaceMode::Node);
+    if of_host {
+        return refuse("it may not be used with the host's network, pid or ipc namespace");
+    }
+    let maps = IdMaps { uids: ranges(&asked.uids), gids: ranges(&asked.gids) };
+    for ids in [&maps.uids, &maps.gids] {
+        if ids.iter().any(|range| range.count == 0 || range.outside.checked_add(range.count).is_none()) {
+            return refuse("invalid mapping length");
+        }
+        if !ids.iter().any(|range| range.inside == 0) {
+            return refuse("id 0 must be mapped");
+        }
+    }
+    Ok(Some(maps))
+}
+
+pub(crate) fn ranges(mappings: &[v1::IdMapping]) -> Vec<IdRange> {
+    let range =
+        |one: &v1::IdMapping| IdRange { inside: one.container_id, outside: one.host_id, count: one.length };
+    mappings.iter().map(range).collect()
+}
+
 /// The namespaces that a configuration asks of the shim.
 pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Result<SandboxSpec, Status> {
     let options = namespace_options(config);
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    if options.userns_options.as_ref().is_some_and(|options| options.mode() == v1::NamespaceMode::Pod) {
-        return Err(Status::unimplemented("user namespaces are not supported by this runtime"));
-    }
+    let users = users(config)?;
     let own_network = options.network() != v1::NamespaceMode::Node;
     let shared_pid = options.pid() == v1::NamespaceMode::Pod;
     spec::check_modules(security.apparmor.as_ref(), security.selinux_options.as_ref(), security.privileged)?;
@@ -183,6 +212,7 @@ pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Res
         network: own_network,
         ipc: options.ipc() != v1::NamespaceMode::Node,
         shared_pid,
+        users,
         shm_bytes: SHM_BYTES,
         cgroup: if shared_pid { spec::cgroup(&linux.cgroup_parent, "pause")? } else { String::new() },
         seccomp: if shared_pid && !security.privileged {
@@ -269,6 +299,9 @@ impl Runtime {
             .clone()
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
         let wanted = shim_spec(&config, 0)?;
+        if let (Some(_), Err(why)) = (&wanted.users, &self.user_namespaces) {
+            return Err(Status::unimplemented(format!("user namespaces are not supported here: {why}")));
+        }
         let sysctls = sysctls(&config, &wanted)?;
         let id = new_id()?;
         let directory = self.sandbox_directory(&id);
@@ -445,6 +478,40 @@ mod tests {
             "search default.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver 8.8.8.8\n\
              options ndots:5\n"
         );
+    }
+
+    #[test]
+    fn user_namespaces() {
+        use v1::NamespaceMode::{Container, Node, Pod};
+        let mapping = |container_id, host_id, length| v1::IdMapping { container_id, host_id, length };
+        let asking = |mode: v1::NamespaceMode, network: v1::NamespaceMode, ids: &[v1::IdMapping]| {
+            let (uids, gids) = (ids.to_vec(), ids.to_vec());
+            let options = v1::NamespaceOption {
+                network: network.into(),
+                pid: Container.into(),
+                userns_options: Some(v1::UserNamespace { mode: mode.into(), uids, gids }),
+                ..Default::default()
+            };
+            let security_context =
+                v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+            let linux =
+                v1::LinuxPodSandboxConfig { security_context: Some(security_context), ..Default::default() };
+            users(&v1::PodSandboxConfig { linux: Some(linux), ..Default::default() })
+        };
+        let whole = [mapping(0, 131_072, 65_536)];
+        assert_eq!(asking(Node, Node, &[]).unwrap(), None);
+        let found = asking(Pod, Pod, &whole).unwrap().unwrap();
+        assert_eq!((found.uid(0), found.gid(65_535)), (131_072, 196_607));
+        for (network, ids) in [
+            (Node, whole.as_slice()),
+            (Pod, &[]),
+            (Pod, &[mapping(1, 131_072, 65_536)]),
+            (Pod, &[mapping(0, 131_072, 0)]),
+            (Pod, &[mapping(0, 1, u32::MAX)]),
+        ] {
+            let refused = asking(Pod, network, ids).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{ids:?}");
+        }
     }
 
     /// A pod with namespaces of the host's, as they are asked for, and settings.

@@ -69,6 +69,19 @@ impl Program {
         Ok(Self { file: file.into() })
     }
 
+    /// Asks whether pods may have user namespaces whose layers are in a directory; the reason if not. A process by itself has
+    /// to try: this one has threads. Blocking, for a moment.
+    pub(crate) fn check_users(&self, layers: &Path) -> io::Result<Result<(), String>> {
+        let asked = std::process::Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+            .arg(podium_shim::protocol::CHECK_USERS)
+            .arg(layers)
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()?;
+        let why = String::from_utf8_lossy(&asked.stderr).trim().to_owned();
+        Ok(if asked.status.success() { Ok(()) } else { Err(why) })
+    }
+
     /// Starts a shim that listens at `socket` and keeps its notes in `directory`. It lives on without us; while we live it
     /// is our child, whose end somebody has to wait for.
     pub(crate) fn start(&self, id: &str, socket: &Path, directory: &Path) -> io::Result<Child> {

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use podium_cri::v1;
 use podium_shim::protocol::{
-    Bind, ContainerSpec, DeviceFile, ImageFiles, PidMode, ProcessSpec, Propagation, Resources, Rootfs,
-    UserSpec,
+    Bind, ContainerSpec, DeviceFile, IdMaps, ImageFiles, PidMode, ProcessSpec, Propagation, Resources,
+    Rootfs, UserSpec,
 };
 use tonic::Status;
 
 use crate::images::manifest::Execution;
+use crate::sandbox::ranges;
 use crate::state::VolumeImage;
 use crate::{capabilities, seccomp};
 
@@ -299,6 +300,7 @@ fn lower(layers: &[String]) -> Vec<String> {
 
 fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -> Result<Vec<Bind>, Status> {
     let mut binds = Vec::new();
+    let users = crate::sandbox::users(from.sandbox)?;
     let given = |path: &str| {
         from.config.mounts.iter().any(|mount| Path::new(&mount.container_path) == Path::new(path))
     };
@@ -312,12 +314,13 @@ fn binds(from: &Ingredients<'_>, security: &v1::LinuxContainerSecurityContext) -
                 read_only: security.readonly_rootfs,
                 recursive_read_only: false,
                 propagation: Propagation::Private,
+                mapped: users.is_some(),
             });
         }
     }
     let mut volumes = Vec::new();
     for mount in &from.config.mounts {
-        volumes.push(bind(from, mount)?);
+        volumes.push(bind(from, users.as_ref(), mount)?);
     }
     // Outer ones first, whatever the order they came in.
     volumes.sort_by_key(|bind: &Bind| bind.target.components().count());
@@ -330,9 +333,14 @@ pub(crate) fn image_of(mount: &v1::Mount) -> Option<&str> {
     mount.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty())
 }
 
-fn bind(from: &Ingredients<'_>, mount: &v1::Mount) -> Result<Bind, Status> {
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Status::unimplemented("mounts with id mappings are not supported by this runtime"));
+fn bind(from: &Ingredients<'_>, users: Option<&IdMaps>, mount: &v1::Mount) -> Result<Bind, Status> {
+    let maps = IdMaps { uids: ranges(&mount.uid_mappings), gids: ranges(&mount.gid_mappings) };
+    let mapped = maps != IdMaps::default();
+    if mapped && Some(&maps) != users {
+        let at = &mount.container_path;
+        return Err(invalid(format!(
+            "id mappings of mount {at:?} are not those of the pod's user namespace"
+        )));
     }
     let absolute = |path: &str, what: &str| {
         if path.starts_with('/') && !path.split('/').any(|part| part == "..") {
@@ -362,6 +370,7 @@ fn bind(from: &Ingredients<'_>, mount: &v1::Mount) -> Result<Bind, Status> {
             recursive_read_only: mount.recursive_read_only,
             // Nothing is ever mounted below it.
             propagation: Propagation::Private,
+            mapped,
         });
     }
     Ok(Bind {
@@ -371,6 +380,7 @@ fn bind(from: &Ingredients<'_>, mount: &v1::Mount) -> Result<Bind, Status> {
         read_only: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation,
+        mapped,
     })
 }
 

@@ -17,6 +17,7 @@ use crate::mounts::{self, Links};
 use crate::protocol::{Bind, ImageFiles};
 use crate::sandbox::step;
 use crate::sys::{self, attribute};
+use crate::userns::Users;
 
 /// Whether every image among the binds can be mounted, and has the part that is asked for. Tried in a mount namespace
 /// that ends with the call; `place` is a directory to mount on there. Blocking.
@@ -38,7 +39,7 @@ fn try_all(binds: &[Bind], place: &Path) -> io::Result<()> {
     step("mounts", mount(None::<&str>, "/", None::<&str>, flags, None::<&str>))?;
     for bind in binds {
         if let Some(files) = &bind.image {
-            step(&what(bind), take(files, place))?;
+            step(&what(bind), take(files, None, place))?;
         }
     }
     Ok(())
@@ -51,10 +52,11 @@ pub(crate) fn what(bind: &Bind) -> String {
 
 /// Mounts the files on `place`, takes what is asked for, and lets `place` go again. Changes the working directory. The
 /// caller's mounts must not reach the host's.
-pub(crate) fn take(files: &ImageFiles, place: &Path) -> io::Result<OwnedFd> {
-    layers::put(&files.base, &files.lower, None, place)?;
-    let taken = part(place, &files.sub_path);
-    umount2(place, MntFlags::MNT_DETACH)?;
+pub(crate) fn take(files: &ImageFiles, users: Option<&Users>, place: &Path) -> io::Result<OwnedFd> {
+    let put = layers::put(&files.base, &files.lower, None, users, place);
+    let taken = put.and_then(|()| part(place, &files.sub_path));
+    // With other ids there is one mount below the other.
+    while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
     taken
 }
 
@@ -92,6 +94,7 @@ mod tests {
             read_only: true,
             recursive_read_only: false,
             propagation: Propagation::Private,
+            mapped: false,
         }
     }
 

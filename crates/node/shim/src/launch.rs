@@ -4,7 +4,8 @@
 //! The child says what it has to say over a socket pair that closes by itself when the program starts: one packet each,
 //! the first byte says what it is.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::protocol::{ContainerSpec, Failure, PidMode, ProcessSpec, User};
 use crate::rootfs;
 use crate::sandbox::{Namespaces, step};
 use crate::sys::{self, Fork};
+use crate::userns::{Users, become_root};
 
 /// How long a start may take before it is given up: mounting from a network that does not answer hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -99,12 +101,13 @@ pub(crate) fn container(
         PidMode::Target(id) => Some(target.ok_or_else(|| other(&format!("container {id} does not run")))?),
     };
     let joined = match joined {
-        Some(pid) => Some(std::fs::File::open(format!("/proc/{pid}/ns/pid"))?),
+        Some(pid) => Some(File::open(format!("/proc/{pid}/ns/pid"))?),
         None => None,
     };
     let own_pid = spec.pid == PidMode::Container;
     let (ours, theirs) = pair()?;
-    let flags = if own_pid { libc::CLONE_NEWPID } else { 0 };
+    // With users of its own its process namespace has to be theirs, made from inside.
+    let flags = if own_pid && pod.users.is_none() { libc::CLONE_NEWPID } else { 0 };
     match sys::fork(flags)? {
         Fork::Child => {
             drop(ours);
@@ -112,13 +115,18 @@ pub(crate) fn container(
             let error = (|| -> Result<std::convert::Infallible, StartError> {
                 step("hiding", sys::hide())?;
                 child.wait()?;
+                if let Some(users) = &pod.users {
+                    return inside(spec, pod, users, joined, streams, cgroups, &child);
+                }
                 if let Some(namespace) = joined {
                     step("process namespace", sys::setns(&namespace, libc::CLONE_NEWPID))?;
-                    fork_again(&child)?;
+                    fork_again(&child, 0)?;
                 }
-                join(spec, pod, cgroups)?;
+                join(spec, pod)?;
+                own_group(cgroups)?;
                 process::new_session(&spec.id)?;
-                let terminal = rootfs::enter(spec, pod.shm.as_ref(), cgroups)?;
+                step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+                let terminal = rootfs::enter(spec, pod, cgroups)?;
                 let stdio = match (terminal, streams) {
                     (Some(master), _) => {
                         child.say(TERMINAL, &[], Some(&master))?;
@@ -140,10 +148,83 @@ pub(crate) fn container(
     }
 }
 
+/// A container's first process in the pod's user namespace. It has no privileges on the host there, so another process, which
+/// has them, makes its files meanwhile: in the same mount namespace, where changing the root changes both, and in its process
+/// namespace, whose `/proc` it mounts.
+fn inside(
+    spec: &ContainerSpec,
+    pod: &Namespaces,
+    users: &Users,
+    joined: Option<File>,
+    streams: Option<[OwnedFd; 3]>,
+    cgroups: &Cgroups,
+    child: &Child,
+) -> Result<std::convert::Infallible, StartError> {
+    join(spec, pod)?;
+    step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+    let (builder, built) = pair()?;
+    let (mut number, mut tell) = io::pipe()?;
+    // The shim's child as we are: its own child is then the shim's too, and ends with the shim, not with us.
+    if let Fork::Child = step("fork", sys::fork(libc::CLONE_PARENT))? {
+        drop((builder, number));
+        step("hiding", sys::hide())?;
+        users.enter()?;
+        let flags = if spec.pid == PidMode::Container { libc::CLONE_NEWPID } else { 0 };
+        if let Some(namespace) = joined {
+            step("process namespace", sys::setns(&namespace, libc::CLONE_NEWPID))?;
+        }
+        fork_again_telling(child, flags, |pid| tell.write_all(&pid.to_le_bytes()))?;
+        drop(tell);
+        let built = Child(built);
+        let (size, terminal) = receive(&built.0, &mut [0; 1])?;
+        if size == 0 {
+            // Whoever made the files has said why not.
+            sys::exit(127);
+        }
+        step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+        own_group(cgroups)?;
+        process::new_session(&spec.id)?;
+        let stdio = match (terminal, streams) {
+            (Some(master), _) => Stdio::Terminal(master),
+            (None, Some(streams)) => Stdio::Pipes(streams),
+            (None, None) => return Err(other("neither streams nor a terminal")),
+        };
+        return Err(process::become_program(&spec.process, &stdio, |user| child.say_user(user)));
+    }
+    drop((built, tell));
+    let mut pid = [0; 4];
+    if number.read_exact(&mut pid).is_err() {
+        // It has said why.
+        sys::exit(127);
+    }
+    let namespace = File::open(format!("/proc/{}/ns/pid", i32::from_le_bytes(pid)))?;
+    step("process namespace", sys::setns(&namespace, libc::CLONE_NEWPID))?;
+    match step("fork", sys::fork(0))? {
+        Fork::Child => {
+            step("hiding", sys::hide())?;
+            if let Some(streams) = &streams {
+                step("owner of the streams", users.give(streams))?;
+            }
+            let terminal = rootfs::enter(spec, pod, cgroups)?;
+            if let Some(master) = &terminal {
+                child.say(TERMINAL, &[], Some(master))?;
+            }
+            Child(builder).say(PID, &[], terminal.as_ref())?;
+            sys::exit(0)
+        }
+        Fork::Parent(pid) => {
+            // As one of that namespace it ends before the namespace does.
+            let _ = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+            sys::exit(0)
+        }
+    }
+}
+
 /// Starts a further process in a container, whose first process is `init`.
 pub(crate) fn exec(
     spec: &ContainerSpec,
     process: &ProcessSpec,
+    pod: &Namespaces,
     init: i32,
     streams: Option<[OwnedFd; 3]>,
     cgroups: &Cgroups,
@@ -165,8 +246,17 @@ pub(crate) fn exec(
                 if cgroups.is_v2() {
                     kinds |= libc::CLONE_NEWCGROUP;
                 }
+                if let Some(users) = &pod.users {
+                    kinds |= libc::CLONE_NEWUSER;
+                    if let Some(streams) = &streams {
+                        step("owner of the streams", users.give(streams))?;
+                    }
+                }
                 step("joining the container", sys::setns(&container, kinds))?;
-                fork_again(&child)?;
+                if pod.users.is_some() {
+                    become_root()?;
+                }
+                fork_again(&child, 0)?;
                 process::new_session(&spec.id)?;
                 let stdio = match streams {
                     Some(streams) => Stdio::Pipes(streams),
@@ -195,18 +285,27 @@ fn other(message: &str) -> StartError {
 
 /// Goes on in a child: only a child is in a process namespace that was joined. It is the shim's child as we are, and we
 /// tell its number and end.
-fn fork_again(child: &Child) -> io::Result<()> {
-    match step("fork", sys::fork(libc::CLONE_PARENT))? {
+fn fork_again(child: &Child, flags: libc::c_int) -> io::Result<()> {
+    fork_again_telling(child, flags, |_| Ok(()))
+}
+
+/// The same, with somebody else to tell the number.
+fn fork_again_telling(
+    child: &Child,
+    flags: libc::c_int,
+    mut tell: impl FnMut(i32) -> io::Result<()>,
+) -> io::Result<()> {
+    match step("fork", sys::fork(libc::CLONE_PARENT | flags))? {
         Fork::Child => step("hiding", sys::hide()),
         Fork::Parent(pid) => {
-            let told = child.say(PID, &pid.to_le_bytes(), None);
+            let told = child.say(PID, &pid.to_le_bytes(), None).and_then(|()| tell(pid));
             sys::exit(i32::from(told.is_err()))
         }
     }
 }
 
 /// Joins the pod's namespaces.
-fn join(spec: &ContainerSpec, pod: &Namespaces, cgroups: &Cgroups) -> io::Result<()> {
+fn join(spec: &ContainerSpec, pod: &Namespaces) -> io::Result<()> {
     for (host, namespace, name) in [
         (spec.host_network, &pod.network, "network namespace"),
         (spec.host_ipc, &pod.ipc, "IPC namespace"),
@@ -218,11 +317,12 @@ fn join(spec: &ContainerSpec, pod: &Namespaces, cgroups: &Cgroups) -> io::Result
             None => return Err(io::Error::other(format!("the pod has no {name} of its own"))),
         }
     }
-    if cgroups.is_v2() {
-        // We are in the container's group by now: it is the root of what the container sees.
-        step("cgroup namespace", unshare(CloneFlags::CLONE_NEWCGROUP))?;
-    }
     Ok(())
+}
+
+/// We are in the container's group by now: of version 2 it is the root of what the container sees.
+fn own_group(cgroups: &Cgroups) -> io::Result<()> {
+    if cgroups.is_v2() { step("cgroup namespace", unshare(CloneFlags::CLONE_NEWCGROUP)) } else { Ok(()) }
 }
 
 /// The parent's part: groups, then listening until the child is a program.

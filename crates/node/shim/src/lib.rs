@@ -7,6 +7,7 @@
 //! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
 //! - [`serve`](mod@serve): the loop that waits for everything at once.
 //! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `layers`, `process`: a container's start. `log`: its output.
+//! - [`userns`]: user namespaces of pods; a shim can be asked whether the machine has them.
 //! - [`images`]: images as volumes; the daemon tries them when it makes a container.
 //! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
 //! - [`ending`]: a shim's end by the daemon's own hand, when it does not answer.
@@ -29,6 +30,7 @@ pub mod serve;
 mod streams;
 mod sys;
 pub mod sysctl;
+pub mod userns;
 mod users;
 
 pub use log::Formatter;

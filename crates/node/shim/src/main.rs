@@ -4,6 +4,17 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
+    if let [_, what, directory] = arguments.as_slice()
+        && what == podium_shim::protocol::CHECK_USERS
+    {
+        return match podium_shim::userns::check(directory.as_ref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let [_, _, directory] = arguments.as_slice() else {
         eprintln!("podium-shim: started by podium's container runtime, not by people");
         return ExitCode::from(2);

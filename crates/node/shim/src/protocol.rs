@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const SPEC_FILE: &str = "spec.json";
 /// The file in a container's directory that says how it ended.
 pub const EXIT_FILE: &str = "exit.json";
+/// In place of a pod's id: asks whether user namespaces work, with layers in the directory that follows.
+pub const CHECK_USERS: &str = "check-user-namespaces";
 /// The longest line taken: no request is near it.
 pub const LINE_BYTES: usize = 1 << 20;
 
@@ -196,10 +198,55 @@ pub struct SandboxSpec {
     pub shared_pid: bool,
     /// Size of `/dev/shm`.
     pub shm_bytes: u64,
+    /// A user namespace of its own; none on the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<IdMaps>,
     /// The pod's own cgroup, below which the shared first process goes; empty if none.
     pub cgroup: String,
     /// The filter of the shared first process.
     pub seccomp: Option<Vec<Instruction>>,
+}
+
+/// Ids of a user namespace that are others outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first, inside.
+    pub inside: u32,
+    /// The first, on the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// All ids of a user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// Of users.
+    pub uids: Vec<IdRange>,
+    /// Of groups.
+    pub gids: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// A user of the namespace as the host knows them.
+    pub fn uid(&self, inside: u32) -> u32 {
+        outside(&self.uids, inside)
+    }
+
+    /// A group of the namespace as the host knows it.
+    pub fn gid(&self, inside: u32) -> u32 {
+        outside(&self.gids, inside)
+    }
+}
+
+fn outside(ranges: &[IdRange], inside: u32) -> u32 {
+    // Whom the kernel shows for those that are nobody in a namespace.
+    const NOBODY: u32 = 65_534;
+    let mut found = ranges.iter().filter_map(|range| {
+        let offset = inside.checked_sub(range.inside).filter(|offset| *offset < range.count)?;
+        range.outside.checked_add(offset)
+    });
+    found.next().unwrap_or(NOBODY)
 }
 
 /// One instruction of a seccomp program: code, jumps, operand.
@@ -258,6 +305,9 @@ pub struct Bind {
     pub recursive_read_only: bool,
     /// How mounts below it travel.
     pub propagation: Propagation,
+    /// Ids of its files are those that they are in the pod's user namespace.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 /// A device file in the container, and who may use it.

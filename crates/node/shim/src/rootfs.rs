@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, fstat, mknodat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
@@ -17,8 +16,9 @@ use crate::images;
 use crate::layers::{self, Writable};
 use crate::mounts::{self, Links};
 use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation, Rootfs};
-use crate::sandbox::step;
+use crate::sandbox::{Namespaces, step};
 use crate::sys::{self, attribute};
+use crate::userns::Users;
 
 /// Links that every `/dev` has.
 const DEVICE_LINKS: [(&str, &str); 5] = [
@@ -29,6 +29,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// The group of terminals, as every distribution has it.
+const TERMINALS: u32 = 5;
 /// Nothing there can be executed, be a device or raise privileges.
 const HARMLESS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
 
@@ -38,17 +40,18 @@ struct Taken {
     target: PathBuf,
 }
 
-/// Enters the container's files. Returns the terminal's controlling end, if it has one.
+/// Makes the container's files the root of this process's mount namespace, which is its own by now. Returns the terminal's
+/// controlling end, if it has one.
 pub(crate) fn enter(
     spec: &ContainerSpec,
-    shm: Option<&OwnedFd>,
+    pod: &Namespaces,
     cgroups: &Cgroups,
 ) -> io::Result<Option<OwnedFd>> {
-    let shm = match shm.filter(|_| !spec.host_ipc) {
+    let users = pod.users.as_ref();
+    let shm = match pod.shm.as_ref().filter(|_| !spec.host_ipc) {
         Some(namespace) => Some(step("/dev/shm of the pod", take_shm(namespace))?),
         None => None,
     };
-    step("mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
     let mut of_host = Vec::new();
     for bind in &spec.binds {
         of_host.push(step(&images::what(bind), take(bind))?);
@@ -65,16 +68,20 @@ pub(crate) fn enter(
         let tree = match tree {
             Some(tree) => tree,
             // Only now: what is mounted for it must not reach the host.
-            None => step(&what, take_image(bind, spec))?,
+            None => step(&what, take_image(bind, users, spec))?,
         };
-        step(&what, settle(bind, &tree))?;
+        step(&what, settle(bind, users, &tree))?;
         taken.push((what, Taken { tree, target: bind.target.clone() }));
     }
     umask(Mode::empty());
-    let place = step("layers", mount_layers(spec))?;
+    let place = step("layers", mount_layers(spec, users))?;
+    if let Some((uid, gid)) = users.map(Users::root) {
+        // What is missing in the image is made for the container's root.
+        step("owner of files", sys::make_files_as(uid, gid))?;
+    }
     let root = File::open(&place)?;
     step("/proc", put(&root, "proc", &sys::new_mount(c"proc", &[], HARMLESS)?))?;
-    let terminal = devices(spec, &root, shm)?;
+    let terminal = devices(spec, users, &root, shm)?;
     let writable = if spec.privileged { 0 } else { attribute::RDONLY };
     step("/sys", put(&root, "sys", &sys::new_mount(c"sysfs", &[], HARMLESS | writable)?))?;
     step("/sys/fs/cgroup", put_groups(&root, groups, writable, cgroups.is_v2()))?;
@@ -115,9 +122,9 @@ fn take(bind: &Bind) -> io::Result<Option<OwnedFd>> {
     sys::clone_tree(&bind.source, true).map(Some)
 }
 
-fn take_image(bind: &Bind, spec: &ContainerSpec) -> io::Result<OwnedFd> {
+fn take_image(bind: &Bind, users: Option<&Users>, spec: &ContainerSpec) -> io::Result<OwnedFd> {
     let files = bind.image.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
-    images::take(files, &place(spec)?)
+    images::take(files, users.filter(|_| bind.mapped), &place(spec)?)
 }
 
 /// Where the container's root is mounted.
@@ -126,7 +133,11 @@ fn place(spec: &ContainerSpec) -> io::Result<PathBuf> {
 }
 
 /// Gives a taken mount what the volume asks for.
-fn settle(bind: &Bind, tree: &OwnedFd) -> io::Result<()> {
+fn settle(bind: &Bind, users: Option<&Users>, tree: &OwnedFd) -> io::Result<()> {
+    // An image's layers have been.
+    if bind.mapped && bind.image.is_none() {
+        users.ok_or_else(|| io::Error::other("the pod has no user namespace"))?.map(tree)?;
+    }
     match bind.propagation {
         Propagation::Private => sys::mount_setattr(tree, true, 0, libc::MS_PRIVATE)?,
         Propagation::HostToContainer => sys::mount_setattr(tree, true, 0, libc::MS_SLAVE)?,
@@ -151,10 +162,10 @@ fn take_groups(spec: &ContainerSpec, cgroups: &Cgroups) -> io::Result<Vec<(Strin
         .collect()
 }
 
-fn mount_layers(spec: &ContainerSpec) -> io::Result<PathBuf> {
+fn mount_layers(spec: &ContainerSpec, users: Option<&Users>) -> io::Result<PathBuf> {
     let place = place(spec)?;
     let Rootfs { base, lower, upper, work, .. } = &spec.rootfs;
-    layers::put(base, lower, Some(Writable { upper, work }), &place)?;
+    layers::put(base, lower, Some(Writable { upper, work }), users, &place)?;
     Ok(place)
 }
 
@@ -178,19 +189,25 @@ fn put_groups(root: &File, groups: Vec<(String, OwnedFd)>, attributes: u64, v2: 
 }
 
 /// `/dev` with its devices, terminals, shared memory and message queues; the terminal if there is to be one.
-fn devices(spec: &ContainerSpec, root: &File, shm: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+fn devices(
+    spec: &ContainerSpec,
+    users: Option<&Users>,
+    root: &File,
+    shm: Option<OwnedFd>,
+) -> io::Result<Option<OwnedFd>> {
     let attributes = attribute::NOSUID | attribute::STRICTATIME;
     let tree = sys::new_mount(c"tmpfs", &[("mode", Some("755")), ("size", Some("65536k"))], attributes)?;
     step("/dev", put(root, "dev", &tree))?;
     let dev = mounts::find(root, Path::new("dev"), Links::Refuse)?;
     for device in &spec.devices {
-        step(&format!("device {}", device.path.display()), make_device(root, device))?;
+        step(&format!("device {}", device.path.display()), make_device(root, device, users))?;
     }
     for (name, target) in DEVICE_LINKS {
         step("/dev links", nix::unistd::symlinkat(target, &dev, name))?;
     }
+    let group = users.map_or(TERMINALS, |users| users.maps.gid(TERMINALS)).to_string();
     let options =
-        [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))];
+        [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some(&*group))];
     let terminals = sys::new_mount(c"devpts", &options, attribute::NOSUID | attribute::NOEXEC)?;
     step("/dev/pts", put(root, "dev/pts", &terminals))?;
     let queues = sys::new_mount(c"mqueue", &[], HARMLESS)?;
@@ -211,14 +228,17 @@ fn devices(spec: &ContainerSpec, root: &File, shm: Option<OwnedFd>) -> io::Resul
     Ok(Some(master))
 }
 
-fn make_device(root: &File, device: &DeviceFile) -> io::Result<()> {
+fn make_device(root: &File, device: &DeviceFile, users: Option<&Users>) -> io::Result<()> {
     let path = mounts::relative(&device.path);
     let parent = mounts::directory(root, path.parent().unwrap_or(Path::new("")), Links::Refuse)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let kind = if device.kind == 'b' { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
     let mode = Mode::from_bits_truncate(device.mode);
     mknodat(&parent, name, kind, mode, libc::makedev(device.major, device.minor))?;
-    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    // As in the container's own namespace: its root has what is root's.
+    let (uid, gid) = users
+        .map_or((device.uid, device.gid), |users| (users.maps.uid(device.uid), users.maps.gid(device.gid)));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     fchownat(&parent, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pivot_root, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Pid, Uid, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use crate::cgroup::Cgroups;
 use crate::ending::WAITER_NAME;
@@ -24,7 +24,10 @@ use crate::process::filter;
 use crate::protocol::SandboxSpec;
 use crate::sys::{self, Fork, attribute};
 use crate::sysctl::{Scope, Setting};
+use crate::userns::Users;
 
+/// Before the number of the waiting process, where another one has to tell it.
+const PID_MARK: char = '#';
 /// Who the waiting process is: nobody that a container could be.
 const WAITER: u32 = 65_535;
 
@@ -36,25 +39,28 @@ pub(crate) struct Namespaces {
     pub(crate) uts: Option<OwnedFd>,
     /// The mount namespace whose root is `/dev/shm`.
     pub(crate) shm: Option<OwnedFd>,
+    /// The pod's user namespace: it owns all of these but the one of `/dev/shm`.
+    pub(crate) users: Option<Users>,
     /// The shared process namespace and its first process.
     pub(crate) pid: Option<(OwnedFd, i32)>,
 }
 
 /// Makes them. `directory` is an existing directory that the child may mount over in its own namespace.
 pub(crate) fn create(spec: &SandboxSpec, directory: &Path, cgroups: &Cgroups) -> io::Result<Namespaces> {
-    let mut made = Namespaces::default();
+    let users = spec.users.as_ref().map(Users::create).transpose()?;
+    let mut made = Namespaces { users, ..Namespaces::default() };
     let mut flags = CloneFlags::empty();
     for (wanted, flag) in [
         (spec.network, CloneFlags::CLONE_NEWNET),
         (spec.hostname.is_some(), CloneFlags::CLONE_NEWUTS),
-        (spec.ipc, CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS),
+        (spec.ipc, CloneFlags::CLONE_NEWIPC),
     ] {
         if wanted {
             flags |= flag;
         }
     }
     if !flags.is_empty() {
-        let child = in_child(|| inside(spec, flags, directory))?;
+        let child = in_child(|| inside(spec, flags, made.users.as_ref(), directory))?;
         let namespace = |name: &str| File::open(format!("/proc/{}/ns/{name}", child.pid)).map(OwnedFd::from);
         if spec.network {
             made.network = Some(namespace("net")?);
@@ -75,20 +81,20 @@ pub(crate) fn create(spec: &SandboxSpec, directory: &Path, cgroups: &Cgroups) ->
 }
 
 /// A child that has done its work and waits to be let go.
-struct Child {
-    pid: i32,
+pub(crate) struct Child {
+    pub(crate) pid: i32,
     hold: io::PipeWriter,
 }
 
 impl Child {
-    fn end(self) {
+    pub(crate) fn end(self) {
         drop(self.hold);
         let _ = waitpid(Pid::from_raw(self.pid), None);
     }
 }
 
 /// Runs `work` in a child and returns once it is done; the child stays until it is let go.
-fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<Child> {
+pub(crate) fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<Child> {
     let (mut said, mut say) = io::pipe()?;
     let (mut wait, hold) = io::pipe()?;
     match sys::fork(0)? {
@@ -123,17 +129,26 @@ pub(crate) fn step<T, E: Into<io::Error>>(what: &str, result: Result<T, E>) -> i
     })
 }
 
-fn inside(spec: &SandboxSpec, flags: CloneFlags, directory: &Path) -> io::Result<()> {
+fn inside(spec: &SandboxSpec, flags: CloneFlags, users: Option<&Users>, directory: &Path) -> io::Result<()> {
+    if spec.ipc {
+        // Before the user namespace is entered: whose root could change the mount.
+        step("new mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+        let size = spec.shm_bytes.to_string();
+        let (uid, gid) = users.map_or((Uid::from_raw(0), Gid::from_raw(0)), Users::root);
+        let (uid, gid) = (uid.to_string(), gid.to_string());
+        let options =
+            [("size", Some(&*size)), ("mode", Some("1777")), ("uid", Some(&*uid)), ("gid", Some(&*gid))];
+        empty_root(directory, &options, 0)?;
+    }
+    if let Some(users) = users {
+        users.enter()?;
+    }
     step("new namespaces", unshare(flags))?;
     if let Some(name) = &spec.hostname {
         step("host name", nix::unistd::sethostname(name))?;
     }
     if spec.network {
         step("loopback interface", sys::loopback_up())?;
-    }
-    if spec.ipc {
-        let size = spec.shm_bytes.to_string();
-        empty_root(directory, &[("size", Some(&size)), ("mode", Some("1777"))], 0)?;
     }
     Ok(())
 }
@@ -161,10 +176,25 @@ fn waiter(
     cgroups: &Cgroups,
 ) -> io::Result<(OwnedFd, i32)> {
     let (mut said, mut say) = io::pipe()?;
-    match sys::fork(libc::CLONE_NEWPID)? {
+    // With users of its own its process namespace has to be theirs: made from inside, by a child that is there.
+    let flags = if made.users.is_some() { 0 } else { libc::CLONE_NEWPID };
+    match sys::fork(flags)? {
         Fork::Child => {
             drop(said);
-            let outcome = become_waiter(spec, made, directory);
+            let outcome = (|| {
+                settle_waiter(made, directory)?;
+                if let Some(users) = &made.users {
+                    users.enter()?;
+                    if let Fork::Parent(pid) =
+                        step("fork", sys::fork(libc::CLONE_PARENT | libc::CLONE_NEWPID))?
+                    {
+                        say.write_all(format!("{PID_MARK}{pid}\n").as_bytes())?;
+                        sys::exit(0);
+                    }
+                    step("hiding", sys::hide())?;
+                }
+                become_waiter(spec)
+            })();
             let message = outcome.err().map(|error| error.to_string()).unwrap_or_default();
             let failed = !message.is_empty();
             let _ = say.write_all(message.as_bytes());
@@ -182,31 +212,42 @@ fn waiter(
                 cgroups.create(&spec.cgroup)?;
                 cgroups.enter(&spec.cgroup, pid)?;
             }
-            let namespace = File::open(format!("/proc/{pid}/ns/pid")).map(OwnedFd::from);
             let mut message = String::new();
             said.read_to_string(&mut message)?;
+            let (pid, message) = match message.strip_prefix(PID_MARK).and_then(|rest| rest.split_once('\n')) {
+                Some((pid, rest)) => (pid.parse().map_err(io::Error::other)?, rest),
+                None => (pid, message.as_str()),
+            };
             if !message.is_empty() {
                 return Err(io::Error::other(message));
             }
-            Ok((namespace?, pid))
+            if !spec.cgroup.is_empty() {
+                // It may have been made before its maker was there.
+                cgroups.enter(&spec.cgroup, pid)?;
+            }
+            Ok((File::open(format!("/proc/{pid}/ns/pid"))?.into(), pid))
         }
     }
 }
 
-fn become_waiter(spec: &SandboxSpec, made: &Namespaces, directory: &Path) -> io::Result<()> {
+/// What it does with the host's privileges: what it may see of the pod and of files.
+fn settle_waiter(made: &Namespaces, directory: &Path) -> io::Result<()> {
     step("hiding", sys::hide())?;
-    step("session", setsid())?;
-    sys::set_name(&std::ffi::CString::new(WAITER_NAME)?);
     for namespace in [&made.network, &made.ipc, &made.uts].into_iter().flatten() {
         step("joining the pod", sys::setns(namespace, 0))?;
     }
     step("mounts", unshare(CloneFlags::CLONE_NEWNS))?;
-    empty_root(directory, &[("size", Some("4096"))], attribute::RDONLY)?;
+    empty_root(directory, &[("size", Some("4096"))], attribute::RDONLY)
+}
+
+fn become_waiter(spec: &SandboxSpec) -> io::Result<()> {
+    step("session", setsid())?;
+    sys::set_name(&std::ffi::CString::new(WAITER_NAME)?);
     if let Some(program) = &spec.seccomp {
         sys::no_new_privileges()?;
         step("system call filter", sys::install_filter(&filter(program)))?;
     }
-    let (uid, gid) = (nix::unistd::Uid::from_raw(WAITER), nix::unistd::Gid::from_raw(WAITER));
+    let (uid, gid) = (Uid::from_raw(WAITER), Gid::from_raw(WAITER));
     step("groups", setgroups(&[]))?;
     step("group", setresgid(gid, gid, gid))?;
     step("user", setresuid(uid, uid, uid))?;

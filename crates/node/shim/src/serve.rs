@@ -397,7 +397,7 @@ impl Shim {
         } else {
             Some(descriptors.try_into().map_err(|_| failed("an exec without three streams".to_owned()))?)
         };
-        let started = launch::exec(&of, &process, init, streams, &self.cgroups)?;
+        let started = launch::exec(&of, &process, &self.pod, init, streams, &self.cgroups)?;
         let at = now();
         let answer = Answer::Started { pid: started.pid, at, user: started.user.clone() };
         let exec = Exec {

@@ -99,16 +99,30 @@ pub(crate) fn new_mount(
     descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, attributes) })
 }
 
-/// Changes a mount: attributes set and cleared, and its propagation (0 keeps it).
+/// What `mount_setattr` changes, laid out as the kernel's.
+#[repr(C)]
+#[derive(Default)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// Changes a mount: attributes set, and its propagation (0 keeps it).
 pub(crate) fn mount_setattr(tree: impl AsFd, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
-    #[repr(C)]
-    struct Attributes {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        user_namespace: u64,
-    }
-    let attributes = Attributes { set, clear: 0, propagation, user_namespace: 0 };
+    set_attributes(tree, recursive, &MountAttributes { set, propagation, ..MountAttributes::default() })
+}
+
+/// Has a detached mount show ids as a user namespace has them.
+pub(crate) fn map_ids(tree: impl AsFd, recursive: bool, namespace: impl AsFd) -> io::Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let user_namespace = u64::try_from(namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = MountAttributes { set: IDMAP, user_namespace, ..MountAttributes::default() };
+    set_attributes(tree, recursive, &attributes)
+}
+
+fn set_attributes(tree: impl AsFd, recursive: bool, attributes: &MountAttributes) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH.cast_unsigned() | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the structure is laid out as the kernel's, outlives the call, and its size is passed.
     check(unsafe {
@@ -117,11 +131,38 @@ pub(crate) fn mount_setattr(tree: impl AsFd, recursive: bool, set: u64, propagat
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
-            size_of::<Attributes>(),
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttributes>(),
         )
     })
     .map(drop)
+}
+
+/// Makes files as somebody else, keeping all capabilities. For a process with every one of them.
+pub(crate) fn make_files_as(uid: nix::unistd::Uid, gid: nix::unistd::Gid) -> io::Result<()> {
+    // The answer is who it was before; whether it worked shows in the next one.
+    for _ in 0..2 {
+        nix::unistd::setfsgid(gid);
+        nix::unistd::setfsuid(uid);
+    }
+    let is = (nix::unistd::setfsuid(uid), nix::unistd::setfsgid(gid));
+    if is != (uid, gid) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // The change took those over files.
+    set_capabilities_to_permitted()
+}
+
+fn set_capabilities_to_permitted() -> io::Result<()> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut data = [CapabilityData::default(), CapabilityData::default()];
+    // SAFETY: version 3 writes two data structures laid out as these, which outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
+    for half in &mut data {
+        half.effective = half.permitted;
+    }
+    // SAFETY: as in `set_capabilities`.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
 /// Mount attributes of `fsmount` and `mount_setattr`.
@@ -288,25 +329,34 @@ pub(crate) fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// The third version: two halves of 32.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
 /// Sets permitted, effective and inheritable capabilities.
 pub(crate) fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
     let half = |shift: u32| {
         let part = |set: u64| u32::try_from(set >> shift & 0xffff_ffff).unwrap_or(0);
-        Data { effective: part(effective), permitted: part(permitted), inheritable: part(inheritable) }
+        CapabilityData {
+            effective: part(effective),
+            permitted: part(permitted),
+            inheritable: part(inheritable),
+        }
     };
-    let header = Header { version: VERSION_3, pid: 0 };
+    let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let data = [half(0), half(32)];
     // SAFETY: version 3 reads a header and two data structures laid out as these, which outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)

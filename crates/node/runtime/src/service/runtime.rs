@@ -139,8 +139,10 @@ impl RuntimeService for Calls {
         if !network_condition.status {
             network_condition.reason = "NetworkPluginNotReady".to_owned();
         }
-        let features =
-            v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let features = v1::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: self.0.user_namespaces.is_ok(),
+        };
         let mut info = std::collections::HashMap::new();
         if request.into_inner().verbose {
             let text = serde_json::json!({"root": self.0.config.root, "cniConfiguration": self.0.config.cni_configuration});

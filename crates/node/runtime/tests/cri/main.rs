@@ -11,6 +11,7 @@ mod restart;
 mod sandboxes;
 mod security;
 mod streams;
+mod users;
 
 use fixture::{Fixture, Kind};
 
