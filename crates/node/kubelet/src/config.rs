@@ -40,6 +40,8 @@ pub struct Config {
     pub informers: SharedInformers,
     /// TLS of the kubelet's server; None means no server (tests of the pod life cycle).
     pub serving: Option<ServingCertificate>,
+    /// Ids of a pod's user namespace, `userNamespaces.idsPerPod`: a multiple of upstream's default, 65536.
+    pub user_namespace_ids_per_pod: u32,
     /// Labels of the node besides the well-known ones.
     pub labels: BTreeMap<String, String>,
     /// Programs that know registry credentials.
@@ -77,6 +79,7 @@ impl Config {
             client,
             informers,
             serving: None,
+            user_namespace_ids_per_pod: 65_536,
             labels: BTreeMap::new(),
             credential_providers: None,
             version: "v1.36.0".to_owned(),

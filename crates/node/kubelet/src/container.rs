@@ -56,6 +56,7 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) devices: Vec<v1::Device>,
     pub(crate) bounds: resources::Bounds,
     pub(crate) seccomp: security::Seccomp<'a>,
+    pub(crate) users: &'a v1::UserNamespace,
     /// The container whose processes an ephemeral container joins.
     pub(crate) target: Option<&'a str>,
 }
@@ -67,7 +68,8 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, lookup)).collect()
     };
-    let mut security = security::container_context(pod, container, from.image_user, from.seccomp)?;
+    let mut security =
+        security::container_context(pod, container, from.image_user, from.users, from.seccomp)?;
     if let (Some(target), Some(options)) = (from.target, security.namespace_options.as_mut()) {
         options.pid = v1::NamespaceMode::Target.into();
         options.target_id = target.to_owned();
@@ -87,7 +89,7 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
             .iter()
             .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
             .collect(),
-        mounts: from.mounts.clone(),
+        mounts: mapped(from.mounts.clone(), from.users),
         devices: from.devices.clone(),
         labels: [
             (label::POD_NAME, pod::name(pod)),
@@ -109,6 +111,15 @@ pub(crate) fn config(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Conf
         }),
         ..Default::default()
     })
+}
+
+/// Mounts with the ids that their files have in the pod's user namespace.
+fn mapped(mut mounts: Vec<v1::Mount>, users: &v1::UserNamespace) -> Vec<v1::Mount> {
+    for mount in &mut mounts {
+        mount.uid_mappings.clone_from(&users.uids);
+        mount.gid_mappings.clone_from(&users.gids);
+    }
+    mounts
 }
 
 /// Where one run of a container logs, below the pod's log directory.

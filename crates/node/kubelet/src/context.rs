@@ -21,6 +21,7 @@ use crate::{
     references::References,
     resources::{Bounds, CpuBounds, Swap},
     tokens::Tokens,
+    userns::UserNamespaces,
     volumes::PodDir,
 };
 
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) services: Informer<Service>,
     pub(crate) references: References,
     pub(crate) tokens: Tokens,
+    pub(crate) users: UserNamespaces,
     pub(crate) images: Images,
     pub(crate) image_gc: ImageGc,
     /// When the node is short of something.

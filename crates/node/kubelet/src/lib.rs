@@ -50,6 +50,7 @@ mod status;
 mod status_writer;
 mod sysctls;
 mod tokens;
+mod userns;
 mod volumes;
 mod worker;
 

@@ -31,6 +31,7 @@ use crate::{
     resources,
     server::{Server, ServerError},
     tokens::Tokens,
+    userns::{self, UserNamespaces},
     worker::{CRASH_INITIAL, CRASH_LIMIT},
 };
 
@@ -58,6 +59,9 @@ pub enum Error {
     /// The machine is not as the configuration asks for.
     #[error("{0}")]
     Machine(String),
+    /// The ids for user namespaces cannot be given to pods.
+    #[error("kubelet mappings: {0}")]
+    Users(String),
     /// Cgroups are not as they must be.
     #[error("cgroups: {0}")]
     Cgroups(String),
@@ -90,6 +94,12 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             .create(&path)
             .map_err(|source| Error::Directory { path, source })?;
     }
+    let per_pod = config.user_namespace_ids_per_pod;
+    let users = userns::ids_of_machine(per_pod)
+        .and_then(|ids| {
+            UserNamespaces::new(config.root_dir.join("pods"), per_pod, ids, config.settings.max_pods)
+        })
+        .map_err(Error::Users)?;
     let timeouts = Timeouts { request: config.settings.runtime_request_timeout.0, ..Timeouts::default() };
     let cri = Cri::with_timeouts(&config.settings.container_runtime_endpoint, timeouts)?;
     let server = match &config.serving {
@@ -129,6 +139,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let shared = Arc::new(Context {
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
+        users,
         node: Arc::default(),
         thresholds: thresholds::parse(&config.settings).map_err(Error::Machine)?,
         pressures: Mutex::default(),

@@ -27,6 +27,7 @@ pub(crate) struct Surroundings<'a> {
     /// The pod's own cgroup; empty if pods have none.
     pub(crate) cgroup_parent: &'a str,
     pub(crate) seccomp: security::Seccomp<'a>,
+    pub(crate) users: &'a v1::UserNamespace,
 }
 
 /// Why a sandbox cannot be made.
@@ -36,8 +37,6 @@ pub(crate) enum SandboxError {
     Hostname(String),
     #[error(transparent)]
     Security(#[from] SecurityError),
-    #[error("user namespaces (hostUsers: false) are not supported by this kubelet")]
-    UserNamespace,
 }
 
 /// Where a pod's logs are: `namespace_name_uid` below the root, upstream's layout.
@@ -62,9 +61,6 @@ pub(crate) fn config(
     around: &Surroundings<'_>,
 ) -> Result<v1::PodSandboxConfig, SandboxError> {
     let spec = pod.spec.as_ref();
-    if spec.and_then(|spec| spec.host_users) == Some(false) {
-        return Err(SandboxError::UserNamespace);
-    }
     let hostname = if pod::host_network(pod) {
         String::new()
     } else {
@@ -92,7 +88,7 @@ pub(crate) fn config(
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: around.cgroup_parent.to_owned(),
-            security_context: Some(security::sandbox_context(pod, around.seccomp)?),
+            security_context: Some(security::sandbox_context(pod, around.users, around.seccomp)?),
             sysctls,
             overhead: None,
             resources: None,

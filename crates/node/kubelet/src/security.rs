@@ -54,7 +54,7 @@ fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
 }
 
 /// The namespaces of a pod's containers.
-pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+pub(crate) fn namespaces(pod: &Pod, users: &v1::UserNamespace) -> v1::NamespaceOption {
     use v1::NamespaceMode as Mode;
     let spec = pod.spec.as_ref();
     let set = |flag: Option<bool>| flag == Some(true);
@@ -65,7 +65,13 @@ pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     };
     let ipc = if spec.is_some_and(|spec| set(spec.host_ipc)) { Mode::Node } else { Mode::Pod };
     let network = if pod::host_network(pod) { Mode::Node } else { Mode::Pod };
-    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), ..Default::default() }
+    v1::NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: ipc.into(),
+        userns_options: Some(users.clone()),
+        ..Default::default()
+    }
 }
 
 /// Refuses a container that would run as root against its policy.
@@ -159,6 +165,7 @@ pub(crate) fn container_context(
     pod: &Pod,
     container: &Container,
     image: &ImageUser,
+    users: &v1::UserNamespace,
     node: Seccomp<'_>,
 ) -> Result<v1::LinuxContainerSecurityContext, SecurityError> {
     verify_non_root(pod, container, image)?;
@@ -194,7 +201,7 @@ pub(crate) fn container_context(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         selinux_options: selinux.map(|wanted| v1::SeLinuxOption {
             user: wanted.user.clone().unwrap_or_default(),
             role: wanted.role.clone().unwrap_or_default(),
@@ -219,6 +226,7 @@ pub(crate) fn container_context(
 /// The sandbox's security context; the pause process needs nothing.
 pub(crate) fn sandbox_context(
     pod: &Pod,
+    users: &v1::UserNamespace,
     node: Seccomp<'_>,
 ) -> Result<v1::LinuxSandboxSecurityContext, SecurityError> {
     let pod_sc = pod_context(pod);
@@ -232,7 +240,7 @@ pub(crate) fn sandbox_context(
         .chain(pod::init_containers(pod))
         .any(|container| container.security_context.as_ref().and_then(|sc| sc.privileged) == Some(true));
     Ok(v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         run_as_user: pod_sc.and_then(|sc| sc.run_as_user).map(int),
         run_as_group: pod_sc.and_then(|sc| sc.run_as_user.and(sc.run_as_group)).map(int),
         supplemental_groups: supplemental_groups(pod),
@@ -311,6 +319,7 @@ mod tests {
                 &Pod::default(),
                 &container(seccomp(name)),
                 &ImageUser::default(),
+                &v1::UserNamespace::default(),
                 Seccomp { root: "/root/seccomp", by_default: false },
             )
             .map(|context| context.seccomp.unwrap().localhost_ref)
@@ -334,9 +343,14 @@ mod tests {
             allow_privilege_escalation: Some(false),
             ..Default::default()
         });
-        let context =
-            container_context(&pod, &own, &ImageUser::default(), Seccomp { root: "/x", by_default: true })
-                .unwrap();
+        let context = container_context(
+            &pod,
+            &own,
+            &ImageUser::default(),
+            &v1::UserNamespace::default(),
+            Seccomp { root: "/x", by_default: true },
+        )
+        .unwrap();
         let default = v1::security_profile::ProfileType::RuntimeDefault;
         assert_eq!(context.seccomp.as_ref().unwrap().profile_type(), default);
         assert_eq!(context.run_as_user.unwrap().value, 2);

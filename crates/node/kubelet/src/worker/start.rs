@@ -23,6 +23,7 @@ use crate::{
     record::RunState,
     sandbox::{self, Surroundings},
     status::StartError,
+    userns::{self, UserNamespaces},
     volumes,
     worker::{Worker, container_at, kill},
 };
@@ -59,9 +60,13 @@ impl Worker {
             return Some(at);
         }
         let prepared = match self.runtime_handler().await {
-            Ok(handler) => {
-                self.sandbox_config(attempt).map(|config| (config, handler)).map_err(|e| e.to_string())
-            }
+            Ok(handler) => match self.users(Some(&handler)).await {
+                Ok(users) => {
+                    let config = self.sandbox_config(attempt, &users);
+                    config.map(|config| (config, handler)).map_err(|error| error.to_string())
+                }
+                Err(message) => Err(message),
+            },
             Err(message) => Err(message),
         };
         let message = match prepared {
@@ -101,7 +106,25 @@ impl Worker {
         }
     }
 
-    fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig, sandbox::SandboxError> {
+    /// The pod's user namespace, or the host's. The handler is asked about before the first use.
+    async fn users(&self, handler: Option<&str>) -> Result<v1::UserNamespace, String> {
+        if !UserNamespaces::wanted(&self.pod) {
+            return Ok(UserNamespaces::of_host());
+        }
+        if let Some(handler) = handler {
+            let status = self.shared.cri.status(v1::StatusRequest::default()).await;
+            userns::check_handler(&status.map_err(|error| error.grpc_text())?.runtime_handlers, handler)?;
+        }
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let found = tokio::task::spawn_blocking(move || shared.users.of_pod(&pod)).await;
+        found.map_err(|error| error.to_string())?
+    }
+
+    fn sandbox_config(
+        &self,
+        attempt: u32,
+        users: &v1::UserNamespace,
+    ) -> Result<v1::PodSandboxConfig, sandbox::SandboxError> {
         let config = &self.shared.config;
         sandbox::config(
             &self.pod,
@@ -116,6 +139,7 @@ impl Worker {
                     root: &self.shared.seccomp_root(),
                     by_default: config.settings.seccomp_default,
                 },
+                users,
             },
         )
     }
@@ -180,8 +204,9 @@ impl Worker {
         let about = shared.container_reference(&pod, kind, &spec.name);
         let warn = |text: String| shared.recorder.event(&about, EventType::Warning, "Failed", text);
         let attempt = self.record.sandbox().map_or(0, |sandbox| sandbox.attempt);
+        let users = self.users(None).await.map_err(|error| failed("CreateContainerConfigError", error))?;
         let sandbox_config = self
-            .sandbox_config(attempt)
+            .sandbox_config(attempt, &users)
             .map_err(|error| failed("CreateContainerConfigError", error.to_string()))?;
         let secrets = pull_secrets(&shared, &pod).await;
         let no_image = |missing: NoImage| {
@@ -206,7 +231,7 @@ impl Worker {
             failed("CreateContainerConfigError", text)
         })?;
         let config = self
-            .container_config(spec, restart_count, &image, volumes, target.as_deref())
+            .container_config(spec, restart_count, &image, volumes, &users, target.as_deref())
             .await
             .map_err(|text| {
                 warn(format!("Error: {text}"));
@@ -340,6 +365,7 @@ impl Worker {
         restart_count: u32,
         image: &Image,
         volumes: ImageVolumes,
+        users: &v1::UserNamespace,
         target: Option<&str>,
     ) -> Result<v1::ContainerConfig, String> {
         let shared = &self.shared;
@@ -382,6 +408,7 @@ impl Worker {
                 root: &shared.seccomp_root(),
                 by_default: shared.config.settings.seccomp_default,
             },
+            users,
             target,
         })
         .map_err(|error| error.to_string())
