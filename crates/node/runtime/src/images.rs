@@ -3,6 +3,7 @@
 
 pub(crate) mod blobs;
 pub(crate) mod manifest;
+mod pipeline;
 pub(crate) mod records;
 pub(crate) mod store;
 pub(crate) mod unpack;

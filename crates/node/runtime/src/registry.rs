@@ -221,10 +221,7 @@ impl Puller<'_> {
             Ok(()) => {
                 let (store, digest, scratch) =
                     (std::sync::Arc::clone(&self.runtime.store), wanted.digest.clone(), scratch.clone());
-                let taken = tokio::task::spawn_blocking(move || {
-                    let mut file = std::fs::File::open(&scratch)?;
-                    store.blobs.put(&digest, &mut file)
-                });
+                let taken = tokio::task::spawn_blocking(move || store.blobs.take(&digest, &scratch));
                 match taken.await {
                     Ok(taken) => taken.map_err(PullError::Content),
                     Err(error) => Err(ImageError::Io(std::io::Error::other(error)).into()),

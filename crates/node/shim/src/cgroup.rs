@@ -339,6 +339,24 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Moves a process to where another process of the group is. In version 2 a group that lends controllers to those below
+    /// has no processes of its own, and a container may divide its group so: then that of its first process is taken, which
+    /// is below it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter_beside(&self, path: &str, other: i32, pid: i32) -> io::Result<()> {
+        let entered = self.enter(path, pid);
+        if !self.is_v2() || !entered.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy) {
+            return entered;
+        }
+        let text = fs::read_to_string(format!("/proc/{other}/cgroup"))?;
+        match group_below(&text, path) {
+            Some(below) => self.enter(below, pid),
+            None => entered,
+        }
+    }
+
     /// Processes of the group and of those below it.
     pub fn processes(&self, path: &str) -> Vec<i32> {
         let mut found = Vec::new();
@@ -408,6 +426,13 @@ fn inherit_cpuset(mount: &Path, directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The group of version 2 in the text of a process' `cgroup`, if it is `path` or below it.
+fn group_below<'a>(text: &'a str, path: &str) -> Option<&'a str> {
+    let group = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = Path::new(group).strip_prefix(path).ok()?;
+    below.components().all(|part| matches!(part, std::path::Component::Normal(_))).then_some(group)
 }
 
 fn collect(directory: &Path, found: &mut Vec<i32>) {

@@ -143,7 +143,7 @@ pub(crate) fn container(
         }
         Fork::Parent(pid) => {
             drop((theirs, streams));
-            attend(&ours, pid, &spec.cgroup, spec.process.oom_score_adj, cgroups)
+            attend(&ours, pid, |pid| cgroups.enter(&spec.cgroup, pid), spec.process.oom_score_adj)
         }
     }
 }
@@ -274,7 +274,8 @@ pub(crate) fn exec(
         }
         Fork::Parent(pid) => {
             drop((theirs, streams));
-            attend(&ours, pid, &spec.cgroup, process.oom_score_adj, cgroups)
+            let enter = |pid| cgroups.enter_beside(&spec.cgroup, init, pid);
+            attend(&ours, pid, enter, process.oom_score_adj)
         }
     }
 }
@@ -329,13 +330,12 @@ fn own_group(cgroups: &Cgroups) -> io::Result<()> {
 fn attend(
     socket: &OwnedFd,
     first: i32,
-    cgroup: &str,
+    enter: impl FnOnce(i32) -> io::Result<()>,
     oom_score_adj: Option<i32>,
-    cgroups: &Cgroups,
 ) -> Result<Started, StartError> {
     let mut pid = first;
     let outcome = (|| {
-        cgroups.enter(cgroup, first)?;
+        enter(first)?;
         if let Some(score) = oom_score_adj {
             step("oom_score_adj", set_oom_score(first, score))?;
         }

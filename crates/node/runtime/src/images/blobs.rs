@@ -114,6 +114,23 @@ impl Blobs {
         Ok(())
     }
 
+    /// Takes a file of this file system under its digest, unless that is here. The file is gone or refused afterwards.
+    pub(crate) fn take(&self, wanted: &str, file: &Path) -> Result<(), BlobError> {
+        let path = self.path(wanted)?;
+        if path.is_file() {
+            return Ok(fs::remove_file(file)?);
+        }
+        let mut content = File::open(file)?;
+        let mut hash = Sha256::new();
+        io::copy(&mut content, &mut hash)?;
+        let found = format!("sha256:{:x}", hash.finalize());
+        if found != wanted {
+            return Err(BlobError::Digest { wanted: wanted.to_owned(), found });
+        }
+        content.sync_data()?;
+        Ok(fs::rename(file, path)?)
+    }
+
     fn write(&self, wanted: &str, content: &mut dyn Read, scratch: &Path) -> Result<(), BlobError> {
         let mut file = File::create(scratch)?;
         let mut hash = Sha256::new();
@@ -177,6 +194,14 @@ mod tests {
         let other = digest(b"other");
         assert!(matches!(blobs.put(&other, &mut b"lie".as_slice()), Err(BlobError::Digest { .. })));
         assert!(!blobs.has(&other));
+        let file = blobs.scratch();
+        fs::write(&file, "lie").unwrap();
+        assert!(matches!(blobs.take(&other, &file), Err(BlobError::Digest { .. })));
+        fs::write(&file, "other").unwrap();
+        blobs.take(&other, &file).unwrap();
+        fs::write(&file, "hello").unwrap();
+        blobs.take(&name, &file).unwrap();
+        assert_eq!(blobs.read(&other).unwrap(), b"other");
         for bad in ["sha256:../../etc/passwd", "sha256:AB", "md5:00", ""] {
             assert!(blobs.put(bad, &mut b"".as_slice()).is_err(), "{bad}");
         }

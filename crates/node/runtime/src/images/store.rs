@@ -1,6 +1,6 @@
 //! The image store: content, layers and records together.
 //!
-//! A layer is unpacked under a scratch name and renamed to its own when it is whole and its digest is right. Whoever adds
+//! Layers are unpacked under scratch names and renamed to their own when all are whole and their digests right. Whoever adds
 //! an image holds the store open for adding; a collection waits until nobody does, so it never takes what is about to
 //! get a name.
 
@@ -8,15 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 use parking_lot::{Mutex, RwLock};
 use podium_cri::archive;
-use sha2::{Digest, Sha256};
 
 use super::blobs::{BlobError, Blobs};
 use super::manifest::{Descriptor, Document, ImageConfig, chain_ids, choose};
+use super::pipeline;
 use super::records::{Record, Records};
 use super::unpack::{self, Limits, UnpackError, Usage};
 use crate::remove;
@@ -188,13 +187,7 @@ impl Store {
         if !parsed.os.is_empty() && parsed.os != "linux" {
             return Err(ImageError::Platform);
         }
-        let chain = chain_ids(&parsed.rootfs.diff_ids);
-        let mut layers: Vec<String> = Vec::new();
-        for ((layer, diff_id), chain_id) in document.layers.iter().zip(&parsed.rootfs.diff_ids).zip(&chain) {
-            let directory = super::blobs::hex(chain_id)?.to_owned();
-            self.unpack(layer, diff_id, &directory, &layers)?;
-            layers.push(directory);
-        }
+        let layers = self.unpack_all(&document.layers, &parsed.rootfs.diff_ids)?;
         let mut record = Record {
             id: config.digest.clone(),
             manifest,
@@ -285,43 +278,70 @@ impl Store {
         Ok(self.blobs.read(digest)?)
     }
 
+    /// Unpacks the layers that are not here yet; the names of all of them, lowest first.
+    fn unpack_all(&self, layers: &[Descriptor], diff_ids: &[String]) -> Result<Vec<String>, ImageError> {
+        let mut names = Vec::new();
+        // Where each layer is by now, lowest first; and those that are to get their names.
+        let (mut places, mut fresh): (Vec<PathBuf>, Vec<(PathBuf, PathBuf)>) = (Vec::new(), Vec::new());
+        let unpacked = (|| {
+            for ((layer, diff_id), chain_id) in layers.iter().zip(diff_ids).zip(&chain_ids(diff_ids)) {
+                let name = super::blobs::hex(chain_id)?.to_owned();
+                let place = self.layers.join(&name);
+                names.push(name);
+                if place.is_dir() {
+                    places.push(place);
+                    continue;
+                }
+                let scratch = self.blobs.scratch();
+                fs::create_dir(&scratch)?;
+                fresh.push((scratch.clone(), place));
+                self.unpack(layer, diff_id, &scratch, &places)?;
+                places.push(scratch);
+            }
+            if let Some((scratch, _)) = fresh.first() {
+                // A name means that all of it is there, after a power cut too.
+                nix::unistd::syncfs(File::open(scratch)?).map_err(io::Error::from)?;
+            }
+            Ok(())
+        })();
+        let named = unpacked.and_then(|()| {
+            for (scratch, place) in &fresh {
+                match fs::rename(scratch, place) {
+                    // Another image with the same layer was quicker.
+                    Err(_) if place.is_dir() => remove::tree(scratch)?,
+                    other => other?,
+                }
+            }
+            Ok(names)
+        });
+        if named.is_err() {
+            for (scratch, _) in &fresh {
+                let _ = remove::tree(scratch);
+            }
+        }
+        named
+    }
+
     fn unpack(
         &self,
         layer: &Descriptor,
         diff_id: &str,
-        directory: &str,
-        below: &[String],
+        target: &Path,
+        below: &[PathBuf],
     ) -> Result<(), ImageError> {
-        let place = self.layers.join(directory);
-        if place.is_dir() {
-            return Ok(());
+        let lower: Vec<PathBuf> = below.iter().rev().cloned().collect();
+        let blob = self.blobs.open_blob(&layer.digest)?;
+        let (unpacked, found) = pipeline::ahead(
+            move || open_layer(blob),
+            |stream| unpack::unpack(stream, target, &lower, self.limits),
+        );
+        unpacked.map_err(|source| ImageError::Unpack { digest: layer.digest.clone(), source })?;
+        let found = found?;
+        if found != diff_id {
+            let (digest, wanted) = (layer.digest.clone(), diff_id.to_owned());
+            return Err(ImageError::DiffId { digest, wanted, found });
         }
-        let scratch = self.blobs.scratch();
-        fs::create_dir(&scratch)?;
-        let lower: Vec<PathBuf> = below.iter().rev().map(|name| self.layers.join(name)).collect();
-        let outcome = (|| {
-            let hash = Arc::new(Mutex::new(Sha256::new()));
-            let stream = open_layer(self.blobs.open_blob(&layer.digest)?)?;
-            let stream = Hashing { inner: stream, hash: Arc::clone(&hash) };
-            unpack::unpack(stream, &scratch, &lower, self.limits)
-                .map_err(|source| ImageError::Unpack { digest: layer.digest.clone(), source })?;
-            let found = format!("sha256:{:x}", hash.lock().clone().finalize());
-            if found != diff_id {
-                let (digest, wanted) = (layer.digest.clone(), diff_id.to_owned());
-                return Err(ImageError::DiffId { digest, wanted, found });
-            }
-            // A name means that all of it is there, after a power cut too.
-            nix::unistd::syncfs(File::open(&scratch)?).map_err(io::Error::from)?;
-            match fs::rename(&scratch, &place) {
-                // Another image with the same layer was quicker.
-                Err(_) if place.is_dir() => Ok(remove::tree(&scratch)?),
-                other => Ok(other?),
-            }
-        })();
-        if outcome.is_err() {
-            let _ = remove::tree(&scratch);
-        }
-        outcome
+        Ok(())
     }
 
     /// Removes an image with all its names. False: there was none.
@@ -368,7 +388,7 @@ fn parse<T: serde::de::DeserializeOwned>(digest: &str, bytes: &[u8]) -> Result<T
 }
 
 /// A layer as a plain tar stream, by what its first bytes say.
-fn open_layer(mut file: File) -> Result<Box<dyn Read>, ImageError> {
+fn open_layer(mut file: File) -> io::Result<Box<dyn Read>> {
     use std::io::Seek;
     let mut magic = [0; 4];
     let mut read = 0;
@@ -388,19 +408,6 @@ fn open_layer(mut file: File) -> Result<Box<dyn Read>, ImageError> {
         return Ok(Box::new(super::zstd::decoder(file)));
     }
     Ok(Box::new(file))
-}
-
-struct Hashing<R> {
-    inner: R,
-    hash: Arc<Mutex<Sha256>>,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let size = self.inner.read(buffer)?;
-        self.hash.lock().update(&buffer[..size]);
-        Ok(size)
-    }
 }
 
 /// A blob of an archive, from its beginning.

@@ -432,17 +432,15 @@ impl Unpacker {
             Err(Errno::ENOENT) => {}
             other => return Ok(other?),
         }
-        if links == 0 {
-            return Err(Errno::ELOOP.into());
-        }
+        let fewer = || links.checked_sub(1).ok_or(Errno::ELOOP);
         let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
         let name = name.ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.resolve(above, links - 1)?;
+        let parent = self.resolve(above, links)?;
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => match self.below(path)? {
                 Some(Below::Link(target)) => {
                     symlinkat(target.as_os_str(), &parent, name)?;
-                    self.resolve(&pointed(above, &target), links - 1)
+                    self.resolve(&pointed(above, &target), fewer()?)
                 }
                 Some(Below::Directory(stat)) => {
                     mkdirat(&parent, name, Mode::from_bits_truncate(0o700))?;
@@ -463,7 +461,7 @@ impl Unpacker {
             // A link to something that this layer lacks.
             Ok(stat) if kind(&stat) == SFlag::S_IFLNK => {
                 let target = PathBuf::from(readlinkat(&parent, name)?);
-                self.resolve(&pointed(above, &target), links - 1)
+                self.resolve(&pointed(above, &target), fewer()?)
             }
             Ok(stat) if kind(&stat) == SFlag::S_IFCHR && stat.st_rdev == 0 => {
                 // Deleted below, and now there again.

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, RANGE, USER_AGENT, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WantsClientCert;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -229,7 +230,11 @@ impl Client {
         if uri.scheme_str() != Some("https") && host.url.starts_with("https:") {
             return Err(HttpError::Authorize(format!("{realm:?} is not safe to ask")));
         }
-        let realm_host = Host { url: realm.to_owned(), ..host.clone() };
+        let mut realm_host = Host { url: realm.to_owned(), ..host.clone() };
+        if authority(realm) != authority(&host.url) {
+            // What is meant for the host is none of the service's business.
+            (realm_host.headers, realm_host.client) = (Vec::new(), Vec::new());
+        }
         let pair = |name: &str, value: &str| format!("{name}={}", encode(value));
         let response = if let Some(token) = self.credentials.identity_token() {
             let form = [
@@ -263,7 +268,7 @@ impl Client {
         Ok(format!("Bearer {token}"))
     }
 
-    /// Asks, and asks again where it is led, without saying who asks.
+    /// Asks, and asks again where it is led; another host is not told who asks.
     async fn follow(
         &self,
         host: &Host,
@@ -285,9 +290,9 @@ impl Client {
             }
             if authority(&next) != authority(&url) {
                 // Exceptions were made for one host only.
-                (host.skip_verify, host.ca) = (false, None);
+                host = Host { url: next.clone(), resolve: host.resolve, ..Host::default() };
+                extra.authorization = None;
             }
-            extra.authorization = None;
             url = next;
         }
         Err(HttpError::Redirect(url))
@@ -369,6 +374,10 @@ async fn ask(host: &Host, url: &str, extra: &Extra) -> io::Result<Response<Incom
     stream.set_nodelay(true)?;
     let mut headers = HeaderMap::new();
     let text = |value: &str| HeaderValue::from_str(value).map_err(io::Error::other);
+    for (name, value) in &host.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(io::Error::other)?;
+        headers.append(name, text(value)?);
+    }
     headers.insert(HOST, text(authority.as_str())?);
     headers.insert(USER_AGENT, HeaderValue::from_static("podium"));
     if let Some(accept) = extra.accept {
@@ -420,16 +429,27 @@ fn tls(host: &Host) -> io::Result<ClientConfig> {
         .map_err(io::Error::other)?;
     if host.skip_verify {
         let verifier = Arc::new(unchecked::Unchecked(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        return identify(builder, host);
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = &host.ca {
+    for path in &host.ca {
         for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
             roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    identify(builder.with_root_certificates(roots), host)
+}
+
+/// With the certificate that we are to show the host, if there is one.
+fn identify(builder: ConfigBuilder<ClientConfig, WantsClientCert>, host: &Host) -> io::Result<ClientConfig> {
+    // Of several a host would be shown the one that it asks for; the first is what this library can give.
+    let Some((certificate, key)) = host.client.first() else { return Ok(builder.with_no_client_auth()) };
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(io::Error::other)?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
 }
 
 /// For hosts whose owner has said in `hosts.toml` not to check them.

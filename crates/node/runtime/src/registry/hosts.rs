@@ -1,6 +1,6 @@
 //! Which hosts answer for a registry: `HOST/hosts.toml` in a directory, as containerd has it, else the registry itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -27,7 +27,7 @@ pub(crate) enum HostsError {
 }
 
 /// A host to ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Host {
     /// Scheme, authority and the path that repositories are below.
     pub(crate) url: String,
@@ -35,8 +35,12 @@ pub(crate) struct Host {
     pub(crate) resolve: bool,
     /// Its certificate is not checked.
     pub(crate) skip_verify: bool,
-    /// A file with the authority that signed its certificate.
-    pub(crate) ca: Option<String>,
+    /// Files with the authorities that sign its certificate, beside those of the machine.
+    pub(crate) ca: Vec<PathBuf>,
+    /// Files with certificates to show it, and with their keys.
+    pub(crate) client: Vec<(PathBuf, PathBuf)>,
+    /// What it is told with every request.
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,19 +48,85 @@ struct File {
     server: Option<String>,
     #[serde(default)]
     host: toml::Table,
-    ca: Option<String>,
-    #[serde(default)]
-    skip_verify: bool,
+    #[serde(flatten)]
+    own: Entry,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 struct Entry {
     capabilities: Option<Vec<String>>,
     ca: Option<toml::Value>,
+    client: Option<toml::Value>,
+    #[serde(default)]
+    header: toml::Table,
     #[serde(default)]
     skip_verify: bool,
     #[serde(default)]
     override_path: bool,
+}
+
+impl Entry {
+    fn can(&self, what: &str) -> bool {
+        self.capabilities.as_ref().is_none_or(|list| list.iter().any(|one| one == what))
+    }
+
+    /// The host that it is about. Relative files are in `directory`.
+    fn host(&self, url: &str, directory: &Path) -> Result<Host, String> {
+        Ok(Host {
+            url: base(url, self.override_path)?,
+            resolve: self.can("resolve"),
+            skip_verify: self.skip_verify,
+            ca: match &self.ca {
+                None => Vec::new(),
+                Some(value) => strings("ca", value)?.iter().map(|path| directory.join(path)).collect(),
+            },
+            client: match &self.client {
+                None => Vec::new(),
+                Some(value) => pairs(value)?
+                    .into_iter()
+                    .map(|(certificate, key)| (directory.join(certificate), directory.join(key)))
+                    .collect(),
+            },
+            headers: self
+                .header
+                .iter()
+                .map(|(name, value)| {
+                    Ok(strings("header", value)?.into_iter().map(move |value| (name.clone(), value)))
+                })
+                .collect::<Result<Vec<_>, String>>()?
+                .into_iter()
+                .flatten()
+                .collect(),
+        })
+    }
+}
+
+/// One string or several.
+fn strings(what: &str, value: &toml::Value) -> Result<Vec<String>, String> {
+    let one = |value: &toml::Value| match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        other => Err(format!("{what} {other:?} is no text")),
+    };
+    match value {
+        toml::Value::Array(all) => all.iter().map(one).collect(),
+        other => Ok(vec![one(other)?]),
+    }
+}
+
+/// Certificates and keys: one file with both, several of that kind, or a list of pairs, whose key may be empty: then it is
+/// in the certificate's file.
+fn pairs(value: &toml::Value) -> Result<Vec<(String, String)>, String> {
+    let whole = |file: &str| (file.to_owned(), file.to_owned());
+    let one = |value: &toml::Value| match strings("client", value)?.as_slice() {
+        [file] => Ok(whole(file)),
+        [file, key] if key.is_empty() => Ok(whole(file)),
+        [certificate, key] => Ok((certificate.clone(), key.clone())),
+        other => Err(format!("client {other:?} is no certificate and key")),
+    };
+    match value {
+        toml::Value::Array(all) => all.iter().map(one).collect(),
+        other => Ok(vec![one(other)?]),
+    }
 }
 
 /// The hosts of a registry, in the order to ask them.
@@ -65,7 +135,7 @@ pub(crate) fn of(directory: &Path, registry: &str) -> Result<Vec<Host>, HostsErr
         let path = directory.join(name).join("hosts.toml");
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                return read(&text, registry)
+                return read(&text, registry, path.parent().unwrap_or(directory))
                     .map_err(|why| HostsError::Parse { path: path.display().to_string(), why });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -81,7 +151,7 @@ fn server(registry: &str) -> Host {
     let loopback = name == "localhost" || name.starts_with("127.") || name == "[::1]";
     let scheme = if loopback { "http" } else { "https" };
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-    Host { url: format!("{scheme}://{host}/v2"), resolve: true, skip_verify: false, ca: None }
+    Host { url: format!("{scheme}://{host}/v2"), resolve: true, ..Host::default() }
 }
 
 fn base(url: &str, override_path: bool) -> Result<String, String> {
@@ -93,36 +163,22 @@ fn base(url: &str, override_path: bool) -> Result<String, String> {
     Ok(if override_path || full.ends_with("/v2") { full } else { format!("{full}/v2") })
 }
 
-fn read(text: &str, registry: &str) -> Result<Vec<Host>, String> {
+fn read(text: &str, registry: &str, directory: &Path) -> Result<Vec<Host>, String> {
     let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
     let mut hosts = Vec::new();
     // A table of this library keeps names in order, not as written: order is told by the text.
     let mut names: Vec<(&String, &toml::Value)> = file.host.iter().collect();
-    names.sort_by_key(|(name, _)| text.find(&format!("[host.{name:?}]")).unwrap_or(usize::MAX));
+    names.sort_by_key(|(name, _)| text.find(&format!("[host.{name:?}")).unwrap_or(usize::MAX));
     for (name, value) in names {
         let entry: Entry = value.clone().try_into().map_err(|error: toml::de::Error| error.to_string())?;
-        let can =
-            |what: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|one| one == what));
-        if !can("pull") {
-            continue;
+        if entry.can("pull") {
+            hosts.push(entry.host(name, directory)?);
         }
-        let ca = match &entry.ca {
-            None => None,
-            Some(toml::Value::String(path)) => Some(path.clone()),
-            Some(other) => return Err(format!("ca {other:?} is not one file")),
-        };
-        hosts.push(Host {
-            url: base(name, entry.override_path)?,
-            resolve: can("resolve"),
-            skip_verify: entry.skip_verify,
-            ca,
-        });
     }
-    let last = match file.server.as_deref() {
-        Some(url) => Host { url: base(url, false)?, ..server(registry) },
-        None => server(registry),
-    };
-    hosts.push(Host { skip_verify: file.skip_verify, ca: file.ca, ..last });
+    if file.own.can("pull") {
+        let url = file.server.unwrap_or_else(|| server(registry).url);
+        hosts.push(file.own.host(&url, directory)?);
+    }
     Ok(hosts)
 }
 
@@ -156,7 +212,7 @@ mod tests {
             [host."https://push.only"]
               capabilities = ["push"]
         "#;
-        let hosts = read(text, "example.com").unwrap();
+        let hosts = read(text, "example.com", Path::new("/certs")).unwrap();
         let seen: Vec<(&str, bool)> = hosts.iter().map(|host| (host.url.as_str(), host.resolve)).collect();
         assert_eq!(
             seen,
@@ -167,7 +223,44 @@ mod tests {
             ]
         );
         assert!(hosts[0].skip_verify && !hosts[2].skip_verify);
-        assert!(read("[host.\"ftp://x\"]", "e").is_err());
-        assert!(read("host = 3", "e").is_err());
+        for broken in ["[host.\"ftp://x\"]", "host = 3", "ca = 3", "client = [[\"a\", \"b\", \"c\"]]"] {
+            assert!(read(broken, "e", Path::new("/")).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn what_hosts_are_shown_and_told() {
+        let text = r#"
+            server = "https://own.example/deep"
+            capabilities = ["pull"]
+            override_path = true
+            ca = ["/etc/ca.pem", "other.pem"]
+            client = [["c.pem", "c.key"], ["both.pem", ""]]
+            [header]
+              x-one = "1"
+              x-many = ["2", "3"]
+            [host."https://mirror.example".header]
+              x-mirror = "4"
+            [host."https://mirror.example"]
+              client = "one.pem"
+              ca = "ca.pem"
+        "#;
+        let hosts = read(text, "example.com", Path::new("/certs")).unwrap();
+        let [mirror, own] = hosts.as_slice() else { panic!("{hosts:?}") };
+        let path = |text: &str| PathBuf::from(text);
+        assert_eq!((own.url.as_str(), own.resolve), ("https://own.example/deep", false));
+        assert_eq!(own.ca, [path("/etc/ca.pem"), path("/certs/other.pem")]);
+        assert_eq!(own.client[0], (path("/certs/c.pem"), path("/certs/c.key")));
+        assert_eq!(own.client[1], (path("/certs/both.pem"), path("/certs/both.pem")));
+        let mut headers = own.headers.clone();
+        headers.sort();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(headers, [pair("x-many", "2"), pair("x-many", "3"), pair("x-one", "1")]);
+        assert_eq!(mirror.headers, [pair("x-mirror", "4")]);
+        assert_eq!(mirror.client, [(path("/certs/one.pem"), path("/certs/one.pem"))]);
+        assert_eq!(mirror.ca, [path("/certs/ca.pem")]);
+        // Only mirrors are asked.
+        let alone = read("capabilities = []\n[host.\"https://m\"]", "example.com", Path::new("/")).unwrap();
+        assert_eq!(alone.len(), 1);
     }
 }

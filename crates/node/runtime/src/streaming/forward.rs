@@ -22,6 +22,9 @@ const CONNECTING: Duration = Duration::from_secs(30);
 /// Frames that may wait for a slow connection before the client is made to wait.
 const WAITING: usize = 64;
 
+/// Connections that may be half asked for at a time: a client opens the two streams of one after each other.
+const HALF_OPEN: usize = 256;
+
 type Writer<S> = Arc<Mutex<spdy::Writer<WriteHalf<S>>>>;
 
 /// A request of the client's whose streams arrive one by one.
@@ -54,6 +57,10 @@ where
                         .map(|(_, value)| value.clone())
                         .unwrap_or_default()
                 };
+                if pairs.len() >= HALF_OPEN {
+                    let message = "too many connections of which one stream is missing".to_owned();
+                    return Err(Error::Protocol { protocol: "spdy", message });
+                }
                 writer.lock().await.reply(stream).await?;
                 let request = header("requestid");
                 let pair = pairs.entry(request.clone()).or_default();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use podium_shim::protocol::{Answer as ShimAnswer, Request};
 use podium_streaming::Error;
 use podium_streaming::exec::Streams;
@@ -20,6 +21,8 @@ use crate::shim;
 /// How long output may follow a command's end, from processes it left behind.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// The most that a pipe holds: what anybody may ask for without privileges, by the kernel's default.
+const PIPE: usize = 1 << 20;
 /// Input that may wait for a slow process before the client is made to wait. While there is room a client that leaves is
 /// seen at once.
 const WAITING: usize = 1 << 20;
@@ -227,7 +230,12 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 outcome = Some(done);
                 drain.as_mut().reset(tokio::time::Instant::now() + DRAIN);
             }
-            () = &mut drain, if outcome.is_some() => return Ok(outcome),
+            () = &mut drain, if outcome.is_some() => {
+                // A slow client is no reason to lose what was said before the end.
+                rest(process.stdout.as_ref(), Channel::Stdout, talker, &mut out).await?;
+                rest(process.stderr.as_ref(), Channel::Stderr, talker, &mut err).await?;
+                return Ok(outcome);
+            }
             written = process.give(), if !process.pending.is_empty() => process.given(&written),
             () = tokio::time::sleep(PROBE), if process.pending.len() >= WAITING => {
                 talker.say(Channel::Stdout, &[]).await?;
@@ -251,6 +259,24 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
+}
+
+/// Says what is in a pipe by now, and no more than one holds: a process left behind may write on for ever.
+async fn rest<S: AsyncRead + AsyncWrite + Unpin>(
+    from: Option<&Async>,
+    channel: Channel,
+    talker: &mut Talker<S>,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    let mut left = PIPE;
+    while left > 0
+        && let Some(Ok(size)) = read(from, buffer).now_or_never()
+        && size > 0
+    {
+        talker.say(channel, &buffer[..size]).await?;
+        left = left.saturating_sub(size);
+    }
+    Ok(())
 }
 
 async fn read(from: Option<&Async>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -361,6 +387,34 @@ mod tests {
         let (outcome, (), length) = tokio::time::timeout(LIMIT, all).await.expect("bytes go both ways");
         assert_eq!((outcome.unwrap(), length), (Some(Outcome::Code(0)), CHUNKS * chunk.len()));
         echo.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_loses_nothing() {
+        const LENGTH: usize = 1 << 20;
+        let (Client { mut reader, writer: _writer, stdout, .. }, mut peer) = client().await;
+        let (output, mut says) = io::pipe().unwrap();
+        nix::fcntl::fcntl(&says, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
+        std::io::Write::write_all(&mut says, &vec![7; LENGTH]).unwrap();
+        let process = Process::new(None, Some(Async::new(output.into()).unwrap()), None, false);
+        let ended = std::future::ready(Outcome::Code(0));
+        let carried = carry(process, ended, &mut peer.listener, &mut peer.talker);
+        // The process has ended, another holds its output, and the client takes nothing for longer than that is waited for.
+        let receive = async {
+            tokio::time::sleep(DRAIN * 3).await;
+            let mut length = 0;
+            while length < LENGTH {
+                if let Some(spdy::Frame::Data { stream, bytes, .. }) = reader.next().await.unwrap()
+                    && stream == stdout
+                {
+                    length += bytes.len();
+                }
+            }
+        };
+        let both = futures::future::join(carried, receive);
+        let (outcome, ()) = tokio::time::timeout(LIMIT, both).await.expect("all of it comes");
+        assert_eq!(outcome.unwrap(), Some(Outcome::Code(0)));
+        drop(says);
     }
 
     #[tokio::test]

@@ -92,3 +92,19 @@ fn a_tree_of_version_2() {
     fs::write(root.path().join("pods/a/cgroup.procs"), "7\n8\n").unwrap();
     assert_eq!(groups.processes("/pods/a"), [7, 8]);
 }
+
+#[test]
+fn where_a_containers_first_process_has_gone() {
+    for (text, expected) in [
+        ("0::/pods/a/b\n", Some("/pods/a/b")),
+        ("1:cpu:/x\n0::/pods/a/b/c/d\n", Some("/pods/a/b/c/d")),
+        ("0::/pods/a/bc\n", None),
+        ("0::/pods/a\n", None),
+        ("0::/pods/a/b/../../x\n", None),
+        ("0::/../x\n", None),
+        ("1:cpu:/pods/a/b\n", None),
+        ("", None),
+    ] {
+        assert_eq!(group_below(text, "/pods/a/b"), expected, "{text:?}");
+    }
+}

@@ -170,6 +170,24 @@ fn an_entry_replaces_an_earlier_one() {
 }
 
 #[test]
+fn directories_that_no_entry_names() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let deep = format!("{}file", "d/".repeat(MAX_LINKS + 5));
+    run(directory.path(), &[], &[(&deep, FILE, b"1", 0o644)]).unwrap();
+    assert_eq!(fs::read(directory.path().join(deep)).unwrap(), b"1");
+    // Links that lead to each other end all the same.
+    let looped = run(
+        directory.path(),
+        &[],
+        &[("one", LINK, b"two/x", 0), ("two", LINK, b"one/y", 0), ("one/file", FILE, b"3", 0o644)],
+    );
+    assert!(looped.is_err());
+}
+
+#[test]
 fn bounds_hold() {
     if !is_root() {
         return;

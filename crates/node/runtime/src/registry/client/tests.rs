@@ -2,6 +2,7 @@
 
 use super::*;
 use hyper::service::service_fn;
+use podium_cri::v1;
 use std::convert::Infallible;
 use tokio::net::TcpListener;
 
@@ -23,7 +24,7 @@ async fn registry(
             );
         }
     });
-    Host { url: format!("http://{address}/v2"), resolve: true, skip_verify: false, ca: None }
+    Host { url: format!("http://{address}/v2"), resolve: true, ..Host::default() }
 }
 
 fn reply(status: u16, headers: &[(&'static str, String)], text: &str) -> Response<Full<Bytes>> {
@@ -33,6 +34,25 @@ fn reply(status: u16, headers: &[(&'static str, String)], text: &str) -> Respons
         response.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
     }
     response
+}
+
+#[tokio::test]
+async fn a_redirect_on_the_same_host_keeps_what_the_host_is_told() {
+    let mut host = registry(|path, headers| {
+        let has = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+        match (path, has("authorization", "Basic dTpw"), has("x-own", "yes")) {
+            (_, _, false) => reply(400, &[], ""),
+            (_, false, _) => reply(401, &[("www-authenticate", "Basic realm=\"r\"".to_owned())], ""),
+            ("/v2/a/blobs/x", ..) => reply(307, &[("location", "/elsewhere/x".to_owned())], ""),
+            ("/elsewhere/x", ..) => reply(200, &[], "content"),
+            _ => reply(404, &[], ""),
+        }
+    })
+    .await;
+    host.headers = vec![("x-own".to_owned(), "yes".to_owned())];
+    let auth = v1::AuthConfig { username: "u".into(), password: "p".into(), ..Default::default() };
+    let client = Client::new(Credentials::of(Some(&auth), "a"));
+    assert_eq!(client.get(&host, "a/blobs/x", "x", 100).await.unwrap().1, b"content");
 }
 
 #[tokio::test]
