@@ -1,4 +1,4 @@
-//! Generates the gRPC code of `podium-cri` and of the store's etcd engine from the definitions in their `proto` folders.
+//! Generates the gRPC code of `podium-cri`, `podium-plugins` and of the store's etcd engine from the definitions in their `proto` folders.
 //!
 //! The result is checked in, so that neither users nor CI need a protobuf compiler; protox, a
 //! compiler in Rust, is used here only. `check` compares instead of writing.
@@ -22,7 +22,7 @@ struct Definitions {
     redacted: &'static [&'static str],
 }
 
-const ALL: [Definitions; 2] = [
+const ALL: [Definitions; 3] = [
     Definitions {
         place: "crates/node/cri",
         sources: &[
@@ -35,6 +35,13 @@ const ALL: [Definitions; 2] = [
         server: true,
         bytes: &[],
         redacted: &[".runtime.v1.AuthConfig", ".runtime.v1.KeyValue"],
+    },
+    Definitions {
+        place: "crates/node/plugins",
+        sources: &["device_plugin.proto", "plugin_registration.proto", "dra.proto", "pod_resources.proto"],
+        server: true,
+        bytes: &[],
+        redacted: &[],
     },
     Definitions {
         place: "crates/machinery/store",

@@ -11,14 +11,18 @@ use crate::ci::metadata;
 /// The floors of the house, lowest first: a crate depends only on floors below its own, or within machinery.
 const FLOORS: [(&str, &[&str]); 5] = [
     ("crates/machinery/", &["podium-api", "podium-store", "podium-client", "podium-pki", "podium-streaming"]),
-    ("crates/node/", &["podium-cri", "podium-image", "podium-network", "podium-shim", "podium-runtime"]),
+    (
+        "crates/node/",
+        &["podium-cri", "podium-plugins", "podium-image", "podium-network", "podium-shim", "podium-runtime"],
+    ),
     ("crates/control-plane/", &["podium-apiserver", "podium-scheduler", "podium-controllers"]),
     ("crates/tools/", &["podium-testkit"]),
     ("crates/podium", &["podium"]),
 ];
 
 /// Components on a node may use these of their own floor: interfaces and libraries, not components.
-const NODE_LIBRARIES: [&str; 4] = ["podium-cri", "podium-image", "podium-network", "podium-shim"];
+const NODE_LIBRARIES: [&str; 5] =
+    ["podium-cri", "podium-plugins", "podium-image", "podium-network", "podium-shim"];
 
 /// Crates whose presence would bring a C or assembly tool chain, or a second TLS.
 const BANNED: [&str; 4] = ["aws-lc-sys", "openssl-sys", "libsqlite3-sys", "native-tls"];

@@ -53,15 +53,20 @@ pub(crate) fn socket_path(endpoint: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// A channel that connects on first use and again after a loss.
+/// A channel to a runtime's endpoint.
 pub(crate) fn channel(endpoint: &str) -> Result<Channel, Error> {
-    let path = socket_path(endpoint)?;
+    socket_path(endpoint).map(unix_channel)
+}
+
+/// A channel over a unix socket that connects on first use and again after a loss.
+#[must_use]
+pub fn unix_channel(path: PathBuf) -> Channel {
     // The authority is never resolved; gRPC only wants one to be there.
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
 }
 
 /// One CRI call by its unary request: the wrapper sets the deadline and names the call in errors.
@@ -303,7 +308,11 @@ impl Cri {
     }
 }
 
-async fn bounded<T>(
+/// A gRPC call with a deadline; `call` names it in errors.
+///
+/// # Errors
+/// What the other side answered, or that it did not within `limit`.
+pub async fn bounded<T>(
     call: &'static str,
     limit: Duration,
     future: impl Future<Output = Result<Response<T>, Status>>,

@@ -14,7 +14,7 @@ mod names;
 mod redact;
 
 pub use archive::ArchiveError;
-pub use client::{Cri, Timeouts};
+pub use client::{Cri, Timeouts, bounded, unix_channel};
 pub use error::Error;
 pub use import::{ImportError, import_image};
 pub use names::{NameError, normalize_image_name};

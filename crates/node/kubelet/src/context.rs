@@ -13,6 +13,7 @@ use crate::{
     Config,
     backoff::Backoff,
     cgroups::Cgroups,
+    container_manager::ContainerManager,
     eviction::{state::Pressure, thresholds::Threshold},
     image_gc::ImageGc,
     images::Images,
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     /// What it is short of.
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     pub(crate) cgroups: Cgroups,
+    pub(crate) container_manager: ContainerManager,
     pub(crate) machine: Machine,
     pub(crate) resolver: HostResolver,
     /// Crash back-off of all containers.

@@ -18,6 +18,7 @@ mod cgroups;
 mod config;
 mod configuration;
 mod container;
+mod container_manager;
 mod context;
 mod credentials;
 mod directory_watch;
@@ -57,6 +58,8 @@ mod worker;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod tests_devices;
+#[cfg(test)]
 mod tests_life;
 #[cfg(test)]
 mod tests_real;
@@ -66,6 +69,7 @@ pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
     MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
 };
+pub use container_manager::SettingsError;
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
 pub use run::{Error, run};
 pub use server::ServerError;

@@ -102,7 +102,11 @@ impl NodeKeeper {
                 }
             }
             let every = settings.node_status_update_frequency.0;
-            tokio::time::sleep(if report.health.not_ready.is_some() { NOT_READY_EVERY } else { every }).await;
+            let pause = if report.health.not_ready.is_some() { NOT_READY_EVERY } else { every };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shared.container_manager.capacity_changed() => {}
+            }
         }
     }
 
@@ -115,7 +119,10 @@ impl NodeKeeper {
             old.conditions.as_deref().unwrap_or_default(),
             Timestamp::now(),
         );
-        let status = self.status(conditions, report).await;
+        let mut status = self.status(conditions, report).await;
+        if last.is_null() {
+            self.shared.container_manager.reset_extended(&old, &mut status);
+        }
         let value = serde_json::to_value(&status).unwrap_or_default();
         let core = without_heartbeat(value.clone());
         let theirs = without_heartbeat(serde_json::to_value(&old).unwrap_or_default());
@@ -213,13 +220,15 @@ impl NodeKeeper {
     ) -> NodeStatus {
         let (config, machine) = (&self.shared.config, &self.shared.machine);
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+        let (mut capacity, mut allocatable) = (machine.capacity(&config.settings), machine.allocatable(&config.settings));
+        self.shared.container_manager.extend(&mut capacity, &mut allocatable);
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", config.node_ip.to_string()),
                 address("Hostname", config.node_name.clone()),
             ]),
-            capacity: Some(machine.capacity(&config.settings)),
-            allocatable: Some(machine.allocatable(&config.settings)),
+            capacity: Some(capacity),
+            allocatable: Some(allocatable),
             conditions: Some(conditions),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),

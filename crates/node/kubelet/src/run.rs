@@ -18,6 +18,7 @@ use crate::{
     Config, Configuration,
     backoff::Backoff,
     cgroups::{CgroupError, Cgroups, Limits},
+    container_manager::{ContainerManager, SettingsError},
     context::Context,
     eviction::thresholds,
     host_checks,
@@ -62,6 +63,9 @@ pub enum Error {
     /// The ids for user namespaces cannot be given to pods.
     #[error("kubelet mappings: {0}")]
     Users(String),
+    /// The managers of devices and processors cannot do what they are told.
+    #[error("container manager: {0}")]
+    ContainerManager(#[from] SettingsError),
     /// Cgroups are not as they must be.
     #[error("cgroups: {0}")]
     Cgroups(String),
@@ -136,7 +140,15 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             pods.references_changed(uid);
         }
     });
+    let slot = pods_slot.clone();
+    let wake = Arc::new(move |uid: &str| {
+        let pods = slot.lock().upgrade();
+        if let Some(pods) = pods {
+            pods.wake(uid);
+        }
+    });
     let shared = Arc::new(Context {
+        container_manager: ContainerManager::open(&config, wake)?,
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
         users,
@@ -190,7 +202,14 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             () = shutdown.cancelled() => {}
         }
     };
-    tokio::join!(keeper.run(), pods.run(&pod_informer), serve, rotate, collect);
+    tokio::join!(
+        keeper.run(),
+        pods.run(&pod_informer),
+        serve,
+        rotate,
+        collect,
+        shared.container_manager.run(&shutdown)
+    );
     sink.await.ok();
     Ok(())
 }

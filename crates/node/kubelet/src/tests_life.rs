@@ -14,11 +14,12 @@ use crate::{
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-struct World {
-    api: FakeApi,
-    runtime: FakeRuntime,
+/// A kubelet between an API server and a runtime that pretend.
+pub(crate) struct World {
+    pub(crate) api: FakeApi,
+    pub(crate) runtime: FakeRuntime,
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), crate::Error>>,
     cgroup: String,
@@ -27,7 +28,7 @@ struct World {
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl World {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_as("", &|_| {})
     }
 
@@ -51,19 +52,19 @@ impl World {
         Some(Self { api, runtime, shutdown, task, cgroup })
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         tokio::time::timeout(LIMIT, &mut self.task).await.expect("stops in time").unwrap().unwrap();
     }
 
-    async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(mut self) -> Self {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
         (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {});
         self
     }
 
-    fn pod(&self, name: &str, spec: Value) {
+    pub(crate) fn pod(&self, name: &str, spec: Value) {
         let mut whole =
             json!({"nodeName": "n1", "restartPolicy": "Always", "terminationGracePeriodSeconds": 30});
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
@@ -71,7 +72,7 @@ impl World {
             "metadata": {"name": name, "namespace": "default", "generation": 1}, "spec": whole, "status": {"phase": "Pending"}}));
     }
 
-    async fn wait(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("{name} {what}"), LIMIT, || async {
             let pod = self.api.get("pods", "default", name).unwrap_or_default();
             if check(&pod) {
@@ -83,7 +84,7 @@ impl World {
         .await
     }
 
-    async fn gone(&self, name: &str) {
+    pub(crate) async fn gone(&self, name: &str) {
         eventually(&format!("{name} goes"), LIMIT, || async {
             match self.api.get("pods", "default", name) {
                 None => Ok(()),
@@ -93,7 +94,7 @@ impl World {
         .await;
     }
 
-    async fn event(&self, reason: &str, text: &str) {
+    pub(crate) async fn event(&self, reason: &str, text: &str) {
         eventually(&format!("event {reason}: {text}"), LIMIT, || async {
             let events = self.api.list("events");
             let messages: Vec<String> = events
@@ -136,16 +137,16 @@ fn kubelet(
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 
-fn container(name: &str) -> Value {
+pub(crate) fn container(name: &str) -> Value {
     json!({"name": name, "image": "app:v1", "imagePullPolicy": "IfNotPresent"})
 }
 
-fn with(mut base: Value, extra: Value) -> Value {
+pub(crate) fn with(mut base: Value, extra: Value) -> Value {
     base.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     base
 }
 
-fn is(pod: &Value, type_: &str, status: &str) -> bool {
+pub(crate) fn is(pod: &Value, type_: &str, status: &str) -> bool {
     pod["status"]["conditions"]
         .as_array()
         .is_some_and(|list| list.iter().any(|one| one["type"] == type_ && one["status"] == status))

@@ -281,6 +281,9 @@ impl Worker {
                 outcome = self.mailbox.admission(&self.pod, Some(&node));
             }
         }
+        if outcome.is_ok() {
+            outcome = self.shared.container_manager.admit(&self.pod).await;
+        }
         if let Err(refused) = outcome {
             let about = reference_of(&*self.pod);
             self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
@@ -341,7 +344,7 @@ impl Worker {
         let known = self.writer.known();
         let old = known.status.clone().unwrap_or_default();
         let host_ips = self.shared.host_ips();
-        let status = status::generate(&status::Seen {
+        let mut status = status::generate(&status::Seen {
             pod: &self.pod,
             record: &self.record,
             old: &old,
@@ -354,6 +357,7 @@ impl Worker {
             runtime: &self.shared.runtime_name,
             now: Timestamp::now(),
         });
+        self.shared.container_manager.show(&self.pod, &mut status);
         self.writer.publish(status);
     }
 
@@ -522,6 +526,7 @@ impl Worker {
         self.shared.references.set(&uid, pod::namespace(&self.pod), &[]);
         self.shared.tokens.forget(&uid);
         self.shared.images.forget(&uid);
+        self.shared.container_manager.release(&uid);
         self.shared.crashes.lock().forget_prefix(&format!("{uid}/"));
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         let done = tokio::task::spawn_blocking(move || {

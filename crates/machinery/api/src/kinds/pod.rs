@@ -27,6 +27,7 @@ mod warnings;
 pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};
 pub use qos::qos_class;
+pub use resources::extended as is_extended_resource;
 pub(crate) use resources::{
     amount, container_name as container_resource_name, extended, limit_range_name, native, overcommit,
     quota_name,

@@ -22,6 +22,8 @@ pub(crate) struct Held {
     pub(crate) images: Vec<String>,
     /// The calls that change something, in order: `start web`, `stop web 30`.
     pub(crate) calls: Vec<String>,
+    /// The configurations of containers that were made, in order.
+    pub(crate) configs: Vec<v1::ContainerConfig>,
     /// Answers of exec by its command line; others succeed.
     pub(crate) exec: HashMap<String, i32>,
     /// What it says its name is; "pretended" if empty. Set it before the kubelet starts.
@@ -301,6 +303,7 @@ impl RuntimeService for FakeRuntime {
         let request = request.into_inner();
         let config = request.config.unwrap_or_default();
         let mut held = self.held.lock();
+        held.configs.push(config.clone());
         held.next += 1;
         let id = format!("container{}", held.next);
         let status = v1::ContainerStatus {

@@ -394,7 +394,8 @@ impl Worker {
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-        container::config(&Ingredients {
+        let options = shared.container_manager.options(&self.pod, spec).await?;
+        let mut config = container::config(&Ingredients {
             pod: &self.pod,
             container: spec,
             restart_count,
@@ -411,7 +412,9 @@ impl Worker {
             users,
             target,
         })
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+        options.apply(&mut config);
+        Ok(config)
     }
 }
 

@@ -70,8 +70,8 @@ pub(crate) fn native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-/// Whether the name is an extended resource's.
-pub(crate) fn extended(name: &str) -> bool {
+/// Whether the name is an extended resource's: one that a device plugin or an administrator brings, in a domain of its own.
+pub fn extended(name: &str) -> bool {
     !native(name)
         && !name.starts_with("requests.")
         && validate::qualified_name(&format!("requests.{name}")).is_empty()
