@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use podium_client::Shutdown;
 
-use crate::{Config, admission::Refused, pod};
+use crate::{Config, admission::Refused, plugin_manager::PluginManager, pod};
 use devices::DeviceManager;
 use options::RunOptions;
 
@@ -43,27 +43,32 @@ pub(crate) struct ContainerManager {
     devices: Arc<DeviceManager>,
     /// Held while a pod is admitted.
     admitting: tokio::sync::Mutex<()>,
+    plugins: PluginManager,
 }
 
 impl ContainerManager {
     /// With what checkpoints say was given out.
     pub(crate) fn open(config: &Config, wake: Wake) -> Result<Self, SettingsError> {
-        let device_plugins = directory(config, "device-plugins")?;
-        Ok(Self {
-            devices: DeviceManager::open(&device_plugins, wake),
-            admitting: tokio::sync::Mutex::default(),
-        })
+        let devices = DeviceManager::open(&directory(config, "device-plugins")?, wake);
+        let plugins = PluginManager::new(directory(config, "plugins_registry")?)
+            .handle("DevicePlugin", devices.clone());
+        Ok(Self { devices, admitting: tokio::sync::Mutex::default(), plugins })
     }
 
     /// Serves plugins until shutdown.
     pub(crate) async fn run(&self, shutdown: &Shutdown) {
-        let plugins = async {
+        let device_plugins = async {
             if let Err(error) = devices::registration::serve(self.devices.clone()).await {
                 tracing::error!(%error, "device plugins cannot register");
             }
         };
+        let plugins = async {
+            if let Err(error) = self.plugins.run().await {
+                tracing::error!(%error, "plugins are not found by their sockets");
+            }
+        };
         tokio::select! {
-            () = async { tokio::join!(plugins); } => {}
+            _ = async { tokio::join!(device_plugins, plugins) } => {}
             () = shutdown.cancelled() => {}
         }
     }

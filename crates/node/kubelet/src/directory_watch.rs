@@ -13,6 +13,14 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// What is told of a directory.
+const WATCHED: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_MOVE)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_CLOSE_WRITE);
+
 /// An inotify descriptor in the form that tokio takes.
 struct Queue(Inotify);
 
@@ -29,7 +37,7 @@ pub(crate) struct Changed {
     pub(crate) closed: bool,
 }
 
-/// Watches the files directly in one directory.
+/// Watches the files directly in one directory, or in several.
 pub(crate) struct DirectoryWatch {
     queue: AsyncFd<Queue>,
 }
@@ -38,17 +46,17 @@ impl DirectoryWatch {
     /// Begins to watch.
     pub(crate) fn new(directory: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let what = AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_CLOSE_WRITE;
-        inotify.add_watch(directory, what)?;
+        inotify.add_watch(directory, WATCHED)?;
         // SAFETY: the descriptor belongs to the `Inotify` inside, which lives as long as the registration
         // and never changes its descriptor.
         let queue = unsafe { AsyncFd::register_with_interest(Queue(inotify), Interest::READABLE)? };
         Ok(Self { queue })
+    }
+
+    /// Watches the files of one more directory. One that is watched already stays so.
+    pub(crate) fn add(&self, directory: &Path) -> io::Result<()> {
+        self.queue.get_ref().0.add_watch(directory, WATCHED)?;
+        Ok(())
     }
 
     /// Waits for the next changes. Cancelling loses none.

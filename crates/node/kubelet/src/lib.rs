@@ -35,6 +35,7 @@ mod manager;
 mod network_files;
 mod node;
 mod observe;
+mod plugin_manager;
 mod pod;
 mod probes;
 mod record;

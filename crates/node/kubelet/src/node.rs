@@ -220,7 +220,8 @@ impl NodeKeeper {
     ) -> NodeStatus {
         let (config, machine) = (&self.shared.config, &self.shared.machine);
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-        let (mut capacity, mut allocatable) = (machine.capacity(&config.settings), machine.allocatable(&config.settings));
+        let (mut capacity, mut allocatable) =
+            (machine.capacity(&config.settings), machine.allocatable(&config.settings));
         self.shared.container_manager.extend(&mut capacity, &mut allocatable);
         NodeStatus {
             addresses: Some(vec![

@@ -10,11 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus},
     apimachinery::pkg::api::resource::Quantity,
 };
 use parking_lot::Mutex;
+use podium_api::kinds::pod::is_extended_resource;
 use podium_cri::{bounded, v1};
 use podium_plugins::device_plugin::{self as v1beta1, device_plugin_client::DevicePluginClient};
 use tokio::sync::Notify;
@@ -30,7 +32,7 @@ use super::{
     },
     pool::{Granted, Ids, Kept, Plan, Pool, granted, listed},
 };
-use crate::pod;
+use crate::{plugin_manager::PluginHandler, pod};
 
 /// The version of the interface.
 pub(crate) const VERSION: &str = "v1beta1";
@@ -104,21 +106,6 @@ impl DeviceManager {
         &self.directory
     }
 
-    /// Why plugins of this name and these versions cannot be.
-    pub(crate) fn judge(resource: &str, versions: &[String]) -> Result<(), String> {
-        if !versions.iter().any(|version| version == VERSION) {
-            return Err(format!(
-                "manager version, {VERSION}, is not among plugin supported versions {versions:?}"
-            ));
-        }
-        if !podium_api::kinds::pod::is_extended_resource(resource) {
-            return Err(format!(
-                "invalid name of device plugin socket: the ResourceName {resource:?} is invalid"
-            ));
-        }
-        Ok(())
-    }
-
     /// Connects to a plugin, in place of an earlier one of the same resource, and follows its devices.
     pub(crate) async fn connect(&self, resource: &str, socket: &Path) -> Result<(), String> {
         let mut client = DevicePluginClient::new(podium_plugins::channel(socket));
@@ -146,7 +133,7 @@ impl DeviceManager {
     }
 
     /// Lets a plugin go whose socket was taken away.
-    pub(crate) fn disconnect(&self, resource: &str, socket: &Path) {
+    fn disconnect(&self, resource: &str, socket: &Path) {
         let mut endpoints = self.endpoints.lock();
         let known = endpoints.by_resource.get(resource).filter(|endpoint| endpoint.socket == socket);
         let Some(number) = known.map(|endpoint| endpoint.number) else { return };
@@ -416,6 +403,36 @@ impl DeviceManager {
         if changed && let Err(error) = self.keep() {
             tracing::error!(%error, "keeping the devices failed");
         }
+    }
+}
+
+/// Device plugins may also be found by their socket in the registry.
+impl PluginHandler for DeviceManager {
+    fn validate(&self, name: &str, _: &Path, versions: &[String]) -> Result<(), String> {
+        if !versions.iter().any(|version| version == VERSION) {
+            return Err(format!(
+                "manager version, {VERSION}, is not among plugin supported versions {versions:?}"
+            ));
+        }
+        if !is_extended_resource(name) {
+            return Err(format!(
+                "invalid name of device plugin socket: the ResourceName {name:?} is invalid"
+            ));
+        }
+        Ok(())
+    }
+
+    fn register<'a>(
+        &'a self,
+        name: &'a str,
+        endpoint: &'a Path,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.connect(name, endpoint))
+    }
+
+    fn deregister(&self, name: &str, endpoint: &Path) {
+        self.disconnect(name, endpoint);
     }
 }
 
