@@ -1,9 +1,10 @@
-//! What containers get besides CPU time and memory: devices of plugins. Decided when a pod is admitted, kept across restarts
-//! in checkpoints, and put into the containers' configuration.
+//! What containers get besides CPU time and memory: devices of plugins, and claims that drivers prepare. Decided
+//! when a pod is admitted, kept across restarts in checkpoints, and put into the containers' configuration.
 //!
 //! Pods are admitted one after the other, so that a decision and the calls of plugins within it see what the one before took.
 
 mod checkpoint;
+mod claims;
 mod devices;
 mod numa;
 mod options;
@@ -14,9 +15,12 @@ use k8s_openapi::{
     api::core::v1::{Container, NodeStatus, Pod, PodStatus},
     apimachinery::pkg::api::resource::Quantity,
 };
+use kube::Client;
 use podium_client::Shutdown;
 
 use crate::{Config, admission::Refused, plugin_manager::PluginManager, pod};
+use checkpoint::CheckpointError;
+use claims::ClaimManager;
 use devices::DeviceManager;
 use options::RunOptions;
 
@@ -35,12 +39,22 @@ pub enum SettingsError {
         #[source]
         source: io::Error,
     },
+    /// What was given out before cannot be read: somebody has to look, and to remove the file once nothing of it is in use.
+    #[error("please drain this node and delete the checkpoint file before restarting the kubelet: {0}")]
+    Checkpoint(String),
+}
+
+impl From<CheckpointError> for SettingsError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Checkpoint(error.to_string())
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ContainerManager {
     devices: Arc<DeviceManager>,
+    claims: ClaimManager,
     /// Held while a pod is admitted.
     admitting: tokio::sync::Mutex<()>,
     plugins: PluginManager,
@@ -50,13 +64,15 @@ impl ContainerManager {
     /// With what checkpoints say was given out.
     pub(crate) fn open(config: &Config, wake: Wake) -> Result<Self, SettingsError> {
         let devices = DeviceManager::open(&directory(config, "device-plugins")?, wake);
+        let claims = ClaimManager::open(&config.root_dir)?;
         let plugins = PluginManager::new(directory(config, "plugins_registry")?)
-            .handle("DevicePlugin", devices.clone());
-        Ok(Self { devices, admitting: tokio::sync::Mutex::default(), plugins })
+            .handle("DevicePlugin", devices.clone())
+            .handle("DRAPlugin", claims.drivers.clone());
+        Ok(Self { devices, claims, admitting: tokio::sync::Mutex::default(), plugins })
     }
 
     /// Serves plugins until shutdown.
-    pub(crate) async fn run(&self, shutdown: &Shutdown) {
+    pub(crate) async fn run(&self, config: &Config, shutdown: &Shutdown) {
         let device_plugins = async {
             if let Err(error) = devices::registration::serve(self.devices.clone()).await {
                 tracing::error!(%error, "device plugins cannot register");
@@ -67,8 +83,9 @@ impl ContainerManager {
                 tracing::error!(%error, "plugins are not found by their sockets");
             }
         };
+        let slices = claims::slices::run(&config.client, &config.node_name, &self.claims.drivers);
         tokio::select! {
-            _ = async { tokio::join!(device_plugins, plugins) } => {}
+            _ = async { tokio::join!(device_plugins, plugins, slices) } => {}
             () = shutdown.cancelled() => {}
         }
     }
@@ -93,7 +110,14 @@ impl ContainerManager {
             self.devices.allocate(wanted, container, None).await?;
         }
         self.devices.pre_start(wanted, container).await?;
-        Ok(self.devices.options(pod::uid(wanted), &container.name))
+        let mut options = self.devices.options(pod::uid(wanted), &container.name);
+        self.claims.options(wanted, container, &mut options)?;
+        Ok(options)
+    }
+
+    /// Has the pod's claims prepared, before its sandbox is made.
+    pub(crate) async fn prepare(&self, client: &Client, wanted: &Pod) -> Result<(), String> {
+        self.claims.prepare(client, wanted).await
     }
 
     /// Fills in how what the pod was given is.
@@ -101,14 +125,16 @@ impl ContainerManager {
         self.devices.show(wanted, status);
     }
 
-    /// Takes back what a pod had.
-    pub(crate) fn release(&self, uid: &str) {
+    /// Takes back what a pod had, once nothing of it runs. Safe to repeat.
+    pub(crate) async fn release(&self, uid: &str) -> Result<(), String> {
         self.devices.release(uid);
+        self.claims.unprepare(uid).await
     }
 
     /// Takes back what pods had that are not `known` any more. It is asked while nothing can be given out.
-    pub(crate) fn retain(&self, known: &dyn Fn(&str) -> bool) {
+    pub(crate) async fn retain(&self, known: &(dyn Fn(&str) -> bool + Sync)) {
         self.devices.retain(known);
+        self.claims.retain(known).await;
     }
 
     /// Adds what plugins bring to the node's capacity and allocatable.

@@ -333,7 +333,7 @@ impl Pods {
                 tracing::warn!(uid, %error, "ending an orphaned pod failed");
             }
         }
-        self.shared.container_manager.retain(&|uid| self.entries.lock().contains_key(uid));
+        self.shared.container_manager.retain(&|uid| self.entries.lock().contains_key(uid)).await;
         let known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
         let shared = self.shared.clone();
         let cleaned = tokio::task::spawn_blocking(move || clean_disk(&shared, &known)).await;

@@ -4,6 +4,7 @@
 pub(crate) mod api;
 pub(crate) mod containerd;
 pub(crate) mod device_plugin;
+pub(crate) mod driver;
 pub(crate) mod plugin;
 pub(crate) mod runtime;
 

@@ -1,4 +1,4 @@
-//! Device plugins from registration to the container's configuration, with a plugin that a test plays. Cgroups are real, so
+//! Device plugins and drivers from registration to the container's configuration, with plugins that a test plays. Cgroups are real, so
 //! these need root.
 
 use serde_json::{Value, json};
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     testing::{
         device_plugin::{FakeDevicePlugin, devices},
+        driver::FakeDriver,
         eventually,
     },
     tests_life::{LIMIT, World, container, is, with},
@@ -161,5 +162,83 @@ async fn plugins_that_make_no_sense_are_refused() {
         assert_eq!(refused.message(), text);
     }
     world.node_has("1", "1").await;
+    world.stop().await;
+}
+
+/// An allocated claim that this pod may use.
+fn claim(name: &str, pod: &Value) -> Value {
+    json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"name": name, "namespace": "default"}, "spec": {},
+        "status": {"reservedFor": [{"resource": "pods", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}],
+            "allocation": {"devices": {"results":
+                [{"request": "r", "driver": "dra.example.com", "pool": "pool", "device": name}]}}}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_prepared_for_a_pod_and_given_back() {
+    let Some(world) = World::start() else { return };
+    let slice = |name: &str, driver: &str, node: &str| {
+        json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name},
+            "spec": {"driver": driver, "nodeName": node, "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}})
+    };
+    world.api.put("resourceslices", slice("theirs", "dra.example.com", "n2"));
+    let uses = with(container("c"), json!({"resources": {"claims": [{"name": "gpu"}]}}));
+    let spec =
+        json!({"containers": [uses], "resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}]});
+    world.pod("one", spec);
+    world
+        .event("FailedPrepareDynamicResources", "prepare dynamic resources: fetch ResourceClaim shared")
+        .await;
+    let pod = world.api.get("pods", "default", "one").unwrap();
+    world.api.put("resourceclaims", claim("shared", &pod));
+    world
+        .event(
+            "FailedPrepareDynamicResources",
+            "prepare dynamic resources: DRA driver dra.example.com is not registered",
+        )
+        .await;
+    let root = world.runtime.path().join("kubelet");
+    let driver = FakeDriver::serve(&root, "dra.example.com");
+    driver.registration.registered(LIMIT).await.unwrap();
+    world.wait("one", "runs", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(driver.asked.lock().calls, ["prepare shared"]);
+    let config = world.runtime.held.lock().configs[0].clone();
+    assert_eq!(config.cdi_devices[0].name, "vendor.com/dra=shared");
+
+    // A kubelet that comes back knows the claim. A driver that refuses is asked until it does not.
+    let world = world.restart().await;
+    driver.asked.lock().error = "busy".into();
+    world.api.delete("pods", "default", "one", Some(1));
+    eventually("the driver is asked twice", LIMIT, || async {
+        let calls = driver.asked.lock().calls.clone();
+        if calls.len() >= 3 { Ok(()) } else { Err(format!("{calls:?}")) }
+    })
+    .await;
+    assert!(world.api.get("pods", "default", "one").is_some(), "not gone before its claim is given back");
+    driver.asked.lock().error.clear();
+    world.gone("one").await;
+    let calls = driver.asked.lock().calls.clone();
+    assert!(calls[1..].iter().all(|call| call == "unprepare shared"), "{calls:?}");
+    assert_eq!(world.api.list("resourceslices").len(), 1, "another node's");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_of_this_node_are_taken_away_at_a_start() {
+    let Some(world) = World::start() else { return };
+    for (name, node) in [("ours", "n1"), ("theirs", "n2")] {
+        world.api.put(
+            "resourceslices",
+            json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name},
+                "spec": {"driver": "d", "nodeName": node}}),
+        );
+    }
+    let world = world.restart().await;
+    eventually("our slice is taken away", LIMIT, || async {
+        let names: Vec<_> =
+            world.api.list("resourceslices").iter().map(|slice| slice["metadata"]["name"].clone()).collect();
+        if names == ["theirs"] { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
     world.stop().await;
 }

@@ -526,7 +526,7 @@ impl Worker {
         self.shared.references.set(&uid, pod::namespace(&self.pod), &[]);
         self.shared.tokens.forget(&uid);
         self.shared.images.forget(&uid);
-        self.shared.container_manager.release(&uid);
+        self.shared.container_manager.release(&uid).await?;
         self.shared.crashes.lock().forget_prefix(&format!("{uid}/"));
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         let done = tokio::task::spawn_blocking(move || {

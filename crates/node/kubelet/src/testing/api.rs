@@ -198,6 +198,14 @@ impl FakeApi {
                 self.delete(&key.0, &key.1, &key.2, body["gracePeriodSeconds"].as_i64());
                 ok(&json!({"apiVersion": "v1", "kind": "Status", "status": "Success", "metadata": {}}))
             }
+            (Method::DELETE, true) => {
+                let all = self.list(&target.resource);
+                for object in all.iter().filter(|object| selects(&query, object)) {
+                    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+                    self.delete(&key.0, text("namespace"), text("name"), Some(0));
+                }
+                ok(&json!({"apiVersion": "v1", "kind": "Status", "status": "Success", "metadata": {}}))
+            }
             _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         }
     }

@@ -59,6 +59,10 @@ impl Worker {
         {
             return Some(at);
         }
+        if let Err(error) = self.shared.container_manager.prepare(&self.shared.client, &self.pod).await {
+            let message = format!("Failed to prepare dynamic resources: {error}");
+            return Some(self.no_sandbox("FailedPrepareDynamicResources", message));
+        }
         let prepared = match self.runtime_handler().await {
             Ok(handler) => match self.users(Some(&handler)).await {
                 Ok(users) => {
@@ -79,17 +83,17 @@ impl Worker {
             },
             Err(error) => format!("Failed to create pod sandbox: {error}"),
         };
-        self.shared.recorder.event(
-            &reference_of(&*self.pod),
-            EventType::Warning,
-            "FailedCreatePodSandBox",
-            message,
-        );
+        Some(self.no_sandbox("FailedCreatePodSandBox", message))
+    }
+
+    /// Says why there is no sandbox; gives when to try again.
+    fn no_sandbox(&mut self, reason: &str, message: String) -> Instant {
+        self.shared.recorder.event(&reference_of(&*self.pod), EventType::Warning, reason, message);
         let pause =
             self.sandbox_retry.map_or(SANDBOX_FIRST_RETRY, |(_, last)| (last * 2).min(SANDBOX_LAST_RETRY));
         let at = Instant::now() + pause;
         self.sandbox_retry = Some((at, pause));
-        Some(at)
+        at
     }
 
     /// The runtime's handler for the pod's RuntimeClass; empty for the default one.
