@@ -98,7 +98,7 @@ async fn a_container_gets_the_devices_it_asks_for() {
     world.wait("one", "shows the ill device", shown).await;
 
     // The devices of a pod that is gone are free again.
-    world.api.delete("pods", "default", "one", Some(0));
+    world.api.delete("pods", "default", "one", Some(1));
     world.gone("one").await;
     plugin.devices.send_replace(devices(&["a", "b", "c", "d"]));
     world.node_has("4", "4").await;
