@@ -6,7 +6,7 @@ use crate::credentials::provider::Providers as CredentialProviders;
 use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
 
-use crate::Configuration;
+use crate::{Configuration, ContainerManagerSettings};
 
 /// The certificate the kubelet's server shows, and the authority whose clients it believes.
 #[derive(Clone)]
@@ -48,6 +48,8 @@ pub struct Config {
     pub credential_providers: Option<Arc<CredentialProviders>>,
     /// The version this kubelet reports, `v1.36.x`.
     pub version: String,
+    /// Policies of processors, memory and topology.
+    pub container_manager: ContainerManagerSettings,
 }
 
 impl fmt::Debug for Config {
@@ -83,6 +85,7 @@ impl Config {
             labels: BTreeMap::new(),
             credential_providers: None,
             version: "v1.36.0".to_owned(),
+            container_manager: ContainerManagerSettings::default(),
         }
     }
 }

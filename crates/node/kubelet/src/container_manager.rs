@@ -1,15 +1,25 @@
-//! What containers get besides CPU time and memory: devices of plugins, and claims that drivers prepare. Decided
-//! when a pod is admitted, kept across restarts in checkpoints, and put into the containers' configuration.
+//! What containers get for themselves: processors, memory of chosen nodes, devices of plugins, and claims that drivers prepare.
+//! Decided when a pod is admitted, kept across restarts in checkpoints, and put into the containers' configuration.
 //!
 //! Pods are admitted one after the other, so that a decision and the calls of plugins within it see what the one before took.
 
 mod checkpoint;
 mod claims;
+mod cpu_set;
+mod cpus;
 mod devices;
+mod hardware;
+mod memory;
 mod numa;
 mod options;
+mod settings;
+mod topology;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::core::v1::{Container, NodeStatus, Pod, PodStatus},
@@ -17,42 +27,56 @@ use k8s_openapi::{
 };
 use kube::Client;
 use podium_client::Shutdown;
+use podium_cri::Cri;
 
 use crate::{Config, admission::Refused, plugin_manager::PluginManager, pod};
-use checkpoint::CheckpointError;
 use claims::ClaimManager;
+use cpus::CpuManager;
 use devices::DeviceManager;
+use hardware::Hardware;
+use memory::MemoryManager;
+use numa::{Hints, NodeMask};
 use options::RunOptions;
+pub use settings::{ContainerManagerSettings, SettingsError};
+use topology::{Policy, Scope};
 
 /// Wakes the worker of a pod, by uid.
 pub(crate) type Wake = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Why the managers cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// A directory could not be made.
-    #[error("making {path}")]
-    Directory {
-        /// Which one.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// What was given out before cannot be read: somebody has to look, and to remove the file once nothing of it is in use.
-    #[error("please drain this node and delete the checkpoint file before restarting the kubelet: {0}")]
-    Checkpoint(String),
+/// Why a container does not get what it asks for.
+#[derive(Debug)]
+pub(crate) struct AllocateError {
+    /// The reason in the pod's status, where it is not the usual one.
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) message: String,
 }
 
-impl From<CheckpointError> for SettingsError {
-    fn from(error: CheckpointError) -> Self {
-        Self::Checkpoint(error.to_string())
+impl From<String> for AllocateError {
+    fn from(message: String) -> Self {
+        Self { reason: None, message }
+    }
+}
+
+impl From<AllocateError> for Refused {
+    fn from(error: AllocateError) -> Self {
+        match error.reason {
+            Some(reason) => Self { reason: reason.to_owned(), message: error.message },
+            // What upstream makes of a failure that has no reason of its own.
+            None => Self {
+                reason: "UnexpectedAdmissionError".to_owned(),
+                message: format!("Allocate failed due to {}, which is unexpected", error.message),
+            },
+        }
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ContainerManager {
+    hardware: Hardware,
+    topology: settings::Topology,
+    cpus: CpuManager,
+    memory: MemoryManager,
     devices: Arc<DeviceManager>,
     claims: ClaimManager,
     /// Held while a pod is admitted.
@@ -63,16 +87,22 @@ pub(crate) struct ContainerManager {
 impl ContainerManager {
     /// With what checkpoints say was given out.
     pub(crate) fn open(config: &Config, wake: Wake) -> Result<Self, SettingsError> {
+        let (settings, root) = (&config.container_manager, &config.root_dir);
+        let hardware = Hardware::read(Path::new("/sys"));
+        let topology = settings.topology(&hardware)?;
+        let cpus = CpuManager::open(root, settings.cpus(&hardware)?)?;
+        let memory = MemoryManager::open(root, settings.memory(&hardware)?)?;
         let devices = DeviceManager::open(&directory(config, "device-plugins")?, wake);
-        let claims = ClaimManager::open(&config.root_dir)?;
+        let claims = ClaimManager::open(root)?;
         let plugins = PluginManager::new(directory(config, "plugins_registry")?)
             .handle("DevicePlugin", devices.clone())
             .handle("DRAPlugin", claims.drivers.clone());
-        Ok(Self { devices, claims, admitting: tokio::sync::Mutex::default(), plugins })
+        let admitting = tokio::sync::Mutex::default();
+        Ok(Self { hardware, topology, cpus, memory, devices, claims, admitting, plugins })
     }
 
-    /// Serves plugins until shutdown.
-    pub(crate) async fn run(&self, config: &Config, shutdown: &Shutdown) {
+    /// Serves plugins, and keeps containers on their processors, until shutdown.
+    pub(crate) async fn run(&self, config: &Config, cri: &Cri, shutdown: &Shutdown) {
         let device_plugins = async {
             if let Err(error) = devices::registration::serve(self.devices.clone()).await {
                 tracing::error!(%error, "device plugins cannot register");
@@ -85,21 +115,66 @@ impl ContainerManager {
         };
         let slices = claims::slices::run(&config.client, &config.node_name, &self.claims.drivers);
         tokio::select! {
-            _ = async { tokio::join!(device_plugins, plugins, slices) } => {}
+            _ = async { tokio::join!(device_plugins, plugins, slices, self.cpus.run(cri)) } => {}
             () = shutdown.cancelled() => {}
         }
     }
 
     /// Gives a pod's containers what they ask for, or says why it is not to be had.
     pub(crate) async fn admit(&self, wanted: &Pod) -> Result<(), Refused> {
-        if !self.devices.concerns(wanted) {
+        if !(self.cpus.concerns(wanted) || self.memory.concerns(wanted) || self.devices.concerns(wanted)) {
             return Ok(());
         }
         let _admitting = self.admitting.lock().await;
+        let of_pod = match (self.topology.policy, self.topology.scope) {
+            (Policy::None, _) | (_, Scope::Container) => None,
+            (_, Scope::Pod) => Some(self.affinity(&self.pod_hints(wanted))?),
+        };
         for container in pod::init_containers(wanted).iter().chain(pod::containers(wanted)) {
-            self.devices.allocate(wanted, container, None).await.map_err(unexpected)?;
+            let affinity = match (self.topology.policy, of_pod) {
+                (Policy::None, _) => None,
+                (_, Some(affinity)) => affinity,
+                (_, None) => self.affinity(&self.hints(wanted, container))?,
+            };
+            self.allocate(wanted, container, affinity).await?;
         }
         Ok(())
+    }
+
+    fn hints(&self, wanted: &Pod, container: &Container) -> [Hints; 3] {
+        [
+            self.cpus.hints(wanted, container),
+            self.memory.hints(wanted, container),
+            self.devices.hints(wanted, container, self.hardware.nodes()),
+        ]
+    }
+
+    fn pod_hints(&self, wanted: &Pod) -> [Hints; 3] {
+        [
+            self.cpus.pod_hints(wanted),
+            self.memory.pod_hints(wanted),
+            self.devices.pod_hints(wanted, self.hardware.nodes()),
+        ]
+    }
+
+    /// The nodes for these hints, if the policy admits them.
+    fn affinity(&self, hints: &[Hints]) -> Result<Option<NodeMask>, Refused> {
+        let settings::Topology { policy, closest, .. } = self.topology;
+        match topology::merge(policy, closest, &self.hardware, hints) {
+            (nodes, true) => Ok(nodes),
+            (_, false) => Err(topology::refused()),
+        }
+    }
+
+    async fn allocate(
+        &self,
+        wanted: &Pod,
+        container: &Container,
+        affinity: Option<NodeMask>,
+    ) -> Result<(), AllocateError> {
+        self.cpus.allocate(wanted, container, affinity)?;
+        self.memory.allocate(wanted, container, affinity)?;
+        Ok(self.devices.allocate(wanted, container, affinity).await?)
     }
 
     /// What a container that is about to start gets in its configuration.
@@ -110,8 +185,15 @@ impl ContainerManager {
             self.devices.allocate(wanted, container, None).await?;
         }
         self.devices.pre_start(wanted, container).await?;
-        let mut options = self.devices.options(pod::uid(wanted), &container.name);
+        let uid = pod::uid(wanted);
+        let mut options = self.devices.options(uid, &container.name);
         self.claims.options(wanted, container, &mut options)?;
+        if let Some(cpus) = self.cpus.cpus(uid, &container.name) {
+            options.cpuset_cpus = cpus.to_string();
+        }
+        if let Some(nodes) = self.memory.nodes(uid, &container.name) {
+            options.cpuset_mems = nodes.nodes().collect::<cpu_set::CpuSet>().to_string();
+        }
         Ok(options)
     }
 
@@ -127,12 +209,16 @@ impl ContainerManager {
 
     /// Takes back what a pod had, once nothing of it runs. Safe to repeat.
     pub(crate) async fn release(&self, uid: &str) -> Result<(), String> {
+        self.cpus.release(uid);
+        self.memory.release(uid);
         self.devices.release(uid);
         self.claims.unprepare(uid).await
     }
 
     /// Takes back what pods had that are not `known` any more. It is asked while nothing can be given out.
     pub(crate) async fn retain(&self, known: &(dyn Fn(&str) -> bool + Sync)) {
+        self.cpus.retain(known);
+        self.memory.retain(known);
         self.devices.retain(known);
         self.claims.retain(known).await;
     }
@@ -182,12 +268,4 @@ fn directory(config: &Config, name: &str) -> Result<PathBuf, SettingsError> {
         .create(&path)
         .map_err(|source| SettingsError::Directory { path: path.clone(), source })?;
     Ok(path)
-}
-
-/// What upstream makes of a failure that has no reason of its own.
-fn unexpected(error: impl std::fmt::Display) -> Refused {
-    Refused {
-        reason: "UnexpectedAdmissionError".to_owned(),
-        message: format!("Allocate failed due to {error}, which is unexpected"),
-    }
 }

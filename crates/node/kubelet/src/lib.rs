@@ -70,7 +70,7 @@ pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
     MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
 };
-pub use container_manager::SettingsError;
+pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
 pub use run::{Error, run};
 pub use server::ServerError;

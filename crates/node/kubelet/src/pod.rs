@@ -111,6 +111,24 @@ pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
+/// What containers take together at the pod's peak: all that run beside each other, or an init container beside the sidecars
+/// that were started before it.
+pub(crate) fn peak<T>(pod: &Pod, of: impl Fn(&Container) -> T) -> T
+where
+    T: Default + Copy + Ord + std::ops::Add<Output = T>,
+{
+    let (mut sidecars, mut peak) = (T::default(), T::default());
+    for container in init_containers(pod) {
+        if is_sidecar(container) {
+            sidecars = sidecars + of(container);
+            peak = peak.max(sidecars);
+        } else {
+            peak = peak.max(sidecars + of(container));
+        }
+    }
+    containers(pod).iter().fold(sidecars, |sum, container| sum + of(container)).max(peak)
+}
+
 /// Whether the pod shares the host's network.
 pub(crate) fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)

@@ -108,20 +108,9 @@ fn pod_total(
     name: &str,
     of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>,
 ) -> Quantity {
-    let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
-    let mut sidecars = Quantity::ZERO;
-    let mut peak = Quantity::ZERO;
-    for container in pod::init_containers(pod) {
-        if pod::is_sidecar(container) {
-            sidecars += get(container);
-            peak = peak.max(sidecars);
-        } else {
-            peak = peak.max(sidecars + get(container));
-        }
-    }
-    let regular = pod::containers(pod).iter().fold(sidecars, |sum, container| sum + get(container));
     let spec = pod.spec.as_ref();
-    let total = spec.and_then(|spec| of(spec.resources.as_ref())).unwrap_or_else(|| regular.max(peak));
+    let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
+    let total = spec.and_then(|spec| of(spec.resources.as_ref())).unwrap_or_else(|| pod::peak(pod, get));
     let overhead = spec.and_then(|spec| amount(spec.overhead.as_ref(), name)).unwrap_or(Quantity::ZERO);
     total + overhead
 }

@@ -208,7 +208,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         serve,
         rotate,
         collect,
-        shared.container_manager.run(&shared.config, &shutdown)
+        shared.container_manager.run(&shared.config, &shared.cri, &shutdown)
     );
     sink.await.ok();
     Ok(())

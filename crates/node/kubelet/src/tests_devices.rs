@@ -1,9 +1,10 @@
-//! Device plugins and drivers from registration to the container's configuration, with plugins that a test plays. Cgroups are real, so
+//! Device plugins and drivers from registration to the container's configuration, with plugins that a test plays; and processors. Cgroups are real, so
 //! these need root.
 
 use serde_json::{Value, json};
 
 use crate::{
+    ContainerManagerSettings,
     testing::{
         device_plugin::{FakeDevicePlugin, devices},
         driver::FakeDriver,
@@ -241,4 +242,65 @@ async fn slices_of_this_node_are_taken_away_at_a_start() {
     })
     .await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processors_are_given_out_and_the_others_make_room() {
+    let all = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    if all.trim() == "0" {
+        println!("skipped: there is one processor");
+        return;
+    }
+    let settings = ContainerManagerSettings {
+        cpu_manager_policy: "static".into(),
+        reserved_system_cpus: "0".into(),
+        ..Default::default()
+    };
+    let Some(world) = World::start_managed("", settings) else { return };
+    let last = |world: &World| {
+        let configs = world.runtime.held.lock().configs.clone();
+        let resources = configs.last().and_then(|config| config.linux.clone()?.resources);
+        resources.unwrap_or_default().cpuset_cpus
+    };
+    world.pod("shared", json!({"containers": [container("s")]}));
+    world.wait("shared", "runs", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(last(&world), all.trim());
+    let own = |count: &str| {
+        let limits = json!({"cpu": count, "memory": "1Mi"});
+        json!({"containers": [with(container("c"), json!({"resources": {"limits": limits}}))]})
+    };
+    world.pod("own", own("1"));
+    world.wait("own", "runs", |pod| is(pod, "Ready", "True")).await;
+    let mine = last(&world);
+    let mine: usize = mine.parse().expect("one processor");
+    assert_ne!(mine, 0, "that is reserved");
+    eventually("the other makes room", LIMIT, || async {
+        let calls = world.runtime.calls();
+        // What is left of all of them.
+        let rest = calls.iter().rfind(|call| call.starts_with("cpus s ")).map(|call| &call[7..]);
+        match rest {
+            Some(rest) if !rest.split([',', '-']).any(|cpu| cpu == mine.to_string()) => Ok(()),
+            _ => Err(format!("{calls:?}")),
+        }
+    })
+    .await;
+
+    // A kubelet that comes back knows it.
+    let world = world.restart().await;
+    let state = world.runtime.path().join("kubelet/cpu_manager_state");
+    let text = std::fs::read_to_string(&state).unwrap();
+    assert!(text.contains(&format!("{{\"c\":\"{mine}\"}}")), "{text}");
+    // What was given is given back.
+    world.api.delete("pods", "default", "own", Some(1));
+    world.gone("own").await;
+    let text = std::fs::read_to_string(&state).unwrap();
+    assert!(text.contains("\"entries\":{}"), "{text}");
+
+    // A state that cannot be read is not guessed at.
+    std::fs::write(&state, "{").unwrap();
+    let error = world.fails_to_restart().await;
+    let advice = format!(
+        "please drain this node and delete the CPU manager checkpoint file {state:?} before restarting Kubelet"
+    );
+    assert!(error.ends_with(&advice), "{error}");
 }

@@ -10,7 +10,7 @@ use podium_client::{SharedInformers, Shutdown};
 use serde_json::{Value, json};
 
 use crate::{
-    Config, Configuration,
+    Config, Configuration, ContainerManagerSettings,
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
@@ -23,6 +23,7 @@ pub(crate) struct World {
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), crate::Error>>,
     cgroup: String,
+    managers: ContainerManagerSettings,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -37,8 +38,21 @@ impl World {
         Self::start_as(runtime_name, &|_| {})
     }
 
+    /// With policies of processors, memory and topology.
+    pub(crate) fn start_managed(runtime_name: &str, managers: ContainerManagerSettings) -> Option<Self> {
+        Self::start_all(runtime_name, &|_| {}, managers)
+    }
+
     /// With other settings, too.
     fn start_as(runtime_name: &str, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
+        Self::start_all(runtime_name, change, ContainerManagerSettings::default())
+    }
+
+    fn start_all(
+        runtime_name: &str,
+        change: &dyn Fn(&mut Configuration),
+        managers: ContainerManagerSettings,
+    ) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: cgroups need root");
             return None;
@@ -48,8 +62,8 @@ impl World {
         let (api, runtime) = (FakeApi::new(), FakeRuntime::start());
         runtime.held.lock().images.push("app:v1".into());
         runtime.held.lock().name = runtime_name.into();
-        let (shutdown, task) = kubelet(&api, &runtime, &cgroup, change);
-        Some(Self { api, runtime, shutdown, task, cgroup })
+        let (shutdown, task) = kubelet(&api, &runtime, &cgroup, change, &managers);
+        Some(Self { api, runtime, shutdown, task, cgroup, managers })
     }
 
     pub(crate) async fn stop(mut self) {
@@ -60,8 +74,17 @@ impl World {
     pub(crate) async fn restart(mut self) -> Self {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
-        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {});
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.managers);
         self
+    }
+
+    /// Why the kubelet does not start again.
+    pub(crate) async fn fails_to_restart(mut self) -> String {
+        self.shutdown.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.managers);
+        let ended = tokio::time::timeout(LIMIT, &mut self.task).await.expect("ends in time").unwrap();
+        podium_client::error_chain(&ended.expect_err("it does not start")).to_string()
     }
 
     pub(crate) fn pod(&self, name: &str, spec: Value) {
@@ -126,6 +149,7 @@ fn kubelet(
     runtime: &FakeRuntime,
     cgroup: &str,
     change: &dyn Fn(&mut Configuration),
+    managers: &ContainerManagerSettings,
 ) -> (Shutdown, tokio::task::JoinHandle<Result<(), crate::Error>>) {
     let shutdown = Shutdown::new();
     let client = api.client();
@@ -133,7 +157,8 @@ fn kubelet(
     let root = runtime.path().join("kubelet");
     let mut settings = crate::testing::settings(&runtime.endpoint(), cgroup, &root);
     change(&mut settings);
-    let config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
+    let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
+    config.container_manager = managers.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 

@@ -191,14 +191,17 @@ fn huge_pages() -> Vec<String> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            Some(if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) })
-        })
+        .filter_map(|entry| huge_page_size(&entry.file_name().to_string_lossy()).map(|(size, _)| size))
         .collect();
     sizes.sort();
     sizes
+}
+
+/// The size that a directory of the kernel's is about, as resources name it and in KiB: `hugepages-2048kB` is `2Mi`.
+pub(crate) fn huge_page_size(directory: &str) -> Option<(String, u64)> {
+    let kib: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    let size = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
+    Some((size, kib))
 }
 
 #[cfg(test)]

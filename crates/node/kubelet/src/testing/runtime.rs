@@ -459,7 +459,11 @@ impl RuntimeService for FakeRuntime {
             .find(|(_, status)| status.id == request.container_id)
             .map(|(_, status)| name_of(status).to_owned())
             .ok_or_else(|| Status::not_found(request.container_id))?;
-        held.calls.push(format!("resize {name} {} {}", linux.cpu_shares, linux.memory_limit_in_bytes));
+        held.calls.push(if linux.cpuset_cpus.is_empty() {
+            format!("resize {name} {} {}", linux.cpu_shares, linux.memory_limit_in_bytes)
+        } else {
+            format!("cpus {name} {}", linux.cpuset_cpus)
+        });
         Ok(Response::new(v1::UpdateContainerResourcesResponse::default()))
     }
 

@@ -18,10 +18,7 @@ use podium_cri::bounded;
 use podium_plugins::dra;
 
 use super::{
-    super::{
-        checkpoint::{self, CheckpointError},
-        options::RunOptions,
-    },
+    super::{SettingsError, checkpoint, options::RunOptions},
     Drivers, judge,
     state::{Claim, Claims, Device},
 };
@@ -45,9 +42,14 @@ pub(crate) struct ClaimManager {
 impl ClaimManager {
     /// With what its checkpoint says. One that cannot be read is an error, as upstream has it: nobody would give back what
     /// is in it.
-    pub(crate) fn open(root: &Path) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, SettingsError> {
         let file = root.join(CHECKPOINT);
-        let claims = checkpoint::read::<Claims>(&file)?.unwrap_or_default();
+        let claims = checkpoint::read::<Claims>(&file).map_err(|error| SettingsError::Checkpoint {
+            manager: "DRA",
+            file: file.clone(),
+            message: format!("could not restore state from checkpoint: {error}"),
+        })?;
+        let claims = claims.unwrap_or_default();
         Ok(Self {
             file,
             drivers: Arc::default(),

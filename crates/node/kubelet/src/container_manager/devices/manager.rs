@@ -215,6 +215,10 @@ impl DeviceManager {
         self.pool.lock().hints(wanted, container, machine)
     }
 
+    pub(crate) fn pod_hints(&self, wanted: &Pod, machine: NodeMask) -> Hints {
+        self.pool.lock().pod_hints(wanted, machine)
+    }
+
     /// Gives a container its devices. What it has already stays.
     pub(crate) async fn allocate(
         &self,

@@ -305,8 +305,7 @@ impl Pool {
         if settled.len() == required {
             return Ok(Plan::Take(settled));
         }
-        let in_use: Ids = self.in_use(resource).cloned().collect();
-        let available: Ids = healthy.difference(&in_use).cloned().collect();
+        let available = self.available(resource);
         let needed = required - settled.len();
         if available.len() < needed {
             return Err(format!(
@@ -365,39 +364,47 @@ impl Pool {
         self.grants.len() != before
     }
 
+    /// Whether the plugin says where its devices are.
+    fn is_placed(&self, resource: &str) -> bool {
+        let known = self.provided.get(resource);
+        known.is_some_and(|known| known.devices.values().any(|one| !one.nodes.is_empty()))
+    }
+
+    fn available(&self, resource: &str) -> Ids {
+        let in_use: Ids = self.in_use(resource).cloned().collect();
+        self.healthy(resource).difference(&in_use).cloned().collect()
+    }
+
     /// Where a container's devices could come from.
     pub(crate) fn hints(&self, wanted: &Pod, container: &Container, machine: NodeMask) -> Hints {
         let of = |(resource, required): (String, usize)| {
-            let known = self.provided.get(&resource);
-            let placed = known.is_some_and(|known| known.devices.values().any(|one| !one.nodes.is_empty()));
-            let hints = placed.then(|| self.hints_of(wanted, container, &resource, required, machine));
+            let have = self.grant(pod::uid(wanted), &container.name, &resource);
+            let hints = self.is_placed(&resource).then(|| match have.map(|have| &have.devices) {
+                Some(have) if have.len() == required => {
+                    let have = have.keys().cloned().collect();
+                    self.hints_among(&resource, required, &Ids::new(), &have, machine)
+                }
+                Some(_) => Vec::new(),
+                None => {
+                    let must = self.reusable(wanted, &container.name, &resource);
+                    self.hints_among(&resource, required, &must, &self.available(&resource), machine)
+                }
+            });
             (resource, hints)
         };
         self.wanted(container).into_iter().map(of).collect()
     }
 
-    fn hints_of(
+    /// The hints for devices of which some are settled, and the others are among these.
+    fn hints_among(
         &self,
-        wanted: &Pod,
-        container: &Container,
         resource: &str,
         required: usize,
+        must: &Ids,
+        among: &Ids,
         machine: NodeMask,
     ) -> Vec<Hint> {
-        let uid = pod::uid(wanted);
-        let have = self.grant(uid, &container.name, resource);
-        let (must, available) = match have {
-            Some(have) if have.devices.len() == required => {
-                (Ids::new(), have.devices.keys().cloned().collect::<Ids>())
-            }
-            Some(_) => return Vec::new(),
-            None => {
-                let must = self.reusable(wanted, &container.name, resource);
-                let in_use: Ids = self.in_use(resource).cloned().collect();
-                (must, self.healthy(resource).difference(&in_use).cloned().collect())
-            }
-        };
-        if must.len() + available.len() < required {
+        if must.len() + among.len() < required {
             return Vec::new();
         }
         let near = |id: &String, mask: NodeMask| self.nodes_of(resource, id).overlaps(mask);
@@ -408,9 +415,32 @@ impl Pool {
             |mask| {
                 // What init containers leave has to be on these nodes too.
                 must.iter().all(|id| near(id, mask))
-                    && must.len() + available.iter().filter(|id| near(id, mask)).count() >= required
+                    && must.len() + among.iter().filter(|id| near(id, mask)).count() >= required
             },
         )
+    }
+
+    /// Where the devices of all the pod's containers could come from.
+    pub(crate) fn pod_hints(&self, wanted: &Pod, machine: NodeMask) -> Hints {
+        let all = || pod::containers(wanted).iter().chain(pod::init_containers(wanted));
+        let names: BTreeSet<String> = all().flat_map(|one| self.wanted(one)).map(|(name, _)| name).collect();
+        let of = |name: String| {
+            let count = |one: &Container| {
+                self.wanted(one).into_iter().find(|(own, _)| *own == name).map_or(0, |(_, count)| count)
+            };
+            let required = pod::peak(wanted, count);
+            let have: Ids = all()
+                .filter_map(|one| self.grant(pod::uid(wanted), &one.name, &name))
+                .flat_map(|granted| granted.devices.keys().cloned())
+                .collect();
+            let hints = self.is_placed(&name).then(|| match have.len() {
+                0 => self.hints_among(&name, required, &Ids::new(), &self.available(&name), machine),
+                given if given == required => self.hints_among(&name, required, &Ids::new(), &have, machine),
+                _ => Vec::new(),
+            });
+            (name, hints)
+        };
+        names.into_iter().map(of).collect()
     }
 
     /// Whether a device is healthy; one that its plugin does not name any more is taken for healthy, as upstream does.
