@@ -73,6 +73,12 @@ pub(crate) fn bit(name: &str) -> Option<u32> {
     NAMES.iter().position(|known| *known == plain).and_then(|at| u32::try_from(at).ok())
 }
 
+/// Whole names of the capabilities in a set.
+pub(crate) fn names(set: u64) -> Vec<String> {
+    let all = NAMES.iter().enumerate().filter(|(number, _)| set & 1 << number != 0);
+    all.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 fn set(names: &[&str]) -> u64 {
     names.iter().filter_map(|name| bit(name)).fold(0, |set, bit| set | 1 << bit)
 }

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use podium_cri::v1;
-use podium_shim::protocol::{Answer, EXIT_FILE, ExecSpec, Exit, Failure, Request, SPEC_FILE, User};
+use podium_shim::protocol::{
+    Answer, EXIT_FILE, ExecSpec, Exit, Failure, OCI_CONFIG, Request, SPEC_FILE, User,
+};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::core::{Runtime, chain, failed, new_id, now};
 use crate::images::records::Record;
+use crate::oci;
 use crate::shim::{self, Lines, ShimError};
 use crate::spec::{self, Ingredients};
 use crate::state::{self, ContainerRecord, VolumeImage};
@@ -330,6 +333,7 @@ impl Runtime {
             volume_images,
             directory: &self.container_directory(id),
             sandbox_directory: &sandbox.directory,
+            runtime: self.handlers.get(&sandbox.handler).and_then(|handler| handler.binary.as_deref()),
             available_capabilities: self.available_capabilities,
         })
     }
@@ -366,6 +370,11 @@ impl Runtime {
             &container.record.layers,
             &container.record.volume_images,
         )?;
+        if spec.runtime.is_some() {
+            let config = oci::config(&spec, spec::seccomp_profile(&container.record.config, &spec)?)?;
+            state::write(&container.directory.join(OCI_CONFIG), config.to_string().as_bytes())
+                .map_err(|error| failed("writing the specification", &error))?;
+        }
         let bytes = serde_json::to_vec(&spec).map_err(|error| failed("writing the specification", &error))?;
         state::write(&container.directory.join(SPEC_FILE), &bytes)
             .map_err(|error| failed("writing the specification", &error))?;

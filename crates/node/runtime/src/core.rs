@@ -20,6 +20,7 @@ use tonic::Status;
 use crate::Config;
 use crate::cni::{Cni, Network};
 use crate::container::{Container, State};
+use crate::handlers::Handlers;
 use crate::images::store::Store;
 use crate::sandbox::Sandbox;
 use crate::shim::{self, Lines, Program, ShimError};
@@ -69,6 +70,8 @@ pub(crate) struct Runtime {
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<Event>,
+    /// Runtimes by the names that pods ask for.
+    pub(crate) handlers: Handlers,
     pub(crate) streaming: Streaming,
     /// Shared by pulls, taken alone by a collection: content comes before its name.
     pub(crate) pulling: tokio::sync::RwLock<()>,
@@ -120,6 +123,7 @@ impl Runtime {
             configuration_directory: config.cni_configuration.clone(),
             plugin_directory: config.cni_plugins.clone(),
         };
+        let handlers = Handlers::read(&config.handlers).map_err(io("reading runtime handlers"))?;
         let store = Store::open(&config.root).map_err(io("opening the image store"))?;
         let program = Program::new().map_err(io("keeping the shim in memory"))?;
         let user_namespaces =
@@ -131,6 +135,7 @@ impl Runtime {
             store: Arc::new(store),
             program,
             user_namespaces,
+            handlers,
             cni,
             cgroups: Cgroups::of_machine().map_err(io("finding cgroups"))?,
             available_capabilities: crate::capabilities::available(),

@@ -5,6 +5,7 @@
 //!
 //! - `images`: content, layers, records. `registry`: where images come from.
 //! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
+//! - `handlers`: other OCI runtimes by name. `oci`: a specification as they read it; pure.
 //! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
 //! - `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
 
@@ -12,7 +13,9 @@ mod capabilities;
 mod cni;
 mod container;
 mod core;
+mod handlers;
 mod images;
+mod oci;
 mod registry;
 mod remove;
 mod sandbox;
@@ -46,6 +49,8 @@ pub struct Config {
     pub cni_plugins: PathBuf,
     /// How registries are reached: a directory of `HOST/hosts.toml`.
     pub registries: PathBuf,
+    /// Handlers beside our own: a file that names programs of other OCI runtimes. It need not be there.
+    pub handlers: PathBuf,
     /// Its version, as it is told to clients.
     pub version: String,
 }

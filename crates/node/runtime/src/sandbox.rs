@@ -291,16 +291,25 @@ impl Runtime {
         config: v1::PodSandboxConfig,
         handler: String,
     ) -> Result<String, Status> {
-        if !matches!(handler.as_str(), "" | "podium" | "runc") {
-            return Err(Status::invalid_argument(format!("no runtime for {handler:?} is configured")));
-        }
+        let runtime = self.handlers.get(&handler).ok_or_else(|| {
+            Status::unknown(format!(
+                "failed to get sandbox runtime: no runtime for {handler:?} is configured"
+            ))
+        })?;
         let metadata = config
             .metadata
             .clone()
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
         let wanted = shim_spec(&config, 0)?;
-        if let (Some(_), Err(why)) = (&wanted.users, &self.user_namespaces) {
-            return Err(Status::unimplemented(format!("user namespaces are not supported here: {why}")));
+        if wanted.users.is_some() {
+            if let Err(why) = &self.user_namespaces {
+                return Err(Status::unimplemented(format!("user namespaces are not supported here: {why}")));
+            }
+            if runtime.binary.is_some() {
+                return Err(Status::unimplemented(format!(
+                    "user namespaces are not supported by runtime {handler:?}"
+                )));
+            }
         }
         let sysctls = sysctls(&config, &wanted)?;
         let id = new_id()?;

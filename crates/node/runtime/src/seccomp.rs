@@ -50,6 +50,22 @@ pub(crate) fn local(path: &Path) -> Result<Vec<Instruction>, SeccompError> {
     compile::compile(&profile)
 }
 
+/// The default as a profile, for another runtime.
+pub(crate) fn default_profile(capabilities: u64) -> Result<serde_json::Value, SeccompError> {
+    let profile = serde_json::to_value(default::profile(capabilities));
+    let mut profile = profile.map_err(|source| SeccompError::Parse { path: String::new(), source })?;
+    let own = if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
+    profile["architectures"] = serde_json::json!([own]);
+    Ok(profile)
+}
+
+/// A local one, as it is written: [`local`] has looked whether it is one.
+pub(crate) fn local_profile(path: &Path) -> Result<serde_json::Value, SeccompError> {
+    let name = path.display().to_string();
+    let text = std::fs::read(path).map_err(|source| SeccompError::Read { path: name.clone(), source })?;
+    serde_json::from_slice(&text).map_err(|source| SeccompError::Parse { path: name, source })
+}
+
 /// Names and numbers of this machine's system calls.
 fn table() -> impl Iterator<Item = (&'static str, u32)> {
     let text = if cfg!(target_arch = "aarch64") {

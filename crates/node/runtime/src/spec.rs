@@ -36,6 +36,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) directory: &'a Path,
     /// The sandbox's own directory.
     pub(crate) sandbox_directory: &'a Path,
+    /// The program of the pod's runtime, if it is not ours.
+    pub(crate) runtime: Option<&'a Path>,
     /// What this machine lets us give away.
     pub(crate) available_capabilities: u64,
 }
@@ -87,6 +89,7 @@ pub(crate) fn container(from: &Ingredients<'_>) -> Result<ContainerSpec, Status>
         tty: config.tty,
         stdin: config.stdin,
         log_path: log_path(from.sandbox, config),
+        runtime: from.runtime.map(Path::to_owned),
     })
 }
 
@@ -209,6 +212,24 @@ fn filter(
         return Ok(None);
     }
     sandbox_filter(security.seccomp.as_ref(), capabilities)
+}
+
+/// The filter asked for as a profile, for a runtime that compiles it itself.
+pub(crate) fn seccomp_profile(
+    config: &v1::ContainerConfig,
+    spec: &ContainerSpec,
+) -> Result<Option<serde_json::Value>, Status> {
+    use v1::security_profile::ProfileType;
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let Some(profile) = security.and_then(|security| security.seccomp.as_ref()) else { return Ok(None) };
+    if spec.process.seccomp.is_none() {
+        return Ok(None);
+    }
+    let found = match profile.profile_type() {
+        ProfileType::Localhost => seccomp::local_profile(Path::new(&profile.localhost_ref)),
+        _ => seccomp::default_profile(spec.process.capabilities.bounding),
+    };
+    found.map(Some).map_err(|error| invalid(format!("failed to generate seccomp spec opts: {error}")))
 }
 
 /// The filter of a profile setting; unset is unconfined, as CRI has it.

@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::log::{Formatter, Log, now, timestamp};
+use crate::oci::Oci;
 use crate::protocol::{ContainerState, EXIT_FILE, Exit, User};
 use crate::streams::nonblocking;
 
@@ -148,6 +149,8 @@ pub(crate) struct Container {
     pub(crate) started_at: i64,
     pub(crate) user: User,
     pub(crate) cgroup: String,
+    /// The program of the runtime that made it, if it was not us.
+    pub(crate) runtime: Option<PathBuf>,
     /// Its processes end with its first one.
     pub(crate) own_pid: bool,
     pub(crate) log: Option<Log>,
@@ -159,6 +162,12 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// The runtime that made it, if it was not us. `state` is where such a runtime keeps its notes in this pod.
+    pub(crate) fn made_by(&self, state: PathBuf) -> Option<Oci<'_>> {
+        let binary = self.runtime.as_deref()?;
+        Some(Oci { binary, state, bundle: &self.directory, id: &self.id })
+    }
+
     pub(crate) fn state(&self) -> ContainerState {
         ContainerState {
             id: self.id.clone(),
@@ -247,6 +256,7 @@ mod tests {
             started_at: 0,
             user: User::default(),
             cgroup: String::new(),
+            runtime: None,
             own_pid: true,
             log: None,
             input: None,

@@ -29,7 +29,7 @@ use crate::sys::{self, Fork};
 use crate::userns::{Users, become_root};
 
 /// How long a start may take before it is given up: mounting from a network that does not answer hangs.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The longest message of a child.
 const MESSAGE_BYTES: usize = 16 << 10;
 
@@ -389,7 +389,7 @@ fn listen(socket: &OwnedFd, pid: &mut i32) -> Result<Started, StartError> {
     }
 }
 
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = cmsg_space!([i32; 1]);
     let mut parts = [IoSliceMut::new(buffer)];
     let message =

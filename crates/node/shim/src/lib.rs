@@ -7,6 +7,7 @@
 //! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
 //! - [`serve`](mod@serve): the loop that waits for everything at once.
 //! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `layers`, `process`: a container's start. `log`: its output.
+//! - [`oci`]: containers that runc or another runtime makes.
 //! - [`userns`]: user namespaces of pods; a shim can be asked whether the machine has them.
 //! - [`images`]: images as volumes; the daemon tries them when it makes a container.
 //! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
@@ -22,6 +23,7 @@ mod launch;
 mod layers;
 mod log;
 mod mounts;
+pub mod oci;
 mod process;
 pub mod protocol;
 mod rootfs;

@@ -51,6 +51,11 @@ pub(crate) fn find(root: impl AsFd, path: &Path, links: Links) -> io::Result<Own
     Ok(openat2(root, path, how(OFlag::O_PATH, links))?)
 }
 
+/// A file of the root, opened so that it cannot make us wait.
+pub(crate) fn open_to_read(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat2(root, path, how(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Links::Follow))?)
+}
+
 /// The directory at a path, made with those above it where it is missing.
 pub(crate) fn directory(root: impl AsFd, path: &Path, links: Links) -> io::Result<OwnedFd> {
     let root = root.as_fd();
@@ -86,8 +91,7 @@ fn dotted(path: &Path) -> &Path {
 /// Something to mount on: a directory or a file, as what is mounted is.
 pub(crate) fn target(root: impl AsFd, path: &Path, like: impl AsFd) -> io::Result<OwnedFd> {
     let root = root.as_fd();
-    let kind = SFlag::from_bits_truncate(fstat(like)?.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFDIR {
+    if is_directory(like)? {
         return directory(root, path, Links::Follow);
     }
     match find(root, path, Links::Follow) {
@@ -106,6 +110,11 @@ pub(crate) fn target(root: impl AsFd, path: &Path, like: impl AsFd) -> io::Resul
             .resolve(ResolveFlag::RESOLVE_BENEATH),
     )?;
     find(root, path, Links::Follow)
+}
+
+/// Whether a descriptor is of a directory.
+pub(crate) fn is_directory(fd: impl AsFd) -> io::Result<bool> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
 /// The container's null device, proven to be the kernel's: what hides a file must not be a file of the container's own
@@ -143,8 +152,7 @@ pub(crate) fn mask(root: impl AsFd, null: impl AsFd, path: &Path) -> io::Result<
         }
         Err(error) => return Err(error),
     };
-    let kind = SFlag::from_bits_truncate(fstat(&target)?.st_mode) & SFlag::S_IFMT;
-    let cover = if kind == SFlag::S_IFDIR {
+    let cover = if is_directory(&target)? {
         let attributes =
             sys::attribute::RDONLY | sys::attribute::NOSUID | sys::attribute::NODEV | sys::attribute::NOEXEC;
         sys::new_mount(c"tmpfs", &[], attributes)?

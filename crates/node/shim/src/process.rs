@@ -185,8 +185,14 @@ fn give(stream: BorrowedFd<'_>, owner: Uid) -> io::Result<()> {
 }
 
 fn resolve(spec: &ProcessSpec) -> Result<Resolved, StartError> {
-    let passwd = step("/etc/passwd", users::read("/etc/passwd"))?;
-    let group = step("/etc/group", users::read("/etc/group"))?;
+    resolve_in(Path::new("/"), spec)
+}
+
+/// The same of a container whose root is not ours.
+pub(crate) fn resolve_in(root: &Path, spec: &ProcessSpec) -> Result<Resolved, StartError> {
+    let root = File::open(root)?;
+    let passwd = step("/etc/passwd", users::read(&root, "etc/passwd"))?;
+    let group = step("/etc/group", users::read(&root, "etc/group"))?;
     users::resolve(&spec.user, &passwd, &group)
         .map_err(|message| StartError { kind: Failure::Other, message })
 }

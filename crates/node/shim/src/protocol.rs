@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const SPEC_FILE: &str = "spec.json";
 /// The file in a container's directory that says how it ended.
 pub const EXIT_FILE: &str = "exit.json";
+/// The configuration of a container that another OCI runtime makes, in the container's directory.
+pub const OCI_CONFIG: &str = "config.json";
 /// In place of a pod's id: asks whether user namespaces work, with layers in the directory that follows.
 pub const CHECK_USERS: &str = "check-user-namespaces";
 /// The longest line taken: no request is near it.
@@ -457,6 +459,9 @@ pub struct ContainerSpec {
     pub stdin: bool,
     /// Where output goes; none is nowhere.
     pub log_path: Option<PathBuf>,
+    /// The program of another OCI runtime that makes it; its configuration is [`OCI_CONFIG`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<PathBuf>,
 }
 
 /// A command in a running container.

@@ -106,7 +106,7 @@ pub(crate) fn enter(
 }
 
 /// A copy of the pod's `/dev/shm`, fetched from the namespace that has it.
-fn take_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn take_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {
     let own = File::open("/proc/self/ns/mnt")?;
     sys::setns(namespace, libc::CLONE_NEWNS)?;
     let tree = sys::clone_tree(Path::new("/"), false);
@@ -122,7 +122,7 @@ fn take(bind: &Bind) -> io::Result<Option<OwnedFd>> {
     sys::clone_tree(&bind.source, true).map(Some)
 }
 
-fn take_image(bind: &Bind, users: Option<&Users>, spec: &ContainerSpec) -> io::Result<OwnedFd> {
+pub(crate) fn take_image(bind: &Bind, users: Option<&Users>, spec: &ContainerSpec) -> io::Result<OwnedFd> {
     let files = bind.image.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
     images::take(files, users.filter(|_| bind.mapped), &place(spec)?)
 }
@@ -162,7 +162,7 @@ fn take_groups(spec: &ContainerSpec, cgroups: &Cgroups) -> io::Result<Vec<(Strin
         .collect()
 }
 
-fn mount_layers(spec: &ContainerSpec, users: Option<&Users>) -> io::Result<PathBuf> {
+pub(crate) fn mount_layers(spec: &ContainerSpec, users: Option<&Users>) -> io::Result<PathBuf> {
     let place = place(spec)?;
     let Rootfs { base, lower, upper, work, .. } = &spec.rootfs;
     layers::put(base, lower, Some(Writable { upper, work }), users, &place)?;

@@ -19,6 +19,7 @@ use crate::cgroup::Cgroups;
 use crate::containers::{Attached, Container, MAX_ATTACHED, Output};
 use crate::launch;
 use crate::log::{Log, now};
+use crate::oci::Oci;
 use crate::process::StartError;
 use crate::protocol::{
     Answer, ContainerSpec, ExecSpec, Exit, Failure, PidMode, ProcessSpec, Request, SPEC_FILE, SandboxSpec,
@@ -269,7 +270,11 @@ impl Shim {
                 done
             }
             Request::Forget { id } => {
+                let notes = self.notes();
                 if let Some(container) = self.containers.get(&id) {
+                    if let Some(oci) = container.made_by(notes) {
+                        oci.delete();
+                    }
                     let group = container.cgroup.clone();
                     self.remove_group(&group);
                     self.containers.remove(&id);
@@ -351,7 +356,13 @@ impl Shim {
                 .map(|container| container.pid),
             _ => None,
         };
-        let started = launch::container(&spec, &self.pod, target, streams, &self.cgroups)?;
+        let started = match &spec.runtime {
+            Some(binary) => {
+                let oci = Oci { binary, state: self.notes(), bundle: directory, id: &spec.id };
+                oci.start(&spec, &self.pod, target, streams, &self.cgroups)?
+            }
+            None => launch::container(&spec, &self.pod, target, streams, &self.cgroups)?,
+        };
         if let Some(terminal) = &started.terminal {
             outputs.push(Output::new(terminal.try_clone()?, "stdout")?);
         }
@@ -363,6 +374,7 @@ impl Shim {
             started_at: now(),
             user: started.user,
             cgroup: spec.cgroup,
+            runtime: spec.runtime,
             own_pid: spec.pid == PidMode::Container,
             log,
             input,
@@ -374,6 +386,11 @@ impl Shim {
             Answer::Started { pid: container.pid, at: container.started_at, user: container.user.clone() };
         self.containers.insert(spec.id, container);
         Ok(answer)
+    }
+
+    /// Where other runtimes keep notes on this pod's containers.
+    fn notes(&self) -> PathBuf {
+        self.directory.join("oci")
     }
 
     fn exec(&mut self, number: u64, spec: &ExecSpec) -> Result<(Answer, Option<OwnedFd>), StartError> {
@@ -397,7 +414,13 @@ impl Shim {
         } else {
             Some(descriptors.try_into().map_err(|_| failed("an exec without three streams".to_owned()))?)
         };
-        let started = launch::exec(&of, &process, &self.pod, init, streams, &self.cgroups)?;
+        let notes = self.notes();
+        let container = self.container(&spec.id)?;
+        let user = container.user.clone();
+        let started = match container.made_by(notes) {
+            Some(oci) => oci.exec(&process, &user, streams)?,
+            None => launch::exec(&of, &process, &self.pod, init, streams, &self.cgroups)?,
+        };
         let at = now();
         let answer = Answer::Started { pid: started.pid, at, user: started.user.clone() };
         let exec = Exec {
@@ -510,6 +533,10 @@ impl Shim {
 
     fn end_all(&mut self) {
         let own = Some(self.pod_group.clone()).filter(|group| !group.is_empty());
+        let notes = self.notes();
+        for oci in self.containers.values().filter_map(|one| one.made_by(notes.clone())) {
+            oci.delete();
+        }
         let groups: Vec<String> = self.containers.values().map(|one| one.cgroup.clone()).chain(own).collect();
         if let Some((_, waiter)) = &self.pod.pid {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*waiter), Signal::SIGKILL);

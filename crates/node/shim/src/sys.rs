@@ -436,6 +436,16 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// The same for a program that is yet to start.
+pub(crate) fn start_with_default_signals(command: &mut std::process::Command) {
+    let reset = || {
+        reset_signals();
+        Ok(())
+    };
+    // SAFETY: what runs between fork and exec makes system calls that may be made there, and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, reset) };
+}
+
 /// Ignores a signal.
 pub(crate) fn ignore(signal: Signal) {
     // SAFETY: ignoring runs no code of ours.

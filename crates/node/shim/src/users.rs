@@ -1,9 +1,11 @@
 //! Users and groups of a container, looked up in its own files. Pure but for reading them.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use crate::mounts;
 use crate::protocol::{User, UserSpec};
 
 /// Files larger than this are not a user database but an attack on our memory.
@@ -118,12 +120,11 @@ pub(crate) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Reso
     Ok(Resolved { user: User { uid, gid, groups }, home })
 }
 
-/// A file of the container's; one that is not there is empty. Called with the container's root as ours, so its links lead
-/// nowhere else, and nothing but a regular file is read, so it cannot make us wait.
-pub(crate) fn read(path: &str) -> io::Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = match file {
-        Ok(file) => file,
+/// A file of the container's; one that is not there is empty. Its links lead nowhere out of the root, and nothing but a
+/// regular file is read, so it cannot make us wait.
+pub(crate) fn read(root: &File, path: &str) -> io::Result<String> {
+    let file = match mounts::open_to_read(root, Path::new(path)) {
+        Ok(file) => File::from(file),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(String::new());
         }

@@ -1,33 +1,35 @@
 //! Profiles as the OCI runtime specification writes them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A profile.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Profile {
     pub(crate) default_action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) default_errno_ret: Option<u32>,
     #[serde(default)]
     pub(crate) syscalls: Vec<Rule>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) listener_path: String,
 }
 
 /// What happens to some system calls.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Rule {
     #[serde(default)]
     pub(crate) names: Vec<String>,
     pub(crate) action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) errno_ret: Option<u32>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) args: Option<Vec<Arg>>,
 }
 
 /// A condition on an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Arg {
     pub(crate) index: u32,
@@ -38,7 +40,7 @@ pub(crate) struct Arg {
 }
 
 /// How an argument is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Op {
     #[serde(rename = "SCMP_CMP_NE")]
     Ne,
@@ -58,7 +60,7 @@ pub(crate) enum Op {
 }
 
 /// What the kernel does with a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Action {
     #[serde(rename = "SCMP_ACT_ALLOW")]
     Allow,

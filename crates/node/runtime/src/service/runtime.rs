@@ -139,10 +139,6 @@ impl RuntimeService for Calls {
         if !network_condition.status {
             network_condition.reason = "NetworkPluginNotReady".to_owned();
         }
-        let features = v1::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: true,
-            user_namespaces: self.0.user_namespaces.is_ok(),
-        };
         let mut info = std::collections::HashMap::new();
         if request.into_inner().verbose {
             let text = serde_json::json!({"root": self.0.config.root, "cniConfiguration": self.0.config.cni_configuration});
@@ -153,9 +149,7 @@ impl RuntimeService for Calls {
                 conditions: vec![condition("RuntimeReady", None), network_condition],
             }),
             info,
-            runtime_handlers: ["", "podium", "runc"]
-                .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) })
-                .to_vec(),
+            runtime_handlers: self.0.handlers.list(self.0.user_namespaces.is_ok()),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

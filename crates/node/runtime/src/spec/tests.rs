@@ -35,6 +35,7 @@ fn build(config: &v1::ContainerConfig, sandbox: &v1::PodSandboxConfig) -> Result
         volume_images: &volume_images(),
         directory: Path::new("/c"),
         sandbox_directory: Path::new("/s"),
+        runtime: None,
         available_capabilities: u64::MAX,
     })
 }

@@ -133,6 +133,7 @@ impl Fixture {
             cni_configuration: self.path("net.d"),
             cni_plugins: self.path("bin"),
             registries: self.path("registries"),
+            handlers: self.path("runtime.toml"),
             version: "test".to_owned(),
         }
     }

@@ -6,6 +6,7 @@
 mod containers;
 mod figures;
 mod fixture;
+mod handlers;
 mod images;
 mod restart;
 mod sandboxes;

@@ -163,6 +163,7 @@ async fn daemon_for_the_killing() {
         cni_configuration: directory.join("net.d"),
         cni_plugins: directory.join("bin"),
         registries: directory.join("registries"),
+        handlers: directory.join("runtime.toml"),
         version: "test".to_owned(),
     };
     podium_runtime::run(config, || {}, Default::default()).await.unwrap();
