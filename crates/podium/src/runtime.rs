@@ -52,6 +52,7 @@ pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
         cni_configuration: layout.cni_configuration(),
         cni_plugins: layout.cni_plugins(),
         registries: layout.data.join("registries"),
+        cdi: podium_runtime::CDI_DIRECTORIES.map(Into::into).to_vec(),
         handlers: layout.data.join("runtime.toml"),
         version: podium_api::VERSION.trim_start_matches('v').to_owned(),
     }

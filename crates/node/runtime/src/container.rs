@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tonic::Status;
 
+use crate::cdi;
 use crate::core::{Runtime, chain, failed, new_id, now};
 use crate::images::records::Record;
 use crate::oci;
@@ -208,9 +209,6 @@ impl Runtime {
             .metadata
             .clone()
             .ok_or_else(|| Status::invalid_argument("container config must include metadata"))?;
-        if !config.cdi_devices.is_empty() {
-            return Err(Status::unimplemented("CDI devices are not supported by this runtime"));
-        }
         let image = config.image.clone().unwrap_or_default();
         let record = self.store.find(&image.image).ok_or_else(|| {
             Status::not_found(format!("failed to resolve image {:?}: not found", image.image))
@@ -323,7 +321,7 @@ impl Runtime {
                 check_shared(path)?;
             }
         }
-        spec::container(&Ingredients {
+        let mut spec = spec::container(&Ingredients {
             id,
             config,
             sandbox: &sandbox.config,
@@ -335,7 +333,10 @@ impl Runtime {
             sandbox_directory: &sandbox.directory,
             runtime: self.handlers.get(&sandbox.handler).and_then(|handler| handler.binary.as_deref()),
             available_capabilities: self.available_capabilities,
-        })
+        })?;
+        let devices: Vec<String> = config.cdi_devices.iter().map(|device| device.name.clone()).collect();
+        cdi::inject(&mut spec, &devices, &self.config.cdi.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        Ok(spec)
     }
 
     /// Starts a container. If it cannot be started it has ended, with the reason.
@@ -370,7 +371,7 @@ impl Runtime {
             &container.record.layers,
             &container.record.volume_images,
         )?;
-        if spec.runtime.is_some() {
+        if spec.runtime.is_some() || !spec.hooks.is_empty() {
             let config = oci::config(&spec, spec::seccomp_profile(&container.record.config, &spec)?)?;
             state::write(&container.directory.join(OCI_CONFIG), config.to_string().as_bytes())
                 .map_err(|error| failed("writing the specification", &error))?;

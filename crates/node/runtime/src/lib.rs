@@ -4,12 +4,14 @@
 //! keeps on disk what CRI told it, asks the shims for the rest when it starts, and so loses nothing by a crash.
 //!
 //! - `images`: content, layers, records. `registry`: where images come from.
+//! - `cdi`: devices by name.
 //! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
 //! - `handlers`: other OCI runtimes by name. `oci`: a specification as they read it; pure.
 //! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
 //! - `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
 
 mod capabilities;
+mod cdi;
 mod cni;
 mod container;
 mod core;
@@ -32,6 +34,7 @@ use std::path::PathBuf;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub use core::Error;
 
 /// What a runtime is started with.
@@ -51,6 +54,8 @@ pub struct Config {
     pub registries: PathBuf,
     /// Handlers beside our own: a file that names programs of other OCI runtimes. It need not be there.
     pub handlers: PathBuf,
+    /// Where files about devices by name are (CDI), the more important directory last.
+    pub cdi: Vec<PathBuf>,
     /// Its version, as it is told to clients.
     pub version: String,
 }

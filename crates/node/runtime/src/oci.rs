@@ -52,6 +52,17 @@ pub(crate) fn config(spec: &ContainerSpec, seccomp: Option<Value>) -> Result<Val
         "mounts": mounts(spec)?,
         "linux": linux,
     });
+    for hook in &spec.hooks {
+        let mut one = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+        if let Some(timeout) = hook.timeout {
+            one["timeout"] = json!(timeout.as_secs().max(1));
+        }
+        let list = &mut config["hooks"][&hook.kind];
+        if list.is_null() {
+            *list = json!([]);
+        }
+        list.as_array_mut().into_iter().for_each(|list| list.push(one.clone()));
+    }
     if let Some(score) = process.oom_score_adj {
         config["process"]["oomScoreAdj"] = json!(score);
     }

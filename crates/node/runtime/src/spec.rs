@@ -89,6 +89,7 @@ pub(crate) fn container(from: &Ingredients<'_>) -> Result<ContainerSpec, Status>
         tty: config.tty,
         stdin: config.stdin,
         log_path: log_path(from.sandbox, config),
+        hooks: Vec::new(),
         runtime: from.runtime.map(Path::to_owned),
     })
 }

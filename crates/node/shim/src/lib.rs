@@ -6,7 +6,7 @@
 //!
 //! - [`protocol`]: what the daemon asks and what it is answered; shared with the daemon.
 //! - [`serve`](mod@serve): the loop that waits for everything at once.
-//! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `layers`, `process`: a container's start. `log`: its output.
+//! - `sandbox`: the pod's namespaces. `launch`, `rootfs`, `layers`, `hooks`, `process`: a container's start. `log`: its output.
 //! - [`oci`]: containers that runc or another runtime makes.
 //! - [`userns`]: user namespaces of pods; a shim can be asked whether the machine has them.
 //! - [`images`]: images as volumes; the daemon tries them when it makes a container.
@@ -18,6 +18,7 @@ pub mod cgroup;
 mod containers;
 mod devices;
 pub mod ending;
+mod hooks;
 pub mod images;
 mod launch;
 mod layers;

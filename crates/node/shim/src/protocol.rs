@@ -5,6 +5,7 @@
 //! shim holds little; they are private, because they carry environments.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -420,6 +421,21 @@ pub struct ProcessSpec {
     pub seccomp: Option<Vec<Instruction>>,
 }
 
+/// A program of the host that is called while a container is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// When, in the OCI's words.
+    pub kind: String,
+    /// Absolute, on the host.
+    pub path: PathBuf,
+    /// Its name and arguments; may be empty.
+    pub args: Vec<String>,
+    /// `NAME=value`, nothing else.
+    pub env: Vec<String>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+}
+
 /// A container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -459,6 +475,9 @@ pub struct ContainerSpec {
     pub stdin: bool,
     /// Where output goes; none is nowhere.
     pub log_path: Option<PathBuf>,
+    /// Called while its files are made, in this order; told where its directory is, with its [`OCI_CONFIG`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
     /// The program of another OCI runtime that makes it; its configuration is [`OCI_CONFIG`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<PathBuf>,

@@ -12,13 +12,13 @@ use nix::sys::stat::{Mode, SFlag, fstat, mknodat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use crate::cgroup::Cgroups;
-use crate::images;
 use crate::layers::{self, Writable};
 use crate::mounts::{self, Links};
 use crate::protocol::{Bind, ContainerSpec, DeviceFile, Propagation, Rootfs};
 use crate::sandbox::{Namespaces, step};
 use crate::sys::{self, attribute};
 use crate::userns::Users;
+use crate::{hooks, images};
 
 /// Links that every `/dev` has.
 const DEVICE_LINKS: [(&str, &str); 5] = [
@@ -88,6 +88,10 @@ pub(crate) fn enter(
     for (what, one) in taken {
         let target = step(&what, mounts::target(&root, mounts::relative(&one.target), &one.tree))?;
         step(&what, sys::move_mount(one.tree, target))?;
+    }
+    let bundle = place.parent().unwrap_or(Path::new("/"));
+    for hook in &spec.hooks {
+        hooks::call(hook, &spec.id, bundle)?;
     }
     step("new root", chdir(&place).and_then(|()| pivot_root(".", ".")))?;
     step("let the host's files go", umount2(".", MntFlags::MNT_DETACH).and_then(|()| chdir("/")))?;

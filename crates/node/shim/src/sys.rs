@@ -219,6 +219,25 @@ pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
+/// Waits until a process has ended or says something, or the time is over. Whether it has ended.
+pub(crate) fn ready_until(
+    process: impl AsFd,
+    said: impl AsFd,
+    until: std::time::Instant,
+) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // A moment longer, or the last wait would be none at all.
+    let left =
+        until.saturating_duration_since(std::time::Instant::now()) + std::time::Duration::from_millis(1);
+    let mut waits =
+        [PollFd::new(process.as_fd(), PollFlags::POLLIN), PollFd::new(said.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut waits, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) => Ok(waits[0].revents().is_some_and(|events| !events.is_empty())),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Signals the process that a descriptor stands for.
 pub(crate) fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     // SAFETY: no information structure is passed; the rest are integers.

@@ -6,6 +6,9 @@ use super::fixture::{Fixture, IMAGE, Kind, eventually};
 use super::images::volume;
 
 const RUNC: &str = "/usr/sbin/runc";
+/// Finds the container's root by its state and configuration, as vendors' hooks do.
+const HOOK: &str = r#"b=$(grep -o '"bundle":"[^"]*"' | cut -d'"' -f4)
+    test -e $b/config.json && echo hooked > $b/rootfs/hooked"#;
 
 /// A runtime that knows runc as `other`.
 async fn start() -> Option<Fixture> {
@@ -52,7 +55,7 @@ async fn containers_of_another_runtime() {
         localhost_ref: String::new(),
     });
     let id = fixture.run(&sandbox, config, &pod).await;
-    assert_eq!(runc_state(&fixture, &sandbox), [id.clone()]);
+    assert_eq!(runc_state(&fixture, &sandbox), std::slice::from_ref(&id));
     let expected = "33\n34\np\n1\nyes\nSeccomp:\t2\nread-only\nerror\np\n";
     eventually("the script is through", || async {
         let log = fixture.log("p", "c").await;
@@ -104,5 +107,42 @@ async fn ends_terminals_and_failures_of_another_runtime() {
         Some(v1::LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() });
     let id = fixture.run(&sandbox, greedy, &pod).await;
     assert_eq!(fixture.ended(&id).await.reason, "OOMKilled");
+    fixture.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_by_name() {
+    let Some(fixture) = start().await else { return };
+    let given = fixture.path("given");
+    std::fs::create_dir_all(&given).unwrap();
+    std::fs::create_dir_all(fixture.path("cdi")).unwrap();
+    let edits = |name: &str| {
+        serde_json::json!({"name": name, "containerEdits": {
+            "env": [format!("GPU={name}")],
+            "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/zero", "permissions": "r"}],
+            "mounts": [{"hostPath": given, "containerPath": "/gpu", "options": ["ro", "rbind"]}],
+            "additionalGids": [44],
+            "hooks": [{"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", HOOK]}],
+        }})
+    };
+    let file = serde_json::json!({"cdiVersion": "1.0.0", "kind": "example.com/gpu", "devices": [edits("0")]});
+    std::fs::write(fixture.path("cdi/gpu.json"), file.to_string()).unwrap();
+    std::fs::write(given.join("file"), "x").unwrap();
+    let script = "echo $GPU; stat -c %t:%T /dev/gpu; cat /gpu/file; echo; cat /hooked; id -G
+        touch /gpu/y 2> /dev/null || echo read-only";
+    for handler in ["", "other"] {
+        let pod = fixture.pod(&format!("p{handler}"));
+        let sandbox = fixture.cri.run_pod_sandbox(pod.clone(), handler).await.unwrap();
+        let mut config = fixture.script("c", script);
+        config.cdi_devices = vec![v1::CdiDevice { name: "example.com/gpu=0".to_owned() }];
+        let id = fixture.run(&sandbox, config.clone(), &pod).await;
+        assert_eq!(fixture.ended(&id).await.exit_code, 0);
+        let log = fixture.log(&format!("p{handler}"), "c").await;
+        assert_eq!(log, "0\n1:5\nx\nhooked\n0 44\nread-only\n", "handler {handler:?}");
+        config.metadata.as_mut().unwrap().attempt = 1;
+        config.cdi_devices[0].name = "example.com/gpu=7".to_owned();
+        let refused = fixture.create(&sandbox, config, &pod).await.unwrap_err().to_string();
+        assert!(refused.contains("unresolvable CDI devices example.com/gpu=7"), "{refused}");
+    }
     fixture.finish().await;
 }
