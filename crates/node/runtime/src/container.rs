@@ -302,13 +302,6 @@ impl Runtime {
         layers: &[String],
         volume_images: &BTreeMap<String, VolumeImage>,
     ) -> Result<podium_shim::protocol::ContainerSpec, Status> {
-        let security =
-            config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
-        spec::check_modules(
-            security.apparmor.as_ref(),
-            security.selinux_options.as_ref(),
-            security.privileged,
-        )?;
         for mount in config.mounts.iter().filter(|mount| spec::image_of(mount).is_none()) {
             let path = Path::new(&mount.host_path);
             // As the other runtimes do: a missing source becomes a directory.

@@ -52,6 +52,9 @@ pub(crate) fn config(spec: &ContainerSpec, seccomp: Option<Value>) -> Result<Val
         "mounts": mounts(spec)?,
         "linux": linux,
     });
+    if let Some(profile) = &process.apparmor {
+        config["process"]["apparmorProfile"] = json!(profile);
+    }
     for hook in &spec.hooks {
         let mut one = json!({"path": hook.path, "args": hook.args, "env": hook.env});
         if let Some(timeout) = hook.timeout {

@@ -141,6 +141,11 @@ fn process(
         seccomp: filter(security, capabilities.bounding)?,
         capabilities,
         no_new_privs: security.no_new_privs,
+        apparmor: check_modules(
+            security.apparmor.as_ref(),
+            security.selinux_options.as_ref(),
+            security.privileged,
+        )?,
         rlimits: Vec::new(),
         oom_score_adj,
     })
@@ -254,42 +259,51 @@ pub(crate) fn sandbox_filter(
     }
 }
 
-/// AppArmor and SELinux: who asks for a confinement that this runtime does not give is refused.
+/// AppArmor and SELinux: the profile to run under, if there is to be one. Who asks for a confinement that this runtime or
+/// machine does not give is refused.
 pub(crate) fn check_modules(
     apparmor: Option<&v1::SecurityProfile>,
     selinux: Option<&v1::SeLinuxOption>,
     privileged: bool,
-) -> Result<(), Status> {
-    let kernel = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    check_modules_of(&kernel, apparmor, selinux, privileged)
+) -> Result<Option<String>, Status> {
+    let read = |name: &str| {
+        std::fs::read_to_string(Path::new("/sys/kernel/security").join(name)).unwrap_or_default()
+    };
+    check_modules_of(&read("lsm"), &read("apparmor/profiles"), apparmor, selinux, privileged)
 }
 
-/// `kernel`: its modules, as in `/sys/kernel/security/lsm`. Without AppArmor its default profile is no profile, and a
-/// privileged container never has it. Source: containerd's `generateApparmorSpecOpts`.
+/// `kernel`: its modules, as in `/sys/kernel/security/lsm`; `loaded`: its AppArmor profiles. Without AppArmor its default
+/// profile is no profile, and a privileged container never has it. Source: containerd's `generateApparmorSpecOpts`.
 fn check_modules_of(
     kernel: &str,
+    loaded: &str,
     apparmor: Option<&v1::SecurityProfile>,
     selinux: Option<&v1::SeLinuxOption>,
     privileged: bool,
-) -> Result<(), Status> {
+) -> Result<Option<String>, Status> {
     use v1::security_profile::ProfileType;
     let has = |name: &str| kernel.split(',').any(|module| module.trim() == name);
-    match apparmor.map(v1::SecurityProfile::profile_type) {
-        Some(ProfileType::Localhost) => {
-            return Err(invalid("AppArmor profiles are not supported by this runtime"));
-        }
-        Some(ProfileType::RuntimeDefault) if has("apparmor") && !privileged => {
-            return Err(invalid(
-                "this runtime has no default AppArmor profile: leave appArmorProfile out, or ask for Unconfined",
-            ));
-        }
-        _ => {}
-    }
     let wanted = selinux.is_some_and(|options| *options != v1::SeLinuxOption::default());
     if wanted && has("selinux") {
         return Err(invalid("SELinux labels are not supported by this runtime"));
     }
-    Ok(())
+    let Some(profile) = apparmor else { return Ok(None) };
+    match profile.profile_type() {
+        ProfileType::Localhost if !has("apparmor") => Err(invalid("apparmor is not supported")),
+        ProfileType::Localhost => {
+            let name = profile.localhost_ref.trim_start_matches("localhost/");
+            // A line is the name and its mode; names may have spaces.
+            let known = loaded.lines().any(|line| line.rsplit_once(" (").is_some_and(|(one, _)| one == name));
+            if name.is_empty() || !known {
+                return Err(invalid(format!("apparmor profile not found {name}")));
+            }
+            Ok(Some(name.to_owned()))
+        }
+        ProfileType::RuntimeDefault if has("apparmor") && !privileged => Err(invalid(
+            "this runtime has no default AppArmor profile: leave appArmorProfile out, or ask for Unconfined",
+        )),
+        _ => Ok(None),
+    }
 }
 
 /// Limits, and the score that belongs to the process.

@@ -56,6 +56,11 @@ pub(crate) fn open_to_read(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> 
     Ok(openat2(root, path, how(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Links::Follow))?)
 }
 
+/// A file of the root, opened to be written; no links lead there.
+pub(crate) fn open_to_write(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat2(root, path, how(OFlag::O_WRONLY | OFlag::O_NOCTTY, Links::Refuse))?)
+}
+
 /// The directory at a path, made with those above it where it is missing.
 pub(crate) fn directory(root: impl AsFd, path: &Path, links: Links) -> io::Result<OwnedFd> {
     let root = root.as_fd();

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fstat, umask};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
 
 use crate::mounts;
@@ -147,6 +148,10 @@ fn prepare(
     let ready =
         Ready { program: sys::text(&program)?, args: strings(spec.args.iter())?, env: strings(env.iter())? };
     let filter = spec.seccomp.as_deref().map(filter);
+    // Before it may have no more privileges than now, which a profile could be.
+    if let Some(profile) = &spec.apparmor {
+        step(&format!("AppArmor profile {profile:?}"), confine(profile))?;
+    }
     if spec.no_new_privs {
         step("no_new_privs", sys::no_new_privileges())?;
     }
@@ -158,6 +163,23 @@ fn prepare(
         step("capabilities", set_capabilities(&spec.capabilities, 0))?;
     }
     Ok(ready)
+}
+
+/// Has the kernel start the program under an AppArmor profile. The file is written through a procfs that is proven to be
+/// the kernel's: one of the container's making would take the profile and do nothing (CVE-2019-16884).
+fn confine(profile: &str) -> io::Result<()> {
+    let root = File::open("/")?;
+    let own = std::process::id();
+    let open = |name: &str| mounts::open_to_write(&root, Path::new(&format!("proc/{own}/attr/{name}")));
+    let mut file = match open("apparmor/exec") {
+        // Kernels before 5.8 have one file for all modules.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => File::from(open("exec")?),
+        other => File::from(other?),
+    };
+    if fstatfs(&file)?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(io::Error::other("/proc is not the kernel's"));
+    }
+    file.write_all(format!("exec {profile}").as_bytes())
 }
 
 /// Replaces the host's null device among the streams by the container's own: who holds the host's can change its mode for
@@ -291,6 +313,12 @@ pub(crate) fn new_session(id: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_is_never_lost() {
+        // No kernel has this one: without AppArmor there is nothing to write to, or nothing that takes it.
+        assert!(confine("podium-no-such-profile").is_err());
+    }
 
     #[test]
     fn environments_are_completed() {

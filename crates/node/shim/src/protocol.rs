@@ -413,6 +413,9 @@ pub struct ProcessSpec {
     pub capabilities: Capabilities,
     /// Never more than it has.
     pub no_new_privs: bool,
+    /// The AppArmor profile it runs under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor: Option<String>,
     /// Kernel's resource number, soft and hard limit.
     pub rlimits: Vec<(u32, u64, u64)>,
     /// How gladly the kernel kills it.

@@ -108,17 +108,23 @@ fn a_confinement_that_is_not_given_is_refused() {
         (with, Some(Unconfined), false, true),
         (with, Some(RuntimeDefault), false, false),
         (with, Some(RuntimeDefault), true, true),
-        (with, Some(Localhost), false, false),
+        (with, Some(Localhost), false, true),
         (without, Some(RuntimeDefault), false, true),
         (without, Some(Localhost), false, false),
         ("", Some(RuntimeDefault), false, true),
     ] {
         let asked = profile.map(|kind| v1::SecurityProfile {
             profile_type: i32::from(kind),
-            ..v1::SecurityProfile::default()
+            localhost_ref: "our profile".to_owned(),
         });
-        let found = check_modules_of(kernel, asked.as_ref(), None, privileged);
+        let loaded = "podman (enforce)\nour profile (complain)\n";
+        let found = check_modules_of(kernel, loaded, asked.as_ref(), None, privileged);
         assert_eq!(found.is_ok(), allowed, "{kernel:?} {profile:?} {privileged}");
+        let applied = found.ok().flatten();
+        assert_eq!(applied.as_deref(), Some("our profile").filter(|_| allowed && profile == Some(Localhost)));
+        if profile == Some(Localhost) {
+            assert!(check_modules_of(kernel, "our (enforce)\n", asked.as_ref(), None, privileged).is_err());
+        }
     }
 }
 
