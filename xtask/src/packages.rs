@@ -18,7 +18,7 @@ const NODE: [Need; 1] =
     [Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" }];
 
 /// What the tests use besides.
-const TESTS: [Need; 6] = [
+const TESTS: [Need; 7] = [
     Need {
         program: "containerd",
         package: "containerd",
@@ -26,6 +26,11 @@ const TESTS: [Need; 6] = [
     },
     Need { program: "runc", package: "runc", why: "starts containers for containerd" },
     Need { program: "busybox", package: "busybox-static", why: "a shell and tools inside test containers" },
+    Need {
+        program: "docker-registry",
+        package: "docker-registry",
+        why: "the registry that images are pulled from, started by the runtime's tests",
+    },
     Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
     Need { program: "etcd", package: "etcd-server", why: "the store's other engine, started by its tests" },
     Need {

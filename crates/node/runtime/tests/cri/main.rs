@@ -8,6 +8,7 @@ mod figures;
 mod fixture;
 mod handlers;
 mod images;
+mod registry;
 mod restart;
 mod sandboxes;
 mod security;
