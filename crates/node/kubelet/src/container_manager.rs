@@ -12,6 +12,7 @@ mod hardware;
 mod memory;
 mod numa;
 mod options;
+mod pod_resources;
 mod settings;
 mod topology;
 
@@ -26,10 +27,8 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::Client;
-use podium_client::Shutdown;
-use podium_cri::Cri;
 
-use crate::{Config, admission::Refused, plugin_manager::PluginManager, pod};
+use crate::{Config, admission::Refused, context::Shared, manager::Pods, plugin_manager::PluginManager, pod};
 use claims::ClaimManager;
 use cpus::CpuManager;
 use devices::DeviceManager;
@@ -82,6 +81,8 @@ pub(crate) struct ContainerManager {
     /// Held while a pod is admitted.
     admitting: tokio::sync::Mutex<()>,
     plugins: PluginManager,
+    /// Where agents ask who has what.
+    pod_resources: PathBuf,
 }
 
 impl ContainerManager {
@@ -98,26 +99,8 @@ impl ContainerManager {
             .handle("DevicePlugin", devices.clone())
             .handle("DRAPlugin", claims.drivers.clone());
         let admitting = tokio::sync::Mutex::default();
-        Ok(Self { hardware, topology, cpus, memory, devices, claims, admitting, plugins })
-    }
-
-    /// Serves plugins, and keeps containers on their processors, until shutdown.
-    pub(crate) async fn run(&self, config: &Config, cri: &Cri, shutdown: &Shutdown) {
-        let device_plugins = async {
-            if let Err(error) = devices::registration::serve(self.devices.clone()).await {
-                tracing::error!(%error, "device plugins cannot register");
-            }
-        };
-        let plugins = async {
-            if let Err(error) = self.plugins.run().await {
-                tracing::error!(%error, "plugins are not found by their sockets");
-            }
-        };
-        let slices = claims::slices::run(&config.client, &config.node_name, &self.claims.drivers);
-        tokio::select! {
-            _ = async { tokio::join!(device_plugins, plugins, slices, self.cpus.run(cri)) } => {}
-            () = shutdown.cancelled() => {}
-        }
+        let pod_resources = directory(config, "pod-resources")?;
+        Ok(Self { hardware, topology, cpus, memory, devices, claims, admitting, plugins, pod_resources })
     }
 
     /// Gives a pod's containers what they ask for, or says why it is not to be had.
@@ -197,6 +180,18 @@ impl ContainerManager {
         Ok(options)
     }
 
+    /// Why a pod cannot be resized in place: what was given out is for its whole life.
+    pub(crate) fn forbids_resize(&self, wanted: &Pod) -> Option<String> {
+        let policy = if self.cpus.concerns(wanted) {
+            "CPU Manager policy \"static\""
+        } else if self.memory.concerns(wanted) {
+            "Memory Manager policy \"Static\""
+        } else {
+            return None;
+        };
+        Some(format!("Resize is infeasible for Guaranteed Pods alongside {policy}"))
+    }
+
     /// Has the pod's claims prepared, before its sandbox is made.
     pub(crate) async fn prepare(&self, client: &Client, wanted: &Pod) -> Result<(), String> {
         self.claims.prepare(client, wanted).await
@@ -255,6 +250,29 @@ impl ContainerManager {
             () = self.devices.changed.notified() => {}
             () = self.devices.expiry() => {}
         }
+    }
+}
+
+/// Serves plugins and agents, and keeps containers on their processors, until shutdown.
+pub(crate) async fn run(shared: &Shared, pods: &Arc<Pods>) {
+    let (manager, config) = (&shared.container_manager, &shared.config);
+    let told = |what: &'static str, ended: std::io::Result<()>| {
+        if let Err(error) = ended {
+            tracing::error!(%error, "{what}");
+        }
+    };
+    let device_plugins = async {
+        told("device plugins cannot register", devices::registration::serve(manager.devices.clone()).await);
+    };
+    let plugins = async { told("plugins are not found by their sockets", manager.plugins.run().await) };
+    let agents = async {
+        let directory = manager.pod_resources.clone();
+        told("agents cannot ask who has what", pod_resources::serve(directory, shared, pods).await);
+    };
+    let slices = claims::slices::run(&config.client, &config.node_name, &manager.claims.drivers);
+    tokio::select! {
+        _ = async { tokio::join!(device_plugins, plugins, agents, slices, manager.cpus.run(&shared.cri)) } => {}
+        () = shared.shutdown.cancelled() => {}
     }
 }
 

@@ -170,6 +170,15 @@ impl Pods {
         pods
     }
 
+    /// The pods that take something of the node, in the same order.
+    pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        let entries = self.entries.lock();
+        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
+        let mut pods: Vec<Arc<Pod>> = active.map(|entry| entry.pod.clone()).collect();
+        pods.sort_by_key(|pod| ObjectKey::of(&**pod));
+        pods
+    }
+
     /// A pod by name.
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
         let entries = self.entries.lock();

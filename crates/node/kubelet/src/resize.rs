@@ -98,12 +98,16 @@ impl Resize {
 }
 
 /// Judges a wish: more than the node has can never be granted, more than is free now has to wait.
-/// `fits`: whether it fits beside the other pods.
+/// `forbidden`: why the pod cannot be resized at all. `fits`: whether it fits beside the other pods.
 pub(crate) fn judge(
     wanted: &Pod,
     allocatable: &BTreeMap<String, WireQuantity>,
+    forbidden: Option<String>,
     fits: Result<(), Refused>,
 ) -> Result<(), Pending> {
+    if let Some(message) = forbidden {
+        return Err(Pending { reason: "Infeasible", message });
+    }
     for name in ["cpu", "memory"] {
         let number = |amount: Quantity| if name == "cpu" { amount.milli_value() } else { amount.value() };
         let requested = number(resources::pod_request(wanted, name));

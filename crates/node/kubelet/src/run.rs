@@ -18,7 +18,7 @@ use crate::{
     Config, Configuration,
     backoff::Backoff,
     cgroups::{CgroupError, Cgroups, Limits},
-    container_manager::{ContainerManager, SettingsError},
+    container_manager::{self, ContainerManager, SettingsError},
     context::Context,
     eviction::thresholds,
     host_checks,
@@ -208,7 +208,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         serve,
         rotate,
         collect,
-        shared.container_manager.run(&shared.config, &shared.cri, &shutdown)
+        container_manager::run(&shared, &pods)
     );
     sink.await.ok();
     Ok(())

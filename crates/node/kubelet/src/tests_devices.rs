@@ -1,6 +1,10 @@
 //! Device plugins and drivers from registration to the container's configuration, with plugins that a test plays; and processors. Cgroups are real, so
 //! these need root.
 
+use podium_plugins::pod_resources::{
+    AllocatableResourcesRequest, GetPodResourcesRequest, ListPodResourcesRequest,
+    pod_resources_lister_client::PodResourcesListerClient,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -81,6 +85,22 @@ async fn a_container_gets_the_devices_it_asks_for() {
     assert!(mount.readonly && mount.host_path == "/usr/lib");
     assert_eq!(config.cdi_devices[0].name, "vendor.com/dev=b");
     assert_eq!(config.annotations["vendor.com/ids"], "b,c");
+
+    // An agent on the node is told who has them.
+    let socket = world.runtime.path().join("kubelet/pod-resources/kubelet.sock");
+    let mut agent = PodResourcesListerClient::new(podium_plugins::channel(&socket));
+    let all = agent.list(ListPodResourcesRequest {}).await.unwrap().into_inner().pod_resources;
+    let given: Vec<_> =
+        all[0].containers[0].devices.iter().flat_map(|one| &one.device_ids).map(String::as_str).collect();
+    assert_eq!((all.len(), all[0].name.as_str(), given), (1, "one", vec!["b", "c"]));
+    let asked =
+        |name: &str| GetPodResourcesRequest { pod_name: name.into(), pod_namespace: "default".into() };
+    let one = agent.get(asked("one")).await.unwrap().into_inner().pod_resources;
+    assert_eq!(one.as_ref(), Some(&all[0]));
+    let missing = agent.get(asked("none")).await.unwrap_err();
+    assert_eq!(missing.message(), "pod none in namespace default not found");
+    let node = agent.get_allocatable_resources(AllocatableResourcesRequest {}).await.unwrap().into_inner();
+    assert_eq!((node.devices.len(), node.cpu_ids.len()), (3, 0), "nobody manages processors");
 
     // What is left is not enough: the pod is refused in upstream's words.
     world.pod("two", json!({"containers": [asking("c", 2)]}));

@@ -6,7 +6,6 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use nix::sys::statvfs::statvfs;
 use podium_client::EventType;
 use podium_cri::v1;
 
-use super::{Pods, is_over};
+use super::Pods;
 use crate::{
     eviction::{
         self, Candidate,
@@ -93,13 +92,6 @@ impl Pods {
         let grace = eviction::grace_seconds(threshold, &pod, most);
         self.evict(&pod, verdict, grace);
         true
-    }
-
-    /// Pods whose containers may run.
-    pub(super) fn active(&self) -> Vec<Arc<Pod>> {
-        let entries = self.entries.lock();
-        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
-        active.map(|entry| entry.pod.clone()).collect()
     }
 
     pub(super) fn evict(&self, pod: &Pod, verdict: Verdict, grace: i64) {

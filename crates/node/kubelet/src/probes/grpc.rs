@@ -1,5 +1,4 @@
-//! The gRPC probe: `grpc.health.v1.Health/Check` over plain HTTP/2, written out by hand because it is
-//! one message each way.
+//! The gRPC probe: `grpc.health.v1.Health/Check` over plain HTTP/2, without a gRPC client because it is one message each way.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -8,12 +7,13 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::GRPCAction;
+use prost::Message as _;
 use tokio::net::TcpStream;
 
 use super::Answer;
 
 /// `SERVING` in `HealthCheckResponse.ServingStatus`.
-const SERVING: u8 = 1;
+const SERVING: i32 = 1;
 
 /// Asks once.
 pub(crate) async fn check(address: IpAddr, action: &GRPCAction, limit: Duration) -> Answer {
@@ -38,7 +38,7 @@ pub(crate) async fn check(address: IpAddr, action: &GRPCAction, limit: Duration)
     }
 }
 
-async fn ask(address: IpAddr, port: u16, service: &str) -> Result<u8, String> {
+async fn ask(address: IpAddr, port: u16, service: &str) -> Result<i32, String> {
     let stream = TcpStream::connect((address, port)).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -57,7 +57,7 @@ async fn ask(address: IpAddr, port: u16, service: &str) -> Result<u8, String> {
         let collected = response.into_body().collect().await.map_err(|error| error.to_string())?;
         let code = collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(early);
         match code.as_ref().and_then(|code| code.to_str().ok()) {
-            Some("0") | None => Ok(status(&collected.to_bytes())),
+            Some("0") | None => status(&collected.to_bytes()),
             Some(code) => Err(format!("rpc error: code = {code}")),
         }
     };
@@ -72,35 +72,34 @@ async fn ask(address: IpAddr, port: u16, service: &str) -> Result<u8, String> {
     }
 }
 
-/// `HealthCheckRequest{service = 1}` in gRPC's frame: no compression, length, message.
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// The request in gRPC's frame: no compression, length, message.
 fn message(service: &str) -> Bytes {
-    let mut body = BytesMut::new();
-    if !service.is_empty() {
-        body.put_u8(0x0a);
-        put_varint(&mut body, service.len());
-        body.put_slice(service.as_bytes());
-    }
+    let request = HealthCheckRequest { service: service.to_owned() };
     let mut framed = BytesMut::new();
     framed.put_u8(0);
-    framed.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
-    framed.extend_from_slice(&body);
+    framed.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(&request.encode_to_vec());
     framed.freeze()
 }
 
-fn put_varint(buffer: &mut BytesMut, mut value: usize) {
-    while value > 0x7f {
-        buffer.put_u8(0x80 | u8::try_from(value & 0x7f).unwrap_or(0));
-        value >>= 7;
-    }
-    buffer.put_u8(u8::try_from(value).unwrap_or(0));
-}
-
-/// The status field of a framed `HealthCheckResponse`; absent means zero.
-fn status(framed: &[u8]) -> u8 {
-    match framed.get(5..) {
-        Some([0x08, status, ..]) => *status,
-        _ => 0,
-    }
+/// The status in a framed answer.
+fn status(framed: &[u8]) -> Result<i32, String> {
+    let message = framed.get(5..).ok_or("the answer has no message")?;
+    HealthCheckResponse::decode(message).map(|answer| answer.status).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -111,7 +110,10 @@ mod tests {
     fn frames() {
         assert_eq!(message("").as_ref(), [0, 0, 0, 0, 0]);
         assert_eq!(message("ab").as_ref(), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
-        assert_eq!(status(&[0, 0, 0, 0, 2, 8, 1]), SERVING);
-        assert_eq!(status(&[0, 0, 0, 0, 0]), 0);
+        assert_eq!(status(&[0, 0, 0, 0, 2, 8, 1]), Ok(SERVING));
+        assert_eq!(status(&[0, 0, 0, 0, 0]), Ok(0));
+        // A field of a later version before the one that is wanted.
+        assert_eq!(status(&[0, 0, 0, 0, 4, 0x10, 5, 8, 2]), Ok(2));
+        assert!(status(&[0, 0, 0]).is_err() && status(&[0, 0, 0, 0, 1, 8]).is_err());
     }
 }

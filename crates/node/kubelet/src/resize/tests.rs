@@ -61,10 +61,13 @@ fn a_restarted_kubelet_reads_grants_from_the_api() {
 fn too_much_for_the_node_and_too_much_for_now() {
     let allocatable: BTreeMap<String, WireQuantity> =
         [("cpu", "4"), ("memory", "8Gi")].map(|(name, n)| (name.to_owned(), WireQuantity(n.into()))).into();
-    let asks =
-        |cpu: &str, fits| judge(&pod_of(json!({"requests": {"cpu": cpu}}), json!({})), &allocatable, fits);
+    let asks = |cpu: &str, fits| {
+        judge(&pod_of(json!({"requests": {"cpu": cpu}}), json!({})), &allocatable, None, fits)
+    };
     let full = |reason: &str| Err(Refused { reason: reason.into(), message: "full".into() });
     assert_eq!(asks("4", Ok(())), Ok(()));
+    let pinned = judge(&pod_of(json!({}), json!({})), &allocatable, Some("pinned".into()), Ok(()));
+    assert_eq!(pinned.unwrap_err(), Pending { reason: "Infeasible", message: "pinned".into() });
     assert_eq!(
         asks("4001m", Ok(())).unwrap_err(),
         Pending {

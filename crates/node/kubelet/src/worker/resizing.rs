@@ -24,7 +24,8 @@ impl Worker {
         if self.resize.is_wanted(&self.wanted) {
             let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
             let fits = self.mailbox.admission(&self.wanted, None);
-            match resize::judge(&self.wanted, &allocatable, fits) {
+            let forbidden = self.shared.container_manager.forbids_resize(&self.wanted);
+            match resize::judge(&self.wanted, &allocatable, forbidden, fits) {
                 Ok(()) => {
                     self.resize.grant(&self.wanted);
                     // Volumes may show requests and limits.
