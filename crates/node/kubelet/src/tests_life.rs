@@ -677,5 +677,54 @@ async fn a_short_node_evicts_its_pods() {
     let pod = world.wait("web", "is evicted", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "Evicted");
     assert!(is(&pod, "DisruptionTarget", "True"), "{pod}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_users_of_its_own() {
+    let Some(world) = World::start() else { return };
+    world.pod("host", json!({"containers": [container("a")]}));
+    world.wait("host", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let mounts = json!({"volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]});
+    let volumes = json!([{"name": "scratch", "emptyDir": {}}]);
+    let spec = json!({"hostUsers": false, "containers": [with(container("b"), mounts)], "volumes": volumes});
+    world.pod("own", spec);
+    let refused = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+    world.event("FailedCreatePodSandBox", refused).await;
+    world.runtime.held.lock().user_namespaces = true;
+    world.wait("own", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let seen = || {
+        let held = world.runtime.held.lock();
+        let users = |sandbox: &podium_cri::v1::PodSandboxStatus| {
+            let options = sandbox.linux.clone().unwrap().namespaces.unwrap().options.unwrap();
+            options.userns_options.unwrap()
+        };
+        let of = |name: &str| {
+            let named = |one: &&podium_cri::v1::PodSandboxStatus| {
+                one.metadata.as_ref().is_some_and(|metadata| metadata.name == name)
+            };
+            held.sandboxes.iter().find(named).map(users).unwrap()
+        };
+        let mounts = &held
+            .containers
+            .iter()
+            .find(|(_, one)| {
+                !one.mounts.is_empty() && one.mounts.iter().any(|mount| mount.container_path == "/scratch")
+            })
+            .unwrap()
+            .1
+            .mounts;
+        (of("host"), of("own"), mounts.clone())
+    };
+    let (host, own, mounts) = seen();
+    assert_eq!((host.mode(), host.uids.len()), (podium_cri::v1::NamespaceMode::Node, 0));
+    assert_eq!(own.mode(), podium_cri::v1::NamespaceMode::Pod);
+    let range = own.uids[0];
+    assert!(own.uids == own.gids && range.host_id >= 65_536 && range.length == 65_536, "{own:?}");
+    assert!(mounts.iter().all(|mount| mount.uid_mappings == [range] && mount.gid_mappings == [range]));
+    let uid =
+        world.api.get("pods", "default", "own").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let file = world.runtime.path().join("kubelet/pods").join(uid).join("userns");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&format!("\"hostId\":{}", range.host_id)), "{text}");
     world.stop().await;
 }

@@ -34,6 +34,8 @@ pub(crate) struct Held {
     pub(crate) ends_at_once: HashMap<String, i32>,
     /// Containers, by name, whose stop takes until they are told to end.
     pub(crate) ignores_stop: Vec<String>,
+    /// Whether it says that it has user namespaces.
+    pub(crate) user_namespaces: bool,
     next: u64,
 }
 
@@ -197,7 +199,10 @@ impl RuntimeService for FakeRuntime {
         let ready =
             |type_: &str| v1::RuntimeCondition { r#type: type_.into(), status: true, ..Default::default() };
         let status = v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] };
-        Ok(Response::new(v1::StatusResponse { status: Some(status), ..Default::default() }))
+        let user_namespaces = self.held.lock().user_namespaces;
+        let features = v1::RuntimeHandlerFeatures { user_namespaces, ..Default::default() };
+        let runtime_handlers = vec![v1::RuntimeHandler { name: String::new(), features: Some(features) }];
+        Ok(Response::new(v1::StatusResponse { status: Some(status), runtime_handlers, ..Default::default() }))
     }
 
     async fn run_pod_sandbox(
