@@ -5,6 +5,7 @@ pub(crate) mod blobs;
 pub(crate) mod manifest;
 mod pipeline;
 pub(crate) mod records;
+mod sparse;
 pub(crate) mod store;
 pub(crate) mod unpack;
 mod xattr;

@@ -24,6 +24,7 @@ use podium_shim::openat2;
 use tar::{Archive, Entry, EntryType};
 
 use super::blobs::{KEEP_FREE, ROOM_EVERY};
+use super::sparse::{self, Sparse};
 use super::xattr;
 use crate::remove;
 
@@ -217,7 +218,12 @@ fn kind(stat: &FileStat) -> SFlag {
 
 impl Unpacker {
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
-        let bytes = entry.path_bytes().into_owned();
+        let sparse = sparse::of(entry).map_err(UnpackError::Archive)?;
+        if let Some(sparse) = &sparse {
+            self.claim(sparse.size)?;
+        }
+        let name = sparse.as_ref().map(|sparse| sparse.name.clone());
+        let bytes = name.unwrap_or_else(|| entry.path_bytes().into_owned());
         let path = || String::from_utf8_lossy(&bytes).into_owned();
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader) {
@@ -230,7 +236,7 @@ impl Unpacker {
         match clean(&bytes) {
             Err(why) => Err(UnpackError::Name { path: path(), why }),
             Ok(None) => self.settle_root(entry).map_err(|source| UnpackError::Entry { path: path(), source }),
-            Ok(Some(name)) => self.make(&name, kind, entry).map_err(|source| {
+            Ok(Some(name)) => self.make(&name, kind, sparse, entry).map_err(|source| {
                 if source.kind() == io::ErrorKind::StorageFull {
                     return UnpackError::Room { keep_free: self.limits.keep_free };
                 }
@@ -239,7 +245,13 @@ impl Unpacker {
         }
     }
 
-    fn make<R: Read>(&mut self, path: &Path, kind: EntryType, entry: &mut Entry<'_, R>) -> io::Result<()> {
+    fn make<R: Read>(
+        &mut self,
+        path: &Path,
+        kind: EntryType,
+        sparse: Option<Sparse>,
+        entry: &mut Entry<'_, R>,
+    ) -> io::Result<()> {
         let above = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = self.directory(above)?;
@@ -256,7 +268,7 @@ impl Unpacker {
         match kind {
             EntryType::Directory => return self.make_directory(&parent, name, path, &meta),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                return self.make_file(&parent, name, kind, entry, &meta);
+                return self.make_file(&parent, name, sparse, entry, &meta);
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?;
@@ -335,25 +347,51 @@ impl Unpacker {
         &mut self,
         parent: &OwnedFd,
         name: &OsStr,
-        kind: EntryType,
+        sparse: Option<Sparse>,
         entry: &mut Entry<'_, R>,
         meta: &Meta,
     ) -> io::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let how = how(flags).mode(Mode::from_bits_truncate(0o600));
         let mut file = File::from(openat2(parent, name, how)?);
+        let length = match sparse {
+            Some(mut sparse) => {
+                for (offset, length) in sparse.parts(entry)? {
+                    file.seek(SeekFrom::Start(offset))?;
+                    if self.fill(&mut file, &mut entry.take(length), false)? < length {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                sparse.size
+            }
+            // The library gives holes of the older format as zeroes.
+            None => {
+                let holes = entry.header().entry_type() == EntryType::GNUSparse;
+                self.fill(&mut file, entry, holes)?
+            }
+        };
+        // The last hole.
+        if file.metadata()?.len() < length {
+            file.set_len(length)?;
+        }
+        meta.apply(&file)?;
+        nix::sys::stat::futimens(&file, &meta.time, &meta.time)?;
+        Ok(())
+    }
+
+    /// Writes what comes, from where the file is; its length. With `holes` zeroes stay unwritten.
+    fn fill(&mut self, file: &mut File, from: &mut impl Read, holes: bool) -> io::Result<u64> {
         let mut length = 0;
         loop {
-            let size = match entry.read(&mut self.buffer) {
-                Ok(0) => break,
+            let size = match from.read(&mut self.buffer) {
+                Ok(0) => return Ok(length),
                 Ok(size) => size,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
             length += size as u64;
             let chunk = &self.buffer[..size];
-            // A hole in the archive stays a hole.
-            if kind == EntryType::GNUSparse && chunk.iter().all(|byte| *byte == 0) {
+            if holes && chunk.iter().all(|byte| *byte == 0) {
                 file.seek(SeekFrom::Current(i64::try_from(size).unwrap_or(0)))?;
                 continue;
             }
@@ -365,12 +403,6 @@ impl Unpacker {
                 self.check_room()?;
             }
         }
-        if kind == EntryType::GNUSparse {
-            file.set_len(length)?;
-        }
-        meta.apply(&file)?;
-        nix::sys::stat::futimens(&file, &meta.time, &meta.time)?;
-        Ok(())
     }
 
     /// Another name for a file of this layer.

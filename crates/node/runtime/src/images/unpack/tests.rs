@@ -270,3 +270,71 @@ fn times_of_extended_headers() {
     assert_eq!(parse_time("12"), Some((12, 0)));
     assert_eq!(parse_time("x"), None);
 }
+
+/// A file entry after an extended header.
+fn extended(pairs: &[(&str, &str)], content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions(pairs.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "GNUSparseFile.1/name", content).unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn holes_of_extended_headers_are_neither_read_nor_written() {
+    if !is_root() {
+        return;
+    }
+    const SIZE: &str = "268435456";
+    let list = |text: &str| {
+        let mut content = text.as_bytes().to_vec();
+        content.resize(512, 0);
+        content.extend_from_slice(b"headtail");
+        content
+    };
+    let new = |more: &[(&'static str, &'static str)], content: &[u8]| {
+        let name = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "d/file")];
+        extended(&[&name[..], more].concat(), content)
+    };
+    let whole = ("GNU.sparse.realsize", SIZE);
+    let old = [("GNU.sparse.size", SIZE), ("GNU.sparse.numblocks", "2"), ("GNU.sparse.name", "d/file")];
+    let parts = "2\n0\n4\n268435452\n4\n";
+    for archive in [
+        new(&[whole], &list(parts)),
+        extended(&[&old[..], &[("GNU.sparse.map", "0,4,268435452,4")]].concat(), b"headtail"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let usage =
+            unpack(archive.as_slice(), directory.path(), &[], Limits { keep_free: 0, ..Limits::default() });
+        assert_eq!(usage.unwrap(), Usage { bytes: 8, inodes: 1 });
+        let path = directory.path().join("d/file");
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len().to_string(), SIZE);
+        assert!(metadata.blocks() < 64, "{}", metadata.blocks());
+        let mut file = File::open(&path).unwrap();
+        file.seek(SeekFrom::End(-6)).unwrap();
+        let mut end = Vec::new();
+        file.read_to_end(&mut end).unwrap();
+        assert_eq!(end, b"\0\0tail");
+    }
+    for broken in [
+        new(&[whole], &list("2\n4\n4\n0\n4\n")),
+        new(&[whole], &list("1\n268435456\n4\n")),
+        new(&[whole], &list("1\n18446744073709551615\n4\n")),
+        new(&[whole], &list("9999999999\n")),
+        new(&[whole], &list("1\nx\n4\n")),
+        new(&[whole], &list("1\n0\n400\n")),
+        new(&[whole], b"2\n0"),
+        new(&[("GNU.sparse.realsize", "9223372036854775807")], &list(parts)),
+        new(&[("GNU.sparse.offset", "0")], &list(parts)),
+        extended(&old, b"headtail"),
+        extended(&[&old[..], &[("GNU.sparse.map", "0,4,1")]].concat(), b"headtail"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let refused =
+            unpack(broken.as_slice(), directory.path(), &[], Limits { keep_free: 0, ..Limits::default() });
+        assert!(refused.is_err());
+    }
+}
