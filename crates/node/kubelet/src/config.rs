@@ -77,6 +77,7 @@ impl Config {
             node_name: node_name.to_owned(),
             node_ip,
             root_dir,
+            container_manager: settings.container_manager(),
             settings,
             client,
             informers,
@@ -85,7 +86,6 @@ impl Config {
             labels: BTreeMap::new(),
             credential_providers: None,
             version: "v1.36.0".to_owned(),
-            container_manager: ContainerManagerSettings::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use podium_api::quantity::Quantity;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::container_manager::ContainerManagerSettings;
 use crate::eviction::thresholds;
 pub use sources::ConfigurationError;
 pub use span::Span;
@@ -113,6 +114,25 @@ pub struct Configuration {
     pub container_log_max_size: String,
     pub container_log_max_files: u32,
     pub container_log_monitor_interval: Span,
+
+    pub cpu_manager_policy: String,
+    pub cpu_manager_policy_options: BTreeMap<String, String>,
+    #[serde(rename = "reservedSystemCPUs")]
+    pub reserved_system_cpus: String,
+    pub memory_manager_policy: String,
+    pub reserved_memory: Vec<MemoryReservation>,
+    pub topology_manager_policy: String,
+    pub topology_manager_scope: String,
+    pub topology_manager_policy_options: BTreeMap<String, String>,
+}
+
+/// An entry of `reservedMemory`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "upstream's reference of KubeletConfiguration explains them")]
+pub struct MemoryReservation {
+    pub numa_node: usize,
+    pub limits: Amounts,
 }
 
 /// `authentication`.
@@ -271,6 +291,14 @@ impl Default for Configuration {
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             container_log_monitor_interval: Span::seconds(10),
+            cpu_manager_policy: "none".to_owned(),
+            cpu_manager_policy_options: BTreeMap::new(),
+            reserved_system_cpus: String::new(),
+            memory_manager_policy: "None".to_owned(),
+            reserved_memory: Vec::new(),
+            topology_manager_policy: "none".to_owned(),
+            topology_manager_scope: "container".to_owned(),
+            topology_manager_policy_options: BTreeMap::new(),
         }
     }
 }
@@ -309,6 +337,29 @@ impl Configuration {
             .into_iter()
             .filter_map(|list| list.get(resource)?.parse::<Quantity>().ok())
             .fold(Quantity::ZERO, |sum, amount| sum + amount)
+    }
+
+    /// What the managers of processors, memory and topology are told; amounts have been checked.
+    pub(crate) fn container_manager(&self) -> ContainerManagerSettings {
+        let bytes = |amount: &String| amount.parse::<Quantity>().map_or(0, |amount| amount.value());
+        let mut reserved_memory: BTreeMap<usize, BTreeMap<String, u64>> = BTreeMap::new();
+        for reservation in &self.reserved_memory {
+            let node = reserved_memory.entry(reservation.numa_node).or_default();
+            for (resource, amount) in &reservation.limits {
+                node.insert(resource.clone(), u64::try_from(bytes(amount)).unwrap_or(0));
+            }
+        }
+        ContainerManagerSettings {
+            cpu_manager_policy: self.cpu_manager_policy.clone(),
+            cpu_manager_policy_options: self.cpu_manager_policy_options.clone(),
+            reserved_system_cpus: self.reserved_system_cpus.clone(),
+            reserved_cpu_millis: self.reserved("cpu").milli_value(),
+            memory_manager_policy: self.memory_manager_policy.clone(),
+            reserved_memory,
+            topology_manager_policy: self.topology_manager_policy.clone(),
+            topology_manager_scope: self.topology_manager_scope.clone(),
+            topology_manager_policy_options: self.topology_manager_policy_options.clone(),
+        }
     }
 
     /// The size from which on a log is rotated.

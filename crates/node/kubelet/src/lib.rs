@@ -68,7 +68,7 @@ mod tests_real;
 pub use config::{Config, ServingCertificate};
 pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
-    MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
+    MemoryReservation, MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
 };
 pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};

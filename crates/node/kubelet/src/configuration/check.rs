@@ -129,6 +129,17 @@ fn resources(read: &Configuration, wrong: &mut Wrong) {
 }
 
 fn reservations(read: &Configuration, wrong: &mut Wrong) {
+    for reservation in &read.reserved_memory {
+        for (resource, amount) in &reservation.limits {
+            let valid = amount.parse::<Quantity>().is_ok_and(|amount| amount > Quantity::ZERO);
+            wrong.unless(valid, || {
+                format!(
+                    "reservedMemory of NUMA node {}: {resource} {amount:?} must be a quantity above zero",
+                    reservation.numa_node
+                )
+            });
+        }
+    }
     for (field, list) in [("kubeReserved", &read.kube_reserved), ("systemReserved", &read.system_reserved)] {
         for (resource, amount) in list {
             let known = matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage" | "pid")

@@ -137,3 +137,25 @@ fn pods_by_the_core() {
     let read = read(json!({"podsPerCore": 10, "maxPods": 50})).unwrap();
     assert_eq!((read.pod_limit(2), read.pod_limit(16)), (20, 50));
 }
+
+#[test]
+fn managers_of_processors_and_memory_are_told() {
+    let read = read(json!({
+        "cpuManagerPolicy": "static", "cpuManagerPolicyOptions": {"full-pcpus-only": "true"}, "reservedSystemCPUs": "0-1",
+        "kubeReserved": {"cpu": "500m", "memory": "1Gi"}, "memoryManagerPolicy": "Static",
+        "reservedMemory": [{"numaNode": 1, "limits": {"memory": "1Gi"}}],
+        "topologyManagerPolicy": "restricted", "topologyManagerScope": "pod",
+    }))
+    .unwrap();
+    let managers = read.container_manager();
+    assert_eq!((managers.cpu_manager_policy.as_str(), managers.reserved_cpu_millis), ("static", 500));
+    assert_eq!(managers.cpu_manager_policy_options["full-pcpus-only"], "true");
+    assert_eq!(managers.reserved_system_cpus, "0-1");
+    assert_eq!(managers.memory_manager_policy, "Static");
+    assert_eq!(managers.reserved_memory[&1]["memory"], 1 << 30);
+    assert_eq!(managers.topology_manager_policy, "restricted");
+    assert_eq!(managers.topology_manager_scope, "pod");
+    let wrong =
+        self::read(json!({"reservedMemory": [{"numaNode": 0, "limits": {"memory": "0"}}]})).unwrap_err();
+    assert!(wrong.contains("must be a quantity above zero"), "{wrong}");
+}

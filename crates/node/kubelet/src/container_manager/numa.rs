@@ -58,11 +58,6 @@ impl NodeMask {
         found.sort_by_key(|mask| (mask.count(), mask.0));
         found
     }
-
-    /// Whether this set is the better one of two: fewer nodes, or as many but lower ones.
-    pub(crate) fn is_narrower_than(self, other: Self) -> bool {
-        (self.count(), self.0) < (other.count(), other.0)
-    }
 }
 
 /// One way to provide a resource.
@@ -108,8 +103,6 @@ mod tests {
         let both = mask(&[0, 1, 64]);
         assert_eq!(both.nodes().collect::<Vec<_>>(), [0, 1]);
         assert_eq!(mask(&[0, 2]).subsets(), [mask(&[0]), mask(&[2]), mask(&[0, 2])]);
-        assert!(mask(&[1]).is_narrower_than(both) && mask(&[0]).is_narrower_than(mask(&[1])));
-        assert!(!both.is_narrower_than(both));
         assert_eq!(format!("{both:?}"), "{0, 1}");
     }
 
