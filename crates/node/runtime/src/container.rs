@@ -302,6 +302,13 @@ impl Runtime {
         layers: &[String],
         volume_images: &BTreeMap<String, VolumeImage>,
     ) -> Result<podium_shim::protocol::ContainerSpec, Status> {
+        // It was there when the pod was made: who asked for it does not get another one instead.
+        let handler = self.handlers.get(&sandbox.handler).ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "no runtime for {:?} is configured any more",
+                sandbox.handler
+            ))
+        })?;
         for mount in config.mounts.iter().filter(|mount| spec::image_of(mount).is_none()) {
             let path = Path::new(&mount.host_path);
             // As the other runtimes do: a missing source becomes a directory.
@@ -324,7 +331,7 @@ impl Runtime {
             volume_images,
             directory: &self.container_directory(id),
             sandbox_directory: &sandbox.directory,
-            runtime: self.handlers.get(&sandbox.handler).and_then(|handler| handler.binary.as_deref()),
+            runtime: handler.binary.as_deref(),
             available_capabilities: self.available_capabilities,
         })?;
         let devices: Vec<String> = config.cdi_devices.iter().map(|device| device.name.clone()).collect();

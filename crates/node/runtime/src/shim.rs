@@ -25,9 +25,12 @@ use tokio::process::{Child, Command};
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
 /// Longer than a shim takes for its longest work, a start.
 const PATIENCE: Duration = Duration::from_secs(100);
-/// For what we can do by ourselves when the shim does not, signals and its end, and for finding it again. Shorter than the two minutes that the
+/// For what we can do by ourselves when the shim does not: signals and its end. Shorter than the two minutes that the
 /// kubelet waits, with room for doing it. A shim busy with a start that hangs is late too; then the same is done twice.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// For finding a shim again, which is killed if it does not answer: a machine that swaps must not cost pods.
+const FINDING: Duration = Duration::from_secs(30);
 
 /// A shim did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +202,8 @@ fn unanswered(error: io::Error) -> ShimError {
 /// How long the answer to a request may take.
 fn patience(request: &Request) -> Duration {
     match request {
-        Request::Kill { .. } | Request::End | Request::Watch => SHORT_PATIENCE,
+        Request::Kill { .. } | Request::End => SHORT_PATIENCE,
+        Request::Watch => FINDING,
         _ => PATIENCE,
     }
 }

@@ -115,11 +115,11 @@ pub(crate) fn mount_setattr(tree: impl AsFd, recursive: bool, set: u64, propagat
 }
 
 /// Has a detached mount show ids as a user namespace has them.
-pub(crate) fn map_ids(tree: impl AsFd, recursive: bool, namespace: impl AsFd) -> io::Result<()> {
+pub(crate) fn map_ids(tree: impl AsFd, namespace: impl AsFd) -> io::Result<()> {
     const IDMAP: u64 = 0x0010_0000;
     let user_namespace = u64::try_from(namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
     let attributes = MountAttributes { set: IDMAP, user_namespace, ..MountAttributes::default() };
-    set_attributes(tree, recursive, &attributes)
+    set_attributes(tree, false, &attributes)
 }
 
 fn set_attributes(tree: impl AsFd, recursive: bool, attributes: &MountAttributes) -> io::Result<()> {

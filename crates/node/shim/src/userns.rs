@@ -48,9 +48,10 @@ impl Users {
         (Uid::from_raw(self.maps.uid(0)), Gid::from_raw(self.maps.gid(0)))
     }
 
-    /// Has a mount show its files with the ids that they have inside.
+    /// Has a mount show its files with the ids that they have inside. Not what is mounted below it, as with runc: that may
+    /// be of any kind.
     pub(crate) fn map(&self, tree: &OwnedFd) -> io::Result<()> {
-        sys::map_ids(tree, true, &self.namespace).map_err(|error| {
+        sys::map_ids(tree, &self.namespace).map_err(|error| {
             // What the kernel says of a file system that cannot.
             if error.raw_os_error() != Some(libc::EINVAL) {
                 return error;

@@ -78,6 +78,12 @@ async fn containers_of_another_runtime() {
     fixture.down().await;
     fixture.up().await;
     assert_eq!(fixture.exec(&id, "echo still").await.1, "still\n");
+    // Nor does it get our own in its place.
+    fixture.down().await;
+    std::fs::remove_file(fixture.path("runtime.toml")).unwrap();
+    fixture.up().await;
+    let refused = fixture.create(&sandbox, fixture.script("d", "true"), &pod).await.unwrap_err().to_string();
+    assert!(refused.contains("no runtime for \"other\" is configured any more"), "{refused}");
     fixture.cri.stop_container(&id, 0).await.unwrap();
     assert_eq!(fixture.ended(&id).await.exit_code, 137);
     assert_eq!(runc_state(&fixture, &sandbox), Vec::<String>::new(), "forgotten there too");
