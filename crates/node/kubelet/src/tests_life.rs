@@ -84,7 +84,7 @@ impl World {
         (&mut self.task).await.unwrap().unwrap();
         (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.managers);
         let ended = tokio::time::timeout(LIMIT, &mut self.task).await.expect("ends in time").unwrap();
-        podium_client::error_chain(&ended.expect_err("it does not start")).to_string()
+        podium_client::error_chain(&ended.expect_err("it does not start"))
     }
 
     pub(crate) fn pod(&self, name: &str, spec: Value) {

@@ -1,3 +1,5 @@
+//! Files as people have them: read, refused, shown.
+
 use serde_json::{Value, json};
 
 use super::*;

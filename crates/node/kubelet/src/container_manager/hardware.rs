@@ -119,7 +119,7 @@ impl Hardware {
     /// Threads of a core; one where cores differ is that of most.
     pub(crate) fn threads_per_core(&self) -> usize {
         let cores = self.parts(&self.all(), Level::Core).len();
-        if cores == 0 { 1 } else { self.cpus.len() / cores }
+        self.cpus.len().checked_div(cores).unwrap_or(1)
     }
 
     /// How far these nodes are from each other on average; nodes whose distance is not known count for nothing.

@@ -1,3 +1,5 @@
+//! Manifests on disk and what becomes of them.
+
 use serde_json::json;
 
 use super::{mirror::Step, *};

@@ -45,12 +45,12 @@ impl Claims {
 
     /// Notes that a pod uses a claim, before anything is done about it.
     pub(crate) fn refer(&mut self, claim: Claim, pod: &str) -> Result<(), String> {
-        let known = self.0.entry(key(&claim.namespace, &claim.name));
-        let known = known.or_insert_with(|| claim.clone());
-        if known.uid != claim.uid {
+        let uid = claim.uid.clone();
+        let known = self.0.entry(key(&claim.namespace, &claim.name)).or_insert(claim);
+        if known.uid != uid {
             return Err(format!(
                 "old ResourceClaim with same name {} and different UID {} still exists (previous pod force-deleted?!)",
-                claim.name, known.uid
+                known.name, known.uid
             ));
         }
         known.pods.insert(pod.to_owned());
@@ -59,8 +59,8 @@ impl Claims {
 
     /// Notes what a driver has prepared.
     pub(crate) fn prepared_by(&mut self, uid: &str, driver: &str, devices: Vec<Device>) {
-        for claim in self.0.values_mut().filter(|claim| claim.uid == uid) {
-            claim.drivers.insert(driver.to_owned(), devices.clone());
+        if let Some(claim) = self.0.values_mut().find(|claim| claim.uid == uid) {
+            claim.drivers.insert(driver.to_owned(), devices);
         }
     }
 

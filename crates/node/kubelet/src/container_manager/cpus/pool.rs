@@ -208,7 +208,7 @@ impl Pool {
             message: format!("SMT Alignment Error: {message}"),
         };
         let threads = self.hardware.threads_per_core();
-        if count % threads != 0 {
+        if !count.is_multiple_of(threads) {
             return Err(refused(format!("requested {count} cpus not multiple cpus per core = {threads}")));
         }
         let cores: BTreeSet<usize> = self.hardware.parts(&self.reserved, Level::Core).into_keys().collect();

@@ -99,7 +99,7 @@ fn distribute(
     let group = if options.full_physical_only { hardware.threads_per_core() } else { 1 };
     let room = hardware.parts(free, Level::Node);
     let nodes: NodeMask = room.keys().copied().collect();
-    if count % group != 0 || nodes.count() > MOST_NODES {
+    if !count.is_multiple_of(group) || nodes.count() > MOST_NODES {
         return None;
     }
     // Whole groups only: half a core is no room.

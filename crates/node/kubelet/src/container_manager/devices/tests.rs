@@ -33,7 +33,7 @@ fn asking(uid: &str, list: &str) -> Pod {
         match name.split_at(1) {
             ("~", name) => inits.push(json!({"name": name, "resources": resources})),
             ("&", name) => {
-                inits.push(json!({"name": name, "restartPolicy": "Always", "resources": resources}))
+                inits.push(json!({"name": name, "restartPolicy": "Always", "resources": resources}));
             }
             _ => regular.push(json!({"name": name, "resources": resources})),
         }
