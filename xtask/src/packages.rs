@@ -82,14 +82,24 @@ fn install(needs: &[Need]) -> Result<()> {
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
     arguments.extend(&names);
     apt(&arguments)?;
-    if names.contains(&"etcd-server") && Path::new("/run/systemd/system").exists() {
-        // The package starts a service; tests start servers of their own.
-        let stopped = Command::new("systemctl").args(["disable", "--now", "etcd.service"]).status();
-        if !stopped.context("run systemctl")?.success() {
-            bail!(
-                "the service etcd of package etcd-server runs and could not be stopped: systemctl disable --now etcd"
-            );
+    if Path::new("/run/systemd/system").exists() {
+        // These packages start services; tests start servers of their own.
+        for (package, service) in [("etcd-server", "etcd"), ("docker-registry", "docker-registry")] {
+            if names.contains(&package) {
+                stop(package, service)?;
+            }
         }
+    }
+    Ok(())
+}
+
+fn stop(package: &str, service: &str) -> Result<()> {
+    let stopped =
+        Command::new("systemctl").args(["disable", "--now", &format!("{service}.service")]).status();
+    if !stopped.context("run systemctl")?.success() {
+        bail!(
+            "the service {service} of package {package} runs and could not be stopped: systemctl disable --now {service}"
+        );
     }
     Ok(())
 }
