@@ -279,7 +279,7 @@ mod tests {
             ("--register-with-taints=a:b", "invalid taint"),
             ("--register-with-taints==v:NoSchedule", "is not a taint such as"),
             ("--read-only-port=10255", "readOnlyPort 10255 is not supported"),
-            ("--cpu-manager-policy=static", "cpuManagerPolicy"),
+            ("--feature-gates=NodeLogQuery=true", "featureGates"),
             ("--no-such-flag=1", "unexpected argument"),
         ] {
             let error = parse(&[flag]).unwrap_err();
