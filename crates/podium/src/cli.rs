@@ -149,6 +149,15 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: Data,
     },
+    /// Give an image another name (podium's own runtime only)
+    Tag {
+        /// Its name or id
+        image: String,
+        /// The other name
+        name: String,
+        #[command(flatten)]
+        data: Data,
+    },
     /// Remove the images that no container uses (podium's own runtime only)
     Prune {
         #[command(flatten)]

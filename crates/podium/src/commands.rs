@@ -384,6 +384,10 @@ fn image(command: ImageCommand) -> Result<ExitCode> {
             runtime.block_on(podium_cri::save(&endpoint(&data.data_dir)?, &image, &file))?;
             say(&format!("saved {image} to {}", file.display()));
         }
+        ImageCommand::Tag { image, name, data } => {
+            let kept = runtime.block_on(podium_cri::tag(&endpoint(&data.data_dir)?, &image, &name))?;
+            say(&format!("tagged {image} as {kept}"));
+        }
         ImageCommand::Prune { data } => {
             let (removed, bytes) = runtime.block_on(podium_cri::prune(&endpoint(&data.data_dir)?))?;
             removed.iter().for_each(|name| say(&format!("removed {name}")));

@@ -83,6 +83,17 @@ pub async fn save(endpoint: &str, image: &str, path: &std::path::Path) -> Result
     client.save(request).await.map(drop).map_err(|status| Error::call("Save", &status))
 }
 
+/// Has podium's own runtime give an image another name, which is another image's no longer; the name as it is kept.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached; another runtime has no such call.
+pub async fn tag(endpoint: &str, image: &str, name: &str) -> Result<String, Error> {
+    let mut client = images::image_store_client::ImageStoreClient::new(client::channel(endpoint)?);
+    let request = images::TagRequest { image: image.to_owned(), name: name.to_owned() };
+    let answer = client.tag(request).await.map_err(|status| Error::call("Tag", &status))?;
+    Ok(answer.into_inner().name)
+}
+
 /// Has podium's own runtime remove the images that nothing uses: their names, and how many bytes they had.
 ///
 /// # Errors

@@ -344,6 +344,15 @@ impl Store {
         Ok(())
     }
 
+    /// Gives an image another whole name. False: there is no such image.
+    pub(crate) fn tag(&self, image: &str, name: &str) -> io::Result<bool> {
+        let mut records = self.records.lock();
+        let Some(mut record) = records.find(image).cloned() else { return Ok(false) };
+        record.tags.insert(name.to_owned());
+        records.add(record)?;
+        Ok(true)
+    }
+
     /// Removes an image with all its names. False: there was none.
     pub(crate) fn remove(&self, name: &str) -> io::Result<bool> {
         let mut records = self.records.lock();

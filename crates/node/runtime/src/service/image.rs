@@ -1,11 +1,15 @@
 //! ImageService, and what the store offers beside CRI.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, stream};
 use podium_cri::images::image_store_server::ImageStore;
-use podium_cri::images::{LoadRequest, LoadResponse, PruneRequest, PruneResponse, SaveRequest, SaveResponse};
+use podium_cri::images::{
+    LoadRequest, LoadResponse, PruneRequest, PruneResponse, SaveRequest, SaveResponse, TagRequest,
+    TagResponse,
+};
 use podium_cri::v1::{self, image_service_server::ImageService};
 use podium_shim::{Identity, identity};
 use tonic::{Request, Response, Status};
@@ -166,7 +170,9 @@ impl ImageStore for Calls {
         let path = request.into_inner().path;
         self.blocking("Load", move |runtime| {
             let loaded = runtime.store.load(path.as_ref()).map_err(|error| refused(&error))?;
-            Ok(LoadResponse { names: loaded.into_iter().flat_map(|record| record.tags).collect() })
+            // An image of several names comes once for each.
+            let names: BTreeSet<String> = loaded.into_iter().flat_map(|record| record.tags).collect();
+            Ok(LoadResponse { names: names.into_iter().collect() })
         })
         .await
     }
@@ -180,6 +186,25 @@ impl ImageStore for Calls {
                 .ok_or_else(|| Status::not_found(format!("image {:?} not found", request.image)))?;
             runtime.store.save(&record, request.path.as_ref()).map_err(|error| refused(&error))?;
             Ok(SaveResponse {})
+        })
+        .await
+    }
+
+    async fn tag(&self, request: Request<TagRequest>) -> Result<Response<TagResponse>, Status> {
+        let TagRequest { image, name } = request.into_inner();
+        let name = podium_cri::normalize_image_name(&name)
+            .map_err(|error| Status::invalid_argument(crate::core::chain(&error)))?;
+        if name.contains('@') {
+            return Err(Status::invalid_argument(format!(
+                "{name:?} is a digest, which names one image only"
+            )));
+        }
+        self.blocking("Tag", move |runtime| {
+            let tagged = runtime.store.tag(&image, &name);
+            if !tagged.map_err(|error| failed("failed to tag image", &error))? {
+                return Err(Status::not_found(format!("image {image:?} not found")));
+            }
+            Ok(TagResponse { name })
         })
         .await
     }

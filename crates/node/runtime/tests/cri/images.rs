@@ -173,12 +173,18 @@ pub(crate) async fn pulled_from_a_registry(fixture: &Fixture) {
         let name = "mirrored.example/podium/pulled:v1";
         assert_eq!(fixture.cri.pull_image(spec(name), None, None).await.unwrap(), id);
         // Saved, removed, loaded: the same again.
+        let (other, kept) = ("other:v2", "docker.io/library/other:v2");
+        assert_eq!(podium_cri::tag(&fixture.endpoint(), name, other).await.unwrap(), kept);
+        assert_eq!(fixture.cri.image_status(spec(other)).await.unwrap().unwrap().id, id);
+        for (image, tag) in [("absent:v1", "x:v1"), (name, "UPPER:v1"), (name, digest.as_str())] {
+            assert!(podium_cri::tag(&fixture.endpoint(), image, tag).await.is_err(), "{image} {tag}");
+        }
         let saved = fixture.path("saved.tar");
         podium_cri::save(&fixture.endpoint(), name, &saved).await.unwrap();
         let (removed, bytes) = podium_cri::prune(&fixture.endpoint()).await.unwrap();
-        assert!(removed == [name] && bytes > 100_000, "{removed:?}");
+        assert!(removed == [kept] && bytes > 100_000, "{removed:?}");
         assert_eq!(fixture.cri.list_images().await.unwrap().len(), 0);
-        assert_eq!(podium_cri::import_image(&fixture.endpoint(), &saved).await.unwrap(), [name]);
+        assert_eq!(podium_cri::import_image(&fixture.endpoint(), &saved).await.unwrap(), [kept, name]);
         assert_eq!(fixture.cri.image_status(spec(name)).await.unwrap().unwrap().id, id);
     }
 }

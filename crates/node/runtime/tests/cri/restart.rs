@@ -236,25 +236,61 @@ async fn churn(fixture: &Fixture, cri: &Cri, round: usize) {
     }
 }
 
+/// The shims of a test, with their arguments.
+fn shims(fixture: &Fixture) -> Vec<(nix::unistd::Pid, String)> {
+    let own = fixture.path("").display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let shim = command.starts_with("podium-shim\0") && command.contains(&own);
+        shim.then_some((nix::unistd::Pid::from_raw(pid), command))
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_shims_hold_up_a_start_together_and_not_one_after_another() {
+    let Some(mut fixture) = Fixture::start(Kind::Podium).await else { return };
+    let mut pods = Vec::new();
+    for name in ["hung", "also", "well"] {
+        let pod = fixture.pod(name);
+        let sandbox = fixture.run_pod(&pod).await;
+        let id = fixture.run(&sandbox, fixture.script("c", "exec sleep 100000"), &pod).await;
+        pods.push((sandbox, id));
+    }
+    fixture.down().await;
+    let well = pods[2].0.clone();
+    for (pid, _) in shims(&fixture).iter().filter(|(_, command)| !command.contains(&well)) {
+        nix::sys::signal::kill(*pid, nix::sys::signal::SIGSTOP).unwrap();
+    }
+    let begun = std::time::Instant::now();
+    fixture.up().await;
+    // Each is given half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(55), "{:?}", begun.elapsed());
+    for (number, (_, id)) in pods.iter().enumerate() {
+        let status = fixture.status(id).await;
+        let expected = if number == 2 {
+            (v1::ContainerState::ContainerRunning, 0)
+        } else {
+            (v1::ContainerState::ContainerExited, 255)
+        };
+        assert_eq!((status.state(), status.exit_code), expected, "{id}");
+    }
+    assert_eq!(fixture.exec(&pods[2].1, "echo well").await.1, "well\n");
+    fixture.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_shim_hangs_is_ended_all_the_same() {
     let Some(fixture) = Fixture::start(Kind::Podium).await else { return };
     let pod = fixture.pod("p");
     let sandbox = fixture.run_pod(&pod).await;
     let id = fixture.run(&sandbox, fixture.script("c", "sleep 1000"), &pod).await;
-    let own = fixture.path("").display().to_string();
-    let shims: Vec<i32> = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(|entry| {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            command.starts_with(b"podium-shim\0") && String::from_utf8_lossy(&command).contains(&own)
-        })
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
+    let shims = shims(&fixture);
     assert_eq!(shims.len(), 1);
-    let shim = nix::unistd::Pid::from_raw(shims[0]);
-    nix::sys::signal::kill(shim, nix::sys::signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(shims[0].0, nix::sys::signal::SIGSTOP).unwrap();
     // Nobody could tell how it ended.
     fixture.cri.stop_container(&id, 1).await.unwrap();
     let status = fixture.status(&id).await;

@@ -23,6 +23,21 @@ pub struct SaveRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SaveResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagRequest {
+    /// An image by any of its names.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// Another name for it, which is another image's no longer.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagResponse {
+    /// The name as it is kept, whole.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PruneRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -142,6 +157,20 @@ pub mod image_store_client {
             req.extensions_mut().insert(GrpcMethod::new("podium.runtime.v1.ImageStore", "Save"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn tag(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TagRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podium.runtime.v1.ImageStore/Tag");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podium.runtime.v1.ImageStore", "Tag"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn prune(
             &mut self,
             request: impl tonic::IntoRequest<super::PruneRequest>,
@@ -173,6 +202,10 @@ pub mod image_store_server {
             &self,
             request: tonic::Request<super::SaveRequest>,
         ) -> std::result::Result<tonic::Response<super::SaveResponse>, tonic::Status>;
+        async fn tag(
+            &self,
+            request: tonic::Request<super::TagRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagResponse>, tonic::Status>;
         async fn prune(
             &self,
             request: tonic::Request<super::PruneRequest>,
@@ -301,6 +334,40 @@ pub mod image_store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podium.runtime.v1.ImageStore/Tag" => {
+                    #[allow(non_camel_case_types)]
+                    struct TagSvc<T: ImageStore>(pub Arc<T>);
+                    impl<T: ImageStore> tonic::server::UnaryService<super::TagRequest> for TagSvc<T> {
+                        type Response = super::TagResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::TagRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ImageStore>::tag(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TagSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
