@@ -5,9 +5,10 @@
 //! namespaces are. The layers are mounted in a mount namespace that the program is started in and that ends with it, so that
 //! nothing of them is in the host's mount table. What the program says for people goes into a file of its own.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -174,7 +175,10 @@ impl Oci<'_> {
         wanted["args"] = json!(process.args);
         wanted["terminal"] = json!(streams.is_none());
         wanted["user"] = user_of(user);
-        fs::write(self.bundle.join(PROCESS), wanted.to_string())?;
+        // Private, as it has the environment.
+        let path = self.bundle.join(PROCESS);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        serde_json::to_writer(file, &wanted).map_err(io::Error::from)?;
         let console = streams.is_none().then(|| self.listen()).transpose()?;
         let mut command = self.command(&["exec", "--detach", "--process", PROCESS, "--pid-file", PID_FILE]);
         if console.is_some() {
@@ -218,7 +222,10 @@ impl Oci<'_> {
 
     /// Runs the program to its end.
     fn run(&self, mut command: Command) -> Result<(), StartError> {
-        let _ = fs::remove_file(self.bundle.join(PID_FILE));
+        // What it says is about this time, and does not grow with every probe.
+        for name in [PID_FILE, LOG] {
+            let _ = fs::remove_file(self.bundle.join(name));
+        }
         let what = format!("starting {}", self.binary.display());
         let child = step(&what, command.spawn())?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;

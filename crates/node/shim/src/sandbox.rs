@@ -214,6 +214,7 @@ fn waiter(
             }
             let mut message = String::new();
             said.read_to_string(&mut message)?;
+            let first = pid;
             let (pid, message) = match message.strip_prefix(PID_MARK).and_then(|rest| rest.split_once('\n')) {
                 Some((pid, rest)) => (pid.parse().map_err(io::Error::other)?, rest),
                 None => (pid, message.as_str()),
@@ -221,7 +222,7 @@ fn waiter(
             if !message.is_empty() {
                 return Err(io::Error::other(message));
             }
-            if !spec.cgroup.is_empty() {
+            if pid != first && !spec.cgroup.is_empty() {
                 // It may have been made before its maker was there.
                 cgroups.enter(&spec.cgroup, pid)?;
             }

@@ -140,11 +140,9 @@ fn set_attributes(tree: impl AsFd, recursive: bool, attributes: &MountAttributes
 
 /// Makes files as somebody else, keeping all capabilities. For a process with every one of them.
 pub(crate) fn make_files_as(uid: nix::unistd::Uid, gid: nix::unistd::Gid) -> io::Result<()> {
-    // The answer is who it was before; whether it worked shows in the next one.
-    for _ in 0..2 {
-        nix::unistd::setfsgid(gid);
-        nix::unistd::setfsuid(uid);
-    }
+    nix::unistd::setfsgid(gid);
+    nix::unistd::setfsuid(uid);
+    // The answer is who it was before: whether it worked shows in the next one.
     let is = (nix::unistd::setfsuid(uid), nix::unistd::setfsgid(gid));
     if is != (uid, gid) {
         return Err(io::ErrorKind::PermissionDenied.into());

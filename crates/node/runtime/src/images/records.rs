@@ -162,4 +162,16 @@ mod tests {
             assert_eq!(find(name).as_deref(), expected, "{name}");
         }
     }
+
+    #[test]
+    fn an_image_that_comes_again_has_its_layers_where_they_are_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut records = Records::open(&directory.path().join("images.json")).unwrap();
+        let short = Record { layers: vec!["1".repeat(24)], ..record('a', &["a:v1"], &[]) };
+        let whole = Record { layers: vec!["1".repeat(64)], ..record('a', &["a:v2"], &[]) };
+        records.add(short).unwrap();
+        records.add(whole.clone()).unwrap();
+        let found = records.find(&whole.id).unwrap();
+        assert_eq!((&found.layers, found.tags.len()), (&whole.layers, 2));
+    }
 }
