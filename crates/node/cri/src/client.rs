@@ -2,7 +2,13 @@
 //!
 //! The channel reconnects by itself, so a runtime that restarts is only a failed call or two.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -40,6 +46,17 @@ pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
     timeouts: Timeouts,
+    observer: Option<Observer>,
+}
+
+/// Who is told of every call: its name in CRI's words, how long it took, whether it failed.
+#[derive(Clone)]
+struct Observer(Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 /// The socket path of `unix:///path`, `unix:/path` or a bare absolute path.
@@ -80,7 +97,7 @@ macro_rules! calls {
                 /// What the runtime answered, or that it did not within the deadline.
                 pub async fn $method(&self, request: $request) -> Result<$response, Error> {
                     let mut client = self.$service.clone();
-                    bounded($call, self.timeouts.request, async move { client.$method(request).await }).await
+                    self.bounded($call, self.timeouts.request, async move { client.$method(request).await }).await
                 }
             )*
         }
@@ -164,7 +181,28 @@ impl Cri {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             image: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
             timeouts,
+            observer: None,
         })
+    }
+
+    /// Has every call told to `observer`: its name in CRI's words, how long it took, whether it failed.
+    #[must_use]
+    pub fn observed(self, observer: impl Fn(&'static str, Duration, bool) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Observer(Arc::new(observer))), ..self }
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        future: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let outcome = bounded(call, limit, future).await;
+        if let Some(Observer(observer)) = &self.observer {
+            observer(call, began.elapsed(), outcome.is_err());
+        }
+        outcome
     }
 
     /// Makes and starts a sandbox and gives its id. It gets twice the usual time, as upstream grants:
@@ -180,10 +218,11 @@ impl Cri {
         let request =
             v1::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
         let mut client = self.runtime.clone();
-        let answer = bounded("RunPodSandbox", self.timeouts.request * 2, async move {
-            client.run_pod_sandbox(request).await
-        })
-        .await?;
+        let answer = self
+            .bounded("RunPodSandbox", self.timeouts.request * 2, async move {
+                client.run_pod_sandbox(request).await
+            })
+            .await?;
         if answer.pod_sandbox_id.is_empty() {
             return Err(Error::Incomplete { call: "RunPodSandbox", field: "pod_sandbox_id" });
         }
@@ -200,10 +239,11 @@ impl Cri {
             v1::StopContainerRequest { container_id: container_id.to_owned(), timeout: grace_seconds };
         let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
         let mut client = self.runtime.clone();
-        let outcome = bounded("StopContainer", self.timeouts.request + grace, async move {
-            client.stop_container(request).await
-        })
-        .await;
+        let outcome = self
+            .bounded("StopContainer", self.timeouts.request + grace, async move {
+                client.stop_container(request).await
+            })
+            .await;
         match outcome {
             Err(error) if error.is_not_found() => Ok(()),
             other => other.map(drop),
@@ -232,7 +272,7 @@ impl Cri {
         if timeout.is_zero() {
             return call.await.map(Response::into_inner).map_err(|status| Error::call("ExecSync", &status));
         }
-        bounded("ExecSync", self.timeouts.request + timeout, call).await
+        self.bounded("ExecSync", self.timeouts.request + timeout, call).await
     }
 
     /// The stream of container events, where the runtime has one (containerd from 1.7).
@@ -241,7 +281,7 @@ impl Cri {
     /// `Unimplemented` by runtimes without it.
     pub async fn container_events(&self) -> Result<Streaming<v1::ContainerEventResponse>, Error> {
         let mut client = self.runtime.clone();
-        bounded("GetContainerEvents", self.timeouts.request, async move {
+        self.bounded("GetContainerEvents", self.timeouts.request, async move {
             client.get_container_events(v1::GetEventsRequest {}).await
         })
         .await
@@ -254,9 +294,9 @@ impl Cri {
     pub async fn list_images(&self) -> Result<Vec<v1::Image>, Error> {
         let mut client = self.image.clone();
         let request = v1::ListImagesRequest { filter: None };
-        let answer =
-            bounded("ListImages", self.timeouts.request, async move { client.list_images(request).await })
-                .await?;
+        let answer = self
+            .bounded("ListImages", self.timeouts.request, async move { client.list_images(request).await })
+            .await?;
         Ok(answer.images)
     }
 
@@ -267,9 +307,9 @@ impl Cri {
     pub async fn image_status(&self, image: v1::ImageSpec) -> Result<Option<v1::Image>, Error> {
         let mut client = self.image.clone();
         let request = v1::ImageStatusRequest { image: Some(image), verbose: false };
-        let outcome =
-            bounded("ImageStatus", self.timeouts.request, async move { client.image_status(request).await })
-                .await;
+        let outcome = self
+            .bounded("ImageStatus", self.timeouts.request, async move { client.image_status(request).await })
+            .await;
         match outcome {
             Ok(answer) => Ok(answer.image),
             Err(error) if error.is_not_found() => Ok(None),
@@ -289,8 +329,9 @@ impl Cri {
     ) -> Result<String, Error> {
         let mut client = self.image.clone();
         let request = v1::PullImageRequest { image: Some(image), auth, sandbox_config };
-        let answer =
-            bounded("PullImage", self.timeouts.pull, async move { client.pull_image(request).await }).await?;
+        let answer = self
+            .bounded("PullImage", self.timeouts.pull, async move { client.pull_image(request).await })
+            .await?;
         Ok(answer.image_ref)
     }
 
@@ -302,7 +343,7 @@ impl Cri {
         let mut client = self.image.clone();
         let spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
         let request = v1::RemoveImageRequest { image: Some(spec) };
-        bounded("RemoveImage", self.timeouts.request, async move { client.remove_image(request).await })
+        self.bounded("RemoveImage", self.timeouts.request, async move { client.remove_image(request).await })
             .await
             .map(drop)
     }

@@ -28,11 +28,19 @@ use k8s_openapi::{
 };
 use kube::Client;
 
-use crate::{Config, admission::Refused, context::Shared, manager::Pods, plugin_manager::PluginManager, pod};
+use crate::{
+    Config,
+    admission::Refused,
+    context::Shared,
+    manager::Pods,
+    metrics::{self, Metrics},
+    plugin_manager::PluginManager,
+    pod,
+};
 use claims::ClaimManager;
 use cpus::CpuManager;
 use devices::DeviceManager;
-use hardware::Hardware;
+use hardware::{Hardware, Level};
 use memory::MemoryManager;
 use numa::{Hints, NodeMask};
 use options::RunOptions;
@@ -81,26 +89,38 @@ pub(crate) struct ContainerManager {
     /// Held while a pod is admitted.
     admitting: tokio::sync::Mutex<()>,
     plugins: PluginManager,
+    metrics: Arc<Metrics>,
     /// Where agents ask who has what.
     pod_resources: PathBuf,
 }
 
 impl ContainerManager {
     /// With what checkpoints say was given out.
-    pub(crate) fn open(config: &Config, wake: Wake) -> Result<Self, SettingsError> {
+    pub(crate) fn open(config: &Config, metrics: &Arc<Metrics>, wake: Wake) -> Result<Self, SettingsError> {
         let (settings, root) = (&config.container_manager, &config.root_dir);
         let hardware = Hardware::read(Path::new("/sys"));
         let topology = settings.topology(&hardware)?;
         let cpus = CpuManager::open(root, settings.cpus(&hardware)?)?;
         let memory = MemoryManager::open(root, settings.memory(&hardware)?)?;
-        let devices = DeviceManager::open(&directory(config, "device-plugins")?, wake);
+        let devices = DeviceManager::open(&directory(config, "device-plugins")?, metrics.clone(), wake);
         let claims = ClaimManager::open(root)?;
         let plugins = PluginManager::new(directory(config, "plugins_registry")?)
             .handle("DevicePlugin", devices.clone())
             .handle("DRAPlugin", claims.drivers.clone());
         let admitting = tokio::sync::Mutex::default();
         let pod_resources = directory(config, "pod-resources")?;
-        Ok(Self { hardware, topology, cpus, memory, devices, claims, admitting, plugins, pod_resources })
+        Ok(Self {
+            hardware,
+            topology,
+            cpus,
+            memory,
+            devices,
+            claims,
+            admitting,
+            plugins,
+            metrics: metrics.clone(),
+            pod_resources,
+        })
     }
 
     /// Gives a pod's containers what they ask for, or says why it is not to be had.
@@ -143,9 +163,13 @@ impl ContainerManager {
     /// The nodes for these hints, if the policy admits them.
     fn affinity(&self, hints: &[Hints]) -> Result<Option<NodeMask>, Refused> {
         let settings::Topology { policy, closest, .. } = self.topology;
+        self.metrics.count(&metrics::TOPOLOGY_REQUESTS, &[]);
         match topology::merge(policy, closest, &self.hardware, hints) {
             (nodes, true) => Ok(nodes),
-            (_, false) => Err(topology::refused()),
+            (_, false) => {
+                self.metrics.count(&metrics::TOPOLOGY_ERRORS, &[]);
+                Err(topology::refused())
+            }
         }
     }
 
@@ -155,7 +179,12 @@ impl ContainerManager {
         container: &Container,
         affinity: Option<NodeMask>,
     ) -> Result<(), AllocateError> {
-        self.cpus.allocate(wanted, container, affinity)?;
+        if self.cpus.pins(wanted, container) {
+            self.metrics.count(&metrics::CPU_PINNING, &[]);
+            self.cpus.allocate(wanted, container, affinity).inspect_err(|_| {
+                self.metrics.count(&metrics::CPU_PINNING_ERRORS, &[]);
+            })?;
+        }
         self.memory.allocate(wanted, container, affinity)?;
         Ok(self.devices.allocate(wanted, container, affinity).await?)
     }
@@ -242,6 +271,12 @@ impl ContainerManager {
             status.capacity.get_or_insert_default().entry(name.clone()).or_insert_with(none);
             status.allocatable.get_or_insert_default().entry(name.clone()).or_insert_with(none);
         }
+    }
+
+    /// Cores and sockets of the machine.
+    pub(crate) fn cores_and_sockets(&self) -> (usize, usize) {
+        let count = |level| self.hardware.parts(&self.hardware.all(), level).len();
+        (count(Level::Core), count(Level::Socket))
     }
 
     /// Waits until the node has other devices than before.

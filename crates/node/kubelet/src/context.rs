@@ -17,6 +17,7 @@ use crate::{
     eviction::{state::Pressure, thresholds::Threshold},
     image_gc::ImageGc,
     images::Images,
+    metrics::Metrics,
     network_files::HostResolver,
     node::machine::Machine,
     references::References,
@@ -46,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) container_manager: ContainerManager,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) machine: Machine,
     pub(crate) resolver: HostResolver,
     /// Crash back-off of all containers.

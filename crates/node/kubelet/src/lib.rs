@@ -32,6 +32,7 @@ mod images;
 mod local_storage;
 mod logs;
 mod manager;
+mod metrics;
 mod network_files;
 mod node;
 mod observe;

@@ -7,7 +7,7 @@ mod statics;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     admission,
     context::Shared,
+    metrics,
     observe::Observer,
     pod,
     record::label,
@@ -241,13 +242,20 @@ impl Pods {
     /// missed.
     async fn relist(&self, mut telling: watch::Receiver<bool>) {
         let mut before: BTreeMap<String, (String, i32)> = BTreeMap::new();
+        let mut began = None;
         loop {
             let pause = if *telling.borrow_and_update() { RELIST_BESIDE_EVENTS } else { RELIST_EVERY };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = telling.changed() => {}
             }
+            let (metrics, begins) = (&self.shared.metrics, Instant::now());
+            if let Some(last) = began.replace(begins) {
+                metrics.took(&metrics::RELIST_INTERVAL, &[], begins - last);
+            }
             let Some(now) = self.states().await else { continue };
+            metrics.since(&metrics::RELIST_DURATION, &[], begins);
+            metrics.moment(&metrics::RELIST_SEEN, jiff::Timestamp::now().as_second());
             let changed: BTreeSet<&String> = now
                 .iter()
                 .filter(|(id, state)| before.get(*id) != Some(state))

@@ -174,6 +174,15 @@ pub(crate) struct Bounds {
     pub(crate) swap: Swap,
 }
 
+#[cfg(test)]
+impl Bounds {
+    /// Those of a machine with so much memory, cgroups of version 1 and nothing configured.
+    pub(crate) fn unlimited(memory_capacity: i64) -> Self {
+        let cpu = CpuBounds::of(&Configuration::default());
+        Self { memory_capacity, cgroup_v2: false, cpu, swap: Swap::Unbounded }
+    }
+}
+
 /// The swap a container may use in bytes; None leaves it alone.
 fn swap_limit(pod: &Pod, container: &Container, bounds: &Bounds) -> Option<i64> {
     let capacity = match bounds.swap {

@@ -26,6 +26,7 @@ use crate::{
     images::Images,
     logs,
     manager::Pods,
+    metrics::Metrics,
     network_files,
     node::{NodeKeeper, machine::Machine},
     references::References,
@@ -105,7 +106,10 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         })
         .map_err(Error::Users)?;
     let timeouts = Timeouts { request: config.settings.runtime_request_timeout.0, ..Timeouts::default() };
-    let cri = Cri::with_timeouts(&config.settings.container_runtime_endpoint, timeouts)?;
+    let metrics = Arc::new(Metrics::default());
+    let counted = metrics.clone();
+    let cri = Cri::with_timeouts(&config.settings.container_runtime_endpoint, timeouts)?
+        .observed(move |call, time, failed| counted.called(call, time, failed));
     let server = match &config.serving {
         Some(tls) => {
             let address = SocketAddr::new(config.settings.address, config.settings.port);
@@ -148,7 +152,8 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         }
     });
     let shared = Arc::new(Context {
-        container_manager: ContainerManager::open(&config, wake)?,
+        container_manager: ContainerManager::open(&config, &metrics, wake)?,
+        metrics,
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
         users,

@@ -5,6 +5,7 @@
 //! exactly what routing looks at.
 
 mod access;
+mod cadvisor;
 mod containers;
 mod host;
 mod identity;
@@ -266,7 +267,8 @@ impl Handler {
             Route::Configz => reply::json(&host.configz()),
             Route::Metrics => metrics::own(host, &self.requests).await,
             Route::ResourceMetrics => metrics::resource(host).await,
-            Route::CadvisorMetrics => metrics::cadvisor(host).await,
+            Route::ProbeMetrics => metrics::probes(host),
+            Route::CadvisorMetrics => cadvisor::serve(host).await,
             Route::Summary => {
                 let only_cpu_and_memory = query::Query::of(request.uri()).truthy("only_cpu_and_memory");
                 stats::summary(host, only_cpu_and_memory).await

@@ -9,6 +9,7 @@ mod mailbox;
 mod probing;
 mod resizing;
 mod start;
+mod starting;
 mod storage;
 
 use std::{
@@ -30,6 +31,7 @@ use crate::{
     admission::Refused,
     backoff::{elapsed, go_duration},
     context::Shared,
+    metrics,
     observe::{self, Observer},
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
@@ -89,6 +91,8 @@ pub(crate) struct Worker {
     sandbox_retry: Option<(Instant, Duration)>,
     held_event: HashMap<String, Instant>,
     exits: HashMap<String, AbortOnDropHandle<()>>,
+    /// How long the start of the pod takes.
+    starting: starting::Starting,
     /// The pod has run to its end by itself.
     over: bool,
     /// Everything it held has been let go; what is left is to wait for its deletion.
@@ -126,6 +130,7 @@ impl Worker {
             sandbox_retry: None,
             held_event: HashMap::new(),
             exits: HashMap::new(),
+            starting: starting::Starting::default(),
             over: false,
             finished: false,
         }
@@ -135,11 +140,13 @@ impl Worker {
     pub(crate) async fn run(mut self) {
         let shutdown = self.shared.shutdown.clone();
         loop {
-            self.read_mail();
+            let updated = self.read_mail();
+            let (kind, began) = (self.starting.operation(updated), std::time::Instant::now());
             let next = tokio::select! {
                 next = self.step() => next,
                 () = shutdown.cancelled() => return,
             };
+            self.shared.metrics.since(&metrics::POD_WORKER, &[("operation_type", kind)], began);
             match next {
                 Next::Now => {}
                 Next::Gone => return,
@@ -155,8 +162,10 @@ impl Worker {
         }
     }
 
-    fn read_mail(&mut self) {
+    /// Takes in what has come; whether the pod is another than before.
+    fn read_mail(&mut self) -> bool {
         let mail = self.mailbox.take();
+        let updated = mail.pod.is_some();
         if let Some(pod) = mail.pod {
             self.writer.learn(&pod);
             // Volumes may show labels and annotations.
@@ -176,6 +185,7 @@ impl Worker {
             self.verdict = Some(verdict);
             self.evicted_within = Some(grace);
         }
+        updated
     }
 
     fn ending(&self) -> bool {
@@ -287,6 +297,7 @@ impl Worker {
         if let Err(refused) = outcome {
             let about = reference_of(&*self.pod);
             self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
+            self.shared.metrics.count(&metrics::REJECTIONS, &[("reason", &refused.reason)]);
             let message = format!("Pod was rejected: {}", refused.message);
             self.verdict = Some(Verdict { reason: refused.reason, message });
         }
@@ -340,7 +351,7 @@ impl Worker {
     }
 
     /// Computes the status and hands it to the writer.
-    fn publish(&self, terminal: bool) {
+    fn publish(&mut self, terminal: bool) {
         let known = self.writer.known();
         let old = known.status.clone().unwrap_or_default();
         let host_ips = self.shared.host_ips();
@@ -358,6 +369,7 @@ impl Worker {
             now: Timestamp::now(),
         });
         self.shared.container_manager.show(&self.pod, &mut status);
+        self.starting.observe(&self.shared.metrics, &self.pod, &status);
         self.writer.publish(status);
     }
 
@@ -526,6 +538,9 @@ impl Worker {
         self.shared.references.set(&uid, pod::namespace(&self.pod), &[]);
         self.shared.tokens.forget(&uid);
         self.shared.images.forget(&uid);
+        let (namespace, name) = (pod::namespace(&self.pod), pod::name(&self.pod));
+        self.shared.metrics.forget(&metrics::PROBES, &[("pod_uid", &uid)]);
+        self.shared.metrics.forget(&metrics::PROBE_DURATION, &[("namespace", namespace), ("pod", name)]);
         self.shared.container_manager.release(&uid).await?;
         self.shared.crashes.lock().forget_prefix(&format!("{uid}/"));
         let (shared, pod) = (self.shared.clone(), self.pod.clone());

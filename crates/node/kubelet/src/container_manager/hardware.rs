@@ -116,7 +116,7 @@ impl Hardware {
         parts.into_iter().map(|(id, cpus)| (id, cpus.into_iter().collect())).collect()
     }
 
-    /// Threads of a core; one where cores differ is that of most.
+    /// Threads of a core, on average: there are machines whose cores differ.
     pub(crate) fn threads_per_core(&self) -> usize {
         let cores = self.parts(&self.all(), Level::Core).len();
         self.cpus.len().checked_div(cores).unwrap_or(1)

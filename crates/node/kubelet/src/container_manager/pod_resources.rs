@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{ContainerManager, numa::NodeMask};
-use crate::{context::Shared, manager::Pods, pod};
+use crate::{context::Shared, manager::Pods, metrics, pod};
 
 /// The socket's name.
 const SOCKET: &str = "kubelet.sock";
@@ -71,6 +71,7 @@ struct Service {
 
 impl Service {
     fn manager(&self) -> Result<&ContainerManager, Status> {
+        self.shared.metrics.count(&metrics::POD_RESOURCES, &[("server_api_version", "v1")]);
         if self.limit.lock().allows(Instant::now()) {
             Ok(&self.shared.container_manager)
         } else {

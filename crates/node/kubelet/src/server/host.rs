@@ -9,7 +9,7 @@ use podium_client::Shutdown;
 use podium_cri::{Cri, Error, v1};
 use serde_json::{Value, json};
 
-use crate::{context::Shared, manager::Pods, record::label};
+use crate::{context::Shared, manager::Pods, metrics::Metrics, record::label};
 
 /// The kubelet around the server.
 pub(crate) trait Host: Send + Sync {
@@ -26,11 +26,17 @@ pub(crate) trait Host: Send + Sync {
     fn started(&self) -> Timestamp;
     fn version(&self) -> &str;
     fn cpus(&self) -> i64;
+    /// Cores and sockets of the machine.
+    fn cores_and_sockets(&self) -> (usize, usize);
     fn memory_bytes(&self) -> i64;
     /// A file of the pod's own cgroup, see [`crate::cgroups::Cgroups::read`].
     fn pod_cgroup(&self, pod: &Pod, controller: &str, file: &str) -> Option<String>;
     /// The cgroup layout in use is version 2.
     fn cgroup_v2(&self) -> bool;
+    /// What bounds every container.
+    fn bounds(&self) -> crate::resources::Bounds;
+    /// What the kubelet counts and times.
+    fn metrics(&self) -> &Metrics;
     /// The directory whose file system holds the kubelet's files.
     fn root_dir(&self) -> &std::path::Path;
 }
@@ -194,6 +200,10 @@ impl Host for KubeletHost {
         self.shared.machine.cpus
     }
 
+    fn cores_and_sockets(&self) -> (usize, usize) {
+        self.shared.container_manager.cores_and_sockets()
+    }
+
     fn memory_bytes(&self) -> i64 {
         self.shared.machine.memory_bytes
     }
@@ -206,7 +216,15 @@ impl Host for KubeletHost {
         self.shared.cgroups.is_v2()
     }
 
+    fn bounds(&self) -> crate::resources::Bounds {
+        self.shared.bounds()
+    }
+
     fn root_dir(&self) -> &std::path::Path {
         &self.shared.config.root_dir
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use http::Method;
 use parking_lot::Mutex;
+use podium_client::metrics::head;
 use podium_cri::v1;
 
 use super::{
@@ -14,20 +15,19 @@ use super::{
 
 /// Text that grows by families of metrics.
 #[derive(Debug, Default)]
-struct Text(String);
+pub(super) struct Text(pub(super) String);
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
+        head(&mut self.0, name, kind, help);
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.timed(name, labels, value, 0);
     }
 
     /// With the time of measurement, in nanoseconds; zero leaves it out.
-    fn timed(
+    pub(super) fn timed(
         &mut self,
         name: &str,
         labels: &[(&str, &str)],
@@ -35,13 +35,10 @@ impl Text {
         nanoseconds: i64,
     ) {
         self.0.push_str(name);
-        for (at, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if at == 0 { '{' } else { ',' });
-        }
         if !labels.is_empty() {
-            self.0.push('}');
+            let _ = write!(self.0, "{{{}}}", crate::metrics::labels(labels));
         }
+        // Writing to a string cannot fail.
         let _ = write!(self.0, " {value}");
         if nanoseconds > 0 {
             let _ = write!(self.0, " {}", nanoseconds / 1_000_000);
@@ -51,7 +48,7 @@ impl Text {
 }
 
 /// Nanoseconds as seconds, without loss.
-fn seconds(nanoseconds: u64) -> String {
+pub(super) fn seconds(nanoseconds: u64) -> String {
     format!("{}.{:09}", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
 }
 
@@ -176,8 +173,14 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
         Err(error) => tracing::debug!(%error, "metrics without the runtime's"),
     }
     requests.write(&mut text);
+    text.0.push_str(&host.metrics().render("kubelet_"));
     text.0.push_str(&podium_client::process_metrics());
     reply::metrics(text.0)
+}
+
+/// `/metrics/probes`: the answers of probes.
+pub(crate) fn probes(host: &dyn Host) -> Reply {
+    reply::metrics(host.metrics().render("prober_"))
 }
 
 /// `/metrics/resource`: what metrics-server reads.
@@ -264,78 +267,6 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
     );
     text.sample(name, &[], u8::from(failed));
     text.0
-}
-
-/// `/metrics/cadvisor`: the part of cAdvisor's metrics that the runtime gives.
-pub(crate) async fn cadvisor(host: &dyn Host) -> Reply {
-    let mut text = Text::default();
-    text.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
-    text.sample("machine_cpu_cores", &[], host.cpus());
-    text.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
-    text.sample("machine_memory_bytes", &[], host.memory_bytes());
-    match stats::pods(host).await {
-        Ok(pods) => cadvisor_containers(&mut text, &pods),
-        Err(error) => tracing::warn!(%error, "statistics of the runtime"),
-    }
-    reply::metrics(text.0)
-}
-
-fn cadvisor_containers(text: &mut Text, pods: &[PodUsage]) {
-    type Number = fn(&Usage) -> Option<String>;
-    let families: [(&str, &str, &str, Number); 5] = [
-        (
-            "container_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed in seconds.",
-            |usage| usage.cpu_nanoseconds.map(seconds),
-        ),
-        (
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            |usage| usage.usage_bytes.map(|bytes| bytes.to_string()),
-        ),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
-            usage.working_set_bytes.map(|bytes| bytes.to_string())
-        }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| {
-            usage.rss_bytes.map(|bytes| bytes.to_string())
-        }),
-        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |usage| {
-            (usage.time > 0).then(|| (usage.time / 1_000_000_000).to_string())
-        }),
-    ];
-    for (name, kind, help, number) in families {
-        text.family(name, kind, help);
-        for pod in pods {
-            let (namespace, pod_name) = (pod.namespace.as_str(), pod.name.as_str());
-            if let Some(value) = number(&pod.usage) {
-                let id = format!("/kubepods/pod{}", pod.uid);
-                let labels = [
-                    ("container", ""),
-                    ("id", &id),
-                    ("image", ""),
-                    ("name", ""),
-                    ("namespace", namespace),
-                    ("pod", pod_name),
-                ];
-                text.timed(name, &labels, value, pod.usage.time);
-            }
-            for one in &pod.containers {
-                let Some(value) = number(&one.usage) else { continue };
-                let id = format!("/kubepods/pod{}/{}", pod.uid, one.id);
-                let labels = [
-                    ("container", one.name.as_str()),
-                    ("id", &id),
-                    ("image", &one.image),
-                    ("name", &one.id),
-                    ("namespace", namespace),
-                    ("pod", pod_name),
-                ];
-                text.timed(name, &labels, value, one.usage.time);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -130,6 +130,7 @@ struct FakeHost {
     runtime: Arc<dyn Runtime>,
     shutdown: Shutdown,
     pod: Arc<Pod>,
+    metrics: crate::metrics::Metrics,
 }
 
 impl Host for FakeHost {
@@ -177,12 +178,24 @@ impl Host for FakeHost {
         1 << 30
     }
 
+    fn bounds(&self) -> crate::resources::Bounds {
+        crate::resources::Bounds::unlimited(1 << 30)
+    }
+
     fn pod_cgroup(&self, _pod: &Pod, _controller: &str, _file: &str) -> Option<String> {
         None
     }
 
     fn cgroup_v2(&self) -> bool {
         true
+    }
+
+    fn cores_and_sockets(&self) -> (usize, usize) {
+        (2, 1)
+    }
+
+    fn metrics(&self) -> &crate::metrics::Metrics {
+        &self.metrics
     }
 
     fn root_dir(&self) -> &Path {
@@ -254,6 +267,7 @@ impl World {
             runtime,
             shutdown: shutdown.clone(),
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
+            metrics: Default::default(),
         };
         let serving = tokio::spawn(async move {
             server.serve(Arc::new(host), api(), &crate::Configuration::default()).await;
@@ -431,6 +445,7 @@ async fn paths_and_methods() {
         ("GET /metrics", 200),
         ("GET /metrics/resource", 200),
         ("GET /metrics/cadvisor", 200),
+        ("GET /metrics/probes", 200),
         ("GET /stats/summary", 200),
         ("POST /run/n/p/c?cmd=a+b", 200),
         ("POST /run/n/p/gone?cmd=a", 500),

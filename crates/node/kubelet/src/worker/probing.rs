@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     context::Shared,
     environment::expand,
+    metrics,
     pod::{self, ContainerKind, ProbeKind},
     probes::{self, ProbeState, run::Target},
     record::{PodRecord, RunState},
@@ -152,7 +153,9 @@ impl Subject {
                 address: self.address,
                 command: self.command.as_deref(),
             };
+            let asked = std::time::Instant::now();
             let answer = probes::run::run(&self.probe, &target).await;
+            self.count(&answer, asked);
             if let Some((reason, message)) = probes::event(self.kind, &answer) {
                 let about =
                     self.shared.container_reference(&self.pod, self.kind_of_container, &self.container.name);
@@ -162,6 +165,33 @@ impl Subject {
                 self.results.lock().insert((self.id.clone(), self.kind), state.result());
                 self.mailbox.wake();
             }
+        }
+    }
+
+    /// Notes an answer, under upstream's words for it.
+    fn count(&self, answer: &probes::Answer, asked: std::time::Instant) {
+        let result = match answer {
+            probes::Answer::Success | probes::Answer::Warning(_) => "successful",
+            probes::Answer::Failure(_) => "failed",
+            probes::Answer::Error(_) => "unknown",
+        };
+        let kind = match self.kind {
+            ProbeKind::Liveness => "Liveness",
+            ProbeKind::Readiness => "Readiness",
+            ProbeKind::Startup => "Startup",
+        };
+        let (namespace, name, uid) = (pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
+        let about = [
+            ("container", self.container.name.as_str()),
+            ("namespace", namespace),
+            ("pod", name),
+            ("probe_type", kind),
+        ];
+        let [container, namespace, name, kind] = about;
+        let all = [container, namespace, name, ("pod_uid", uid), kind, ("result", result)];
+        self.shared.metrics.count(&metrics::PROBES, &all);
+        if result == "successful" {
+            self.shared.metrics.since(&metrics::PROBE_DURATION, &about, asked);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     environment::{self, DataRef, Sources},
     hooks,
     images::{Image, NoImage, Wanted},
-    network_files,
+    metrics, network_files,
     pod::{self, ContainerKind},
     record::RunState,
     sandbox::{self, Surroundings},
@@ -74,13 +74,24 @@ impl Worker {
             Err(message) => Err(message),
         };
         let message = match prepared {
-            Ok((config, handler)) => match self.shared.cri.run_pod_sandbox(config, &handler).await {
-                Ok(_) => {
-                    self.sandbox_retry = None;
-                    return None;
+            Ok((config, handler)) => {
+                let (metrics, began) = (self.shared.metrics.clone(), std::time::Instant::now());
+                let about = [("runtime_handler", handler.as_str())];
+                metrics.count(&metrics::PODS_STARTED, &[]);
+                let outcome = self.shared.cri.run_pod_sandbox(config, &handler).await;
+                metrics.since(&metrics::SANDBOX_DURATION, &about, began);
+                match outcome {
+                    Ok(_) => {
+                        self.sandbox_retry = None;
+                        self.starting.begins();
+                        return None;
+                    }
+                    Err(error) => {
+                        metrics.count(&metrics::SANDBOX_ERRORS, &about);
+                        format!("Failed to create pod sandbox: {}", error.grpc_text())
+                    }
                 }
-                Err(error) => format!("Failed to create pod sandbox: {}", error.grpc_text()),
-            },
+            }
             Err(error) => format!("Failed to create pod sandbox: {error}"),
         };
         Some(self.no_sandbox("FailedCreatePodSandBox", message))
@@ -88,6 +99,7 @@ impl Worker {
 
     /// Says why there is no sandbox; gives when to try again.
     fn no_sandbox(&mut self, reason: &str, message: String) -> Instant {
+        self.shared.metrics.count(&metrics::PODS_FAILED, &[]);
         self.shared.recorder.event(&reference_of(&*self.pod), EventType::Warning, reason, message);
         let pause =
             self.sandbox_retry.map_or(SANDBOX_FIRST_RETRY, |(_, last)| (last * 2).min(SANDBOX_LAST_RETRY));
@@ -174,6 +186,8 @@ impl Worker {
                     progress = true;
                 }
                 Err(Failed { error, retry_after }) => {
+                    let about = [("container_type", type_of(start.kind)), ("code", error.reason.as_str())];
+                    self.shared.metrics.count(&metrics::CONTAINERS_FAILED, &about);
                     self.start_errors.insert(spec.name.clone(), error);
                     let at = Instant::now() + retry_after;
                     self.retry_at.insert(spec.name.clone(), at);
@@ -253,6 +267,7 @@ impl Worker {
                 return Err(failed("CreateContainerError", error.to_string()));
             }
         };
+        shared.metrics.count(&metrics::CONTAINERS_STARTED, &[("container_type", type_of(kind))]);
         shared.recorder.event(&about, EventType::Normal, "Created", "Container created");
         self.resize.started(&id, spec);
         if let Err(error) =
@@ -273,11 +288,15 @@ impl Worker {
         sandbox: &v1::PodSandboxConfig,
     ) -> Result<Result<Image, NoImage>, Failed> {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let began = std::time::Instant::now();
         let pull = shared.images.ensure(&pod, wanted, secrets, Some(sandbox));
         tokio::pin!(pull);
         loop {
             tokio::select! {
-                outcome = &mut pull => return Ok(outcome),
+                outcome = &mut pull => {
+                    self.starting.pulled(began.elapsed());
+                    return Ok(outcome);
+                }
                 // A pull can be long; a deletion must not wait for it.
                 () = self.mailbox.wait() => {
                     self.read_mail();
@@ -419,6 +438,15 @@ impl Worker {
         .map_err(|error| error.to_string())?;
         options.apply(&mut config);
         Ok(config)
+    }
+}
+
+/// The word of metrics for a kind of container.
+fn type_of(kind: ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Init => "init_container",
+        ContainerKind::Regular => "container",
+        ContainerKind::Ephemeral => "ephemeral_container",
     }
 }
 

@@ -83,10 +83,14 @@ impl CpuManager {
         }
     }
 
-    /// Whether a container of the pod gets processors for itself.
+    /// Whether a container gets processors for itself.
+    pub(crate) fn pins(&self, of: &Pod, container: &Container) -> bool {
+        self.pool.is_some() && wanted(of, container) > 0
+    }
+
+    /// Whether a container of the pod does.
     pub(crate) fn concerns(&self, of: &Pod) -> bool {
-        let all = || pod::containers(of).iter().chain(pod::init_containers(of));
-        self.pool.is_some() && all().any(|container| wanted(of, container) > 0)
+        pod::containers(of).iter().chain(pod::init_containers(of)).any(|container| self.pins(of, container))
     }
 
     pub(crate) fn hints(&self, of: &Pod, container: &Container) -> Hints {

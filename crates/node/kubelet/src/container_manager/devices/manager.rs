@@ -32,7 +32,11 @@ use super::{
     },
     pool::{Granted, Ids, Kept, Plan, Pool, granted, listed},
 };
-use crate::{plugin_manager::PluginHandler, pod};
+use crate::{
+    metrics::{self, Metrics},
+    plugin_manager::PluginHandler,
+    pod,
+};
 
 /// The version of the interface.
 pub(crate) const VERSION: &str = "v1beta1";
@@ -67,6 +71,7 @@ pub(crate) struct DeviceManager {
     writing: Mutex<()>,
     /// The node has other devices than before.
     pub(crate) changed: Notify,
+    metrics: Arc<Metrics>,
     /// Wakes the worker of a pod whose devices are no longer as they were.
     wake: Wake,
     /// There was no checkpoint: most likely this is another machine under the same name.
@@ -83,7 +88,7 @@ impl std::fmt::Debug for DeviceManager {
 impl DeviceManager {
     /// With what its checkpoint says. One that cannot be read is left behind: containers that run keep their devices, but this
     /// kubelet does not know it.
-    pub(crate) fn open(directory: &Path, wake: Wake) -> Arc<Self> {
+    pub(crate) fn open(directory: &Path, metrics: Arc<Metrics>, wake: Wake) -> Arc<Self> {
         let kept = checkpoint::read::<Kept>(&directory.join(CHECKPOINT));
         let is_new = matches!(kept, Ok(None));
         let kept = kept.unwrap_or_else(|error| {
@@ -96,6 +101,7 @@ impl DeviceManager {
             endpoints: Mutex::default(),
             writing: Mutex::default(),
             changed: Notify::new(),
+            metrics,
             wake,
             is_new,
             this: this.clone(),
@@ -108,6 +114,7 @@ impl DeviceManager {
 
     /// Connects to a plugin, in place of an earlier one of the same resource, and follows its devices.
     pub(crate) async fn connect(&self, resource: &str, socket: &Path) -> Result<(), String> {
+        self.metrics.count(&metrics::DEVICE_REGISTRATIONS, &[("resource_name", resource)]);
         let mut client = DevicePluginClient::new(podium_plugins::channel(socket));
         let options = bounded(
             "GetDevicePluginOptions",
@@ -283,9 +290,10 @@ impl DeviceManager {
                 device_ids: ids.iter().cloned().collect(),
             }],
         };
-        let answer = bounded("Allocate", CALL_LIMIT, client.allocate(request))
-            .await
-            .map_err(|error| error.grpc_text())?;
+        let began = Instant::now();
+        let answer = bounded("Allocate", CALL_LIMIT, client.allocate(request)).await;
+        self.metrics.since(&metrics::DEVICE_ALLOCATION, &[("resource_name", resource)], began);
+        let answer = answer.map_err(|error| error.grpc_text())?;
         let answer = answer
             .container_responses
             .into_iter()
