@@ -267,12 +267,9 @@ impl Cri {
             cmd: command,
             timeout: i64::try_from(seconds).unwrap_or(i64::MAX),
         };
+        let limit = if timeout.is_zero() { Duration::MAX } else { self.timeouts.request + timeout };
         let mut client = self.runtime.clone();
-        let call = async move { client.exec_sync(request).await };
-        if timeout.is_zero() {
-            return call.await.map(Response::into_inner).map_err(|status| Error::call("ExecSync", &status));
-        }
-        self.bounded("ExecSync", self.timeouts.request + timeout, call).await
+        self.bounded("ExecSync", limit, async move { client.exec_sync(request).await }).await
     }
 
     /// The stream of container events, where the runtime has one (containerd from 1.7).

@@ -108,6 +108,8 @@ impl ContainerManager {
             .handle("DevicePlugin", devices.clone())
             .handle("DRAPlugin", claims.drivers.clone());
         let admitting = tokio::sync::Mutex::default();
+        // Where drivers put sockets that are not for registration.
+        directory(config, "plugins")?;
         let pod_resources = directory(config, "pod-resources")?;
         Ok(Self {
             hardware,

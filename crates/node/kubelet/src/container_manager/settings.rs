@@ -12,6 +12,8 @@ use super::{
 
 /// More nodes than this make too many sets of nodes, upstream's limit.
 const MOST_NODES: u32 = 8;
+/// As far as that limit can be raised: with each node twice as many sets have to be looked at.
+const LAST_NODES: u32 = 10;
 
 /// The fields of KubeletConfiguration about processors, memory and topology, as they are written there. Empty text stands for
 /// the default, which is to manage nothing.
@@ -107,11 +109,10 @@ impl ContainerManagerSettings {
             match option.as_str() {
                 "prefer-closest-numa-nodes" => closest = flag(option, value)?,
                 "max-allowable-numa-nodes" => match value.parse() {
-                    // Sets of more nodes than that cannot all be looked at.
-                    Ok(number) if (MOST_NODES..=16).contains(&number) => most = number,
+                    Ok(number) if (MOST_NODES..=LAST_NODES).contains(&number) => most = number,
                     _ => {
                         return invalid(format!(
-                            "the value of max-allowable-numa-nodes should be from {MOST_NODES} to 16, not {value:?}"
+                            "the value of max-allowable-numa-nodes should be from {MOST_NODES} to {LAST_NODES}, not {value:?}"
                         ));
                     }
                 },
@@ -183,6 +184,9 @@ impl ContainerManagerSettings {
     pub(crate) fn memory(&self, hardware: &Hardware) -> Result<Option<memory::Pool>, SettingsError> {
         match self.memory_manager_policy.as_str() {
             "" | "None" => Ok(None),
+            "Static" if hardware.nodes().count() > LAST_NODES => invalid(format!(
+                "[memorymanager] unsupported on machines with more than {LAST_NODES} NUMA Nodes"
+            )),
             "Static" => memory::Pool::new(&hardware.memory, &self.reserved_memory)
                 .map(Some)
                 .map_err(SettingsError::Invalid),

@@ -34,7 +34,10 @@ pub(crate) async fn run(client: &Client, node: &str, drivers: &Drivers) {
             () = due => {}
             () = drivers.wipes_changed.notified() => continue,
         }
-        let Some((driver, _)) = next else { continue };
+        // Meanwhile the driver may have come back.
+        let Some((driver, _)) = next.filter(|next| drivers.next_wipe().as_ref() == Some(next)) else {
+            continue;
+        };
         match wipe(client, node, driver.as_deref()).await {
             Ok(()) => {
                 pause = FIRST_RETRY;

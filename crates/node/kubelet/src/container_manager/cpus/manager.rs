@@ -184,6 +184,10 @@ impl CpuManager {
         let mut now = BTreeMap::new();
         for one in cri.list_containers(request).await?.containers {
             let label = |key: &str| one.labels.get(key).map(String::as_str).unwrap_or_default();
+            // Others may run containers here too.
+            if label(label::POD_UID).is_empty() {
+                continue;
+            }
             let wanted = self.cpus(label(label::POD_UID), label(label::CONTAINER_NAME)).unwrap_or_default();
             if told.get(&one.id) != Some(&wanted) {
                 let resources =
