@@ -117,7 +117,7 @@ const FAMILIES: &[Family] = &[
     }),
     ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |of| {
         let time = of.usage().time;
-        one((time > 0).then(|| time / 1_000_000_000))
+        one((time > 0).then_some(time / 1_000_000_000))
     }),
     ("container_network_receive_bytes_total", "counter", "Cumulative count of bytes received", |of| {
         network(of, |one| one.rx_bytes.as_ref())
