@@ -108,12 +108,24 @@ async fn observe(client: Client, seen: Arc<Seen>, healthy: watch::Sender<usize>)
     }
 }
 
+/// Tells of every change of the budget: what it allows follows the pods a moment later.
+async fn follow_budget(client: Client, told: watch::Sender<u64>) {
+    let budgets: Api<PodDisruptionBudget> = Api::default_namespaced(client);
+    let list = budgets.list(&ListParams::default()).await.expect("a list");
+    let version = list.metadata.resource_version.expect("a version");
+    let params = WatchParams::default().timeout(290);
+    let mut events = budgets.watch(&params, &version).await.expect("a watch").boxed();
+    while events.try_next().await.expect("a watch").is_some() {
+        told.send_modify(|count| *count += 1);
+    }
+}
+
 /// Evicts one pod after the other until enough have gone.
-async fn drain(client: Client, turn: usize, gone: Arc<AtomicUsize>, mut healthy: watch::Receiver<usize>) {
+async fn drain(client: Client, turn: usize, gone: Arc<AtomicUsize>, mut budget: watch::Receiver<u64>) {
     let pods: Api<Pod> = Api::default_namespaced(client);
     let mut round = turn;
     while gone.load(Ordering::SeqCst) < EVICTIONS {
-        healthy.borrow_and_update();
+        budget.borrow_and_update();
         let list = pods.list(&ListParams::default()).await.expect("a list").items;
         let up: Vec<&Pod> = list.iter().filter(|pod| is_healthy(pod)).collect();
         round += 1;
@@ -132,8 +144,8 @@ async fn drain(client: Client, turn: usize, gone: Arc<AtomicUsize>, mut healthy:
                 }
                 let cause = status.details.as_ref().and_then(|details| details.causes.first());
                 assert_eq!(cause.map(|cause| cause.reason.as_str()), Some("DisruptionBudget"), "{error}");
-                // Not before something about the pods has changed.
-                if healthy.changed().await.is_err() {
+                // Not before the budget has changed.
+                if budget.changed().await.is_err() {
                     return;
                 }
             }
@@ -160,7 +172,9 @@ async fn a_budget_holds_under_many_drains_through_two_servers() {
     let controllers = tokio::spawn(podium_controllers::run(config, stop.clone()));
     let seen = Arc::new(Seen { fewest: AtomicUsize::new(usize::MAX), ..Seen::default() });
     let (tell, mut healthy) = watch::channel(0);
+    let (tell_budget, budget_changes) = watch::channel(0);
     let mut parts = JoinSet::new();
+    parts.spawn(follow_budget(client.clone(), tell_budget));
     parts.spawn(play_kubelet(client.clone()));
     parts.spawn(observe(client.clone(), seen.clone(), tell));
 
@@ -185,7 +199,7 @@ async fn a_budget_holds_under_many_drains_through_two_servers() {
     let mut drains = JoinSet::new();
     for turn in 0..DRAINS {
         let client = servers[turn % 2].admin();
-        drains.spawn(drain(client, turn * 5, gone.clone(), healthy.clone()));
+        drains.spawn(drain(client, turn * 5, gone.clone(), budget_changes.clone()));
     }
     // Scaled twice while the drains are at it.
     for (part, replicas) in [(1, REPLICAS[1]), (2, REPLICAS[2])] {
