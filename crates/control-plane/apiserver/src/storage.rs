@@ -11,13 +11,14 @@ use podium_store::{Key, KeyRange, Record, Value as StoredValue};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use podium_api::selector::{FieldSelector, LabelSelector};
+use podium_api::selector::{FieldRequirement, FieldSelector, LabelSelector, Operator};
 use podium_api::status::ApiError;
 
 use crate::catalogue::Served;
 use crate::hot::Slot;
 
 mod etcd;
+mod marks;
 
 pub use etcd::EtcdCodec;
 
@@ -167,12 +168,12 @@ struct HeadMeta {
 impl Meta {
     /// The selectors' view of a record, made on first use.
     pub(crate) fn of<'r>(served: &Served, record: &'r Record) -> &'r Meta {
-        record.attachment(|record| Meta::read(served, record))
+        record.attachment(|record| Meta::read(served, record).marked(record))
     }
 
     /// The same, where the object is at hand already.
     pub(crate) fn remember(served: &Served, record: &Record, object: &Value) {
-        record.attachment(|_| {
+        record.attachment(|record| {
             let metadata = &object["metadata"];
             let text = |name: &str| metadata[name].as_str().unwrap_or_default().into();
             let labels = metadata["labels"].as_object();
@@ -187,6 +188,7 @@ impl Meta {
                 fields: fields(served, object),
                 protobuf: Slot::default(),
             }
+            .marked(record)
         });
     }
 
@@ -208,6 +210,14 @@ impl Meta {
             fields,
             protobuf: Slot::default(),
         }
+    }
+
+    /// Says to the store what the record can be found by.
+    fn marked(self, record: &Record) -> Meta {
+        let labels = self.labels.iter().fold(0, |all, (key, value)| all | marks::label(key, value));
+        let fields = self.fields.iter().fold(0, |all, (name, value)| all | marks::field(name, value));
+        record.set_mark(labels | fields);
+        self
     }
 
     /// A label's value.
@@ -243,6 +253,24 @@ impl Selection {
     /// Whether everything is selected.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// What the mark of every selected record has.
+    pub(crate) fn bits(&self) -> u64 {
+        let labels = self.labels.requirements().iter().filter_map(|requirement| {
+            let [value] = requirement.values() else { return None };
+            let one =
+                matches!(requirement.operator(), Operator::In | Operator::Equals | Operator::DoubleEquals);
+            one.then(|| marks::label(requirement.key(), value))
+        });
+        // Name and namespace are in the key already.
+        let fields = self.fields.requirements().iter().filter_map(|requirement| {
+            let FieldRequirement { field, value, equals } = requirement;
+            // Name and namespace are in the key already; what has not got a field is found by its empty value.
+            let marked = *equals && !value.is_empty() && !field.starts_with("metadata.");
+            marked.then(|| marks::field(field, value))
+        });
+        labels.chain(fields).fold(0, |all, bits| all | bits)
     }
 
     /// Whether a record is selected.

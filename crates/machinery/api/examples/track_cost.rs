@@ -45,7 +45,7 @@ fn main() {
     let ty = by_name("core.v1.Pod").expect("pods are known");
     let writer =
         Writer { manager: "bench", subresource: "", now: "2026-01-01T00:00:00Z", reset: &[&["status"]] };
-    let new = codec::check(&pod(), ty, FieldValidation::Strict).expect("a pod").object;
+    let new = codec::check(pod(), ty, FieldValidation::Strict).expect("a pod").object;
     let mut live = new.clone();
     apply::track(&Value::Null, &mut live, ty, &writer);
     println!("{} bytes, {} with managed fields", new.to_string().len(), live.to_string().len());

@@ -4,6 +4,7 @@
 //! and a decoded tree is canonical: what Go's structs would drop is dropped, what they always write is there, so that
 //! equal objects are equal trees whichever client and encoding they came from.
 
+mod canonical;
 mod convert;
 pub(crate) mod json;
 pub(crate) mod protobuf;
@@ -17,6 +18,7 @@ use std::borrow::Cow;
 use bytes::BufMut;
 use serde_json::Value;
 
+pub(crate) use canonical::is_canonical;
 pub use protobuf::wire::{put_varint, varint_length};
 
 use crate::resources::{self, group_version, parse_api_version, split_api_version};
@@ -311,7 +313,19 @@ pub fn decode_value(
 ///
 /// # Errors
 /// The first value of a wrong type, else all unknown fields if they are refused.
-pub fn check(object: &Value, ty: TypeId, validation: FieldValidation) -> Result<Decoded, CheckError> {
+pub fn check(object: Value, ty: TypeId, validation: FieldValidation) -> Result<Decoded, CheckError> {
+    if is_canonical(&object, ty) {
+        return Ok(Decoded { object, warnings: Vec::new() });
+    }
+    check_text(&object, ty, validation)
+}
+
+/// The same for an object that is certainly not canonical.
+pub(crate) fn check_text(
+    object: &Value,
+    ty: TypeId,
+    validation: FieldValidation,
+) -> Result<Decoded, CheckError> {
     let text = object.to_string();
     let read = json::read(&text, ty).map_err(|e| CheckError::Type(e.message(&text)))?;
     if let Some(error) = read.type_error {

@@ -40,16 +40,16 @@ pub(crate) const MAX_OPERATIONS: usize = 10_000;
 /// # Errors
 /// As the functions per type; 422 if the result does not fit its type, or has unknown fields that are refused.
 pub fn patch(
-    target: &Value,
+    target: Value,
     body: &[u8],
     patch_type: PatchType,
     ty: TypeId,
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
     let patched = match patch_type {
-        PatchType::Json => json_patch(target, body)?,
-        PatchType::Merge => merge_patch(target, body)?,
-        PatchType::Strategic => strategic_merge_patch(target, body, ty)?,
+        PatchType::Json => json_patched(target, body)?,
+        PatchType::Merge => merged(target, body)?,
+        PatchType::Strategic => strategically_merged(target, body, ty)?,
     };
     let mut strict = match validation {
         FieldValidation::Ignore => Vec::new(),
@@ -65,7 +65,13 @@ pub fn patch(
         errors.invalid(&Path::new("patch"), shown(), why);
         ApiError::invalid("", "", "", &errors)
     };
-    match codec::check(&patched, ty, validation) {
+    if codec::is_canonical(&patched, ty) {
+        if validation == FieldValidation::Strict && !strict.is_empty() {
+            return Err(refused(&CheckError::Strict(strict).to_string()));
+        }
+        return Ok(Decoded { object: patched, warnings: strict });
+    }
+    match codec::check_text(&patched, ty, validation) {
         Ok(mut decoded) => {
             if validation == FieldValidation::Strict && !strict.is_empty() {
                 return Err(refused(&CheckError::Strict(strict).to_string()));
@@ -86,6 +92,10 @@ pub fn patch(
 /// # Errors
 /// 400 malformed, 413 more than 10,000 operations, 422 an operation failed.
 pub fn json_patch(target: &Value, patch: &[u8]) -> Result<Value, ApiError> {
+    json_patched(target.clone(), patch)
+}
+
+fn json_patched(target: Value, patch: &[u8]) -> Result<Value, ApiError> {
     let patch = parse(patch).map_err(malformed)?;
     let Value::Array(operations) = &patch else {
         let found = json_type(&patch);
@@ -103,7 +113,7 @@ pub fn json_patch(target: &Value, patch: &[u8]) -> Result<Value, ApiError> {
             ),
         ));
     }
-    json_patch::apply(target.clone(), operations).map_err(|_| rejected())
+    json_patch::apply(target, operations).map_err(|_| rejected())
 }
 
 /// 422 without the reason: upstream keeps it to itself.
@@ -119,8 +129,11 @@ fn rejected() -> ApiError {
 /// # Errors
 /// 400 malformed.
 pub fn merge_patch(target: &Value, patch: &[u8]) -> Result<Value, ApiError> {
+    merged(target.clone(), patch)
+}
+
+fn merged(mut target: Value, patch: &[u8]) -> Result<Value, ApiError> {
     let patch = object(patch).map_err(malformed)?;
-    let mut target = target.clone();
     merge(&mut target, Value::Object(patch));
     Ok(target)
 }
@@ -149,8 +162,15 @@ fn merge(target: &mut Value, patch: Value) {
 /// 400 malformed or a directive of the wrong form, 422 lists of lists, 500 a patch that does not fit the type, with
 /// upstream's texts.
 pub fn strategic_merge_patch(target: &Value, patch: &[u8], ty: TypeId) -> Result<Value, ApiError> {
+    strategically_merged(target.clone(), patch, ty)
+}
+
+fn strategically_merged(target: Value, patch: &[u8], ty: TypeId) -> Result<Value, ApiError> {
     let patch = object(patch).map_err(ApiError::bad_request)?;
-    let original = target.as_object().cloned().unwrap_or_default();
+    let original = match target {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
     strategic::merge_map(original, patch, strategic::Node::Type(ty))
         .map(Value::Object)
         .map_err(ApiError::from)

@@ -37,7 +37,7 @@ pub(crate) fn write(
     let header = Header { store_id: random_number(), revision: pin.revision, first_frame: 1 };
     put_in_place(disk, to, &header, |mut writer| {
         let mut leases: BTreeMap<LeaseId, Duration> = leases.into_iter().collect();
-        State::read_pinned(pin, KeyRange::all(), |records| {
+        State::read_pinned(pin, KeyRange::all(), 0, |records| {
             for record in &records {
                 writer.record(record)?;
                 if let Some(lease) = record.lease {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -149,7 +150,11 @@ pub struct Record {
     /// Where in `value` the digits of `mod_revision` stand, if they do.
     pub revision_at: Option<u32>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+    mark: AtomicU64,
 }
+
+/// The mark of a record about which nothing is known: every reader has to look at it.
+pub(crate) const UNMARKED: u64 = u64::MAX;
 
 impl Record {
     /// A record, for engines. The digits of `mod_revision` must already be in `value` where `revision_at` says.
@@ -171,7 +176,21 @@ impl Record {
             lease,
             revision_at,
             attachment: OnceLock::new(),
+            mark: AtomicU64::new(UNMARKED),
         }
+    }
+
+    /// Says what the record can be found by: bits of which a reader that wants it asks for a part (see
+    /// [`Store::range_where`]), as in a Bloom filter. Whoever has read the value says it, always the same.
+    ///
+    /// [`Store::range_where`]: crate::Store::range_where
+    pub fn set_mark(&self, mark: u64) {
+        self.mark.store(mark, Ordering::Relaxed);
+    }
+
+    /// What [`Record::set_mark`] said; all bits before.
+    pub fn mark(&self) -> u64 {
+        self.mark.load(Ordering::Relaxed)
     }
 
     /// Something computed from this record once, by whoever asks first, and then shared by every list and watch that

@@ -223,13 +223,14 @@ impl State {
         self: &Arc<State>,
         range: &KeyRange,
         options: &RangeOptions,
+        bits: u64,
         keep: &mut dyn FnMut(&Arc<Record>) -> bool,
     ) -> Result<RangeResult, ReadError> {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let mut records = Vec::new();
         let mut remaining = 0;
         let asked = options.revision.filter(|revision| *revision != 0);
-        let revision = self.read(range, asked, |piece| {
+        let revision = self.read(range, asked, bits, |piece| {
             for record in piece {
                 if !keep(&record) {
                     continue;
@@ -250,6 +251,7 @@ impl State {
         self: &Arc<State>,
         range: &KeyRange,
         asked: Option<Revision>,
+        bits: u64,
         mut each: impl FnMut(Vec<Arc<Record>>),
     ) -> Result<Revision, ReadError> {
         let tree = self.tree.read();
@@ -262,7 +264,7 @@ impl State {
         if revision < compacted {
             return Err(ReadError::Compacted { compacted });
         }
-        let (records, last) = tree.gather(range, revision, READ_KEYS);
+        let (records, last) = tree.gather(range, revision, READ_KEYS, bits);
         // Most ranges are read in one piece. Where there is more, no compaction may overtake the read.
         let more = last.map(|last| {
             let pin = self.pin(revision).expect("nothing has been freed since: the tree is locked");
@@ -271,7 +273,7 @@ impl State {
         drop(tree);
         each(records);
         if let Some((pin, rest)) = more {
-            let Ok(()) = State::read_pinned::<Infallible>(&pin, rest, |records| {
+            let Ok(()) = State::read_pinned::<Infallible>(&pin, rest, bits, |records| {
                 each(records);
                 Ok(())
             });
@@ -309,11 +311,12 @@ impl State {
     pub(crate) fn read_pinned<E>(
         pin: &Pin,
         range: KeyRange,
+        bits: u64,
         mut each: impl FnMut(Vec<Arc<Record>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut rest = range;
         loop {
-            let (records, last) = pin.state.tree.read().gather(&rest, pin.revision, READ_KEYS);
+            let (records, last) = pin.state.tree.read().gather(&rest, pin.revision, READ_KEYS, bits);
             each(records)?;
             match last {
                 Some(last) => rest = rest.after(&last),

@@ -103,18 +103,19 @@ impl Store {
 
     /// The records of a range, consistent as of one revision.
     pub fn range(&self, range: &KeyRange, options: RangeOptions) -> Result<RangeResult, ReadError> {
-        self.state.range(range, &options, &mut |_| true)
+        self.state.range(range, &options, 0, &mut |_| true)
     }
 
-    /// As [`Store::range`], of the records that `keep` wants; the others are not counted. It is asked once about each,
-    /// in key order, and nobody waits for it.
+    /// As [`Store::range`], of the records that `keep` wants; the others are not counted. It is asked once about each
+    /// whose mark has all of `bits` or was never set ([`Record::set_mark`]), in key order, and nobody waits for it.
     pub fn range_where(
         &self,
         range: &KeyRange,
         options: RangeOptions,
+        bits: u64,
         mut keep: impl FnMut(&Record) -> bool,
     ) -> Result<RangeResult, ReadError> {
-        self.state.range(range, &options, &mut |record| keep(record))
+        self.state.range(range, &options, bits, &mut |record| keep(record))
     }
 
     /// As [`Store::range`], but where the revision has been forgotten here and the engine still has it, of that: what

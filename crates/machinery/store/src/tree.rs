@@ -8,9 +8,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::{Key, KeyRange};
-use crate::record::{Event, EventKind, Record, Revision};
+use crate::record::{Event, EventKind, Record, Revision, UNMARKED};
 
 /// Every key's versions, and how much they weigh.
 #[derive(Debug, Default)]
@@ -19,13 +20,44 @@ pub(crate) struct Tree {
     keys: BTreeMap<Key, usize>,
     /// The same.
     index: HashMap<Key, usize, ahash::RandomState>,
-    slots: Vec<Versions>,
+    slots: Vec<Slot>,
     /// Slots that no key has; what is in them is empty.
     free: Vec<usize>,
     /// Bytes of keys and values that exist now.
     live_bytes: u64,
     /// How many keys exist now.
     live_keys: u64,
+}
+
+/// A key's place.
+#[derive(Debug)]
+struct Slot {
+    versions: Versions,
+    /// The marks of all its versions together, once a reader has gathered them: who looks for what none of them has need
+    /// not touch the records, which lie all over the memory.
+    mark: AtomicU64,
+}
+
+impl Slot {
+    fn new(versions: Versions) -> Slot {
+        Slot { versions, mark: AtomicU64::new(UNMARKED) }
+    }
+
+    fn push(&mut self, version: Version) {
+        self.versions.push(version);
+        *self.mark.get_mut() = UNMARKED;
+    }
+
+    /// Whether a version may have all of these bits.
+    fn may_have(&self, bits: u64) -> bool {
+        let mut mark = self.mark.load(Ordering::Relaxed);
+        if bits != 0 && mark == UNMARKED {
+            mark = self.versions.mark();
+            // Whoever changes the versions has the tree for itself, so this is of those that are there.
+            self.mark.store(mark, Ordering::Relaxed);
+        }
+        mark & bits == bits
+    }
 }
 
 /// What is kept of one key.
@@ -64,6 +96,15 @@ impl Versions {
         match self {
             Versions::One(record) => Some(record),
             Versions::Many(versions) => versions.last().and_then(Version::record),
+        }
+    }
+
+    fn mark(&self) -> u64 {
+        match self {
+            Versions::One(record) => record.mark(),
+            Versions::Many(versions) => {
+                versions.iter().filter_map(Version::record).fold(0, |all, record| all | record.mark())
+            }
         }
     }
 
@@ -128,7 +169,7 @@ impl Tree {
                 (record.key.clone(), slot)
             })
             .collect();
-        let slots = records.into_iter().map(Versions::One).collect();
+        let slots = records.into_iter().map(|record| Slot::new(Versions::One(record))).collect();
         Tree { keys, index, slots, free: Vec::new(), live_bytes, live_keys }
     }
 
@@ -151,7 +192,7 @@ impl Tree {
     }
 
     fn versions(&self, key: &[u8]) -> Option<&Versions> {
-        self.index.get(key).map(|slot| &self.slots[*slot])
+        self.index.get(key).map(|slot| &self.slots[*slot].versions)
     }
 
     /// Adds a change. Its revision must not be below any that was added before. Returns the record before.
@@ -169,7 +210,7 @@ impl Tree {
         let previous = match self.index.entry(record.key.clone()) {
             Entry::Vacant(entry) => {
                 let key = record.key.clone();
-                let versions = Versions::One(record);
+                let versions = Slot::new(Versions::One(record));
                 let slot = match self.free.pop() {
                     Some(slot) => {
                         self.slots[slot] = versions;
@@ -185,9 +226,9 @@ impl Tree {
                 None
             }
             Entry::Occupied(entry) => {
-                let versions = &mut self.slots[*entry.get()];
-                let previous = versions.newest().cloned();
-                versions.push(Version::Put(record));
+                let slot = &mut self.slots[*entry.get()];
+                let previous = slot.versions.newest().cloned();
+                slot.push(Version::Put(record));
                 previous
             }
         };
@@ -198,9 +239,9 @@ impl Tree {
     /// Adds a deletion, newer than anything that was added before. Returns the record before; if there was none, nothing
     /// happens.
     pub(crate) fn delete(&mut self, key: &[u8], revision: Revision) -> Option<Arc<Record>> {
-        let versions = &mut self.slots[*self.index.get(key)?];
-        let previous = versions.newest().cloned()?;
-        versions.push(Version::Deleted(revision));
+        let slot = &mut self.slots[*self.index.get(key)?];
+        let previous = slot.versions.newest().cloned()?;
+        slot.push(Version::Deleted(revision));
         self.replaced(Some(&previous));
         Some(previous)
     }
@@ -216,10 +257,12 @@ impl Tree {
     /// be dropped where no lock is held.
     pub(crate) fn trim(&mut self, key: &[u8], floor: Revision, garbage: &mut Vec<Arc<Record>>) {
         let Some(slot) = self.index.get(key).copied() else { return };
-        if self.slots[slot].trim(floor, garbage) {
+        // What has gone is read again from what stays.
+        *self.slots[slot].mark.get_mut() = UNMARKED;
+        if self.slots[slot].versions.trim(floor, garbage) {
             self.index.remove(key);
             self.keys.remove(key);
-            self.slots[slot] = Versions::Many(Vec::new());
+            self.slots[slot] = Slot::new(Versions::Many(Vec::new()));
             self.free.push(slot);
         }
     }
@@ -227,41 +270,47 @@ impl Tree {
     /// The records of a range as of a revision, in key order.
     #[cfg(test)]
     pub(crate) fn range(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = &Arc<Record>> {
-        self.in_range(range).filter_map(move |(_, versions)| versions.at(revision))
+        self.in_range(range).filter_map(move |(_, slot)| slot.versions.at(revision))
     }
 
-    /// Gathers records as of a revision, looking at no more than `keys` keys. Returns the last key looked at if the
-    /// range goes on behind it. (It is for the caller to choose among them, where no lock is held.)
+    /// Gathers records as of a revision, looking at no more than `keys` keys, those whose mark has not all of `bits` left
+    /// out. Returns the last key looked at if the range goes on behind it. (It is for the caller to choose among them,
+    /// where no lock is held.)
     pub(crate) fn gather(
         &self,
         range: &KeyRange,
         revision: Revision,
         keys: usize,
+        bits: u64,
     ) -> (Vec<Arc<Record>>, Option<Key>) {
         let mut records = Vec::new();
-        let last = self.visit(range, keys, |versions| records.extend(versions.at(revision).cloned()));
+        let last = self.visit(range, keys, |slot| {
+            if slot.may_have(bits) {
+                records.extend(slot.versions.at(revision).cloned());
+            }
+        });
         (records, last)
     }
 
     /// How many records [`Tree::gather`] would gather.
     pub(crate) fn count(&self, range: &KeyRange, revision: Revision, keys: usize) -> (u64, Option<Key>) {
         let mut count = 0;
-        let last = self.visit(range, keys, |versions| count += u64::from(versions.at(revision).is_some()));
+        let last = self.visit(range, keys, |slot| count += u64::from(slot.versions.at(revision).is_some()));
         (count, last)
     }
 
     /// Looks at no more than `keys` keys. Returns the last of them if the range goes on behind it.
-    fn visit(&self, range: &KeyRange, keys: usize, mut each: impl FnMut(&Versions)) -> Option<Key> {
+    fn visit(&self, range: &KeyRange, keys: usize, mut each: impl FnMut(&Slot)) -> Option<Key> {
         let mut found = self.in_range(range);
         let mut last = None;
-        for (key, versions) in found.by_ref().take(keys) {
-            each(versions);
+        for (key, slot) in found.by_ref().take(keys) {
+            each(slot);
             last = Some(key);
         }
         found.next().and(last).cloned()
     }
 
-    fn in_range(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Versions)> {
+    fn in_range(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Slot)> {
         // BTreeMap panics on a range that ends before it starts.
         let empty = range.is_empty();
         let end = range.end().map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_bytes()));
@@ -275,7 +324,7 @@ impl Tree {
 
     /// Every record that exists now, in key order.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.keys.values().filter_map(|slot| self.slots[*slot].newest())
+        self.keys.values().filter_map(|slot| self.slots[*slot].versions.newest())
     }
 }
 
@@ -375,7 +424,7 @@ mod tests {
     fn gather_stops_and_goes_on() {
         let tree = sample();
         let gather = |range: &KeyRange| {
-            let (records, last) = tree.gather(range, 4, 1);
+            let (records, last) = tree.gather(range, 4, 1, 0);
             (records.iter().map(|record| record.mod_revision).collect::<Vec<_>>(), last)
         };
         assert_eq!(gather(&KeyRange::all()), (vec![4], Some(Key::from("a"))));
@@ -384,5 +433,28 @@ mod tests {
         assert_eq!(tree.count(&KeyRange::all(), 4, 2), (2, None));
         assert_eq!(tree.count(&KeyRange::all(), 7, 2), (1, None), "what is deleted does not count");
         assert_eq!(tree.range(&KeyRange::from_to("z", "a"), 9).count(), 0);
+    }
+
+    #[test]
+    fn marks_leave_out_only_what_cannot_be_meant() {
+        let mut tree = Tree::default();
+        let found = |tree: &Tree, bits| tree.gather(&KeyRange::all(), 9, 9, bits).0.len();
+        put(&mut tree, "a", 2);
+        put(&mut tree, "b", 3);
+        assert_eq!(found(&tree, 0b01), 2, "nothing is known of them");
+        for (key, mark) in [("a", 0b01), ("b", 0b10)] {
+            tree.get(key.as_bytes()).expect("it was put").set_mark(mark);
+        }
+        assert_eq!([0, 0b01, 0b10, 0b11].map(|bits| found(&tree, bits)), [2, 1, 1, 0]);
+        put(&mut tree, "a", 4);
+        assert_eq!(found(&tree, 0b10), 2, "nothing is known of the new one");
+        tree.get(b"a").expect("it was put").set_mark(0b10);
+        assert_eq!([0b01, 0b10].map(|bits| found(&tree, bits)), [1, 2], "the old one may be asked for");
+        tree.trim(b"a", 4, &mut Vec::new());
+        assert_eq!([0b01, 0b10].map(|bits| found(&tree, bits)), [0, 2]);
+        delete(&mut tree, "a", 5);
+        tree.trim(b"a", 5, &mut Vec::new());
+        put(&mut tree, "c", 6);
+        assert_eq!(found(&tree, 0b01), 1, "a slot that is used again has forgotten its mark");
     }
 }

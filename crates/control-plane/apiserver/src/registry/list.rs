@@ -120,7 +120,7 @@ impl Call {
         let matches = |record: &Record| all || selection.matches(&self.served, record);
         if options.limit == 0 {
             let options = RangeOptions { revision, limit: 0 };
-            let found = match store.range_where(range, options, matches) {
+            let found = match store.range_where(range, options, selection.bits(), matches) {
                 Err(ReadError::Compacted { .. }) => {
                     let mut found = store.range_at(range, options).await?;
                     found.records.retain(|record| matches(record));

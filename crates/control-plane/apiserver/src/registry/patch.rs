@@ -51,7 +51,7 @@ impl Call {
                 let old = self.to_served(old.clone())?;
                 let new = match (self.served.type_id, kind) {
                     (Some(ty), _) => {
-                        let decoded = patch::patch(&old, body, kind, ty, write.validation)?;
+                        let decoded = patch::patch(old, body, kind, ty, write.validation)?;
                         self.warn(decoded.warnings);
                         decoded.object
                     }

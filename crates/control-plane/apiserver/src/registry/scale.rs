@@ -47,7 +47,7 @@ impl Call {
             Method::Patch(kind) => kind,
         };
         self.change_scale(&write, false, |old| {
-            let decoded = patch::patch(old, body, kind, ty, write.validation)?;
+            let decoded = patch::patch(old.clone(), body, kind, ty, write.validation)?;
             self.warn(decoded.warnings);
             Ok(decoded.object)
         })

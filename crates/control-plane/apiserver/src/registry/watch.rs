@@ -4,6 +4,7 @@
 //! ends with the connection. A client that does not read stops being served and, once the store has dropped what it has
 //! not seen, gets one clear error.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use podium_store::{Event, EventKind, RangeOptions, Record, WatchError, WatchOptions, WatchStart, Watcher};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use podium_api::codec::{self, Encoding};
 use podium_api::status::ApiError;
@@ -122,6 +124,8 @@ impl Call {
             bookmarks: options.bookmarks,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
             ends: Instant::now() + life,
+            timer: Box::pin(tokio::time::sleep(BOOKMARK_EVERY.min(life))),
+            shutdown: Box::pin(self.core.shutdown.clone().cancelled_owned()),
             done: false,
             seats: self.seats.lock().take(),
         };
@@ -177,6 +181,10 @@ struct WatchState {
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
+    /// Rings at the earlier of the two. Kept from event to event, as is the other: to wait anew for each event would cost
+    /// more than to send it.
+    timer: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
     /// Held until the initial events are made: from then on a watch costs next to nothing.
     seats: Option<Seats>,
@@ -212,8 +220,21 @@ impl WatchState {
                 return None;
             }
             let Some(watcher) = &mut self.watcher else { return None };
-            let shutdown = self.frames.core.shutdown.clone();
             tokio::select! {
+                biased;
+                () = &mut self.shutdown => self.done = true,
+                () = &mut self.timer => {
+                    let now = Instant::now();
+                    self.done = self.ends <= now;
+                    // At the end also, as a last word on how far it came: the next watch resumes there.
+                    if self.bookmarks && (self.done || self.next_bookmark <= now) {
+                        let seen = watcher.progress();
+                        self.frames.bookmark(&mut self.pending, seen, false);
+                        self.next_bookmark = now + BOOKMARK_EVERY;
+                    }
+                    let next = if self.bookmarks { self.next_bookmark.min(self.ends) } else { self.ends };
+                    self.timer.as_mut().reset(next);
+                }
                 batch = watcher.next() => match batch {
                     Ok(batch) => {
                         for event in &batch.events {
@@ -228,20 +249,6 @@ impl WatchState {
                         self.done = true;
                     }
                 },
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    let seen = watcher.progress();
-                    self.frames.bookmark(&mut self.pending, seen, false);
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                }
-                () = tokio::time::sleep_until(self.ends) => {
-                    // A last word on how far it came, so that the next watch resumes there.
-                    if self.bookmarks {
-                        let seen = watcher.progress();
-                        self.frames.bookmark(&mut self.pending, seen, false);
-                    }
-                    self.done = true;
-                }
-                () = shutdown.cancelled() => self.done = true,
             }
         }
     }

@@ -69,10 +69,19 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
     /// writes: the stream may live on as an upgraded one.
     pub(super) async fn drive<C: Future>(self, connection: C) -> C::Output {
         let mut connection = std::pin::pin!(connection);
+        let mut waited = false;
         let output = std::future::poll_fn(|cx| {
             let turn = connection.as_mut().poll(cx);
-            // A failed write shows in the connection's own next write.
-            let _ = self.0.lock().poll_send(cx);
+            let mut shared = self.0.lock();
+            // The streams that woke this connection are mostly one of many that an event woke: they come first, because
+            // who wakes itself goes to the end of the queue.
+            waited = turn.is_pending() && shared.pending && !waited;
+            if waited {
+                cx.waker().wake_by_ref();
+            } else {
+                // A failed write shows in the connection's own next write.
+                let _ = shared.poll_send(cx);
+            }
             turn
         })
         .await;

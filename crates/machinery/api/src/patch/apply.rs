@@ -165,7 +165,8 @@ impl Apply<'_> {
         let mut before = if live.is_null() { Value::Object(Map::new()) } else { (*live).clone() };
         let mut managers = Managers::from_own(managers::take(&mut before).unwrap_or_default());
         if !live.is_null()
-            && let Ok(canonical) = codec::check(&before, ty, FieldValidation::Ignore)
+            && !codec::is_canonical(&before, ty)
+            && let Ok(canonical) = codec::check_text(&before, ty, FieldValidation::Ignore)
         {
             // The result will be canonical, and what only differs in form has not changed.
             before = canonical.object;
@@ -185,7 +186,7 @@ impl Apply<'_> {
             let owned = managers.owned();
             typed::prune(node, &mut after, &last.set, &owned);
         }
-        let checked = codec::check(&after, ty, FieldValidation::Ignore).map_err(|e| {
+        let checked = codec::check(after, ty, FieldValidation::Ignore).map_err(|e| {
             Refused::Error(ApiError::new(
                 500,
                 "",

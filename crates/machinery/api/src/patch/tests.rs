@@ -253,8 +253,9 @@ fn results_are_checked() {
     let ty = by_name("core.v1.ConfigMap").unwrap();
     let target =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "1"}});
-    let patch =
-        |patch: &str, validation| super::patch(&target, patch.as_bytes(), PatchType::Merge, ty, validation);
+    let patch = |patch: &str, validation| {
+        super::patch(target.clone(), patch.as_bytes(), PatchType::Merge, ty, validation)
+    };
     let done = patch(r#"{"data":{"x":null},"foo":1}"#, FieldValidation::Warn).unwrap();
     assert_eq!(done.object, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}));
     assert_eq!(done.warnings, [r#"unknown field "foo""#]);

@@ -53,7 +53,7 @@ fn another(dice: &mut Dice, resource: &Resource) -> Value {
     let mut object = dice.object(ty);
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind);
-    match codec::check(&object, ty, FieldValidation::Strict) {
+    match codec::check(object.clone(), ty, FieldValidation::Strict) {
         Ok(decoded) => decoded.object,
         Err(error) => panic!("an object made from the schema does not fit it: {error}\n{object}"),
     }
@@ -122,6 +122,21 @@ proptest! {
         }
     }
 
+    /// An object that is taken as it is would have been read as it is.
+    #[test]
+    fn checking_a_tree_is_reading_its_text(seed in any::<u64>()) {
+        let mut dice = Dice::new(seed);
+        let (resource, mut object) = an_object(&mut dice);
+        let kind = [object["apiVersion"].clone(), object["kind"].clone()];
+        dice.damage(&mut object);
+        if [object["apiVersion"].clone(), object["kind"].clone()] != kind {
+            return Ok(());
+        }
+        let read = decode(object.to_string().as_bytes(), Encoding::Json, resource);
+        let checked = codec::check(object, type_of(resource), FieldValidation::Ignore);
+        prop_assert_eq!(checked.map(|decoded| decoded.object).map_err(|_| 400), read);
+    }
+
     #[test]
     fn no_object_upsets_the_rules_of_its_kind(seed in any::<u64>()) {
         let mut dice = Dice::new(seed);
@@ -173,7 +188,7 @@ proptest! {
             (PatchType::Merge, wanted.clone()),
             (PatchType::Strategic, wanted.clone()),
         ] {
-            match patch::patch(&object, body.to_string().as_bytes(), kind, ty, FieldValidation::Ignore) {
+            match patch::patch(object.clone(), body.to_string().as_bytes(), kind, ty, FieldValidation::Ignore) {
                 // A strategic patch whose lists have no merge key where they need one is a 500, in upstream as here.
                 Err(error) => prop_assert!(
                     [400, 413, 422].contains(&error.code) || (kind == PatchType::Strategic && error.code == 500),
@@ -183,7 +198,7 @@ proptest! {
                 ),
                 Ok(decoded) => {
                     // A patch's result is canonical.
-                    let checked = codec::check(&decoded.object, ty, FieldValidation::Strict);
+                    let checked = codec::check(decoded.object.clone(), ty, FieldValidation::Strict);
                     prop_assert_eq!(checked.map(|c| c.object).map_err(|e| e.to_string()), Ok(decoded.object));
                 }
             }
@@ -227,7 +242,7 @@ proptest! {
         let ty = type_of(resource);
         dice::shorten_lists(&mut short);
         // What is null in a patch goes; what Go always writes comes back when the result is checked.
-        let canonical = |object: &Value| codec::check(object, ty, FieldValidation::Ignore).map(|c| c.object);
+        let canonical = |object: &Value| codec::check(object.clone(), ty, FieldValidation::Ignore).map(|c| c.object);
         match patch::strategic_merge_patch(&short, short.to_string().as_bytes(), ty) {
             Ok(same) => prop_assert_eq!(canonical(&same), canonical(&short)),
             // Upstream cannot merge these either, whatever is in them.
@@ -327,7 +342,7 @@ fn without_managers(object: &Value) -> Value {
 fn a_wrong_type_is_named() {
     let ty = schema::type_of("", "v1", "Pod").expect("pods are in the table");
     let wrong = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": 5}]}});
-    let Err(CheckError::Type(text)) = codec::check(&wrong, ty, FieldValidation::Ignore) else {
+    let Err(CheckError::Type(text)) = codec::check(wrong.clone(), ty, FieldValidation::Ignore) else {
         panic!("{wrong}")
     };
     assert!(text.contains("spec.containers"), "{text}");

@@ -96,7 +96,7 @@ impl Checkpoints {
         let header = snapshot::Header { store_id: self.store_id, revision, first_frame };
         let written: Result<(), Stopped> = (|| {
             let mut writer = snapshot::Writer::create(&*self.disk, &unfinished, &header)?;
-            State::read_pinned(&pin, KeyRange::all(), |records| {
+            State::read_pinned(&pin, KeyRange::all(), 0, |records| {
                 // This may take seconds, in which leases end too.
                 keeper::end_leases(shared);
                 if shared.sequencer.lock().closing {

@@ -42,7 +42,7 @@ fn lists_in_pieces_are_of_one_revision() {
     put(&feed, &keys);
     let all = feed
         .state
-        .range(&KeyRange::all(), &RangeOptions { revision: None, limit: 10 }, &mut |_| true)
+        .range(&KeyRange::all(), &RangeOptions { revision: None, limit: 10 }, 0, &mut |_| true)
         .expect("read");
     assert_eq!((all.records.len(), all.more, all.remaining), (10, true, keys.len() as u64 - 10));
     assert_eq!(feed.state.count(&KeyRange::prefix("/r/g/pods/0000")), 100);
@@ -51,7 +51,7 @@ fn lists_in_pieces_are_of_one_revision() {
             scope.spawn(|| (0..200).for_each(|_| assert!(put(&feed, &[keys[0], keys[keys.len() - 1]]) > 1)));
         while !writer.is_finished() {
             let all =
-                feed.state.range(&KeyRange::all(), &RangeOptions::default(), &mut |_| true).expect("read");
+                feed.state.range(&KeyRange::all(), &RangeOptions::default(), 0, &mut |_| true).expect("read");
             let (first, last) = (&all.records[0], &all.records[keys.len() - 1]);
             assert_eq!(first.mod_revision, last.mod_revision, "both were written together");
             assert!(first.mod_revision <= all.revision);
@@ -74,7 +74,7 @@ fn a_list_goes_on_though_its_revision_is_compacted_meanwhile() {
         }
         record.mod_revision == revision
     };
-    let all = feed.state.range(&KeyRange::all(), &RangeOptions::default(), &mut keep).expect("read");
+    let all = feed.state.range(&KeyRange::all(), &RangeOptions::default(), 0, &mut keep).expect("read");
     assert_eq!((all.records.len(), all.revision, asked), (keys.len(), revision, keys.len()));
     assert_eq!(feed.state.compacted(), revision + 2);
     assert!(!feed.state.is_held_back());
@@ -91,7 +91,7 @@ fn reads_outside_what_is_kept_say_so() {
     let at = |revision| {
         let options = RangeOptions { revision: Some(revision), limit: 0 };
         feed.state
-            .range(&KeyRange::all(), &options, &mut |_| true)
+            .range(&KeyRange::all(), &options, 0, &mut |_| true)
             .map(|result| result.records[0].mod_revision)
     };
     assert_eq!(at(3), Err(ReadError::Compacted { compacted: 4 }));
@@ -112,7 +112,7 @@ fn a_pin_keeps_what_compaction_would_free() {
     assert!(feed.state.pin(2).is_none(), "freed");
     assert!(feed.state.pin(4).is_some(), "not freed yet");
     let mut seen = Vec::new();
-    State::read_pinned::<()>(&pin, KeyRange::all(), |records| {
+    State::read_pinned::<()>(&pin, KeyRange::all(), 0, |records| {
         seen.extend(records.iter().map(|record| record.mod_revision));
         Ok(())
     })

@@ -12,10 +12,24 @@ use crate::kinds::validate::{self, labels};
 
 /// Everything about a pod but its `ObjectMeta`, on create and on update.
 pub(super) fn validate_pod(pod: &Value, errors: &mut Errors) {
+    validate_annotations(pod, errors);
+    validate_spec(pod, errors);
+}
+
+/// The part of it that is about annotations.
+pub(super) fn validate_annotations(pod: &Value, errors: &mut Errors) {
+    let at = Path::new("metadata");
+    annotations(
+        value(value(pod, "metadata"), "annotations"),
+        value(pod, "spec"),
+        &at.child("annotations"),
+        errors,
+    );
+}
+
+fn validate_spec(pod: &Value, errors: &mut Errors) {
     let (meta, spec) = (value(pod, "metadata"), value(pod, "spec"));
     let path = Path::new("spec");
-    let meta_path = Path::new("metadata");
-    annotations(value(meta, "annotations"), spec, &meta_path.child("annotations"), errors);
     pod_spec(spec, text(meta, "name"), true, &path, errors);
     if text(spec, "serviceAccountName").is_empty() {
         for (index, volume) in list(spec, "volumes").iter().enumerate() {

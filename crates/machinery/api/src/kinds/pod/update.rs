@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::affinity::tolerations;
 use super::qos_class;
-use super::spec::validate_pod;
+use super::spec::{validate_annotations, validate_pod};
 use crate::field::{Errors, Path, Reason};
 use crate::kinds::tree::{carry, entries, has, list, opt_int, remove, same, set, text, value};
 use crate::kinds::validate;
@@ -13,9 +13,18 @@ const CHANGEABLE: &str = "pod updates may not change fields other than `spec.con
 
 /// Validates an update of the pod itself.
 pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
-    validate_pod(new, errors);
-    annotations(new, old, errors);
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
+    // Most updates change labels or annotations only, and what is stored is valid.
+    let spec_changes = !same(spec, before);
+    if spec_changes {
+        validate_pod(new, errors);
+    } else {
+        validate_annotations(new, errors);
+    }
+    annotations(new, old, errors);
+    if !spec_changes {
+        return;
+    }
     let path = Path::new("spec");
     for field in ["containers", "initContainers"] {
         if list(spec, field).len() != list(before, field).len() {
@@ -32,10 +41,6 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
                 &format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name")),
             );
         }
-    }
-    // Most updates change labels or annotations only.
-    if same(spec, before) {
-        return;
     }
     let mut rest = spec.clone();
     for field in ["containers", "initContainers"] {

@@ -30,7 +30,7 @@ pub(super) fn kept(live: &Value, ty: TypeId, api_version: &str) -> Option<FieldS
     if !errors.is_empty() {
         return None;
     }
-    let live = codec::check(live, ty, FieldValidation::Ignore).ok()?.object;
+    let live = codec::check(live.clone(), ty, FieldValidation::Ignore).ok()?.object;
     let comparison = typed::compare(node, &last, &live);
     let mut kept = typed::field_set(node, &last);
     kept.subtract(&comparison.changed);
