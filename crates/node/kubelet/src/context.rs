@@ -24,7 +24,7 @@ use crate::{
     resources::{Bounds, CpuBounds, Swap},
     tokens::Tokens,
     userns::UserNamespaces,
-    volumes::PodDir,
+    volumes::{PodDir, mounting::Mounting},
 };
 
 /// Shared by all workers; cheap to pass as an `Arc`.
@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) thresholds: Vec<Threshold>,
     /// What it is short of.
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
+    /// Mounts of file servers that are under way.
+    pub(crate) mounting: Mounting,
     pub(crate) cgroups: Cgroups,
     pub(crate) container_manager: ContainerManager,
     pub(crate) metrics: Arc<Metrics>,

@@ -403,7 +403,7 @@ fn clean_disk(shared: &Shared, known: &BTreeSet<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(uid) = name.rsplit('_').next().filter(|uid| matches!(uid.len(), 32 | 36)) else { continue };
         if !known.contains(uid)
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
+            && let Err(error) = podium_shim::remove::tree(&entry.path())
         {
             tracing::warn!(uid, %error, "removing an orphaned pod's logs failed");
         }

@@ -34,6 +34,7 @@ use crate::{
     server::{Server, ServerError},
     tokens::Tokens,
     userns::{self, UserNamespaces},
+    volumes::mounting::Mounting,
     worker::{CRASH_INITIAL, CRASH_LIMIT},
 };
 
@@ -161,6 +162,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         thresholds: thresholds::parse(&config.settings).map_err(Error::Machine)?,
         pressures: Mutex::default(),
         image_gc: ImageGc::new(Timestamp::now()),
+        mounting: Mounting::default(),
         images: Images::new(
             cri.clone(),
             recorder.clone(),

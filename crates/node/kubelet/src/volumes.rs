@@ -7,6 +7,8 @@ pub(crate) mod atomic;
 pub(crate) mod claims;
 pub(crate) mod host_path;
 pub(crate) mod image;
+pub(crate) mod mounting;
+mod ownership;
 pub(crate) mod payload;
 pub(crate) mod persistent;
 pub(crate) mod sub_path;
@@ -182,7 +184,7 @@ pub(crate) fn ensure(
     let group = payload::fs_group(pod).and_then(|group| u32::try_from(group).ok());
     if let Some(found) = source_of(volume, lookup) {
         let target = if found.block { directory.device(&volume.name) } else { target };
-        let group = group.map(|id| persistent::Group { id, on_root_mismatch: on_root_mismatch(pod) });
+        let group = group.map(|id| ownership::Group { id, on_root_mismatch: on_root_mismatch(pod) });
         return persistent::ensure(&found, &target, group)
             .map_err(|source| VolumeError::Persistent { volume: found.name.clone(), source });
     }
@@ -215,6 +217,28 @@ fn source_of(volume: &Volume, lookup: &Lookup) -> Option<claims::Claimed> {
         return Some(claims::Claimed { name: volume.name.clone(), backing, block: false });
     }
     lookup.claims.get(&volume.name).cloned()
+}
+
+/// Where a volume of a file server is to be mounted, and how: blocking for as long as the server likes. None for any other
+/// volume, and for one that is there. After that [`ensure`] finds it.
+pub(crate) fn remote(
+    directory: &PodDir,
+    volume: &Volume,
+    lookup: &Lookup,
+) -> Option<(PathBuf, impl FnOnce() -> Result<(), String> + Send + 'static)> {
+    let found = source_of(volume, lookup)?;
+    let target = host_path_of(directory, volume)?;
+    if !matches!(found.backing, claims::Backing::Nfs { .. }) || sub_path::is_mounted(&target).unwrap_or(false)
+    {
+        return None;
+    }
+    let name = volume.name.clone();
+    let to = target.clone();
+    let work = move || {
+        persistent::ensure(&found, &to, None)
+            .map_err(|source| VolumeError::Persistent { volume: name, source }.to_string())
+    };
+    Some((target, work))
 }
 
 fn on_root_mismatch(pod: &Pod) -> bool {
@@ -296,6 +320,9 @@ pub(crate) fn is_refreshable(pod: &Pod) -> bool {
 }
 
 /// Unmounts and removes everything of a pod. Blocking; safe to repeat.
+///
+/// No data of a claim, of the host or of a file server are ever removed: everything is unmounted first, nothing is removed
+/// while something is still mounted, and the removal itself does not pass a mount point, should one appear meanwhile.
 pub(crate) fn teardown(directory: &PodDir) -> io::Result<()> {
     if !directory.path().exists() {
         return Ok(());
@@ -305,7 +332,7 @@ pub(crate) fn teardown(directory: &PodDir) -> io::Result<()> {
     if let Some(still) = sub_path::mounts_below(directory.path())?.first() {
         return Err(io::Error::other(format!("{still} is still mounted")));
     }
-    fs::remove_dir_all(directory.path())
+    podium_shim::remove::tree(directory.path())
 }
 
 /// The pod's volume of that name.

@@ -544,6 +544,9 @@ impl Worker {
         self.shared.container_manager.release(&uid).await?;
         self.shared.crashes.lock().forget_prefix(&format!("{uid}/"));
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        if shared.mounting.is_busy(shared.pod_dir(&uid).path()) {
+            return Err("a volume is still being mounted".to_owned());
+        }
         let done = tokio::task::spawn_blocking(move || {
             crate::volumes::teardown(&shared.pod_dir(&uid)).map_err(|error| error.to_string())?;
             shared.cgroups.remove_pod(&pod).map_err(|error| error.to_string())
@@ -577,7 +580,7 @@ impl Worker {
             }
         }
         let logs = self.shared.log_directory(&self.pod);
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(logs)).await;
+        let removed = tokio::task::spawn_blocking(move || podium_shim::remove::tree(&logs)).await;
         if let Ok(Err(error)) = removed
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -12,6 +12,7 @@
 //! - [`images`]: images as volumes; the daemon tries them when it makes a container.
 //! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
 //! - [`ending`]: a shim's end by the daemon's own hand, when it does not answer.
+//! - [`remove`]: removal of what containers leave behind; for the daemon and the kubelet.
 //! - [`cgroup`]: groups of both versions; the daemon reads usage through it.
 
 pub mod cgroup;
@@ -27,6 +28,7 @@ mod mounts;
 pub mod oci;
 mod process;
 pub mod protocol;
+pub mod remove;
 mod rootfs;
 mod sandbox;
 pub mod serve;

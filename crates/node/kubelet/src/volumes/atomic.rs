@@ -155,7 +155,7 @@ fn remove_stale(target: &Path, payload: &Payload, keep: &std::ffi::OsStr) -> io:
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
     let outcome = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(found) if found.is_dir() => podium_shim::remove::tree(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };

@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     net::{IpAddr, ToSocketAddrs},
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink},
+    os::unix::fs::{FileTypeExt, symlink},
     path::Path,
 };
 
@@ -12,16 +12,10 @@ use nix::mount::{MsFlags, mount};
 
 use super::{
     claims::{Backing, Claimed},
-    host_path, sub_path,
+    host_path,
+    ownership::{self, Group},
+    sub_path,
 };
-
-/// What is given to the pod's group, and when: `fsGroup` and `fsGroupChangePolicy`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Group {
-    pub(crate) id: u32,
-    /// Only if the volume's root does not have it.
-    pub(crate) on_root_mismatch: bool,
-}
 
 /// Why a claimed volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +55,11 @@ pub(crate) fn ensure(claimed: &Claimed, target: &Path, group: Option<Group>) -> 
             if found.file_type().is_block_device() {
                 return Err(PersistentError::Device(path.clone()));
             }
-            bind(Path::new(path), target)?;
+            // First: what is mounted counts as done, also for a kubelet that was killed in between.
             if let Some(group) = group {
-                give(target, group)?;
+                ownership::give(Path::new(path), group)?;
             }
+            bind(Path::new(path), target)?;
         }
         Backing::Nfs { server, path, read_only, options } => {
             fs::create_dir_all(target)?;
@@ -115,35 +110,6 @@ fn device(claimed: &Claimed, target: &Path) -> Result<(), PersistentError> {
     Ok(())
 }
 
-/// Gives a volume to a group, as upstream does: everything in it, readable and writable as for its owner, and directories
-/// hand their group on.
-fn give(root: &Path, group: Group) -> io::Result<()> {
-    let found = fs::symlink_metadata(root)?;
-    let wanted = if found.is_dir() { 0o2070 } else { 0o060 };
-    let fits = found.gid() == group.id && found.permissions().mode() & wanted == wanted;
-    if group.on_root_mismatch && fits {
-        return Ok(());
-    }
-    give_tree(root, group.id)
-}
-
-fn give_tree(path: &Path, group: u32) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    if found.is_symlink() {
-        return lchown(path, None, Some(group));
-    }
-    if found.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give_tree(&entry?.path(), group)?;
-        }
-    }
-    // Changing the group takes setgid bits away: the mode comes after.
-    lchown(path, None, Some(group))?;
-    let mode = found.permissions().mode();
-    let mode = if found.is_dir() { mode | 0o2770 } else { mode | 0o660 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
-}
-
 /// Mounts a directory of a file server. The kernel wants the server's address where `mount.nfs` would look it up.
 fn nfs(
     server: &str,
@@ -192,6 +158,8 @@ fn nfs(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn local(path: &Path, block: bool) -> Claimed {

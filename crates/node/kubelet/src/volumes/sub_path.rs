@@ -24,7 +24,11 @@ use nix::{
 const OPEN_TRIES: usize = 128;
 
 /// The system call of that name, tried again while the kernel asks for it.
-fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
+pub(super) fn openat2<P: ?Sized + NixPath>(
+    directory: impl AsFd,
+    path: &P,
+    how: OpenHow,
+) -> nix::Result<OwnedFd> {
     for _ in 1..OPEN_TRIES {
         match nix::fcntl::openat2(directory.as_fd(), path, how) {
             Err(Errno::EAGAIN) => {}
@@ -99,11 +103,20 @@ pub(crate) fn mounts_below(directory: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Unmounts everything at or below a directory.
+/// Unmounts everything at or below a directory, and nothing anywhere else.
 pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
-    for at in mounts_below(directory)? {
-        // Lazily: a process that outlived its container must not keep the pod from being cleaned up.
-        match umount2(at.as_str(), MntFlags::MNT_DETACH) {
+    let found = mounts_below(directory)?;
+    for at in &found {
+        // A bind mount of the host's path shares with it what is mounted below: unmounting that here would unmount it there.
+        match mount(None::<&str>, at.as_str(), None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for at in &found {
+        // Lazily: a process that outlived its container must not keep the pod from being cleaned up, and a file server
+        // that does not answer is not asked.
+        match umount2(at.as_str(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
         }

@@ -338,3 +338,47 @@ fn a_downward_volume_changes_with_its_pod() {
         "a=\"1\"\nb=\"x\\\"\""
     );
 }
+
+#[test]
+fn nothing_of_the_host_goes_with_a_pod() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: mounts need root");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let host = root.path().join("host");
+    fs::create_dir_all(host.join("data/disk")).unwrap();
+    // As the roots of machines are: what is mounted in one place appears in all that share it.
+    let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+    mount(Some(&host), &host, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    mount(None::<&str>, &host, None::<&str>, shared, None::<&str>).unwrap();
+    let directory = PodDir::new(root.path(), "u1");
+    let target = directory.sub_path("v", "c", 0);
+    sub_path::bind(&host, "data", &target).unwrap();
+    // A disk that is mounted while the pod runs.
+    tmpfs(&host.join("data/disk"), Some(1 << 20)).unwrap();
+    fs::write(host.join("data/disk/file"), "the owner's").unwrap();
+    assert!(target.join("disk/file").exists());
+    teardown(&directory).unwrap();
+    assert!(!directory.path().exists());
+    assert_eq!(fs::read_to_string(host.join("data/disk/file")).unwrap(), "the owner's");
+    sub_path::unmount_below(&host).unwrap();
+}
+
+#[test]
+fn a_mount_that_appears_late_is_not_removed_through() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: mounts need root");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let (server, target) = (root.path().join("server"), root.path().join("pod/volumes/nfs/v"));
+    for path in [&server, &target] {
+        fs::create_dir_all(path).unwrap();
+    }
+    fs::write(server.join("file"), "kept").unwrap();
+    mount(Some(&server), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    podium_shim::remove::tree(&root.path().join("pod")).unwrap_err();
+    assert_eq!(fs::read_to_string(server.join("file")).unwrap(), "kept");
+    sub_path::unmount_below(root.path()).unwrap();
+}

@@ -14,6 +14,7 @@ use crate::{
     volumes::{
         self,
         claims::{self, ClaimError},
+        mounting::Unmounted,
         payload,
     },
     worker::Worker,
@@ -118,6 +119,7 @@ fn trouble(message: impl std::fmt::Display) -> Trouble {
 
 async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(), Trouble> {
     let lookup = gather(shared, pod, pod_ips).await?;
+    mount_remote(shared, pod, &lookup).await?;
     let (shared, pod) = (shared.clone(), pod.clone());
     let made = tokio::task::spawn_blocking(move || {
         shared.cgroups.make_pod(&pod).map_err(|error| Trouble {
@@ -139,6 +141,27 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
         Ok(())
     });
     made.await.unwrap_or_else(|error| Err(trouble(error)))
+}
+
+/// Mounts what file servers have, without waiting for long.
+async fn mount_remote(shared: &Shared, pod: &Pod, lookup: &payload::Lookup) -> Result<(), Trouble> {
+    let directory = shared.pod_dir(pod::uid(pod));
+    for volume in volumes::wanted(pod) {
+        let Some((target, work)) = volumes::remote(&directory, &volume, lookup) else { continue };
+        // Before the first of its directories: the mount's thread makes the others below it.
+        make_private(directory.path()).map_err(trouble)?;
+        shared.mounting.mount(&target, work).await.map_err(|error| match error {
+            Unmounted::Failed(message) => trouble(message),
+            Unmounted::Waiting => Trouble {
+                soon: true,
+                ..trouble(format!(
+                    "MountVolume.SetUp failed for volume {:?} : timed out waiting for the file server, still trying",
+                    volume.name
+                ))
+            },
+        })?;
+    }
+    Ok(())
 }
 
 /// A pod's directory holds its secrets: nobody but us walks in, containers get theirs mounted.
