@@ -4,9 +4,14 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ffi::OsStr,
     fs,
-    os::unix::fs::MetadataExt,
-    path::Path,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -16,7 +21,25 @@ use crate::{pod, resources, status::Verdict, volumes};
 
 const RESOURCE: &str = "ephemeral-storage";
 
-/// What a pod has on the node's disk, in bytes.
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// As they take room on the disk: holes do not count.
+    Bytes,
+    /// Files and directories.
+    Inodes,
+}
+
+impl Unit {
+    fn of(self, found: &fs::Metadata) -> u64 {
+        match self {
+            Self::Bytes => found.blocks() * 512,
+            Self::Inodes => 1,
+        }
+    }
+}
+
+/// What a pod has on the node's disk, in bytes or inodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Writable layer and logs of each container.
@@ -58,16 +81,19 @@ fn empty_dirs(pod: &Pod, usage: &Usage) -> Option<String> {
 
 fn whole(pod: &Pod, usage: &Usage) -> Option<String> {
     let limit = resources::pod_limit(pod, RESOURCE).filter(|limit| *limit > Quantity::ZERO)?;
+    let message =
+        || format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+    exceeds(on_disk(pod, usage), &limit).then(message)
+}
+
+/// All of it but what is in memory.
+pub(crate) fn on_disk(pod: &Pod, usage: &Usage) -> u64 {
     let in_memory = |name: &str| {
         let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes.any(|volume| volume.name == name && is_memory(volume))
     };
     let volumes = usage.empty_dirs.iter().filter(|(name, _)| !in_memory(name)).map(|(_, used)| used);
-    let used =
-        usage.containers.values().chain(volumes).fold(usage.kept, |sum, used| sum.saturating_add(*used));
-    let message =
-        || format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
-    exceeds(used, &limit).then(message)
+    usage.containers.values().chain(volumes).fold(usage.kept, |sum, used| sum.saturating_add(*used))
 }
 
 fn containers(pod: &Pod, usage: &Usage) -> Option<String> {
@@ -109,10 +135,11 @@ pub(crate) fn measure(
     directory: &volumes::PodDir,
     logs: &Path,
     layers: &BTreeMap<String, u64>,
+    unit: Unit,
 ) -> Usage {
     let mut usage = Usage { containers: layers.clone(), ..Usage::default() };
     for container in pod::containers(pod).iter().chain(pod::init_containers(pod)) {
-        let logs = size(&logs.join(&container.name));
+        let logs = size(&logs.join(&container.name), unit);
         *usage.containers.entry(container.name.clone()).or_default() += logs;
     }
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
@@ -122,40 +149,73 @@ pub(crate) fn measure(
             continue;
         };
         if volume.empty_dir.is_some() {
-            usage.empty_dirs.insert(volume.name.clone(), size(&path));
+            usage.empty_dirs.insert(volume.name.clone(), size(&path, unit));
         } else if is_file_volume(volume) {
-            usage.kept += size_on_disk(&path, directory.path());
+            usage.kept += size_on_disk(&path, directory.path(), unit);
         }
     }
-    usage.kept += size(&directory.etc_hosts());
+    usage.kept += size(&directory.etc_hosts(), unit);
     usage
 }
 
 /// The size of what is on the same file system as the pod's directory: secrets are in memory.
-fn size_on_disk(path: &Path, directory: &Path) -> u64 {
+fn size_on_disk(path: &Path, directory: &Path, unit: Unit) -> u64 {
     let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
-    if device(path) == device(directory) { size(path) } else { 0 }
+    if device(path) == device(directory) { size(path, unit) } else { 0 }
+}
+
+/// How long a path may grow before what it leads to is opened: the kernel takes 4096 bytes, which containers need not keep
+/// to, and what cannot be named would not be counted.
+const LONGEST_PATH: usize = 2048;
+
+/// A directory that is yet to be walked.
+struct Place {
+    /// Where the path begins; the root of the file system if None.
+    base: Option<Arc<fs::File>>,
+    path: PathBuf,
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        match &self.base {
+            Some(base) => Path::new("/proc/self/fd").join(base.as_raw_fd().to_string()).join(&self.path),
+            None => self.path.clone(),
+        }
+    }
+
+    fn below(&self, name: &OsStr) -> Self {
+        let inner = Self { base: self.base.clone(), path: self.path.join(name) };
+        if inner.path.as_os_str().len() < LONGEST_PATH {
+            return inner;
+        }
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        match fs::OpenOptions::new().read(true).custom_flags(flags).open(inner.path()) {
+            Ok(opened) => Self { base: Some(Arc::new(opened)), path: PathBuf::new() },
+            // Gone, or too much is open: as much as can be named is counted.
+            Err(_) => inner,
+        }
+    }
 }
 
 /// What a file or everything below a directory takes on its file system; what is mounted below is not followed.
-fn size(path: &Path) -> u64 {
+fn size(path: &Path, unit: Unit) -> u64 {
     let Ok(root) = fs::symlink_metadata(path) else { return 0 };
-    let (mut total, mut waiting, mut linked) = (root.blocks() * 512, Vec::new(), HashSet::new());
+    let (mut total, mut waiting, mut linked) = (unit.of(&root), Vec::new(), HashSet::new());
     if root.is_dir() {
-        waiting.push(path.to_owned());
+        waiting.push(Place { base: None, path: path.to_owned() });
     }
     while let Some(directory) = waiting.pop() {
         // What goes away meanwhile takes nothing.
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(directory.path()).into_iter().flatten().flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.dev() != root.dev()
                 || (metadata.nlink() > 1 && !metadata.is_dir() && !linked.insert(metadata.ino()))
             {
                 continue;
             }
-            total += metadata.blocks() * 512;
+            total += unit.of(&metadata);
             if metadata.is_dir() {
-                waiting.push(entry.path());
+                waiting.push(directory.below(&entry.file_name()));
             }
         }
     }
@@ -229,14 +289,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("d")).unwrap();
-        let empty = size(directory.path());
+        let empty = size(directory.path(), Unit::Bytes);
         fs::write(at("d/one"), vec![1; 100_000]).unwrap();
         fs::hard_link(at("d/one"), at("again")).unwrap();
         std::os::unix::fs::symlink("/", at("outside")).unwrap();
         let sparse = fs::File::create(at("sparse")).unwrap();
         sparse.set_len(1 << 30).unwrap();
-        let grown = size(directory.path()) - empty;
+        let grown = size(directory.path(), Unit::Bytes) - empty;
         assert!((100_000..120_000).contains(&grown), "{grown}");
-        assert_eq!(size(&at("absent")), 0);
+        // The root, a directory, a file of two names, a link, one with a hole.
+        assert_eq!(size(directory.path(), Unit::Inodes), 5);
+        assert_eq!(size(&at("absent"), Unit::Bytes), 0);
+    }
+
+    #[test]
+    fn nothing_is_too_deep_to_be_counted() {
+        use nix::{
+            fcntl::{OFlag, openat},
+            sys::stat::{Mode, mkdirat},
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("deep");
+        fs::create_dir(&root).unwrap();
+        let mut at: std::os::fd::OwnedFd = fs::File::open(&root).unwrap().into();
+        let name = "d".repeat(200);
+        for _ in 0..100 {
+            mkdirat(&at, name.as_str(), Mode::S_IRWXU).unwrap();
+            at = openat(&at, name.as_str(), OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        }
+        assert_eq!(size(&root, Unit::Inodes), 101);
+        podium_shim::remove::tree(&root).unwrap();
     }
 }

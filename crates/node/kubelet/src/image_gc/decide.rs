@@ -72,6 +72,7 @@ impl Used {
             names.extend([one.image_ref.clone(), one.image_id.clone()]);
             names.extend(one.image.iter().map(|image| image.image.clone()));
         }
+        names.remove("");
         for pod in pods {
             let ephemeral = pod::ephemeral_containers(pod);
             let containers = pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral);
@@ -80,7 +81,9 @@ impl Used {
                 .filter_map(|container| container.image.clone())
                 .chain(volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone()));
             for name in wanted {
-                names.extend(podium_cri::normalize_image_name(&name).ok());
+                let full = podium_cri::normalize_image_name(&name).ok();
+                names.extend(full.as_deref().and_then(without_tag));
+                names.extend(full);
                 names.insert(name);
             }
         }
@@ -91,6 +94,14 @@ impl Used {
         let mut names = std::iter::once(&image.id).chain(&image.repo_tags).chain(&image.repo_digests);
         names.any(|name| self.0.contains(name))
     }
+}
+
+/// A whole name that has both a tag and a digest, as runtimes list it: by its digest.
+fn without_tag(full: &str) -> Option<String> {
+    let (path, digest) = full.split_once('@')?;
+    let slash = path.rfind('/').map_or(0, |at| at + 1);
+    let colon = path[slash..].find(':')?;
+    Some(format!("{}@{digest}", &path[..slash + colon]))
 }
 
 /// Those not used for longer than `most`, which nobody knows before the kubelet itself has run so long.
@@ -202,8 +213,9 @@ mod tests {
 
     #[test]
     fn what_pods_are_about_to_use_counts() {
+        let digest = format!("sha256:{}", "a".repeat(64));
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
-            "containers": [{"name": "c", "image": "app:v1"}],
+            "containers": [{"name": "c", "image": "app:v1"}, {"name": "d", "image": format!("q.io:5000/both:v1@{digest}")}],
             "volumes": [{"name": "v", "image": {"reference": "data:v1"}}]}}))
         .unwrap();
         let container = v1::Container { image_ref: "id-x".into(), ..Default::default() };
@@ -216,6 +228,10 @@ mod tests {
         ] {
             assert_eq!(used.has(&image(id, tag, 1)), expected, "{tag}");
         }
+        let digests =
+            |name: String| v1::Image { id: "4".into(), repo_digests: vec![name], ..Default::default() };
+        assert!(used.has(&digests(format!("q.io:5000/both@{digest}"))));
+        assert!(!used.has(&digests(format!("q.io:5000/other@{digest}"))));
     }
 
     #[test]

@@ -9,7 +9,11 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Pods;
-use crate::{local_storage, pod, record::label};
+use crate::{
+    local_storage::{self, Unit},
+    pod,
+    record::label,
+};
 
 /// How often pods are measured.
 const EVERY: Duration = Duration::from_secs(10);
@@ -26,16 +30,10 @@ impl Pods {
             if bounded.is_empty() {
                 continue;
             }
-            let mut layers = self.layers().await;
+            let mut layers = self.layers(Unit::Bytes).await;
             for pod in bounded {
                 let layers = layers.remove(pod::uid(&pod)).unwrap_or_default();
-                let directory = self.shared.pod_dir(pod::uid(&pod));
-                let logs = self.shared.log_directory(&pod);
-                let measured = pod.clone();
-                let measuring = tokio::task::spawn_blocking(move || {
-                    local_storage::measure(&measured, &directory, &logs, &layers)
-                });
-                let Ok(usage) = measuring.await else { continue };
+                let usage = self.measure(&pod, layers, Unit::Bytes).await;
                 if let Some(verdict) = local_storage::decide(&pod, &usage) {
                     self.evict(&pod, verdict, GRACE_SECONDS);
                 }
@@ -43,18 +41,37 @@ impl Pods {
         }
     }
 
-    /// The bytes of writable layers, by pod and container.
-    async fn layers(&self) -> HashMap<String, BTreeMap<String, u64>> {
+    /// What a pod has on the node's disk. `layers`: of that its containers' writable layers.
+    pub(super) async fn measure(
+        &self,
+        pod: &Arc<Pod>,
+        layers: BTreeMap<String, u64>,
+        unit: Unit,
+    ) -> local_storage::Usage {
+        let directory = self.shared.pod_dir(pod::uid(pod));
+        let logs = self.shared.log_directory(pod);
+        let pod = pod.clone();
+        let measuring = tokio::task::spawn_blocking(move || {
+            local_storage::measure(&pod, &directory, &logs, &layers, unit)
+        });
+        measuring.await.unwrap_or_default()
+    }
+
+    /// The sizes of writable layers, by pod and container.
+    pub(super) async fn layers(&self, unit: Unit) -> HashMap<String, BTreeMap<String, u64>> {
         let mut layers: HashMap<String, BTreeMap<String, u64>> = HashMap::new();
         for one in self.container_stats().await {
-            let bytes = one.writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
+            let used = one.writable_layer.and_then(|layer| match unit {
+                Unit::Bytes => layer.used_bytes,
+                Unit::Inodes => layer.inodes_used,
+            });
             let Some(mut labels) = one.attributes.map(|attributes| attributes.labels) else { continue };
             let (Some(uid), Some(name)) =
                 (labels.remove(label::POD_UID), labels.remove(label::CONTAINER_NAME))
             else {
                 continue;
             };
-            *layers.entry(uid).or_default().entry(name).or_default() += bytes;
+            *layers.entry(uid).or_default().entry(name).or_default() += used.map_or(0, |used| used.value);
         }
         layers
     }

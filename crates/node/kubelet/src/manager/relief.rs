@@ -22,6 +22,7 @@ use crate::{
         thresholds::{Signal, Threshold},
     },
     image_gc,
+    local_storage::{self, Unit},
     node::{self, machine::memory},
     pod,
     record::label,
@@ -74,7 +75,8 @@ impl Pods {
                 return false;
             }
         }
-        let usage = self.usage(signal).await;
+        let usage =
+            if signal.is_disk() { self.disk_usage(signal, images).await } else { self.usage(signal).await };
         let candidates: Vec<Candidate> = self
             .active()
             .into_iter()
@@ -107,7 +109,30 @@ impl Pods {
         self.shared.cri.list_container_stats(request).await.map(|all| all.stats).unwrap_or_default()
     }
 
-    /// What each pod uses of what a signal is about.
+    /// What each pod has on the disk that a signal is about.
+    async fn disk_usage(&self, signal: Signal, images: Option<&Path>) -> Usage {
+        let unit = if signal.resource() == "inodes" { Unit::Inodes } else { Unit::Bytes };
+        let counted =
+            Counted::of(signal, images.is_none_or(|images| one_disk(&self.shared.config.root_dir, images)));
+        let mut layers = if counted.layers { self.layers(unit).await } else { HashMap::new() };
+        let mut usage = Usage::new();
+        let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        for pod in self.active() {
+            let own = layers.remove(pod::uid(&pod)).unwrap_or_default();
+            let measured = if counted.local {
+                self.measure(&pod, own, unit).await
+            } else {
+                local_storage::Usage { containers: own, ..local_storage::Usage::default() }
+            };
+            let total = number(local_storage::on_disk(&pod, &measured));
+            let containers =
+                measured.containers.into_iter().map(|(name, used)| (name, number(used))).collect();
+            usage.insert(pod::uid(&pod).to_owned(), (total, containers));
+        }
+        usage
+    }
+
+    /// What each pod uses of memory or processes.
     async fn usage(&self, signal: Signal) -> Usage {
         let mut usage = Usage::new();
         let mut add = |uid: String, container: Option<String>, amount: Option<u64>| {
@@ -133,12 +158,7 @@ impl Pods {
             return usage;
         }
         for one in self.container_stats().await {
-            let layer = one.writable_layer.as_ref();
-            let amount = match signal.resource() {
-                "memory" => number(one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref())),
-                "inodes" => number(layer.and_then(|layer| layer.inodes_used.as_ref())),
-                _ => number(layer.and_then(|layer| layer.used_bytes.as_ref())),
-            };
+            let amount = number(one.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref()));
             let labels = one.attributes.map(|attributes| attributes.labels).unwrap_or_default();
             let told = |key: &str| labels.get(key).cloned();
             add(told(label::POD_UID).unwrap_or_default(), told(label::CONTAINER_NAME), amount);
@@ -157,6 +177,28 @@ impl Pods {
         let (root, images) = (self.shared.config.root_dir.clone(), images.map(Path::to_owned));
         tokio::task::spawn_blocking(move || measure(&root, images.as_deref())).await.unwrap_or_default()
     }
+}
+
+/// Which part of a pod lies on a disk. Source: upstream's `buildSignalToRankFunc`.
+#[derive(Debug, PartialEq, Eq)]
+struct Counted {
+    /// What containers write beside their images.
+    layers: bool,
+    /// Logs, emptyDir volumes and files that the kubelet writes.
+    local: bool,
+}
+
+impl Counted {
+    /// `one_disk`: images and all else share it.
+    fn of(signal: Signal, one_disk: bool) -> Self {
+        let images = matches!(signal, Signal::ImageFs | Signal::ImageFsInodes);
+        Self { layers: images || one_disk, local: !images || one_disk }
+    }
+}
+
+fn one_disk(root: &Path, images: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    device(images).is_none_or(|images| device(root) == Some(images))
 }
 
 /// Blocking.
@@ -204,6 +246,20 @@ fn processes() -> Option<Observed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_counts_on_which_disk() {
+        for (signal, one_disk, layers, local) in [
+            (Signal::NodeFs, true, true, true),
+            (Signal::ImageFsInodes, true, true, true),
+            (Signal::NodeFsInodes, false, false, true),
+            (Signal::ImageFs, false, true, false),
+        ] {
+            assert_eq!(Counted::of(signal, one_disk), Counted { layers, local }, "{signal:?} {one_disk}");
+        }
+        assert!(one_disk(Path::new("/"), Path::new("/nonexistent")));
+        assert!(!one_disk(Path::new("/"), Path::new("/proc")));
+    }
 
     #[test]
     fn this_machine_is_measured() {
