@@ -1,5 +1,5 @@
 //! Sparse files as the PAX format has them (GNU tar's `--sparse` with `--format=posix`): a list of the parts that have
-//! content, in the header (version 0.1) or before the content (1.0). Source: GNU tar's manual, "Storing Sparse Files".
+//! content, in the header (versions 0.0 and 0.1) or before the content (1.0). Source: GNU tar's manual, "Storing Sparse Files".
 
 use std::io::{self, Read};
 
@@ -14,8 +14,8 @@ const DIGITS: usize = 21;
 /// A sparse file.
 #[derive(Debug, Default)]
 pub(super) struct Sparse {
-    /// Its name; the entry's is made up.
-    pub(super) name: Vec<u8>,
+    /// Its name where the entry's is made up; None: the entry's own.
+    pub(super) name: Option<Vec<u8>>,
     /// How long it is.
     pub(super) size: u64,
     /// Offsets and lengths; `None`: before the content.
@@ -35,7 +35,9 @@ fn number(text: &[u8]) -> io::Result<u64> {
 pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<Sparse>> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(None) };
     let mut found = Sparse::default();
-    let (mut is_sparse, mut version) = (false, (0, 1));
+    let (mut is_sparse, mut version) = (false, (0, 0));
+    // Of version 0.0, which says the same two words again and again.
+    let (mut offset, mut parts) = (None, Vec::new());
     for extension in extensions.filter_map(Result::ok) {
         let Some(key) = extension.key_bytes().strip_prefix(b"GNU.sparse.") else { continue };
         is_sparse = true;
@@ -43,21 +45,37 @@ pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<Sparse>
         match key {
             b"major" => version.0 = number(value)?,
             b"minor" => version.1 = number(value)?,
-            b"name" => found.name = value.to_vec(),
+            b"name" => found.name = Some(value.to_vec()),
             b"size" | b"realsize" => found.size = number(value)?,
             b"map" => {
                 let numbers = value.split(|byte| *byte == b',').map(number);
                 found.list = Some(pairs(numbers)?);
             }
+            b"offset" if offset.is_none() => offset = Some(number(value)?),
+            b"numbytes" if parts.len() < PARTS => {
+                let offset = offset.take().ok_or_else(|| invalid("a length without a part"))?;
+                parts.push((offset, number(value)?));
+            }
             b"numblocks" => {}
-            // Version 0.0 says the same word again and again, which readers of such headers need not keep.
             _ => return Err(invalid("of a format that is not read")),
         }
     }
-    match (is_sparse, version, found.list.is_some()) {
-        (false, ..) => Ok(None),
-        (true, (1, 0), false) | (true, (0, 1), true) if !found.name.is_empty() => Ok(Some(found)),
-        _ => Err(invalid("of a format that is not read")),
+    if !is_sparse {
+        return Ok(None);
+    }
+    let fits = match (version, &found.name, &found.list) {
+        ((1, 0), Some(_), None) | ((0, 0 | 1), Some(_), Some(_)) => offset.is_none() && parts.is_empty(),
+        // The entry has its own name, and the header nothing else to say.
+        ((0, 0), None, None) if offset.is_none() => {
+            found.list = Some(parts);
+            true
+        }
+        _ => false,
+    };
+    if fits && found.name.as_ref().is_none_or(|name| !name.is_empty()) {
+        Ok(Some(found))
+    } else {
+        Err(invalid("of a format that is not read"))
     }
 }
 

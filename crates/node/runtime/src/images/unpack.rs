@@ -222,7 +222,7 @@ impl Unpacker {
         if let Some(sparse) = &sparse {
             self.claim(sparse.size)?;
         }
-        let name = sparse.as_ref().map(|sparse| sparse.name.clone());
+        let name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
         let bytes = name.unwrap_or_else(|| entry.path_bytes().into_owned());
         let path = || String::from_utf8_lossy(&bytes).into_owned();
         let kind = entry.header().entry_type();

@@ -301,15 +301,24 @@ fn holes_of_extended_headers_are_neither_read_nor_written() {
     let whole = ("GNU.sparse.realsize", SIZE);
     let old = [("GNU.sparse.size", SIZE), ("GNU.sparse.numblocks", "2"), ("GNU.sparse.name", "d/file")];
     let parts = "2\n0\n4\n268435452\n4\n";
-    for archive in [
-        new(&[whole], &list(parts)),
-        extended(&[&old[..], &[("GNU.sparse.map", "0,4,268435452,4")]].concat(), b"headtail"),
+    let oldest = [
+        ("GNU.sparse.size", SIZE),
+        ("GNU.sparse.numblocks", "2"),
+        ("GNU.sparse.offset", "0"),
+        ("GNU.sparse.numbytes", "4"),
+        ("GNU.sparse.offset", "268435452"),
+        ("GNU.sparse.numbytes", "4"),
+    ];
+    for (archive, name) in [
+        (new(&[whole], &list(parts)), "d/file"),
+        (extended(&[&old[..], &[("GNU.sparse.map", "0,4,268435452,4")]].concat(), b"headtail"), "d/file"),
+        (extended(&oldest, b"headtail"), "GNUSparseFile.1/name"),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let usage =
             unpack(archive.as_slice(), directory.path(), &[], Limits { keep_free: 0, ..Limits::default() });
         assert_eq!(usage.unwrap(), Usage { bytes: 8, inodes: 1 });
-        let path = directory.path().join("d/file");
+        let path = directory.path().join(name);
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!(metadata.len().to_string(), SIZE);
         assert!(metadata.blocks() < 64, "{}", metadata.blocks());
@@ -330,6 +339,10 @@ fn holes_of_extended_headers_are_neither_read_nor_written() {
         new(&[("GNU.sparse.realsize", "9223372036854775807")], &list(parts)),
         new(&[("GNU.sparse.offset", "0")], &list(parts)),
         extended(&old, b"headtail"),
+        extended(&oldest[..3], b"headtail"),
+        extended(&[oldest[0], oldest[3]], b"headtail"),
+        extended(&[oldest[0], oldest[2], oldest[2]], b"headtail"),
+        extended(&[&old[2..], &oldest[..]].concat(), b"headtail"),
         extended(&[&old[..], &[("GNU.sparse.map", "0,4,1")]].concat(), b"headtail"),
     ] {
         let directory = tempfile::tempdir().unwrap();
