@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -26,6 +26,9 @@ pub(crate) struct Claim {
     pub(crate) pod_cidr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) service_cidr: Option<String>,
+    /// Its data directory. Without that it is no cluster any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<PathBuf>,
     /// The network namespace it runs in: in another one all ports and ranges are free again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network_namespace: Option<u64>,
@@ -53,6 +56,21 @@ impl Claims {
         Ok(Claims { others: read(Path::new("/run"), &layout.run()), _lock: Some(lock) })
     }
 
+    /// Takes back what clusters keep here whose data directories are gone: they were killed and then deleted instead of
+    /// reset. `forget` takes away what else is left of one; where it cannot, the claim stays.
+    pub(crate) fn reclaim(&mut self, forget: impl Fn(&Layout) -> Result<()>) {
+        self.others.retain(|claim| {
+            let Some(data) = claim.data.as_ref().filter(|data| matches!(data.try_exists(), Ok(false))) else {
+                return true;
+            };
+            let outcome = Layout::new(data).map_err(Into::into).and_then(|layout| forget(&layout));
+            if let Err(error) = &outcome {
+                eprintln!("podium: the cluster that was in {} is left as it is: {error:#}", data.display());
+            }
+            outcome.is_err()
+        });
+    }
+
     #[cfg(test)]
     pub(crate) fn of(others: Vec<Claim>) -> Self {
         Claims { others, _lock: None }
@@ -69,6 +87,7 @@ impl Claims {
     /// Tells the others what was chosen, and lets the next one choose.
     pub(crate) fn publish(self, layout: &Layout, mut own: Claim) -> Result<()> {
         own.network_namespace = network_namespace();
+        own.data = Some(layout.data.clone());
         let text = format!("{:#}\n", serde_json::to_value(own)?);
         Ok(podium_pki::files::write(&layout.run().join("cluster.json"), text.as_bytes())?)
     }
@@ -121,6 +140,29 @@ mod tests {
         // Nobody listens on it, but its owner may start any moment.
         let claimed = Claims::of(vec![Claim { kubelet_port: port, ..Claim::default() }]);
         assert_ne!(claimed.kubelet_port(port).unwrap(), port);
+    }
+
+    #[test]
+    fn what_deleted_clusters_kept_is_taken_back() {
+        let there = tempfile::tempdir().unwrap();
+        let gone = there.path().join("gone");
+        let claim = |name: &str, data: Option<&Path>| Claim {
+            pod_cidr: Some(name.to_owned()),
+            data: data.map(Path::to_owned),
+            ..Claim::default()
+        };
+        let all =
+            [claim("there", Some(there.path())), claim("older", None), claim("gone", Some(&gone))].to_vec();
+        let mut claims = Claims::of(all.clone());
+        claims.reclaim(|_| anyhow::bail!("its pods still run"));
+        assert_eq!(claims.pod_cidrs().count(), 3);
+        let forgotten = std::cell::RefCell::new(Vec::new());
+        claims.reclaim(|layout| {
+            forgotten.borrow_mut().push(layout.data.clone());
+            Ok(())
+        });
+        assert_eq!(forgotten.into_inner(), [gone]);
+        assert_eq!(claims.pod_cidrs().collect::<Vec<_>>(), ["there", "older"]);
     }
 
     #[test]

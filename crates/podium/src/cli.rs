@@ -158,7 +158,7 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: Data,
     },
-    /// Remove the images that no container uses (podium's own runtime only)
+    /// Remove the images that no container uses, also loaded ones, which the kubelet leaves alone (podium's own runtime only)
     Prune {
         #[command(flatten)]
         data: Data,

@@ -29,7 +29,7 @@ use crate::runtime::Choice;
 use crate::settings::Settings;
 use crate::steps::{Steps, say};
 use crate::{addons, node, serving_approval};
-pub(crate) use remove::{remove, stop_pods};
+pub(crate) use remove::{Purpose, forget, remove, stop_pods};
 
 /// How often certificates are looked at; they are renewed long before they end.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);

@@ -17,6 +17,7 @@ use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 
 use crate::claims::Claims;
 use crate::cli::{Cli, Command, Down, ImageCommand, Kubeconfig, Reset, Up};
+use crate::cluster::Purpose;
 use crate::join::{self, NodeSettings};
 use crate::layout::Layout;
 use crate::runtime::Choice;
@@ -94,7 +95,8 @@ fn start(up: &Up) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(refuse(&["not root: containers need it; run `sudo podium up`".to_owned()]));
     }
-    let claims = Claims::lock(&layout)?;
+    let mut claims = Claims::lock(&layout)?;
+    claims.reclaim(cluster::forget);
     let settings = Settings::choose(&layout, up, &claims)?;
     let faults = preflight::check(&preflight::Needs {
         data_dir: &layout.data,
@@ -119,7 +121,8 @@ fn start_node(flags: &join::Flags) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(refuse(&["not root: containers need it; run `sudo podium node`".to_owned()]));
     }
-    let claims = Claims::lock(&layout)?;
+    let mut claims = Claims::lock(&layout)?;
+    claims.reclaim(cluster::forget);
     let settings = NodeSettings::choose(&layout, flags, &claims)?;
     let faults = preflight::check(&preflight::Needs {
         data_dir: &layout.data,
@@ -194,6 +197,10 @@ pub(crate) fn end_of_start() {
 }
 
 fn stop(down: &Down) -> Result<ExitCode> {
+    stop_for(down, Purpose::Rest)
+}
+
+fn stop_for(down: &Down, purpose: Purpose) -> Result<ExitCode> {
     let layout = Layout::new(&down.data.data_dir)?;
     match daemon(&layout) {
         Some(pid) => {
@@ -204,7 +211,7 @@ fn stop(down: &Down) -> Result<ExitCode> {
         None => say("not running"),
     }
     if down.all {
-        cluster::stop_pods(&layout)?;
+        cluster::stop_pods(&layout, purpose)?;
         say("pods and container runtime stopped");
     } else if crate::runtime::has_pods(&layout) {
         say("pods keep running: `podium up` takes them over again, `podium down --all` stops them");
@@ -344,7 +351,7 @@ fn reset(reset: &Reset) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    stop(&Down { data: reset.data.clone(), all: true })?;
+    stop_for(&Down { data: reset.data.clone(), all: true }, Purpose::Removal)?;
     cluster::remove(&layout)?;
     say("deleted");
     Ok(ExitCode::SUCCESS)
@@ -374,9 +381,7 @@ fn image(command: ImageCommand) -> Result<ExitCode> {
             }
         }
         ImageCommand::Pull { image, data } => {
-            let spec = podium_cri::v1::ImageSpec { image: image.clone(), ..Default::default() };
-            let cri = podium_cri::Cri::connect(&endpoint(&data.data_dir)?)?;
-            let id = runtime.block_on(cri.pull_image(spec, None, None))?;
+            let id = runtime.block_on(crate::pull::pull(&endpoint(&data.data_dir)?, &image))?;
             say(&format!("pulled {image} {id}"));
         }
         ImageCommand::Save { image, file, data } => {

@@ -20,6 +20,7 @@ mod node;
 mod parts;
 mod pause;
 mod preflight;
+mod pull;
 mod runtime;
 mod serving_approval;
 mod settings;

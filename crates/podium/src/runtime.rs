@@ -54,6 +54,7 @@ pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
         registries: layout.data.join("registries"),
         cdi: podium_runtime::CDI_DIRECTORIES.map(Into::into).to_vec(),
         handlers: layout.data.join("runtime.toml"),
+        gives_networks_up: false,
         version: podium_api::VERSION.trim_start_matches('v').to_owned(),
     }
 }
@@ -70,11 +71,14 @@ pub(crate) fn has_shims(layout: &Layout) -> bool {
 }
 
 /// Serves podium's own runtime while `work` is done with it: for a cluster whose daemon has ended.
-pub(crate) async fn meanwhile<T>(layout: &Layout, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn meanwhile<T>(
+    config: podium_runtime::Config,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let end = Shutdown::new();
     let (tell, told) = tokio::sync::oneshot::channel();
     let ready = move || _ = tell.send(());
-    let serving = podium_runtime::run(config(layout), ready, end.clone());
+    let serving = podium_runtime::run(config, ready, end.clone());
     let working = async {
         let outcome = match told.await {
             Ok(()) => work.await,

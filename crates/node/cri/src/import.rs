@@ -274,7 +274,11 @@ async fn put_image(
 ) -> Result<(), ImportError> {
     let image = Image {
         name: name.to_owned(),
-        labels: HashMap::from([("io.cri-containerd.image".to_owned(), "managed".to_owned())]),
+        // Pinned: an image that a person brought may be in no registry, and the kubelet is not to collect it.
+        labels: HashMap::from([
+            ("io.cri-containerd.image".to_owned(), "managed".to_owned()),
+            ("io.cri-containerd.pinned".to_owned(), "pinned".to_owned()),
+        ]),
         target: Some(types::Descriptor {
             media_type: target.media_type.clone(),
             digest: target.digest.clone(),

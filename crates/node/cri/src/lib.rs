@@ -105,3 +105,13 @@ pub async fn prune(endpoint: &str) -> Result<(Vec<String>, u64), Error> {
     let answer = answer.into_inner();
     Ok((answer.removed, answer.bytes))
 }
+
+/// What podium's own runtime is pulling now, the oldest first: names are whole, numbers are bytes of what was not here.
+///
+/// # Errors
+/// The runtime's answer, or that it cannot be reached; another runtime has no such call.
+pub async fn pulls(endpoint: &str) -> Result<Vec<images::Pull>, Error> {
+    let mut client = images::image_store_client::ImageStoreClient::new(client::channel(endpoint)?);
+    let answer = client.pulls(images::PullsRequest {}).await;
+    Ok(answer.map_err(|status| Error::call("Pulls", &status))?.into_inner().pulls)
+}

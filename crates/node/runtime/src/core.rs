@@ -22,6 +22,7 @@ use crate::cni::{Cni, Network};
 use crate::container::{Container, State};
 use crate::handlers::Handlers;
 use crate::images::store::Store;
+use crate::registry::progress::Pulls;
 use crate::sandbox::Sandbox;
 use crate::shim::{self, Lines, Program, ShimError};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
@@ -75,6 +76,8 @@ pub(crate) struct Runtime {
     pub(crate) streaming: Streaming,
     /// Shared by pulls, taken alone by a collection: content comes before its name.
     pub(crate) pulling: tokio::sync::RwLock<()>,
+    /// How far pulls are.
+    pub(crate) pulls: Pulls,
     /// Work in the background, waited for at the end.
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -144,6 +147,7 @@ impl Runtime {
             events: broadcast::channel(EVENTS).0,
             streaming: Streaming::default(),
             pulling: tokio::sync::RwLock::new(()),
+            pulls: Pulls::default(),
             tasks: TaskTracker::new(),
             shutdown,
             config,

@@ -56,6 +56,8 @@ pub struct Config {
     pub handlers: PathBuf,
     /// Where files about devices by name are (CDI), the more important directory last.
     pub cdi: Vec<PathBuf>,
+    /// Whether a pod may end although the CNI plugin fails to take its network down: only where the network itself goes next.
+    pub gives_networks_up: bool,
     /// Its version, as it is told to clients.
     pub version: String,
 }

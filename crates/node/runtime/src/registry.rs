@@ -8,6 +8,7 @@
 mod auth;
 mod client;
 mod hosts;
+pub(crate) mod progress;
 
 use std::time::Duration;
 
@@ -22,14 +23,17 @@ use crate::images::store::{ImageError, check_layers};
 use auth::Credentials;
 use client::{Client, HttpError};
 use hosts::Host;
+use progress::Pull;
 
 /// Layers fetched at a time.
 const PARALLEL: usize = 3;
-/// A layer's fetch is taken up again this often where it broke off.
-const RESUMES: usize = 5;
+/// A layer's fetch is taken up again where it broke off, but not more often than this for nothing.
+const RESUMES: u32 = 5;
+/// An attempt that brought so much was not for nothing: a large layer over a bad line takes any number of them.
+const WORTHWHILE_BYTES: u64 = 1 << 20;
 /// Manifests and indexes are small.
 const DOCUMENT_BYTES: u64 = 8 << 20;
-/// How long a pause before an attempt grows to.
+/// How much longer each pause is before another attempt for nothing.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What can be read: both forms of manifests and of indexes.
@@ -122,7 +126,8 @@ pub(crate) async fn pull(
     let reference = parse(&full);
     let hosts = hosts::of(&runtime.config.registries, &reference.host)?;
     let credentials = Credentials::of(auth.as_ref(), &reference.host);
-    let puller = Puller { runtime, reference, hosts, client: Client::new(credentials) };
+    let pull = runtime.pulls.begin(&full);
+    let puller = Puller { runtime, reference, hosts, client: Client::new(credentials), pull: &pull };
     let (target, bytes) = puller.resolve(&full).await?;
     let store = &runtime.store;
     // Nothing of this is collected before it has its name.
@@ -141,12 +146,18 @@ pub(crate) async fn pull(
     let missing = wanted.iter().filter(|one| !store.blobs.has(&one.digest));
     let missing = missing.fold(0, |sum: u64, one| sum.saturating_add(one.size));
     blobs::check_room(&runtime.config.root, missing).map_err(blobs::BlobError::Io)?;
+    pull.expect(missing);
+    tracing::info!(image = full, bytes = missing, "pulling an image");
     let fetches = wanted.into_iter().map(|one| {
         let puller = &puller;
         async move { puller.blob(&one).await }
     });
     use futures::{StreamExt, TryStreamExt};
-    futures::stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+    let fetching = futures::stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>();
+    tokio::select! {
+        fetched = fetching => drop(fetched?),
+        never = pull.tell(&full) => match never {},
+    }
     let store = std::sync::Arc::clone(store);
     let adopted = tokio::task::spawn_blocking(move || store.adopt(&full, &target)).await;
     adopted.map_err(|error| ImageError::Io(std::io::Error::other(error)))?.map_err(PullError::Image)
@@ -165,6 +176,7 @@ struct Puller<'a> {
     reference: Reference,
     hosts: Vec<Host>,
     client: Client,
+    pull: &'a Pull,
 }
 
 impl Puller<'_> {
@@ -236,9 +248,11 @@ impl Puller<'_> {
     async fn fetch(&self, wanted: &Descriptor, scratch: &std::path::Path) -> Result<(), PullError> {
         let mut last = HttpError::NoHost;
         let path = format!("{}/blobs/{}", self.reference.path, wanted.digest);
-        for attempt in 0..RESUMES {
+        let mut idle = 0;
+        while idle < RESUMES {
+            let before = client::length(scratch).await;
             for host in &self.hosts {
-                match self.client.download(host, &path, scratch, wanted.size).await {
+                match self.client.download(host, &path, scratch, wanted.size, self.pull).await {
                     Ok(()) => return Ok(()),
                     Err(error) => {
                         tracing::debug!(host = host.url, error = %chain(&error), "a fetch broke off");
@@ -249,7 +263,9 @@ impl Puller<'_> {
             if !last.is_transient() {
                 break;
             }
-            tokio::time::sleep(PAUSE * u32::try_from(attempt).unwrap_or(1)).await;
+            let brought = client::length(scratch).await.saturating_sub(before);
+            idle = if brought >= WORTHWHILE_BYTES { 0 } else { idle + 1 };
+            tokio::time::sleep(PAUSE * idle).await;
         }
         Err(PullError::Fetch { digest: wanted.digest.clone(), source: last })
     }

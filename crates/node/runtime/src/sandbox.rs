@@ -424,14 +424,14 @@ impl Runtime {
             self.kill_container(&container).await?;
         }
         let network = sandbox.inner.lock().network.clone();
-        if let Some(network) = network {
-            self.cni.delete(&attachment(&sandbox), &network).await.map_err(|error| {
-                Status::unknown(format!(
-                    "failed to destroy network for sandbox {:?}: {}",
-                    sandbox.id,
-                    chain(&error)
-                ))
-            })?;
+        if let Some(network) = network
+            && let Err(error) = self.cni.delete(&attachment(&sandbox), &network).await
+        {
+            let text = format!("failed to destroy network for sandbox {:?}: {}", sandbox.id, chain(&error));
+            if !self.config.gives_networks_up {
+                return Err(Status::unknown(text));
+            }
+            tracing::warn!("{text}");
         }
         self.end_shim(&sandbox).await;
         sandbox.inner.lock().phase = Phase::Stopped;

@@ -12,8 +12,17 @@ use crate::containerd::Containerd;
 use crate::layout::Layout;
 use crate::runtime::{self, Choice};
 
+/// Why pods are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The cluster goes on later.
+    Rest,
+    /// The cluster is to go: what cannot be done for one pod must not keep everything else.
+    Removal,
+}
+
 /// Stops all pods and the runtime, and takes bridge and rules out of the kernel.
-pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
+pub(crate) fn stop_pods(layout: &Layout, purpose: Purpose) -> Result<()> {
     let containerd = Containerd::new(layout);
     let tasks = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Both by what runs, not by what was chosen: the choice may have changed under the pods.
@@ -23,8 +32,20 @@ pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
     }
     if runtime::has_shims(layout) {
         let endpoint = Choice::Podium.endpoint(layout);
-        tasks.block_on(runtime::meanwhile(layout, remove_sandboxes(&endpoint)))?;
+        let stop = |config| tasks.block_on(runtime::meanwhile(config, remove_sandboxes(&endpoint)));
+        match stop(runtime::config(layout)) {
+            Err(error) if purpose == Purpose::Removal => {
+                eprintln!("podium: {error:#}; once more, without taking networks of pods down");
+                stop(podium_runtime::Config { gives_networks_up: true, ..runtime::config(layout) })?;
+            }
+            other => other?,
+        }
     }
+    take_network_down(layout)
+}
+
+/// Takes rules, routes and bridge out of the kernel.
+fn take_network_down(layout: &Layout) -> Result<()> {
     for table in [layout.network_table(), layout.proxy_table()] {
         // Naming it first makes the deletion of one that is not there no error.
         if let Err(error) = nft::apply(&format!("table ip {table}\ndelete table ip {table}\n")) {
@@ -37,6 +58,26 @@ pub(crate) fn stop_pods(layout: &Layout) -> Result<()> {
         netlink.delete_link(index)?;
     }
     Ok(())
+}
+
+/// Takes away what is left, in the kernel and under `/run`, of a cluster whose data directory is gone: nobody can reset it any
+/// more, and nothing of it can come back.
+pub(crate) fn forget(layout: &Layout) -> Result<()> {
+    if crate::commands::daemon(layout).is_some() || Containerd::new(layout).running().is_some() {
+        bail!("it still runs");
+    }
+    if has_live_shims(&layout.run()) {
+        bail!("its pods still run");
+    }
+    take_network_down(layout)?;
+    remove_cgroups(&layout.cgroup_root());
+    remove_directory(&layout.run())
+}
+
+/// Whether a shim answers: one that was killed leaves its socket.
+fn has_live_shims(run: &Path) -> bool {
+    let sockets = std::fs::read_dir(run.join("s")).into_iter().flatten().flatten();
+    sockets.into_iter().any(|socket| std::os::unix::net::UnixStream::connect(socket.path()).is_ok())
 }
 
 async fn remove_sandboxes(endpoint: &str) -> Result<()> {
@@ -53,16 +94,18 @@ async fn remove_sandboxes(endpoint: &str) -> Result<()> {
 /// Deletes the cluster's files. Pods must have been stopped.
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
     remove_cgroups(&layout.cgroup_root());
-    for directory in [layout.run(), layout.data.clone()] {
-        unmount_below(&directory)?;
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("delete {}", directory.display()));
-            }
-            _ => {}
+    remove_directory(&layout.run())?;
+    remove_directory(&layout.data)
+}
+
+fn remove_directory(directory: &Path) -> Result<()> {
+    unmount_below(directory)?;
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("delete {}", directory.display()))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Unmounts everything below a directory. Deleting goes on only if nothing is left: what is mounted there may be a

@@ -161,9 +161,7 @@ impl Program for Server<'_> {
 
     async fn start(&mut self, _parts: &mut Parts) -> Result<(ApiServer, Store)> {
         let layout = Layout::new(&self.flags.data.data_dir)?;
-        for directory in [&layout.data, &layout.run()] {
-            podium_pki::files::private_directory(directory)?;
-        }
+        podium_pki::files::private_directory(&layout.data)?;
         let config = config(self.flags, &layout, Timestamp::now())?;
         let store = Engine::choose(&self.flags.etcd, &layout).open().await?;
         tracing::info!(revision = store.revision(), "store open");

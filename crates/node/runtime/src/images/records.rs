@@ -28,9 +28,22 @@ pub(crate) struct Record {
     /// Never collected.
     #[serde(default)]
     pub(crate) pinned: bool,
+    /// It came from an archive only: no registry is known to have it.
+    #[serde(default)]
+    pub(crate) loaded: bool,
     /// `USER` of the configuration.
     #[serde(default)]
     pub(crate) user: String,
+}
+
+impl Record {
+    /// Whether the kubelet is told to leave it where it is when it collects images (CRI's `pinned`).
+    ///
+    /// That an image was loaded means that a person brought it, to a machine that may reach no registry: once gone, pods that
+    /// name it never start again. One that has lost its last name to a later load is nobody's any more.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.pinned || (self.loaded && !self.tags.is_empty())
+    }
 }
 
 /// All of them, by id.
@@ -66,6 +79,7 @@ impl Records {
                 here.blobs
                     .extend(record.blobs.into_iter().filter(|b| !here.blobs.contains(b)).collect::<Vec<_>>());
                 here.pinned |= record.pinned;
+                here.loaded &= record.loaded;
                 // The same, but earlier versions named their directories otherwise.
                 here.layers = record.layers;
             }

@@ -154,13 +154,17 @@ impl Store {
                 size: descriptor.size,
                 ..Descriptor::default()
             };
-            loaded.push(self.adopt(name, &target)?);
+            loaded.push(self.adopt_from(name, &target, true)?);
         }
         Ok(loaded)
     }
 
-    /// Makes an image of content that is here: layers unpacked, name recorded. `name` is whole, with tag or digest.
+    /// Makes an image of content that was pulled: layers unpacked, name recorded. `name` is whole, with tag or digest.
     pub(crate) fn adopt(&self, name: &str, target: &Descriptor) -> Result<Record, ImageError> {
+        self.adopt_from(name, target, false)
+    }
+
+    fn adopt_from(&self, name: &str, target: &Descriptor, loaded: bool) -> Result<Record, ImageError> {
         let mut blobs = vec![target.digest.clone()];
         let mut document: Document = parse(&target.digest, &self.document(&target.digest)?)?;
         let mut manifest = target.digest.clone();
@@ -195,6 +199,7 @@ impl Store {
             user: parsed.config.user,
             blobs,
             layers,
+            loaded,
             ..Record::default()
         };
         let path = name.split_once('@').map_or(name, |(path, _)| path);
@@ -464,6 +469,8 @@ mod tests {
         let second = store.load(&archive(directory.path(), "example.com/a:v1", "two")).unwrap().remove(0);
         assert_eq!(store.find("example.com/a:v1").unwrap().id, second.id);
         assert!(store.find(&first.id).unwrap().tags.is_empty());
+        // The kubelet is to leave alone what a person brought, but not what has no name any more.
+        assert!(second.is_kept() && !store.find(&first.id).unwrap().is_kept());
         // A container stands on the first image's layer: removal leaves it, the next collection takes it.
         assert!(store.remove(&first.id).unwrap());
         assert!(!store.remove(&first.id).unwrap());
@@ -475,6 +482,10 @@ mod tests {
         // Everything is found again.
         let store = Store::open(&directory.path().join("store")).unwrap();
         assert_eq!(store.find("example.com/a:v1").unwrap(), second);
+        // A registry has it too: it can be had again.
+        let size = store.document(&second.manifest).unwrap().len() as u64;
+        let target = Descriptor { digest: second.manifest.clone(), size, ..Descriptor::default() };
+        assert!(!store.adopt("example.com/a:v2", &target).unwrap().is_kept());
     }
 
     #[test]

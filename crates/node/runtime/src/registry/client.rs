@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use super::auth::{Challenge, Credentials, Tokens, challenge};
 use super::hosts::Host;
+use super::progress::Pull;
 use crate::images::blobs;
 
 /// How long a host may take to be reached and to begin its answer.
@@ -151,9 +152,10 @@ impl Client {
         path: &str,
         file: &Path,
         size: u64,
+        pull: &Pull,
     ) -> Result<(), HttpError> {
         let url = format!("{}/{path}", host.url);
-        let have = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or(0);
+        let have = length(file).await;
         if have == size {
             return Ok(());
         }
@@ -166,6 +168,9 @@ impl Client {
         let options = if resumed { options.append(true) } else { options.truncate(true) };
         let mut output = options.open(file).await.map_err(HttpError::Write)?;
         let mut length = if resumed { have } else { 0 };
+        if !resumed {
+            pull.take_back(have);
+        }
         let mut unchecked = 0;
         let mut incoming = response.into_body();
         let broken = |source| HttpError::Connection { url: url.clone(), source };
@@ -181,6 +186,7 @@ impl Client {
                     return Err(HttpError::TooLong { url: url.clone(), limit: size });
                 }
                 output.write_all(&bytes).await.map_err(HttpError::Write)?;
+                pull.add(bytes.len() as u64);
                 unchecked += bytes.len() as u64;
                 if unchecked >= blobs::ROOM_EVERY {
                     unchecked = 0;
@@ -297,6 +303,11 @@ impl Client {
         }
         Err(HttpError::Redirect(url))
     }
+}
+
+/// How much of a file is here.
+pub(super) async fn length(file: &Path) -> u64 {
+    tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or(0)
 }
 
 fn authority(url: &str) -> Option<String> {

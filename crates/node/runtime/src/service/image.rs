@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::{Stream, stream};
 use podium_cri::images::image_store_server::ImageStore;
 use podium_cri::images::{
-    LoadRequest, LoadResponse, PruneRequest, PruneResponse, SaveRequest, SaveResponse, TagRequest,
-    TagResponse,
+    LoadRequest, LoadResponse, PruneRequest, PruneResponse, PullsRequest, PullsResponse, SaveRequest,
+    SaveResponse, TagRequest, TagResponse,
 };
 use podium_cri::v1::{self, image_service_server::ImageService};
 use podium_shim::{Identity, identity};
@@ -36,7 +36,7 @@ fn image(record: &Record) -> v1::Image {
         uid: uid.map(|value| v1::Int64Value { value }),
         username: username.to_owned(),
         spec: None,
-        pinned: record.pinned,
+        pinned: record.is_kept(),
     }
 }
 
@@ -207,6 +207,10 @@ impl ImageStore for Calls {
             Ok(TagResponse { name })
         })
         .await
+    }
+
+    async fn pulls(&self, _: Request<PullsRequest>) -> Result<Response<PullsResponse>, Status> {
+        Ok(Response::new(PullsResponse { pulls: self.0.pulls.list() }))
     }
 
     async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {

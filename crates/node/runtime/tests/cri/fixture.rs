@@ -134,6 +134,7 @@ impl Fixture {
             cni_plugins: self.path("bin"),
             registries: self.path("registries"),
             handlers: self.path("runtime.toml"),
+            gives_networks_up: false,
             cdi: vec![self.path("cdi")],
             version: "test".to_owned(),
         }

@@ -92,7 +92,8 @@ async fn tokens_are_fetched_and_redirects_get_none() {
     assert_eq!((media_type.as_str(), bytes.as_slice()), ("application/x", b"document".as_slice()));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("blob");
-    client.download(&host, "a/blobs/x", &file, 7).await.unwrap();
+    let pull = super::super::progress::Pulls::default().begin("a");
+    client.download(&host, "a/blobs/x", &file, 7, &pull).await.unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), b"content");
     let absent = client.get(&host, "a/manifests/absent", "*/*", 100).await;
     assert!(matches!(absent, Err(HttpError::NotFound { .. })), "{absent:?}");
@@ -118,12 +119,20 @@ async fn a_download_goes_on_where_it_broke_off() {
     let client = Client::new(Credentials::default());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("blob");
-    let short = client.download(&host, "x", &file, 10).await.unwrap_err();
+    let pulls = super::super::progress::Pulls::default();
+    let pull = pulls.begin("x");
+    let short = client.download(&host, "x", &file, 10, &pull).await.unwrap_err();
     assert!(short.is_transient(), "{short}");
-    client.download(&host, "x", &file, 10).await.unwrap();
+    client.download(&host, "x", &file, 10, &pull).await.unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), b"0123456789");
+    assert_eq!(pulls.list()[0].bytes, 10);
+    // What is there is fetched again where a host gives no part.
+    let whole = registry(|_, _| reply(200, &[], "0123456789")).await;
+    std::fs::write(&file, "0123").unwrap();
+    client.download(&whole, "x", &file, 10, &pull).await.unwrap();
+    assert_eq!((std::fs::read(&file).unwrap().as_slice(), pulls.list()[0].bytes), (&b"0123456789"[..], 16));
     let longer = directory.path().join("longer");
-    assert!(matches!(client.download(&host, "x", &longer, 2).await, Err(HttpError::TooLong { .. })));
+    assert!(matches!(client.download(&host, "x", &longer, 2, &pull).await, Err(HttpError::TooLong { .. })));
 }
 
 #[test]

@@ -48,6 +48,26 @@ pub struct PruneResponse {
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PullsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PullsResponse {
+    /// In the order of their beginning.
+    #[prost(message, repeated, tag = "1")]
+    pub pulls: ::prost::alloc::vec::Vec<Pull>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pull {
+    /// The image's whole name.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// Fetched so far, of what was not here.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// To be fetched; zero until the manifest is here.
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+}
 /// Generated client implementations.
 pub mod image_store_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
@@ -185,6 +205,20 @@ pub mod image_store_client {
             req.extensions_mut().insert(GrpcMethod::new("podium.runtime.v1.ImageStore", "Prune"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn pulls(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PullsRequest>,
+        ) -> std::result::Result<tonic::Response<super::PullsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podium.runtime.v1.ImageStore/Pulls");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podium.runtime.v1.ImageStore", "Pulls"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -210,6 +244,10 @@ pub mod image_store_server {
             &self,
             request: tonic::Request<super::PruneRequest>,
         ) -> std::result::Result<tonic::Response<super::PruneResponse>, tonic::Status>;
+        async fn pulls(
+            &self,
+            request: tonic::Request<super::PullsRequest>,
+        ) -> std::result::Result<tonic::Response<super::PullsResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ImageStoreServer<T> {
@@ -402,6 +440,40 @@ pub mod image_store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PruneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podium.runtime.v1.ImageStore/Pulls" => {
+                    #[allow(non_camel_case_types)]
+                    struct PullsSvc<T: ImageStore>(pub Arc<T>);
+                    impl<T: ImageStore> tonic::server::UnaryService<super::PullsRequest> for PullsSvc<T> {
+                        type Response = super::PullsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::PullsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ImageStore>::pulls(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PullsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
