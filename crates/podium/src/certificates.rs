@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +22,16 @@ use tokio::sync::watch;
 use crate::connection::Connection;
 use crate::parts::Parts;
 
-/// How long an answer may take before the request is made again.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a pending request is looked at. A node without a certificate may not watch, and this happens once.
-const LOOK: Duration = Duration::from_millis(100);
+/// How long a person who joins a node waits for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a daemon waits before it makes another request: where nobody approves, each one lies there for a day. Upstream's
+/// `certificateWaitTimeout`.
+const LONG_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How soon a pending request is looked at first, and how rarely in the end. A node without a certificate may not watch.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
-/// How often certificates are looked at, and how long after a failed try the next one is made.
+/// How often certificates are looked at at least, and how long after a failed try the next one is made.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -75,17 +79,45 @@ pub(crate) fn kept(
     node: &str,
     names: &BTreeSet<AltName>,
 ) -> Option<KeyPair> {
-    let read = |ending: &str| {
-        podium_pki::files::read(&directory.join(format!("{}.{ending}", purpose.file()))).ok().flatten()
-    };
-    let pair = KeyPair { certificate: read("crt")?, key: Secret::new(read("key")?) };
+    let pair = read(directory, purpose)?;
     let facts = pair.facts().ok()?;
     let good = facts.common_name == format!("system:node:{node}")
         && facts.names == *names
         && !facts.renewal_due(Timestamp::now())
-        // A crash between the two files leaves a key of another certificate.
+        // Of two files one may be of another pair.
         && ServingCertificate::new(&pair).is_ok();
     good.then_some(pair)
+}
+
+/// Both in one file, so that no crash leaves a key without its certificate: the old pair is what the next one is asked by.
+fn path(directory: &Path, purpose: Purpose) -> PathBuf {
+    directory.join(format!("{}.pem", purpose.file()))
+}
+
+fn read(directory: &Path, purpose: Purpose) -> Option<KeyPair> {
+    let read = |path: &Path| podium_pki::files::read(path).ok().flatten();
+    if let Some(text) = read(&path(directory, purpose)) {
+        let (key, certificate) = text.split_at(text.find("-----BEGIN CERTIFICATE-----")?);
+        return Some(KeyPair { certificate: certificate.to_owned(), key: Secret::new(key.to_owned()) });
+    }
+    // As earlier versions kept them.
+    let part = |ending: &str| read(&directory.join(format!("{}.{ending}", purpose.file())));
+    Some(KeyPair { certificate: part("crt")?, key: Secret::new(part("key")?) })
+}
+
+fn keep(directory: &Path, purpose: Purpose, pair: &KeyPair) -> Result<()> {
+    podium_pki::files::private_directory(directory)?;
+    let text = format!("{}\n{}", pair.key.expose().trim_end(), pair.certificate);
+    Ok(podium_pki::files::write(&path(directory, purpose), text.as_bytes())?)
+}
+
+/// How long until a pair is to be renewed: some live for less than an hour. A moment at least: one that is issued when it is
+/// due, by an authority or a clock that is nearly over, must not be asked for without a pause.
+fn until_due(pair: &KeyPair, now: Timestamp) -> Duration {
+    let Ok(facts) = pair.facts() else { return AGAIN };
+    let whole = facts.not_after.as_second() - facts.not_before.as_second();
+    let due = facts.not_after.as_second() - whole / 5 - now.as_second();
+    Duration::from_secs(u64::try_from(due).unwrap_or(0)).clamp(AGAIN, RENEWAL)
 }
 
 /// Asks for a certificate of the node, waits until it is issued, and keeps it.
@@ -95,6 +127,7 @@ pub(crate) async fn obtain(
     purpose: Purpose,
     node: &str,
     names: &BTreeSet<AltName>,
+    patience: Duration,
 ) -> Result<KeyPair> {
     let new = NewRequest::new(&format!("system:node:{node}"), "system:nodes", names)?;
     let api = Api::<CertificateSigningRequest>::all(client.clone());
@@ -110,23 +143,19 @@ pub(crate) async fn obtain(
     };
     let created = api.create(&PostParams::default(), &request).await.context("ask for a certificate")?;
     let name = created.metadata.name.context("the request has no name")?;
-    let issued = tokio::time::timeout(PATIENCE, issued(&api, &name)).await;
+    let issued = tokio::time::timeout(patience, issued(&api, &name)).await;
     let certificate = issued.with_context(|| {
         format!("certificate signing request {name} is still pending: `kubectl certificate approve {name}` approves it")
     })??;
     let pair = KeyPair { certificate, key: new.key };
     // Also sees that the key fits.
     ServingCertificate::new(&pair).context("the issued certificate")?;
-    podium_pki::files::private_directory(directory)?;
-    let write = |ending: &str, text: &str| {
-        podium_pki::files::write(&directory.join(format!("{}.{ending}", purpose.file())), text.as_bytes())
-    };
-    write("key", pair.key.expose())?;
-    write("crt", &pair.certificate)?;
+    keep(directory, purpose, &pair)?;
     Ok(pair)
 }
 
 async fn issued(api: &Api<CertificateSigningRequest>, name: &str) -> Result<String> {
+    let mut look = FIRST_LOOK;
     loop {
         let status = api.get(name).await.context("look at the certificate signing request")?.status;
         let status = status.unwrap_or_default();
@@ -139,7 +168,8 @@ async fn issued(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
         if let Some(certificate) = status.certificate.filter(|bytes| !bytes.0.is_empty()) {
             return String::from_utf8(certificate.0).context("the issued certificate is no text");
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(look).await;
+        look = (look * 2).min(LAST_LOOK);
     }
 }
 
@@ -201,20 +231,22 @@ async fn keep_client(
     exchange: &Exchange,
 ) {
     loop {
-        if kept(directory, Purpose::Client, name, &BTreeSet::new()).is_none() {
-            let renewed = async {
-                let pair = obtain(client, directory, Purpose::Client, name, &BTreeSet::new()).await?;
-                exchange.replace(connection.client_by(&pair)?);
-                anyhow::Ok(())
-            };
-            if let Err(error) = renewed.await {
-                tracing::warn!(error = %format!("{error:#}"), "no new client certificate for the node");
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
+        let renew = async {
+            let none = BTreeSet::new();
+            let pair = obtain(client, directory, Purpose::Client, name, &none, LONG_PATIENCE).await?;
+            exchange.replace(connection.client_by(&pair)?);
             tracing::info!(name, "the node's client certificate is new");
-        }
-        tokio::time::sleep(RENEWAL).await;
+            anyhow::Ok(pair)
+        };
+        let pair = match kept(directory, Purpose::Client, name, &BTreeSet::new()) {
+            Some(pair) => Ok(pair),
+            None => renew.await,
+        };
+        let wait = pair.map(|pair| until_due(&pair, Timestamp::now())).unwrap_or_else(|error| {
+            tracing::warn!(error = %format!("{error:#}"), "no new client certificate for the node");
+            AGAIN
+        });
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -227,19 +259,21 @@ async fn keep_serving(
     issued: &watch::Sender<bool>,
 ) {
     loop {
-        if kept(directory, Purpose::Serving, name, names).is_none() {
-            let renewed = async {
-                let pair = obtain(client, directory, Purpose::Serving, name, names).await?;
-                serving.replace(&pair).context("use the new certificate")
-            };
-            if let Err(error) = renewed.await {
-                tracing::warn!(error = %format!("{error:#}"), "no serving certificate for the kubelet");
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
+        let renew = async {
+            let pair = obtain(client, directory, Purpose::Serving, name, names, LONG_PATIENCE).await?;
+            serving.replace(&pair).context("use the new certificate")?;
             issued.send_replace(true);
-        }
-        tokio::time::sleep(RENEWAL).await;
+            anyhow::Ok(pair)
+        };
+        let pair = match kept(directory, Purpose::Serving, name, names) {
+            Some(pair) => Ok(pair),
+            None => renew.await,
+        };
+        let wait = pair.map(|pair| until_due(&pair, Timestamp::now())).unwrap_or_else(|error| {
+            tracing::warn!(error = %format!("{error:#}"), "no serving certificate for the kubelet");
+            AGAIN
+        });
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -284,5 +318,33 @@ mod tests {
         let other = pki.admin(Timestamp::now()).unwrap();
         std::fs::write(own.join("kubelet-server.key"), other.key.expose()).unwrap();
         assert!(kept(&own, Purpose::Serving, "n", &names).is_none());
+        // One file of both comes before the two.
+        keep(&own, Purpose::Serving, &pair).unwrap();
+        let found = kept(&own, Purpose::Serving, "n", &names).unwrap();
+        assert_eq!(
+            (found.certificate.trim(), found.key.expose().trim()),
+            (pair.certificate.trim(), pair.key.expose().trim())
+        );
+    }
+
+    #[test]
+    fn short_lives_are_renewed_in_time() {
+        let now = Timestamp::now();
+        let authority = Authority::generate("ca", now).unwrap();
+        let issue = |life| {
+            let request = Request {
+                common_name: "n",
+                organization: None,
+                names: BTreeSet::new(),
+                usage: Usage::Client,
+                life,
+            };
+            authority.issue(&request, now).unwrap()
+        };
+        let year = Duration::from_secs(365 * 24 * 3600);
+        assert_eq!(until_due(&issue(year), now), RENEWAL);
+        let hour = until_due(&issue(Duration::from_secs(3600)), now).as_secs();
+        assert!((40 * 60..=48 * 60).contains(&hour), "{hour}");
+        assert_eq!(until_due(&issue(year), now + year), AGAIN);
     }
 }

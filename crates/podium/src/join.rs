@@ -150,7 +150,15 @@ async fn identity(
             )
         }
         None => {
-            certificates::obtain(&client, directory, Purpose::Client, name, &BTreeSet::new()).await?;
+            certificates::obtain(
+                &client,
+                directory,
+                Purpose::Client,
+                name,
+                &BTreeSet::new(),
+                certificates::PATIENCE,
+            )
+            .await?;
             certificates::rotating(parts, connection, directory, name)
         }
     }
