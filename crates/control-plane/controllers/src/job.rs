@@ -6,6 +6,7 @@
 //! read off the pods, so a restart does not forget them.
 
 mod decide;
+mod freshness;
 mod indexes;
 mod policy;
 mod shell;

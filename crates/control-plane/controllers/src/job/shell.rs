@@ -1,16 +1,19 @@
 //! Watches Jobs and pods, decides, and carries it out.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, Namespace, ObjectFieldSelector, Pod, PodTemplateSpec,
 };
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
 
 use super::decide::{Decision, NewPod, Observed, decide, is_held};
+use super::freshness::Freshness;
 use super::status;
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
 use crate::children::{Children, Target, concerned, owner_of};
@@ -42,6 +45,7 @@ pub(crate) async fn run(context: Context) {
         queue: WorkQueue::new("job"),
         expectations: Expectations::default(),
         own_writes: Expectations::default(),
+        freshness: Freshness::default(),
         context: context.clone(),
     });
     controller.watch();
@@ -61,6 +65,7 @@ struct Controller {
     expectations: Expectations,
     /// Writes to the Job itself: what is counted there must not be counted again.
     own_writes: Expectations,
+    freshness: Freshness,
 }
 
 impl Controller {
@@ -83,6 +88,38 @@ impl Controller {
         });
     }
 
+    /// Decides by the cache; or, where that may be older than the counts in the Job's status, by what the API says of pods whose
+    /// ends would be noted now.
+    async fn decide(
+        &self,
+        children: &Children<'_, Job>,
+        mut pods: Vec<Arc<Pod>>,
+        namespace_ends: bool,
+        now: Timestamp,
+    ) -> Result<Decision, Error> {
+        let job = children.owner;
+        let decided = |pods: &[Arc<Pod>]| decide(&Observed { job, pods, namespace_ends }, now);
+        let mut decision = decided(&pods);
+        let cache = self.pods.resource_version().parse().unwrap_or_default();
+        if self.freshness.suffices(children.key, owner::version(&job.metadata), cache) {
+            return Ok(decision);
+        }
+        let mut confirmed = HashSet::new();
+        loop {
+            let uids = newly_noted(job, &decision);
+            let doubtful = |pod: &&Arc<Pod>| {
+                let uid = owner::uid(&pod.metadata);
+                uids.contains(uid) && !confirmed.contains(uid)
+            };
+            let Some(pod) = pods.iter().find(doubtful).cloned() else { return Ok(decision) };
+            confirmed.insert(owner::uid(&pod.metadata).to_owned());
+            let live = read(&children.pods(), &pod).await?;
+            pods.retain(|it| !Arc::ptr_eq(it, &pod));
+            pods.extend(live.map(Arc::new));
+            decision = decided(&pods);
+        }
+    }
+
     async fn free_orphans(&self, key: &ObjectKey, living: Option<&str>) -> Result<(), Error> {
         for pod in self.pods.by_index(HELD, &key.to_string()) {
             let owner = owner::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
@@ -93,6 +130,25 @@ impl Controller {
         }
         Ok(())
     }
+}
+
+/// The uids of pods whose ends a decision notes for the first time.
+fn newly_noted(job: &Job, decision: &Decision) -> BTreeSet<String> {
+    let noted = |status: Option<&JobStatus>| -> BTreeSet<String> {
+        let uncounted = status.and_then(|status| status.uncounted_terminated_pods.as_ref());
+        let lists = uncounted.into_iter().flat_map(|it| [&it.succeeded, &it.failed]);
+        lists.flatten().flatten().cloned().collect()
+    };
+    let before = noted(job.status.as_ref());
+    noted(decision.status.as_ref()).difference(&before).cloned().collect()
+}
+
+/// The pod as it is now, unless it is gone. By a list, since the controller's role has no `get` of pods.
+async fn read(api: &Api<Pod>, pod: &Pod) -> Result<Option<Pod>, Error> {
+    let name = owner::name(&pod.metadata);
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = api.list(&params).await.map_err(Error::call("read pod", name))?;
+    Ok(found.items.into_iter().find(|it| it.metadata.uid == pod.metadata.uid))
 }
 
 /// Takes the finalizer off a pod, if it is still the same one.
@@ -110,6 +166,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let Some(job) = controller.jobs.get(&key) else {
         controller.expectations.forget(&key);
         controller.own_writes.forget(&key);
+        controller.freshness.forget(&key);
         return controller.free_orphans(&key, None).await;
     };
     controller.free_orphans(&key, job.metadata.uid.as_deref()).await?;
@@ -133,7 +190,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     };
     let namespace = controller.namespaces.get(&ObjectKey::cluster(key.namespace.as_str()));
     let namespace_ends = namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some());
-    let decision = decide(&Observed { job: &job, pods: &pods, namespace_ends }, now);
+    let decision = controller.decide(&children, pods, namespace_ends, now).await?;
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }
@@ -222,6 +279,7 @@ async fn apply(
             Ok(job) => {
                 count_news(children.owner, &job);
                 controller.own_writes.wrote(children.key, &job, children.context.now());
+                controller.freshness.wrote(children.key, owner::version(&job.metadata));
             }
             Err(error) if is_not_found(&error) => return Ok(()),
             Err(error) => return Err(call("update status of job")(error)),

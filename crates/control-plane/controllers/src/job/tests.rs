@@ -422,3 +422,31 @@ async fn pods_do_not_stay_held_by_a_job_that_is_gone() {
     api.until("they are free", |_| {}, |api| api.list::<Pod>("/pods").iter().all(|pod| !is_held(pod))).await;
     running.stop().await;
 }
+
+/// Another process has counted a pod's end and let the pod go; this one knows of the count, but not yet of the pod.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_another_process_has_counted_is_not_counted_again() {
+    let api = FakeApi::default();
+    let elsewhere = |job: &mut serde_json::Value, manager: &str| job["spec"]["managedBy"] = manager.into();
+    let mut work = serde_json::to_value(job(2, 1)).unwrap();
+    elsewhere(&mut work, "example.com/other");
+    let uid = api.create("batch/jobs", &work)["metadata"]["uid"].clone();
+    let mut ended = serde_json::to_value(exited(ours("first"), 0, 900)).unwrap();
+    ended["metadata"]["ownerReferences"][0]["uid"] = uid;
+    api.create("/pods", &ended);
+    let running = Running::start(&api, CONTROLLER);
+    api.settle().await;
+    let status = |api: &FakeApi| api.get::<Job>("batch/jobs", "ns", "work").unwrap().status.unwrap();
+    api.hold("/pods");
+    api.edit("/pods", "ns", "first", |pod| pod["metadata"]["finalizers"] = serde_json::json!([]));
+    api.edit("batch/jobs", "ns", "work", |job| {
+        job["status"] = serde_json::json!({"succeeded": 1, "uncountedTerminatedPods": {}});
+        elsewhere(job, "kubernetes.io/job-controller");
+    });
+    api.until("it works on", |_| {}, |api| api.list::<Pod>("/pods").len() == 2).await;
+    api.release("/pods");
+    api.settle().await;
+    assert_eq!((status(&api).succeeded, status(&api).active), (Some(1), Some(1)));
+    assert!(status::holds(&status(&api), COMPLETE).is_none());
+    running.stop().await;
+}
