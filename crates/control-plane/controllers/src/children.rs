@@ -192,6 +192,11 @@ impl<K: Owner> Children<'_, K> {
             // Gone already, or another pod by that name: either way ours is away.
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
             Err(error) => {
+                if context::is_uncertain(&error) {
+                    let expected =
+                        Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
+                    self.expectations.note(self.key, expected, self.context.now());
+                }
                 let message = format!("Error deleting: {}", context::words(&error));
                 self.context.warning(self.owner, "FailedDelete", message);
                 Err(error)

@@ -16,7 +16,7 @@ use crate::owner;
 
 /// Upstream's `ExpectationsTimeout`: a watch that far behind is broken, and waiting longer helps nobody.
 const EXPIRY_SECONDS: i64 = 300;
-/// A create whose answer was lost has either reached the cache by then or did not happen.
+/// A write whose answer was lost has either reached the cache by then or did not happen.
 const UNCERTAIN_SECONDS: i64 = 10;
 
 /// One write that the cache must show.
@@ -39,6 +39,20 @@ pub(crate) enum Expected {
         /// Which object.
         key: ObjectKey,
         /// Which life of it: another one under the same name is not ours.
+        uid: String,
+    },
+    /// The object at a later resourceVersion than this one, if the update that got no answer took place.
+    MaybeUpdated {
+        /// Which object.
+        key: ObjectKey,
+        /// The version that the update was based on.
+        from: u64,
+    },
+    /// The object gone or going, if the deletion that got no answer took place.
+    MaybeDeleted {
+        /// Which object.
+        key: ObjectKey,
+        /// Which life of it.
         uid: String,
     },
 }
@@ -115,7 +129,10 @@ impl Expectations {
         let open = self.open.lock();
         let uid = |(expected, _): &(Expected, Timestamp)| match expected {
             Expected::Deleted { uid, .. } => Some(uid.clone()),
-            Expected::Written { .. } | Expected::MaybeCreated { .. } => None,
+            Expected::Written { .. }
+            | Expected::MaybeCreated { .. }
+            | Expected::MaybeUpdated { .. }
+            | Expected::MaybeDeleted { .. } => None,
         };
         open.get(owner).into_iter().flatten().filter_map(uid).collect()
     }
@@ -145,10 +162,17 @@ fn is_met(expected: &Expected, since: Timestamp, cache: &dyn Cache, now: Timesta
                 || expired(EXPIRY_SECONDS)
         }
         Expected::MaybeCreated { key } => cache.seen(key).is_some() || expired(UNCERTAIN_SECONDS),
-        Expected::Deleted { key, uid } => {
-            cache.seen(key).is_none_or(|seen| seen.terminating || seen.uid != *uid) || expired(EXPIRY_SECONDS)
+        Expected::Deleted { key, uid } => is_ended(key, uid, cache) || expired(EXPIRY_SECONDS),
+        Expected::MaybeUpdated { key, from } => {
+            cache.seen(key).is_none_or(|seen| seen.version > *from) || expired(UNCERTAIN_SECONDS)
         }
+        Expected::MaybeDeleted { key, uid } => is_ended(key, uid, cache) || expired(UNCERTAIN_SECONDS),
     }
+}
+
+/// Whether the cache shows that life of the object gone or going.
+fn is_ended(key: &ObjectKey, uid: &str, cache: &dyn Cache) -> bool {
+    cache.seen(key).is_none_or(|seen| seen.terminating || seen.uid != uid)
 }
 
 #[cfg(test)]
@@ -217,5 +241,23 @@ mod tests {
         check(maybe(), &Fake::default(), 10, true);
         let objects = HashMap::from([(key("a"), seen("u", 1, false))]);
         check(maybe(), &Fake { version: 0, objects }, 0, true);
+    }
+
+    #[test]
+    fn writes_without_an_answer_are_given_ten_seconds() {
+        let showing = |version, terminating| Fake {
+            version: 99,
+            objects: HashMap::from([(key("a"), seen("u", version, terminating))]),
+        };
+        let updated = || Expected::MaybeUpdated { key: key("a"), from: 7 };
+        check(updated(), &showing(7, false), 9, false);
+        check(updated(), &showing(7, false), 10, true);
+        check(updated(), &showing(8, false), 0, true);
+        check(updated(), &Fake::default(), 0, true);
+        let deleted = || Expected::MaybeDeleted { key: key("a"), uid: "u".to_owned() };
+        check(deleted(), &showing(9, false), 9, false);
+        check(deleted(), &showing(9, false), 10, true);
+        check(deleted(), &showing(9, true), 0, true);
+        check(deleted(), &Fake::default(), 0, true);
     }
 }

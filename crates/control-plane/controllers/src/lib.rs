@@ -37,6 +37,8 @@ mod horizontalpodautoscaler;
 mod job;
 mod labels;
 mod legacytokencleaner;
+#[cfg(test)]
+mod lost_answers;
 mod manager;
 mod metrics;
 mod names;

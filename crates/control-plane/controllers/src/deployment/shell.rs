@@ -317,12 +317,20 @@ impl Sync<'_> {
     async fn update(&self, set: &ReplicaSet, scaled: Option<(i32, i32)>) -> Result<(), Error> {
         let context = &self.controller.context;
         let name = owner::name(&set.metadata);
-        let updated = self
-            .sets()
-            .replace(name, &PostParams::default(), set)
-            .await
-            .map_err(Error::call("update replica set", name))?;
-        self.controller.expectations.wrote(self.key, &updated, context.now());
+        match self.sets().replace(name, &PostParams::default(), set).await {
+            Ok(updated) => self.controller.expectations.wrote(self.key, &updated, context.now()),
+            Err(error) => {
+                if context::is_uncertain(&error) {
+                    // It may have its new size: no other set must be sized as if it had the old one.
+                    let expected = Expected::MaybeUpdated {
+                        key: ObjectKey::of(set),
+                        from: owner::version(&set.metadata),
+                    };
+                    self.controller.expectations.note(self.key, expected, context.now());
+                }
+                return Err(Error::call("update replica set", name)(error));
+            }
+        }
         if let Some((from, to)) = scaled {
             let direction = if from < to { "up" } else { "down" };
             let message = format!("Scaled {direction} replica set {name} from {from} to {to}");

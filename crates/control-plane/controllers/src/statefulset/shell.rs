@@ -293,6 +293,12 @@ impl Sync<'_> {
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
             Err(error) => {
+                if context::is_uncertain(&error) {
+                    // It may be gone: nothing above it must be made as if it still served.
+                    let expected =
+                        Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
+                    self.children.expectations.note(self.children.key, expected, self.children.context.now());
+                }
                 self.record("delete", "Delete", &target.key.name, Some(&error));
                 Err(Error::call("delete pod", target.key.to_string())(error))
             }

@@ -128,6 +128,8 @@ struct State {
     held: BTreeMap<String, usize>,
     /// Refuses creates of this resource with this message.
     refuse: Option<(String, String)>,
+    /// See [`FakeApi::lose_answer`].
+    lose: Option<(String, String)>,
     /// See [`FakeApi::forbidden`].
     forbidden: BTreeSet<String>,
 }
@@ -413,6 +415,7 @@ impl FakeApi {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
             return state.watch(&target, from, selected, client.unwrap_or_default());
         }
+        let lost = state.loses_answer(method, &target);
         state.writer = client;
         let outcome = match (method.as_str(), target.name.is_empty()) {
             ("GET", false) if target.subresource == "scale" => {
@@ -430,6 +433,9 @@ impl FakeApi {
         };
         state.writer = None;
         match outcome {
+            Ok(_) if lost => {
+                respond(500, &failure(&Refusal(500, "InternalError", "by arrangement".to_owned())))
+            }
             Ok(object) => respond(if *method == Method::POST { 201 } else { 200 }, &object),
             Err(refusal) => respond(refusal.0, &failure(&refusal)),
         }

@@ -4,7 +4,7 @@ use http::Method;
 use http_body::Frame;
 use serde_json::{Value, json};
 
-use super::{Answer, FakeApi, Hook, Key, Objects};
+use super::{Answer, FakeApi, Hook, Key, Objects, State, Target};
 use crate::clock::RuntimeClock;
 
 impl FakeApi {
@@ -58,6 +58,12 @@ impl FakeApi {
         if expire {
             state.expired.push((*reader, resource.clone()));
         }
+    }
+
+    /// The next update or deletion of that object is carried out, but nobody is told: it is answered with a failure, and watches
+    /// of the resource are held back from there on, see [`Self::release`].
+    pub(crate) fn lose_answer(&self, resource: &str, name: &str) {
+        self.state.lock().lose = Some((resource.to_owned(), name.to_owned()));
     }
 
     /// The number of changes so far, renewals of leases not counted.
@@ -115,5 +121,21 @@ impl FakeApi {
         }
         pod["status"]["conditions"] = json!([]);
         state.store(&key, pod);
+    }
+}
+
+impl State {
+    /// Whether the answer is to be lost, and with it whatever watches would tell.
+    pub(super) fn loses_answer(&mut self, method: &Method, target: &Target) -> bool {
+        let is_it =
+            |(resource, name): &(String, String)| *resource == target.resource && *name == target.name;
+        let writes = matches!(*method, Method::PUT | Method::DELETE) && target.subresource.is_empty();
+        if !writes || !self.lose.as_ref().is_some_and(is_it) {
+            return false;
+        }
+        self.lose = None;
+        let place = self.log.len();
+        self.held.insert(target.resource.clone(), place);
+        true
     }
 }
