@@ -7,7 +7,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use podium_api::volumes::{claim_ref, volume_name};
 use podium_client::{
@@ -19,7 +19,8 @@ use super::decide::{
     Attached, attaches, attachment, decide, multi_attach, needs_volumes, report, source, unique_name,
 };
 use crate::clock;
-use crate::context::{Context, Error, words};
+use crate::context::{Context, Error, LAG_CHECK, is_uncertain, words};
+use crate::expect::{Expectations, Expected};
 use crate::nodes;
 use crate::owner;
 use crate::pods;
@@ -61,6 +62,7 @@ pub(crate) async fn run(context: Context) {
         queue: queue.clone(),
         unwanted: Mutex::default(),
         refused: Mutex::default(),
+        expectations: Expectations::default(),
     });
     run_workers(queue, context.workers, context.shutdown.clone(), move |key| {
         reconcile(Arc::clone(&controller), key)
@@ -180,10 +182,13 @@ struct Controller {
     context: Context,
     caches: Caches,
     queue: WorkQueue<Key>,
-    /// Since when attachments that a node holds are unwanted, by name.
-    unwanted: Mutex<HashMap<String, Timestamp>>,
+    /// By volume: since when attachments that a node holds are unwanted, by name.
+    unwanted: Mutex<HashMap<String, HashMap<String, Timestamp>>>,
     /// Pods that were told that another node has their volume, by uid and volume.
     refused: Mutex<BTreeSet<(String, String)>>,
+    /// By volume: attachments made that the cache may not show. Whoever did not know of them would attach the volume a second
+    /// time, elsewhere.
+    expectations: Expectations,
 }
 
 async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<(), Error> {
@@ -199,9 +204,15 @@ impl Controller {
     }
 
     async fn volume(&self, name: &str) -> Result<(), Error> {
+        let key = ObjectKey::cluster(name);
         let Some(volume) = self.caches.volume(name).filter(|volume| source(volume).is_some()) else {
+            self.forget(name);
             return Ok(());
         };
+        if !self.expectations.satisfied(&key, &self.caches.attachments, self.context.now()) {
+            self.queue.add_after(Key::Volume(name.to_owned()), LAG_CHECK);
+            return Ok(());
+        }
         let users = self.caches.users(&volume);
         let wanted = users.iter().filter_map(|pod| pods::node_name(pod).map(str::to_owned)).collect();
         let attachments = self.caches.attachments.by_index(BY_VOLUME, name);
@@ -209,7 +220,8 @@ impl Controller {
             attachments.iter().map(|it| nodes::get(&self.caches.nodes, &it.spec.node_name)).collect();
         let now = self.context.now();
         let needs = {
-            let since = self.unwanted.lock();
+            let mut unwanted = self.unwanted.lock();
+            let since = unwanted.remove(name).unwrap_or_default();
             let attached: Vec<_> = attachments
                 .iter()
                 .zip(&on)
@@ -219,26 +231,25 @@ impl Controller {
                     unwanted_since: since.get(owner::name(&object.metadata)).copied(),
                 })
                 .collect();
-            decide(&volume, &wanted, &attached, now)
-        };
-        {
-            let mut since = self.unwanted.lock();
-            for attachment in &attachments {
-                let name = owner::name(&attachment.metadata);
-                if needs.held.iter().any(|held| held == name) {
-                    since.entry(name.to_owned()).or_insert(now);
-                } else {
-                    since.remove(name);
-                }
+            let needs = decide(&volume, &wanted, &attached, now);
+            // Only of those there are: one that comes again under the same name has its own time.
+            let held = needs.held.iter().map(|held| (held.clone(), since.get(held).copied().unwrap_or(now)));
+            let held: HashMap<_, _> = held.collect();
+            if !held.is_empty() {
+                unwanted.insert(name.to_owned(), held);
             }
-        }
+            needs
+        };
         if let Some(again) = needs.again {
             self.queue.add_after(Key::Volume(name.to_owned()), clock::until(again, now));
         }
         for (attachment, node) in needs.detach {
             // A kubelet that still reads that it is attached would mount it; and what the cache says it reads may be old.
             self.tell_node(&node, true).await?;
-            match self.api().delete(&attachment, &DeleteParams::default()).await {
+            let of_name = attachments.iter().find(|it| owner::name(&it.metadata) == attachment);
+            let uid = of_name.and_then(|it| it.metadata.uid.clone());
+            let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
+            match self.api().delete(&attachment, &params).await {
                 Err(error) if !is_not_found(&error) => {
                     return Err(Error::call("delete attachment", attachment)(error));
                 }
@@ -255,15 +266,34 @@ impl Controller {
 
     async fn attach(&self, volume: &PersistentVolume, node: &str, users: &[Arc<Pod>]) -> Result<(), Error> {
         let Some(new) = attachment(volume, node) else { return Ok(()) };
+        let (of, now) = (ObjectKey::of(volume), self.context.now());
         match self.api().create(&PostParams::default(), &new).await {
-            Err(error) if !is_already_exists(&error) => {
+            Ok(created) => {
+                self.expectations.wrote(&of, &created, now);
+                Ok(())
+            }
+            // The cache lags, and another node may be next in line: both wait until it shows the attachment, or for a while.
+            Err(error) if is_already_exists(&error) => {
+                self.expectations.note(&of, Expected::MaybeCreated { key: ObjectKey::of(&new) }, now);
+                Ok(())
+            }
+            Err(error) => {
+                if is_uncertain(&error) {
+                    self.expectations.note(&of, Expected::MaybeCreated { key: ObjectKey::of(&new) }, now);
+                }
                 let volume = owner::name(&volume.metadata);
                 let message = format!("AttachVolume.Attach failed for volume {volume:?} : {}", words(&error));
                 self.tell_pods(users, node, true, "FailedAttachVolume", &message);
                 Err(Error::call("create attachment of", volume)(error))
             }
-            _ => Ok(()),
         }
+    }
+
+    /// Forgets a volume that is gone.
+    fn forget(&self, volume: &str) {
+        self.expectations.forget(&ObjectKey::cluster(volume));
+        self.unwanted.lock().remove(volume);
+        self.refused.lock().retain(|(_, of)| of != volume);
     }
 
     fn tell_pods(&self, users: &[Arc<Pod>], node: &str, warn: bool, reason: &str, message: &str) {
@@ -312,7 +342,10 @@ impl Controller {
         let wanted =
             attachments.iter().filter(|it| it.metadata.deletion_timestamp.is_none()).filter_map(|it| {
                 let volume = self.caches.volume(volume_of(it)?)?;
-                let held = self.unwanted.lock().contains_key(owner::name(&it.metadata));
+                let name_of_it = owner::name(&it.metadata);
+                let unwanted = self.unwanted.lock();
+                let held = unwanted.get(volume_of(it)?).is_some_and(|held| held.contains_key(name_of_it));
+                drop(unwanted);
                 let stays = held || self.caches.wanted(&volume).contains(name);
                 stays.then(|| Some((unique_name(&volume)?, it.as_ref()))).flatten()
             });

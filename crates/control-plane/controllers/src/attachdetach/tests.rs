@@ -99,10 +99,8 @@ fn user(name: &str, node: &str) -> Value {
     pod
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_volume_follows_its_pod_from_node_to_node() {
-    let api = FakeApi::default();
-    let running = Running::start(&api, &[CONTROLLER]);
+/// Two nodes, and a claim that is bound to the volume.
+fn furnish(api: &FakeApi) {
     for name in ["a", "b"] {
         api.create("/nodes", &node(name, true, false, None));
     }
@@ -111,11 +109,39 @@ async fn a_volume_follows_its_pod_from_node_to_node() {
     let mut bound = serde_json::to_value(volume("ReadWriteOnce")).unwrap();
     bound["spec"]["claimRef"] = json!({"namespace": "ns", "name": "c", "uid": uid});
     api.create("/persistentvolumes", &bound);
+}
+
+/// The nodes that there are attachments for.
+fn on(api: &FakeApi) -> Vec<String> {
+    let attachments: Vec<VolumeAttachment> = api.list(ATTACHMENTS);
+    attachments.iter().map(|it| it.spec.node_name.clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_not_attached_twice_while_the_cache_lags() {
+    let api = FakeApi::default();
+    furnish(&api);
+    let running = Running::start(&api, &[CONTROLLER]);
+    api.settle().await;
+    api.hold(ATTACHMENTS);
     api.create("/pods", &user("first", "a"));
-    let on = |api: &FakeApi| {
-        let attachments: Vec<VolumeAttachment> = api.list(ATTACHMENTS);
-        attachments.iter().map(|it| it.spec.node_name.clone()).collect::<Vec<_>>()
-    };
+    api.until("it is attached", |_| {}, |api| on(api) == ["a"]).await;
+    // Its pod goes, and another one comes elsewhere, before the cache shows the attachment.
+    api.end_pod("ns", "first");
+    api.create("/pods", &user("second", "b"));
+    api.settle().await;
+    assert_eq!(on(&api), ["a"], "one node at a time");
+    api.release(ATTACHMENTS);
+    api.until("it moves", |_| {}, |api| on(api) == ["b"]).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_follows_its_pod_from_node_to_node() {
+    let api = FakeApi::default();
+    let running = Running::start(&api, &[CONTROLLER]);
+    furnish(&api);
+    api.create("/pods", &user("first", "a"));
     let attached = |api: &FakeApi| {
         let attachments: Vec<VolumeAttachment> = api.list(ATTACHMENTS);
         for it in attachments.iter().filter(|it| !it.status.as_ref().is_some_and(|status| status.attached)) {
