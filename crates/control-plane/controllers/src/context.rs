@@ -9,8 +9,8 @@ use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use podium_client::{
-    Client, EventRecorder, EventType, Object, ObjectKey, SharedInformers, Shutdown, WorkQueue, is_conflict,
-    reference_of, run_workers, status_of,
+    CacheBehind, Client, EventRecorder, EventType, Object, ObjectKey, SharedInformers, Shutdown, WorkQueue,
+    is_conflict, reference_of, run_workers, status_of,
 };
 
 use crate::clock::Clock;
@@ -103,6 +103,15 @@ pub(crate) enum Error {
         /// Why.
         #[source]
         source: kube::Error,
+    },
+    /// The object exists, but its watch has not told of it yet. No fault of anyone's.
+    #[error("{object}")]
+    Behind {
+        /// The object's name.
+        object: String,
+        /// What the log goes by.
+        #[source]
+        source: CacheBehind,
     },
     /// The object in the cache cannot be worked with.
     #[error("{object}: {why}")]

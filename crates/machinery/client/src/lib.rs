@@ -38,7 +38,7 @@ pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
 pub use process::process_metrics;
 pub use queue::WorkQueue;
 pub use tokio_util::sync::CancellationToken as Shutdown;
-pub use workers::run_workers;
+pub use workers::{CacheBehind, run_workers};
 
 /// A component at work, until it is told to stop or fails.
 ///

@@ -12,12 +12,18 @@ use tokio::task::JoinSet;
 
 use crate::{Shutdown, WorkQueue, error_chain, is_conflict};
 
+/// A call could not decide because its cache does not show yet what is there: after a start, or when
+/// a watch lags. As a source of an error that [`run_workers`] is given, it makes that a wait.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it exists, but the cache does not show it yet")]
+pub struct CacheBehind;
+
 /// Calls `reconcile` for each key of the queue, up to `concurrency` at once, until shutdown; then
 /// takes no more keys, waits for the running calls and returns.
 ///
 /// A key whose call fails is queued again with back-off; success resets the back-off. A conflict is
-/// not worth a warning: someone else was first, and the next call sees what they did. A panic counts
-/// as a failure of that key and harms nobody else.
+/// not worth a warning: someone else was first, and the next call sees what they did. Neither is
+/// [`CacheBehind`]. A panic counts as a failure of that key and harms nobody else.
 pub async fn run_workers<T, F, Fut, E>(
     queue: WorkQueue<T>,
     concurrency: usize,
@@ -73,6 +79,10 @@ fn report(queue: &str, key: &dyn fmt::Debug, error: &(dyn StdError + 'static)) {
     while let Some(error) = next {
         if error.downcast_ref::<kube::Error>().is_some_and(is_conflict) {
             tracing::debug!(queue, ?key, cause, "conflict, trying again");
+            return;
+        }
+        if error.is::<CacheBehind>() {
+            tracing::debug!(queue, ?key, cause, "waiting for the cache");
             return;
         }
         next = error.source();

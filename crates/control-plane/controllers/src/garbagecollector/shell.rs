@@ -13,7 +13,7 @@ use kube::Resource;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use parking_lot::{Mutex, RwLock};
 use podium_client::{
-    Change, EventType, Object, ObjectKey, ResourcePath, WorkQueue, is_not_found, run_workers,
+    CacheBehind, Change, EventType, Object, ObjectKey, ResourcePath, WorkQueue, is_not_found, run_workers,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -333,10 +333,7 @@ impl Controller {
         };
         if !observed {
             // It exists; its own watch is about to say so, and then it is judged by what that says.
-            return Err(Error::Unusable {
-                object: describe(&identity),
-                why: "exists but has not been observed yet".to_owned(),
-            });
+            return Err(Error::Behind { object: describe(&identity), source: CacheBehind });
         }
         let mut owners = Vec::new();
         if !seen.deleting_dependents {
