@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use kube::api::{Api, DeleteParams, PostParams};
-use podium_client::{Informer, ObjectKey, is_already_exists, is_not_found};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use podium_client::{Informer, ObjectKey, is_already_exists, is_conflict, is_not_found};
 use serde_json::{Value, json};
 
 use crate::canonical::canonical;
@@ -192,13 +192,18 @@ impl Keeper<'_> {
     pub(crate) async fn forget(&self, revisions: &[Arc<ControllerRevision>]) -> Result<(), Error> {
         for revision in revisions {
             let name = owner::name(&revision.metadata);
-            match self.api().delete(name, &DeleteParams::default()).await {
+            // The version too: one that has been taken up again since is history no more.
+            let precondition = Preconditions {
+                uid: revision.metadata.uid.clone(),
+                resource_version: revision.metadata.resource_version.clone(),
+            };
+            match self.api().delete(name, &DeleteParams::default().preconditions(precondition)).await {
                 Ok(_) => {
                     let uid = owner::uid(&revision.metadata).to_owned();
                     let expected = Expected::Deleted { key: ObjectKey::of(revision.as_ref()), uid };
                     self.expectations.note(self.key, expected, self.context.now());
                 }
-                Err(error) if is_not_found(&error) => {}
+                Err(error) if is_not_found(&error) || is_conflict(&error) => {}
                 Err(error) => return Err(Error::call("delete controller revision", name)(error)),
             }
         }

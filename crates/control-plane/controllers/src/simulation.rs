@@ -55,6 +55,8 @@ fn the_invariants_hold_whatever_goes_wrong() {
                     }
                     let outcome = run(seed, false);
                     if !outcome.broken.is_empty() {
+                        // At once: a long run may be stopped before its end.
+                        println!("seed {seed} failed: {:?}", outcome.broken);
                         failures.lock().push((seed, outcome.broken.clone()));
                     }
                     totals.lock().add(&outcome);

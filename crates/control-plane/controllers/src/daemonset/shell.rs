@@ -100,13 +100,13 @@ impl Controller {
         of_set.map(|((_, node), (count, last))| (node.clone(), retry_at(*last, *count))).collect()
     }
 
-    /// A replacement long after the last one starts from the beginning.
+    /// A replacement long after the last one starts from the beginning; what is that old is forgotten, of whatever set or node.
     fn note_failure(&self, set: &str, node: &str) {
         let now = self.context.now();
         let mut failures = self.failures.lock();
+        failures.retain(|_, (count, last)| clock::after(retry_at(*last, *count), 900) >= now);
         let entry = failures.entry((set.to_owned(), node.to_owned())).or_insert((0, now));
-        let forgotten = clock::after(retry_at(entry.1, entry.0), 900) < now;
-        *entry = (if forgotten { 0 } else { entry.0 + 1 }, now);
+        *entry = (entry.0 + 1, now);
     }
 }
 

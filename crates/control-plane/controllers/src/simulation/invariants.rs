@@ -372,7 +372,8 @@ impl Judge {
         if !self.strict.steady_pods || !self.one_leads() || !rolling || is_leaving(&deployment) {
             return;
         }
-        // One that became available a moment ago may go for one that did not: whoever decides may not know.
+        // One that became available a moment ago may go: its set was told to be smaller because it did not serve. To delete only
+        // what is still unready would not help, since the set is to be smaller all the same.
         if !pods::is_available(pod, min_ready, now) || self.known_worth(pod).is_none() {
             return;
         }

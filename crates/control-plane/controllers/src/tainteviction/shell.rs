@@ -25,7 +25,7 @@ pub(crate) async fn run(context: Context) {
         nodes: context.informers.of::<Node>(),
         pods,
         queue: WorkQueue::new("noexec_taint_pod"),
-        first_seen: Mutex::default(),
+        first_seen: Arc::default(),
         doomed: Mutex::default(),
         context: context.clone(),
     });
@@ -41,15 +41,19 @@ struct Controller {
     pods: Informer<Pod>,
     queue: WorkQueue<ObjectKey>,
     /// By node and taint: since when a taint is known that does not say itself when it was added.
-    first_seen: Mutex<HashMap<(String, String), Timestamp>>,
+    first_seen: Arc<Mutex<HashMap<(String, String), Timestamp>>>,
     /// Pods that have been told a time.
     doomed: Mutex<HashSet<ObjectKey>>,
 }
 
 impl Controller {
     fn watch(&self) {
-        let (queue, pods) = (self.queue.clone(), self.pods.clone());
+        let (queue, pods, first_seen) = (self.queue.clone(), self.pods.clone(), self.first_seen.clone());
         self.nodes.on_event(move |change| {
+            if let Change::Deleted(node) = change {
+                let name = owner::name(&node.metadata);
+                first_seen.lock().retain(|(of, _), _| of != name);
+            }
             let tainted = |node: &Node| no_execute(nodes::taints(node)).cloned().collect::<Vec<Taint>>();
             let relevant = match change {
                 Change::Added(node) | Change::Deleted(node) => !tainted(node).is_empty(),
