@@ -434,6 +434,8 @@ async fn an_end_that_another_process_has_counted_is_not_counted_again() {
     let mut ended = serde_json::to_value(exited(ours("first"), 0, 900)).unwrap();
     ended["metadata"]["ownerReferences"][0]["uid"] = uid;
     api.create("/pods", &ended);
+    // New pods are pending, whatever they say.
+    api.edit("/pods", "ns", "first", |pod| pod["status"] = ended["status"].clone());
     let running = Running::start(&api, CONTROLLER);
     api.settle().await;
     let status = |api: &FakeApi| api.get::<Job>("batch/jobs", "ns", "work").unwrap().status.unwrap();
