@@ -4,11 +4,11 @@
 //! [`server_side_apply`] answers `PATCH` with `application/apply-patch+yaml`; [`track`] follows every other write.
 //! Objects are in the served version of the request.
 //!
-//! Source: KEP-555 and structured-merge-diff's `merge.Updater`. Difference: a manager's earlier configuration in
-//! another version of the API is not pruned from.
+//! Source: KEP-555 and structured-merge-diff's `merge.Updater`.
 
 mod last_applied;
 mod managers;
+mod prune;
 pub mod scale;
 
 use serde_json::{Map, Value};
@@ -182,9 +182,8 @@ impl Apply<'_> {
         writer.reset.iter().for_each(|path| set.remove_below(path));
         let applied = self.entry(name(writer), Operation::Apply, set);
         let last = managers.replace(applied.clone());
-        if let Some(last) = last.as_ref().filter(|l| l.api_version == *api_version) {
-            let owned = managers.owned();
-            typed::prune(node, &mut after, &last.set, &owned);
+        if let Some(last) = last.as_ref() {
+            prune::prune(&mut after, ty, api_version, last, &managers);
         }
         let checked = codec::check(after, ty, FieldValidation::Ignore).map_err(|e| {
             Refused::Error(ApiError::new(
@@ -374,18 +373,21 @@ impl<'a> Versions<'a> {
 
 /// Compares two objects in another version; `None` if they cannot be converted.
 fn compare_in(before: &Value, after: &Value, api_version: &str, wanted: &str) -> Option<typed::Comparison> {
+    let (node, seen) = in_version(after, api_version, wanted)?;
+    let mut before = before.clone();
+    if !before.is_null() {
+        before["kind"] = after["kind"].clone();
+        before = in_version(&before, api_version, wanted)?.1;
+    }
+    Some(typed::compare(node, &before, &seen))
+}
+
+/// An object of one version as another shows it, without its managers; `None` if it has no form there.
+fn in_version(object: &Value, api_version: &str, wanted: &str) -> Option<(Node, Value)> {
     let (group, version) = split_api_version(wanted);
-    let kind = codec::kind_of(after).1;
-    let ty = schema::type_of(group, version, kind)?;
-    let convert = |object: &Value| {
-        if object.is_null() {
-            return Some(Value::Null);
-        }
-        let mut object = object.clone();
-        managers::take(&mut object);
-        object["apiVersion"] = Value::from(api_version);
-        object["kind"] = Value::from(kind);
-        codec::convert(object, group, version).ok()
-    };
-    Some(typed::compare(Node::Struct(ty), &convert(before)?, &convert(after)?))
+    let ty = schema::type_of(group, version, codec::kind_of(object).1)?;
+    let mut object = object.clone();
+    managers::take(&mut object);
+    object["apiVersion"] = Value::from(api_version);
+    Some((Node::Struct(ty), codec::convert(object, group, version).ok()?))
 }

@@ -165,11 +165,13 @@ impl Managers {
         }
     }
 
-    /// All that anyone owns. Entries in other versions count too: their shapes rarely differ, and to keep a field too
-    /// many is the safe side.
-    pub(super) fn owned(&self) -> FieldSet {
+    /// All that anyone owns by the names of one version.
+    pub(super) fn owned_in(&self, api_version: &str) -> FieldSet {
         let mut owned = FieldSet::default();
-        self.0.iter().for_each(|entry| owned.add(&entry.set));
+        self.0
+            .iter()
+            .filter(|entry| entry.api_version == api_version)
+            .for_each(|entry| owned.add(&entry.set));
         owned
     }
 

@@ -371,6 +371,58 @@ fn versions_of_one_kind_share_their_managers() {
     assert_eq!(owned(&new, "two"), &json!({"f:spec": {"f:maxReplicas": {}}}));
 }
 
+/// What was applied in one version of the API goes when it is no longer applied in another, unless somebody else owns
+/// it, by whatever name.
+#[test]
+fn what_is_no_longer_applied_is_pruned_across_versions() {
+    let v2 = by_name("autoscaling.v2.HorizontalPodAutoscaler").unwrap();
+    let v1 = by_name("autoscaling.v1.HorizontalPodAutoscaler").unwrap();
+    let in_v2 = |metrics: Value| {
+        json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"},
+                "metrics": metrics},
+        })
+    };
+    let in_v1 = |mut spec: Value| {
+        spec["maxReplicas"] = json!(3);
+        spec["scaleTargetRef"] = json!({"kind": "Deployment", "name": "d"});
+        json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": spec})
+    };
+    let as_v1 = |live: &Value| crate::codec::convert(live.clone(), "autoscaling", "v1").unwrap();
+    let apply = |live: &Value, config: &Value, ty, manager| {
+        server_side_apply(live, config, ty, &writer(manager, "2024-01-01T00:00:00Z"), true).unwrap()
+    };
+    let cpu = json!([{"type": "Resource", "resource":
+        {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]);
+    let live = apply(&Value::Null, &in_v2(cpu), v2, "one");
+    assert_eq!(as_v1(&live)["spec"]["targetCPUUtilizationPercentage"], 70);
+
+    let pruned = apply(&as_v1(&live), &in_v1(json!({})), v1, "one");
+    assert_eq!(pruned["spec"].get("targetCPUUtilizationPercentage"), None, "{pruned}");
+    assert_eq!(pruned["spec"].get("minReplicas"), None, "{pruned}");
+    assert_eq!(pruned["spec"]["maxReplicas"], 3);
+    let entries = pruned["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!((entries.len(), &entries[0]["apiVersion"]), (1, &json!("autoscaling/v1")), "{pruned}");
+
+    // Another has come to own the utilization by its name in v1, and the first applies v2 without it.
+    let shared = apply(&as_v1(&live), &in_v1(json!({"targetCPUUtilizationPercentage": 70})), v1, "two");
+    let shared = crate::codec::convert(shared, "autoscaling", "v2").unwrap();
+    let mut config = in_v2(json!(null));
+    config["spec"].as_object_mut().unwrap().remove("metrics");
+    config["spec"].as_object_mut().unwrap().remove("minReplicas");
+    let kept = apply(&shared, &config, v2, "one");
+    assert_eq!(as_v1(&kept)["spec"]["targetCPUUtilizationPercentage"], 70, "{kept}");
+    assert_eq!(kept["spec"].get("minReplicas"), None, "nobody else owns it: {kept}");
+
+    // A version that nobody knows any more prunes nothing.
+    let mut old = live;
+    old["metadata"]["managedFields"][0]["apiVersion"] = json!("autoscaling/v2beta1");
+    let kept = apply(&old, &config, v2, "one");
+    assert_eq!(kept["spec"]["minReplicas"], 2, "{kept}");
+}
+
 #[test]
 fn bad_configurations_are_refused() {
     let live = apply_map(&Value::Null, json!({"a": "1"}), "one", false).unwrap();
