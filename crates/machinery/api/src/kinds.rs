@@ -158,6 +158,7 @@ mod config_map;
 mod daemon_set;
 mod deployment;
 mod devices;
+mod difference;
 mod endpoints;
 mod event;
 mod flow_control;

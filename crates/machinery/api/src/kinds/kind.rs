@@ -26,6 +26,8 @@ pub(crate) struct Kind {
     pub(crate) prepare_update: fn(&mut Value, &Value),
     /// Other changes to a status update before it is validated.
     pub(crate) prepare_status: fn(&mut Value, &Value),
+    /// Notes in a status that is written when it came about, given the time of the request.
+    pub(crate) status_since: fn(&mut Value, &Value, &str),
     /// Changes to the update of another part, by its name, before it is validated.
     pub(crate) prepare_part: fn(&mut Value, &Value, &str),
     /// Faults of the object.
@@ -68,6 +70,7 @@ impl Kind {
         status_keeps_metadata: false,
         prepare_update: |_, _| {},
         prepare_status: |_, _| {},
+        status_since: |_, _, _| {},
         prepare_part: |_, _, _| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
@@ -118,6 +121,7 @@ impl Rules for Kind {
                 set(new, "metadata", meta);
                 set(new, "status", status);
                 (self.prepare_status)(new, old);
+                (self.status_since)(new, old, ctx.now);
             }
             Part::Other(part) => (self.prepare_part)(new, old, part),
             Part::Main | Part::Scale => {

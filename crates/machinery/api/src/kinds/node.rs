@@ -27,7 +27,6 @@ pub(super) static RULES: Kind = Kind {
         declared_features(object, errors);
         pod_cidrs(object, errors);
     },
-    // Upstream judges the old rules again here; a fault is told once.
     validate_late: update,
     validate_status: |new, _, errors| {
         resources(new, errors);
@@ -194,6 +193,9 @@ fn addresses(object: &Value, errors: &mut Errors) {
 fn update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
+    // Told a second time, as upstream does: causes are told as often as they are found, messages once.
+    resources(new, errors);
+    declared_features(new, errors);
     addresses(new, errors);
     let (cidrs, known) = (list(spec, "podCIDRs"), list(before, "podCIDRs"));
     let changes = match known.len() {
@@ -215,6 +217,7 @@ fn update(new: &Value, old: &Value, errors: &mut Errors) {
             "node updates may not change providerID except from \"\" to valid",
         );
     }
+    taints(new, errors);
     if text(spec, "externalID") != text(before, "externalID") {
         errors.forbidden(&path.child("externalID"), "may not be updated");
     }

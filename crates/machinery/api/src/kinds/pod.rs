@@ -16,6 +16,7 @@ pub(crate) mod containers;
 mod defaults;
 mod print;
 mod qos;
+mod resize;
 pub(crate) mod resources;
 mod security;
 pub(crate) mod spec;
@@ -63,7 +64,7 @@ impl Rules for Pod {
         match ctx.part {
             Part::Status => status::prepare(new, old),
             Part::Other("ephemeralcontainers") => update::keep_only_ephemeral(new, old),
-            Part::Other("resize") => update::keep_only_resize(new, old),
+            Part::Other("resize") => resize::keep_only_resize(new, old),
             Part::Main | Part::Scale => carry(new, old, "status"),
             // Made by the server itself: binding, eviction.
             Part::Other(_) => {}
@@ -89,14 +90,19 @@ impl Rules for Pod {
         match ctx.part {
             Part::Status => status::validate(new, old, errors),
             Part::Other("ephemeralcontainers") => update::validate_ephemeral(new, old, errors),
-            Part::Other("resize") => update::validate_resize(new, old, errors),
+            Part::Other("resize") => resize::validate(new, old, errors),
             Part::Other("binding") => {}
             _ => update::validate(new, old, errors),
         }
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { warnings::on_create(object) }
+        // Of updates only those of the status are warned about, and only they can change an address.
+        match old {
+            None => warnings::on_create(object),
+            Some(old) if value(object, "status") == value(old, "status") => Vec::new(),
+            Some(_) => status::warnings(object),
+        }
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {

@@ -2,6 +2,7 @@
 
 mod check;
 mod sources;
+mod update;
 
 use serde_json::{Value, json};
 
@@ -11,14 +12,13 @@ use super::print::{AGE, CREATED_AT, NAME, age, boolean, created_at_row, integer,
 use super::tree::{
     child, default, default_text, ensure_map, flag, has, is_empty, list, same, set, text, value,
 };
-use super::validate::{self, IMMUTABLE, meta::immutable};
+use super::validate::{self, meta::immutable};
 use super::volume_claim::{class, modes_text};
 use crate::field::Path;
 use crate::quantity::Quantity;
 use check::{
     attachment, csi_capacity, csi_driver, csi_node, parameters, provisioner, storage_class, validate_volume,
 };
-use sources::VOLUME_SOURCES;
 
 /// A new volume is pending since now.
 fn stamp_phase(object: &mut Value) {
@@ -46,29 +46,8 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
         validate_volume(value(object, "spec"), false, &Path::new("spec"), errors);
     },
     prepare: |object| stamp_phase(object),
-    validate_update: |new, old, errors| {
-        let path = Path::new("spec");
-        let (spec, before) = (value(new, "spec"), value(old, "spec"));
-        let source = |spec: &Value| -> Vec<(String, Value)> {
-            VOLUME_SOURCES
-                .iter()
-                .filter(|s| has(spec, s))
-                .map(|s| ((*s).to_owned(), value(spec, s).clone()))
-                .collect()
-        };
-        if source(spec) != source(before) {
-            errors.forbidden(
-                &path.child("persistentvolumesource"),
-                "spec.persistentvolumesource is immutable after creation\n",
-            );
-        }
-        immutable(value(spec, "volumeMode"), value(before, "volumeMode"), &path.child("volumeMode"), errors);
-        if !same(value(before, "nodeAffinity"), &Value::Null)
-            && !same(value(spec, "nodeAffinity"), value(before, "nodeAffinity"))
-        {
-            errors.invalid(&path.child("nodeAffinity"), value(spec, "nodeAffinity").clone(), IMMUTABLE);
-        }
-    },
+    validate_late: update::volume,
+    status_since: update::stamp_phase,
     name: |name, prefix| validate::dns_subdomain(name, prefix),
     fields: |object| vec![("name", text(value(object, "metadata"), "name").to_owned())],
     columns: &[
@@ -155,7 +134,7 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     validate_update: |new, old, errors| {
         for field in ["driverName", "parameters"] {
             if !same(value(new, field), value(old, field)) {
-                errors.invalid(&Path::new(field), value(new, field).clone(), IMMUTABLE);
+                errors.forbidden(&Path::new(field), &format!("updates to {field} are forbidden."));
             }
         }
     },

@@ -445,7 +445,7 @@ fn volumes() {
         claim.clone(),
         |new| new["spec"]["accessModes"] = json!(["ReadOnlyMany"]),
         &[
-            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
+            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n- spec.accessModes[0]: \"ReadWriteOnce\"\n+ spec.accessModes[0]: \"ReadOnlyMany\"\n",
         ],
     );
     check_update(
@@ -467,6 +467,19 @@ fn volumes() {
         json!({"metadata": {}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"],
             "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": "d", "name": "c"}, "storageClassName": "fast"}, "status": {"phase": "Bound"}}),
         "x | 1Gi | RWO,ROX | Retain | Bound | d/c | fast | <unset> |  | 5m | <unset>",
+    );
+    check_update(
+        "storage.k8s.io",
+        "VolumeAttributesClass",
+        json!({"metadata": {}, "driverName": "d.example.com", "parameters": {"a": "b"}}),
+        |new| {
+            new["driverName"] = json!("e.example.com");
+            new["parameters"] = json!({"a": "c"});
+        },
+        &[
+            "driverName: Forbidden: updates to driverName are forbidden.",
+            "parameters: Forbidden: updates to parameters are forbidden.",
+        ],
     );
     check_row(
         "storage.k8s.io",

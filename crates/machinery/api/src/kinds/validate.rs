@@ -430,6 +430,24 @@ pub fn ip(value: &str) -> Result<IpAddr, &'static str> {
     }
 }
 
+/// What is odd about an address that may stand where it stands. Source: `GetWarningsForIP` of apimachinery.
+pub(crate) fn ip_warning(path: &str, value: &str) -> Option<String> {
+    let wanted = match value.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.to_string(),
+            None if v6.to_string() == value => return None,
+            None => {
+                return Some(format!(
+                    "{path}: IPv6 address {value:?} should be in RFC 5952 canonical format (\"{v6}\")"
+                ));
+            }
+        },
+        Ok(IpAddr::V4(_)) => return None,
+        Err(_) => sloppy_ipv4(value)?.to_string(),
+    };
+    Some(format!("{path}: non-standard IP address {value:?} is invalid: use {wanted:?}"))
+}
+
 /// An IPv4 address whose octets may have leading zeros, read as decimal.
 fn sloppy_ipv4(value: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];

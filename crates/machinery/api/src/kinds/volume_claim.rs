@@ -166,10 +166,11 @@ fn update(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let path = Path::new("spec");
     if !same(&rest, before) {
-        errors.forbidden(
-            &path,
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
+        let difference = super::difference::difference("spec", before, &rest);
+        let why = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{difference}"
         );
+        errors.forbidden(&path, &why);
     }
     let size = requested(spec);
     if size < requested(before) {

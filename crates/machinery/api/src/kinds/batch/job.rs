@@ -108,7 +108,8 @@ fn shown_map(labels: &Value) -> Value {
     if labels.is_null() { Value::Object(serde_json::Map::new()) } else { labels.clone() }
 }
 
-fn validate_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// A Job's spec without its selector.
+pub(super) fn validate_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     const COUNTS: &[&str] = &[
         "parallelism",
         "completions",

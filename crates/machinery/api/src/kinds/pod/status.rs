@@ -1,5 +1,7 @@
 //! The status part of a pod: what a status update may change and what it must obey.
 
+mod resources;
+
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
@@ -53,6 +55,7 @@ pub(super) fn set_condition(status: &mut Value, kind: &str, state: &str, now: &s
 
 /// Validates a status update.
 pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
+    super::update::annotations(new, old, errors);
     let path = Path::new("status");
     let (status, before) = (value(new, "status"), value(old, "status"));
     let spec = value(old, "spec");
@@ -76,6 +79,7 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     for field in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
         transitions(field, status, before, spec, &path.child(field), errors);
     }
+    resources::claims(status, spec, &path, errors);
     ips(status, before, "podIPs", &path, errors);
     let hosts = list(status, "hostIPs");
     if let Some(first) = hosts.first()
@@ -88,6 +92,19 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
         );
     }
     ips(status, before, "hostIPs", &path, errors);
+    resources::containers(status, spec, &path, errors);
+}
+
+/// Warnings about addresses that are not written as they should be.
+pub(super) fn warnings(object: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for field in ["podIPs", "hostIPs"] {
+        for (index, ip) in list(value(object, "status"), field).iter().enumerate() {
+            let at = format!("status.{field}[{index}].ip");
+            warnings.extend(validate::ip_warning(&at, text(ip, "ip")));
+        }
+    }
+    warnings
 }
 
 fn conditions(status: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -122,8 +139,8 @@ fn transitions(field: &str, new: &Value, old: &Value, spec: &Value, path: &Path<
             continue;
         }
         let name = text(before, "name");
-        let container = containers.iter().find(|c| text(c, "name") == name).unwrap_or(&Value::Null);
-        if field != "ephemeralContainerStatuses" && restarts(container, spec, int(ended, "exitCode")) {
+        let container = containers.iter().find(|c| text(c, "name") == name);
+        if container.is_some_and(|container| restarts(container, spec, int(ended, "exitCode"))) {
             continue;
         }
         let goes_on =

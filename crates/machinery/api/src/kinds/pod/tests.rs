@@ -2,6 +2,8 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "cases read better without references")]
 
+mod statuses;
+
 use serde_json::json;
 
 use super::*;
@@ -389,29 +391,6 @@ fn status_part_keeps_the_spec_and_main_part_the_status() {
     assert_eq!(status["status"], json!({"phase": "Running", "qosClass": "BestEffort"}));
     Pod.prepare_update(&mut new, &old, &main_part());
     assert_eq!(new["status"], old["status"]);
-}
-
-#[test]
-fn ended_containers_stay_ended_unless_they_restart() {
-    let check = |policy: &str, code: i64, faults: usize| {
-        let mut old = stored(pod(json!({"restartPolicy": policy})));
-        old["status"]["containerStatuses"] =
-            json!([{"name": "c", "state": {"terminated": {"exitCode": code}}}]);
-        let mut new = old.clone();
-        new["status"]["containerStatuses"] = json!([{"name": "c", "state": {"running": {}}}]);
-        let mut errors = Errors::new();
-        Pod.validate_update(
-            &new,
-            &old,
-            &Context { part: Part::Status, now: NOW, requester: Requester::NOBODY },
-            &mut errors,
-        );
-        assert_eq!(errors.0.len(), faults, "{policy} {code}");
-    };
-    check("Always", 0, 0);
-    check("OnFailure", 1, 0);
-    check("OnFailure", 0, 1);
-    check("Never", 1, 1);
 }
 
 #[test]

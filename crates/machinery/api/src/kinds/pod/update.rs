@@ -1,11 +1,11 @@
-//! What an update of a pod may change: little. And the parts that change the rest: ephemeral containers, resize.
+//! What an update of a pod may change: little. And the part that changes ephemeral containers; `resize` has its own file.
 
 use serde_json::Value;
 
 use super::affinity::tolerations;
-use super::qos_class;
 use super::spec::{validate_annotations, validate_pod};
 use crate::field::{Errors, Path, Reason};
+use crate::kinds::difference::difference;
 use crate::kinds::tree::{carry, entries, has, list, opt_int, remove, same, set, text, value};
 use crate::kinds::validate;
 
@@ -65,12 +65,24 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-fn annotations(new: &Value, old: &Value, errors: &mut Errors) {
+/// Annotations that say what a pod is cannot change. Source: `ValidatePodSpecificAnnotationUpdates`.
+pub(super) fn annotations(new: &Value, old: &Value, errors: &mut Errors) {
     const MIRROR: &str = "kubernetes.io/config.mirror";
+    const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
     let (new, old) =
         (value(value(new, "metadata"), "annotations"), value(value(old, "metadata"), "annotations"));
     let meta = Path::new("metadata");
     let at = meta.child("annotations");
+    let own = |annotations: &Value| -> Vec<String> {
+        let all = annotations.as_object().into_iter().flatten();
+        all.filter(|(key, _)| key.starts_with(APP_ARMOR)).map(|(key, _)| key.clone()).collect()
+    };
+    for key in own(old).iter().filter(|key| old.get(key) != new.get(key)) {
+        errors.forbidden(&at.key(key), "may not remove or update AppArmor annotations");
+    }
+    for key in own(new).iter().filter(|key| old.get(key).is_none()) {
+        errors.forbidden(&at.key(key), "may not add AppArmor annotations");
+    }
     match (old.get(MIRROR), new.get(MIRROR)) {
         (Some(before), after) if after != Some(before) => {
             errors.forbidden(&at.key(MIRROR), "may not remove or update mirror pod annotation");
@@ -168,35 +180,6 @@ fn gated(rest: &mut Value, old: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// The first few fields that differ, one per line. Upstream prints a diff of its Go structs here.
-fn difference(at: &str, old: &Value, new: &Value) -> String {
-    let mut lines = Vec::new();
-    collect(at, old, new, &mut lines);
-    lines.truncate(10);
-    lines.concat()
-}
-
-fn collect(at: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
-    if same(old, new) || lines.len() > 10 {
-        return;
-    }
-    match (old, new) {
-        (Value::Object(a), Value::Object(b)) => {
-            let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            for name in names {
-                let (x, y) = (a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null));
-                collect(&format!("{at}.{name}"), x, y, lines);
-            }
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            for (index, (x, y)) in a.iter().zip(b).enumerate() {
-                collect(&format!("{at}[{index}]"), x, y, lines);
-            }
-        }
-        _ => lines.push(format!("- {at}: {old}\n+ {at}: {new}\n")),
-    }
-}
-
 /// `/ephemeralcontainers` changes nothing but these.
 pub(super) fn keep_only_ephemeral(new: &mut Value, old: &Value) {
     let wanted = value(value(new, "spec"), "ephemeralContainers").clone();
@@ -210,31 +193,8 @@ pub(super) fn keep_only_ephemeral(new: &mut Value, old: &Value) {
     }
 }
 
-/// `/resize` changes nothing but resources and resize policies.
-pub(super) fn keep_only_resize(new: &mut Value, old: &Value) {
-    let wanted = value(new, "spec").clone();
-    let before = value(old, "spec");
-    let alike = |field: &str| {
-        let (a, b) = (list(&wanted, field), list(before, field));
-        a.len() == b.len() && a.iter().zip(b).all(|(x, y)| text(x, "name") == text(y, "name"))
-    };
-    // Anything else is left for validation to refuse.
-    if !alike("containers") || !alike("initContainers") {
-        return;
-    }
-    reset(new, old);
-    let Some(spec) = new.get_mut("spec") else { return };
-    carry(spec, &wanted, "resources");
-    for field in ["containers", "initContainers"] {
-        for (container, wanted) in crate::kinds::tree::items_mut(spec, field).zip(list(&wanted, field)) {
-            carry(container, wanted, "resources");
-            carry(container, wanted, "resizePolicy");
-        }
-    }
-}
-
 /// Everything as it was but the fields of metadata that a status update may not touch either.
-fn reset(new: &mut Value, old: &Value) {
+pub(super) fn reset(new: &mut Value, old: &Value) {
     carry(new, old, "spec");
     carry(new, old, "status");
     if let Some(meta) = new.get_mut("metadata") {
@@ -268,75 +228,6 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value, errors: &mut Errors) 
                 );
             }
             Some(_) => {}
-        }
-    }
-}
-
-/// Validates a resize: cpu and memory of containers and sidecars, within the pod's quality-of-service class.
-pub(super) fn validate_resize(new: &Value, old: &Value, errors: &mut Errors) {
-    validate_pod(new, errors);
-    let refuse = |errors: &mut Errors, why: &str| {
-        errors.0.clear();
-        errors.forbidden(&Path::new(""), why);
-    };
-    if has(value(value(old, "metadata"), "annotations"), "kubernetes.io/config.mirror") {
-        return refuse(errors, "static pods cannot be resized");
-    }
-    let (spec, before) = (value(new, "spec"), value(old, "spec"));
-    if text(value(before, "os"), "name") == "windows" {
-        return refuse(errors, "windows pods cannot be resized");
-    }
-    let path = Path::new("spec");
-    let class = text(value(old, "status"), "qosClass");
-    if !class.is_empty() && class != qos_class(new) {
-        errors.invalid(&path, class, "Pod QOS Class may not change as a result of resizing");
-    }
-    for field in ["containers", "initContainers"] {
-        let (news, olds) = (list(spec, field), list(before, field));
-        let at = path.child(field);
-        if news.len() != olds.len() {
-            errors.forbidden(&at, &format!("{field} may not be added or removed on resize"));
-            return;
-        }
-        for (index, (new, old)) in news.iter().zip(olds).enumerate() {
-            let indexed = at.index(index);
-            if text(new, "name") != text(old, "name") {
-                errors.forbidden(
-                    &indexed.child("name"),
-                    &format!("{field} may not be renamed or reordered on resize"),
-                );
-                return;
-            }
-            resized(field, new, old, &path, &indexed.child("resources"), errors);
-        }
-    }
-    if has(before, "resources") && !has(spec, "resources") {
-        errors.forbidden(&path.child("resources"), "pod-level resources cannot be removed");
-    }
-}
-
-fn resized(field: &str, new: &Value, old: &Value, spec: &Path<'_>, path: &Path<'_>, errors: &mut Errors) {
-    let (news, olds) = (value(new, "resources"), value(old, "resources"));
-    if field == "initContainers" && text(new, "restartPolicy") != "Always" {
-        if !same(news, olds) {
-            errors.forbidden(spec, "resources for non-sidecar init containers are immutable");
-        }
-        return;
-    }
-    for (kind, words) in
-        [("requests", "resource requests cannot be removed"), ("limits", "resource limits cannot be removed")]
-    {
-        if entries(olds, kind).any(|(name, _)| !has(value(news, kind), name)) {
-            errors.forbidden(&path.child(kind), words);
-        }
-        let others = |list: &Value| -> Vec<(String, Value)> {
-            entries(list, kind)
-                .filter(|(name, _)| !matches!(*name, "cpu" | "memory"))
-                .map(|(name, amount)| (name.to_owned(), amount.clone()))
-                .collect()
-        };
-        if others(news) != others(olds) {
-            errors.forbidden(spec, "only cpu and memory resources are mutable");
         }
     }
 }

@@ -170,16 +170,21 @@ fn a_claims_class_moves_only_forward() {
         rules("", "PersistentVolumeClaim").default(&mut claim);
         claim
     };
-    let immutable = "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
+    let immutable = |was: &str| {
+        format!(
+            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n- spec.storageClassName: {was}\n+ spec.storageClassName: \"slow\"\n"
+        )
+    };
+    let (was_fast, was_none) = (immutable("\"fast\""), immutable("null"));
     let annotation = format!("metadata.annotations.{BETA}: Invalid value: \"slow\": field is immutable");
     for (old, new, expected) in [
         (claim(json!({}), Value::Null), claim(json!({}), json!("fast")), &[][..]),
-        (claim(json!({}), json!("fast")), claim(json!({}), json!("slow")), &[immutable]),
+        (claim(json!({}), json!("fast")), claim(json!({}), json!("slow")), &[was_fast.as_str()]),
         (claim(json!({BETA: "fast"}), Value::Null), claim(json!({}), json!("fast")), &[]),
         (
             claim(json!({BETA: "fast"}), Value::Null),
             claim(json!({BETA: "fast"}), json!("slow")),
-            &[immutable],
+            &[was_none.as_str()],
         ),
         (
             claim(json!({BETA: "fast"}), Value::Null),
@@ -232,6 +237,28 @@ fn daemon_sets_count_changes_of_their_template() {
     let (status, _) =
         write("apps", "DaemonSet", Part::Status, &next, |new| new["metadata"]["annotations"] = json!({}));
     assert_eq!(counted(&status), "2");
+}
+
+/// What an update breaks is a cause twice, as upstream has it, and said once.
+#[test]
+fn faults_of_nodes_and_jobs_are_told_twice() {
+    let node = json!({"metadata": {"name": "n"}, "spec": {}});
+    let (_, faults) = write("", "Node", Part::Main, &node, |new| {
+        new["spec"]["taints"] = json!([{"key": "a", "effect": "Odd"}]);
+    });
+    let fault = "metadata.taints[0].effect: Unsupported value: \"Odd\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"";
+    assert_eq!(faults, [fault, fault]);
+    let mut errors = Errors::new();
+    rules("batch", "Job").validate_update(
+        &json!({"spec": {"parallelism": -1}}),
+        &json!({"spec": {"parallelism": 1}}),
+        &context(Part::Main),
+        &mut errors,
+    );
+    let negative = errors.0.iter().filter(|error| error.field == "spec.parallelism").count();
+    assert_eq!(negative, 2);
+    let text = crate::status::ApiError::invalid("batch", "Job", "j", &errors).message;
+    assert_eq!(text.matches("spec.parallelism").count(), 1, "{text}");
 }
 
 #[test]
