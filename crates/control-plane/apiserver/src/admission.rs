@@ -241,6 +241,7 @@ impl Admission {
         certificates::check(request, &self.authorizer)?;
         services::check_external_ips(request, self.config.allow_external_ips)?;
         devices::check_admin_access(request, &self.objects)?;
+        devices::check_status(request, &self.authorizer)?;
         escalation::check(&self.authorizer, request)
     }
 

@@ -97,6 +97,10 @@ impl Write {
 
     /// Both phases; the object as it would be stored, and the warnings.
     fn run(self, world: &World) -> Result<(Value, Vec<String>), ApiError> {
+        self.run_with(world, &Value::Null)
+    }
+
+    fn run_with(self, world: &World, options: &Value) -> Result<(Value, Vec<String>), ApiError> {
         let mut object = self.object;
         let mut request = Request {
             user: &self.user,
@@ -110,7 +114,7 @@ impl Write {
             name: self.name,
             object: &mut object,
             old: self.old.as_ref(),
-            options: &Value::Null,
+            options,
             dry_run: false,
             warnings: Vec::new(),
             annotations: Vec::new(),
@@ -679,6 +683,81 @@ fn devices_of_others_need_a_marked_namespace() {
     namespace["metadata"]["labels"]["resource.kubernetes.io/admin-access"] = json!("true");
     world.memory.put("", "namespaces", namespace);
     assert!(Write::create(GROUP, "resourceclaims").of(claim(true)).run(&world).is_ok());
+}
+
+#[test]
+fn parts_of_a_claims_status_are_their_writers() {
+    const GROUP: &str = "resource.k8s.io";
+    let world = World::new();
+    let role = |name: &str, verb: &str, resource: &str, names: Value| {
+        json!({"metadata": {"name": name}, "rules": [
+            {"apiGroups": [GROUP], "resources": [resource], "verbs": [verb], "resourceNames": names}]})
+    };
+    let bind = |name: &str, subject: &str| {
+        json!({"metadata": {"name": name}, "subjects": [{"kind": "User", "name": subject}],
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name}})
+    };
+    let driver = "system:serviceaccount:ns:driver";
+    for (name, verb, resource, names, subject) in [
+        ("binder", "update", "resourceclaims/binding", json!([]), "scheduler"),
+        ("reporter", "arbitrary-node:patch", "resourceclaims/driver", json!(["gpu.example.com"]), "reporter"),
+        ("driver", "associated-node:update", "resourceclaims/driver", json!(["gpu.example.com"]), driver),
+    ] {
+        world.memory.put(RBAC, "clusterroles", role(name, verb, resource, names));
+        world.memory.put(RBAC, "clusterrolebindings", bind(name, subject));
+    }
+    let node = |name: &str| json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]});
+    let claim = |status: Value| json!({"metadata": {"name": "c"}, "spec": {}, "status": status});
+    let free = claim(json!({}));
+    let bound =
+        claim(json!({"allocation": {"nodeSelector": node("a")}, "reservedFor": [{"resource": "pods"}]}));
+    let told = |driver: &str| {
+        let mut told = bound.clone();
+        told["status"]["devices"] = json!([{"driver": driver, "pool": "p", "device": "d", "data": {"a": 1}}]);
+        told
+    };
+    let write = |user: &User, verb: &str, old: &Value, new: &Value| {
+        let status = Write {
+            subresource: "status",
+            user: user.clone(),
+            ..Write::update(GROUP, "resourceclaims", "c", old.clone(), new.clone())
+        };
+        let options = json!({"kind": if verb == "patch" { "PatchOptions" } else { "UpdateOptions" }});
+        status.run_with(&world, &options).map_err(|error| error.message)
+    };
+    let user = |name: &str| User::new(name, &[]);
+    let on = |node: &str| {
+        let mut user = user(driver);
+        user.extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
+        user
+    };
+    assert!(write(&user("scheduler"), "update", &free, &bound).is_ok());
+    let refused = write(&user("jane"), "update", &free, &bound).unwrap_err();
+    assert!(
+        refused.ends_with(
+            "status.allocation: Forbidden: changing status.allocation or status.reservedFor requires \
+             resource=\"resourceclaims/binding\", verb=\"update\" permission: resourceclaims.resource.k8s.io is \
+             forbidden: User \"jane\" cannot update resource \"resourceclaims/binding\" in API group \
+             \"resource.k8s.io\" at the cluster scope"
+        ),
+        "{refused}"
+    );
+    assert!(write(&user("scheduler"), "patch", &free, &bound).is_err(), "another verb");
+    assert!(write(&user("jane"), "update", &bound, &bound).is_ok(), "nothing of it changed");
+    assert!(write(&user("reporter"), "patch", &bound, &told("gpu.example.com")).is_ok());
+    assert!(write(&user("reporter"), "patch", &bound, &told("net.example.com")).is_err(), "another driver");
+    assert!(
+        write(&user("reporter"), "patch", &told("net.example.com"), &bound).is_err(),
+        "another's is removed"
+    );
+    assert!(write(&on("a"), "update", &bound, &told("gpu.example.com")).is_ok());
+    let refused = write(&on("b"), "update", &bound, &told("gpu.example.com")).unwrap_err();
+    assert!(
+        refused.contains(
+            "requires resource=\"resourceclaims/driver\", verb=\"[arbitrary-node:update]\" permission"
+        ),
+        "{refused}"
+    );
 }
 
 #[test]
