@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use podium_api::kinds::{self, Rules};
-use podium_api::resources::{self, Resource, group_version};
+use podium_api::resources::{Resource, Selection, group_version};
 use podium_api::schema::{self, TypeId};
 
 /// How a kind behaves: a built-in's rules live forever, those of a run-time kind as long as it is served.
@@ -158,10 +158,10 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The built-in kinds.
-    pub fn built_in() -> Catalogue {
+    /// The built-in kinds that are to be served.
+    pub fn built_in(selection: &Selection) -> Catalogue {
         let mut map = ByPlural::default();
-        for resource in resources::served() {
+        for resource in selection.iter() {
             add(&mut map, Served::built_in(resource));
         }
         Catalogue { current: RwLock::new(Arc::new(map)) }
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn kinds_are_found_and_may_arrive_later() {
-        let catalogue = Catalogue::built_in();
+        let catalogue = Catalogue::built_in(&Selection::default());
         assert_eq!(catalogue.find("", "v1", "pods").unwrap().kind, "Pod");
         assert_eq!(catalogue.stored("", "events").unwrap().version, "v1");
         assert!(!catalogue.find("events.k8s.io", "v1", "events").unwrap().as_stored());

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use podium_api::resources::Selection;
 use podium_pki::KeyPair;
 use podium_pki::tls::ServingCertificate;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub service_cidr: Cidr,
     /// The ports of Services on nodes.
     pub node_ports: RangeInclusive<u16>,
+    /// Which versions of the API are served. Source: upstream's `--runtime-config`.
+    pub served: Selection,
     /// The serving certificate; replaced in place when it is renewed.
     pub serving: Arc<ServingCertificate>,
     /// Who is believed.

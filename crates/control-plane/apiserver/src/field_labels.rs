@@ -72,7 +72,9 @@ mod tests {
 
     #[track_caller]
     fn check(group: &str, version: &str, plural: &str, label: &str, expected: Result<&str, &str>) {
-        let served = Catalogue::built_in().find(group, version, plural).unwrap();
+        let served = Catalogue::built_in(&podium_api::resources::Selection::default())
+            .find(group, version, plural)
+            .unwrap();
         let found = resolve(&served, label).map_err(|error| error.message);
         let found = found.as_deref().map_err(String::as_str);
         assert_eq!(found, expected, "{plural} {label}");

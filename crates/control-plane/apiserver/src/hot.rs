@@ -194,7 +194,9 @@ mod tests {
 
     #[test]
     fn a_form_is_made_once_and_kept() {
-        let served = Catalogue::built_in().find("", "v1", "configmaps").unwrap();
+        let served = Catalogue::built_in(&podium_api::resources::Selection::default())
+            .find("", "v1", "configmaps")
+            .unwrap();
         let hot = Hot::default();
         let record = record("a", 100);
         let form = hot.form(&served, &record, true).unwrap();
@@ -210,7 +212,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let served = Catalogue::built_in().find("", "v1", "configmaps").unwrap();
+        let served = Catalogue::built_in(&podium_api::resources::Selection::default())
+            .find("", "v1", "configmaps")
+            .unwrap();
         let hot = Hot::default();
         let records: Vec<_> = (0..40).map(|n| super::tests::record(&format!("r{n}"), 3 << 20)).collect();
         for record in &records {
@@ -224,7 +228,9 @@ mod tests {
 
     #[test]
     fn what_is_cold_or_gone_is_forgotten() {
-        let served = Catalogue::built_in().find("", "v1", "configmaps").unwrap();
+        let served = Catalogue::built_in(&podium_api::resources::Selection::default())
+            .find("", "v1", "configmaps")
+            .unwrap();
         let hot = Hot::default();
         let (cold, warm) = (super::tests::record("cold", 10), super::tests::record("warm", 10));
         hot.form(&served, &cold, true).unwrap();

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use podium_api::resources::Selection;
 use podium_api::status::ApiError;
 use podium_api::{discovery, openapi};
 use podium_store::KeyRange;
@@ -44,15 +45,17 @@ pub(crate) async fn serve(
         [""] => Ok(response::object(StatusCode::OK, &index(core), output()?)),
         ["api"] | ["apis"] => root(core, path, headers, output()),
         ["api", version] => {
-            let list = discovery::resource_list("", version).ok_or_else(response::unknown_path)?;
+            let list = discovery::resource_list(&core.config.served, "", version)
+                .ok_or_else(response::unknown_path)?;
             Ok(response::object(StatusCode::OK, &list, output()?))
         }
         ["apis", group] => {
-            let group = discovery::group(group).ok_or_else(response::unknown_path)?;
+            let group = discovery::group(&core.config.served, group).ok_or_else(response::unknown_path)?;
             Ok(response::object(StatusCode::OK, &group, output()?))
         }
         ["apis", group, version] => {
-            let list = discovery::resource_list(group, version).ok_or_else(response::unknown_path)?;
+            let list = discovery::resource_list(&core.config.served, group, version)
+                .ok_or_else(response::unknown_path)?;
             Ok(response::object(StatusCode::OK, &list, output()?))
         }
         ["version"] => {
@@ -91,7 +94,7 @@ fn root(
 ) -> Result<Reply, ApiError> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if wants_aggregated(accept)
-        && let Some(document) = discovery::aggregated(path)
+        && let Some(document) = discovery::aggregated(&core.config.served, path)
     {
         let bytes = serde_json::to_vec(&document).map_err(|error| ApiError::internal(error.to_string()))?;
         let mut reply = with_etag(headers, AGGREGATED, Bytes::from(bytes));
@@ -102,7 +105,7 @@ fn root(
         let address = std::net::SocketAddr::new(core.config.advertise_address, core.advertised_port());
         discovery::api_versions(&address.to_string())
     } else {
-        discovery::api_groups()
+        discovery::api_groups(&core.config.served)
     };
     let mut reply = response::object(StatusCode::OK, &document, output?);
     reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
@@ -160,8 +163,8 @@ async fn documents(
         Some(document) => document,
         None => {
             let made = tokio::task::spawn_blocking({
-                let name = name.clone();
-                move || make_document(&name)
+                let (core, name) = (Arc::clone(core), name.clone());
+                move || make_document(&core.config.served, &name)
             });
             let made = made.await.map_err(|error| ApiError::internal(error.to_string()))?;
             let document = made.ok_or_else(response::unknown_path)?;
@@ -177,7 +180,7 @@ async fn documents(
     let (Some(asked), Some(of)) = (asked, path.strip_prefix("v3/")) else {
         return Ok(with_etag(headers, media, document));
     };
-    let hash = openapi::hash(of);
+    let hash = openapi::hash(&core.config.served, of);
     if asked != hash {
         // Another server's document, or an older one's: its address must not come to name this one.
         let mut reply = response::text(StatusCode::MOVED_PERMANENTLY, "Moved Permanently\n");
@@ -193,13 +196,13 @@ async fn documents(
     Ok(reply)
 }
 
-fn make_document(name: &str) -> Option<Bytes> {
+fn make_document(served: &Selection, name: &str) -> Option<Bytes> {
     let bytes = |document: Arc<[u8]>| Bytes::from_owner(document);
     match name {
-        "v2" => Some(bytes(openapi::v2())),
-        "v2.protobuf" => Some(bytes(openapi::v2_protobuf())),
-        "v3" => serde_json::to_vec(&openapi::v3_index()).ok().map(Bytes::from),
-        path => openapi::v3(path.strip_prefix("v3/")?).map(bytes),
+        "v2" => Some(bytes(openapi::v2(served))),
+        "v2.protobuf" => Some(bytes(openapi::v2_protobuf(served))),
+        "v3" => serde_json::to_vec(&openapi::v3_index(served)).ok().map(Bytes::from),
+        path => openapi::v3(served, path.strip_prefix("v3/")?).map(bytes),
     }
 }
 
@@ -342,6 +345,7 @@ fn index(core: &Core) -> Value {
         "/api",
         "/api/v1",
         "/apis",
+        "/apis/",
         "/healthz",
         "/livez",
         "/metrics",
@@ -354,11 +358,9 @@ fn index(core: &Core) -> Value {
     ]
     .map(str::to_owned)
     .to_vec();
-    for served in core.catalogue.all_stored() {
-        if !served.group.is_empty() {
-            paths.push(format!("/apis/{}", served.group));
-            paths.push(format!("/apis/{}/{}", served.group, served.version));
-        }
+    for (group, versions) in core.config.served.groups().into_iter().filter(|(group, _)| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.sort();
     paths.dedup();

@@ -1,6 +1,6 @@
 //! Discovery documents: which groups, versions and resources there are.
 //!
-//! All are made from the resource table. Where upstream's documents differ from each other for no reason a reader
+//! All are made from what a server serves of the resource table. Where upstream's documents differ from each other for no reason a reader
 //! could guess (the core group's resource list has no `apiVersion`), ours do as well: clients compare.
 
 #[cfg(test)]
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
-use crate::resources::{self, Resource, Subresource, group_version};
+use crate::resources::{Resource, Selection, Subresource, group_version};
 
 /// The content type of the aggregated documents, without the profile parameters.
 pub const AGGREGATED_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -25,14 +25,15 @@ pub fn api_versions(server_address: &str) -> Value {
 }
 
 /// `GET /apis`.
-pub fn api_groups() -> Value {
-    let groups: Vec<Value> = named_groups().map(|(group, versions)| group_entry(group, &versions)).collect();
+pub fn api_groups(served: &Selection) -> Value {
+    let groups: Vec<Value> =
+        named_groups(served).map(|(group, versions)| group_entry(group, &versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `GET /apis/{group}`.
-pub fn group(group: &str) -> Option<Value> {
-    let (_, versions) = named_groups().find(|(name, _)| *name == group)?;
+pub fn group(served: &Selection, group: &str) -> Option<Value> {
+    let (_, versions) = named_groups(served).find(|(name, _)| *name == group)?;
     let mut document = group_entry(group, &versions);
     document["kind"] = Value::from("APIGroup");
     document["apiVersion"] = Value::from("v1");
@@ -40,8 +41,8 @@ pub fn group(group: &str) -> Option<Value> {
 }
 
 /// The groups under `/apis`, with their versions.
-fn named_groups() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    resources::groups().into_iter().filter(|(group, _)| !group.is_empty())
+fn named_groups(served: &Selection) -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    served.groups().into_iter().filter(|(group, _)| !group.is_empty())
 }
 
 fn group_entry(group: &str, versions: &[&str]) -> Value {
@@ -53,14 +54,10 @@ fn group_entry(group: &str, versions: &[&str]) -> Value {
     })
 }
 
-fn resources_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + 'a {
-    resources::served().filter(move |r| r.group == group && r.version == version)
-}
-
 /// `GET /api/v1` (empty group) and `GET /apis/{group}/{version}`.
-pub fn resource_list(group: &str, version: &str) -> Option<Value> {
+pub fn resource_list(served: &Selection, group: &str, version: &str) -> Option<Value> {
     let mut entries: Vec<Value> = Vec::new();
-    for resource in resources_of(group, version) {
+    for resource in served.of(group, version) {
         entries.push(resource_entry(resource));
         entries.extend(resource.subresources.iter().map(|s| subresource_entry(resource, s)));
     }
@@ -122,24 +119,25 @@ fn storage_version_hash(resource: &Resource) -> String {
 }
 
 /// The aggregated document (`apidiscovery.k8s.io/v2`) of `/api` or `/apis`; `None` for another path.
-pub fn aggregated(path: &str) -> Option<Value> {
+pub fn aggregated(served: &Selection, path: &str) -> Option<Value> {
     let core = match path.trim_end_matches('/') {
         "/api" => true,
         "/apis" => false,
         _ => return None,
     };
-    let groups = resources::groups().into_iter().filter(|(group, _)| group.is_empty() == core);
-    let items: Vec<Value> = groups.map(|(group, versions)| aggregated_group(group, &versions)).collect();
+    let groups = served.groups().into_iter().filter(|(group, _)| group.is_empty() == core);
+    let items: Vec<Value> =
+        groups.map(|(group, versions)| aggregated_group(served, group, &versions)).collect();
     Some(json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     }))
 }
 
-fn aggregated_group(group: &str, versions: &[&str]) -> Value {
+fn aggregated_group(served: &Selection, group: &str, versions: &[&str]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
-            let resources: Vec<Value> = resources_of(group, version).map(aggregated_resource).collect();
+            let resources: Vec<Value> = served.of(group, version).map(aggregated_resource).collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
-use crate::resources;
+use crate::resources::Selection;
 
 /// The content type that [`v2_protobuf`] is answered with. Clients ask for it with an `@` (or a dot) before `v1.0`, but
 /// Go cannot parse a media type with an `@` in it, so upstream answers with the dot.
@@ -32,7 +32,7 @@ enum Flavor {
 const VERSION: &str = "v1.36.0";
 
 /// `/openapi/v2` as JSON.
-pub fn v2() -> Arc<[u8]> {
+pub fn v2(served: &Selection) -> Arc<[u8]> {
     let mut text = String::with_capacity(3 << 20);
     let head = json!({
         "swagger": "2.0",
@@ -44,29 +44,31 @@ pub fn v2() -> Arc<[u8]> {
     text.push_str(",\"definitions\":{");
     members(
         &mut text,
-        schemas::served().into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V2, ty))),
+        schemas::served(served)
+            .into_iter()
+            .map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V2, served, ty))),
     );
     text.push_str("},\"paths\":{");
-    let groups = resources::groups();
+    let groups = served.groups();
     let versions = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |v| (*group, *v)));
-    members(&mut text, versions.flat_map(|(group, version)| paths::of(Flavor::V2, group, version)));
+    members(&mut text, versions.flat_map(|(group, version)| paths::of(Flavor::V2, served, group, version)));
     text.push_str("}}");
     Arc::from(text.into_bytes())
 }
 
 /// `/openapi/v2` in the protobuf form that older clients ask for.
-pub fn v2_protobuf() -> Arc<[u8]> {
-    Arc::from(gnostic::encode())
+pub fn v2_protobuf(served: &Selection) -> Arc<[u8]> {
+    Arc::from(gnostic::encode(served))
 }
 
 /// `/openapi/v3`: the paths and their hashed URLs.
-pub fn v3_index() -> Value {
+pub fn v3_index(served: &Selection) -> Value {
     let mut paths = Map::new();
-    for (group, versions) in resources::groups() {
+    for (group, versions) in served.groups() {
         for version in versions {
             let path = paths::root(group, version);
             let path = path.trim_start_matches('/');
-            let url = format!("/openapi/v3/{path}?hash={}", hash(path));
+            let url = format!("/openapi/v3/{path}?hash={}", hash(served, path));
             paths.insert(path.to_owned(), json!({"serverRelativeURL": url}));
         }
     }
@@ -74,36 +76,38 @@ pub fn v3_index() -> Value {
 }
 
 /// The hash of a document in [`v3_index`]: equal hashes mean equal documents. Documents depend on nothing but this
-/// build's tables, so those are hashed instead of documents that nobody may ask for.
-pub fn hash(path: &str) -> String {
+/// build's tables and what is served of them, so those are hashed instead of documents that nobody may ask for.
+pub fn hash(served: &Selection, path: &str) -> String {
     let mut hasher = sha2::Sha256::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(VERSION);
     hasher.update(crate::schema::table_text());
+    hasher.update(served.to_string());
     hasher.update(path);
     hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// The document of one group version; `path` is `api/v1` or `apis/apps/v1`.
-pub fn v3(path: &str) -> Option<Arc<[u8]>> {
+pub fn v3(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
     let (group, version) = match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
         _ => return None,
     };
-    if !resources::served().any(|r| r.group == group && r.version == version) {
-        return None;
-    }
+    served.of(group, version).next()?;
     let mut text = String::with_capacity(1 << 20);
     let head = json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION}});
     open(&mut text, &head);
     text.push_str(",\"paths\":{");
-    members(&mut text, paths::of(Flavor::V3, group, version));
+    members(&mut text, paths::of(Flavor::V3, served, group, version));
     text.push_str("},\"components\":{\"securitySchemes\":");
     text.push_str(&json!({"BearerToken": bearer_token()}).to_string());
     text.push_str(",\"schemas\":{");
-    let types = schemas::closure(group, version);
-    members(&mut text, types.into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V3, ty))));
+    let types = schemas::closure(served, group, version);
+    members(
+        &mut text,
+        types.into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V3, served, ty))),
+    );
     text.push_str("}}}");
     Some(Arc::from(text.into_bytes()))
 }

@@ -1,11 +1,14 @@
 //! The resources this API server serves: one static table, from which routing, discovery and OpenAPI are made.
 //!
 //! Source: the discovery documents of Kubernetes v1.36. All GA and beta versions are in the table; what is served are
-//! the GA ones, which is what upstream serves unless it is asked for more.
+//! the GA ones, which is what upstream serves unless it is asked for more ([`Selection`]).
 
+mod selection;
 mod table;
 #[cfg(test)]
 mod tests;
+
+pub use selection::{Selection, SelectionError};
 
 /// One resource in one served version.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,12 +120,12 @@ pub fn all() -> &'static [Resource] {
     table::RESOURCES
 }
 
-/// Every resource served: upstream's betas are off by default.
+/// Every resource served by default: upstream's betas are off.
 pub fn served() -> impl Iterator<Item = &'static Resource> {
     all().iter().filter(|r| !r.version.contains("beta"))
 }
 
-/// A served resource by its URL name.
+/// A resource that is served by default, by its URL name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
     served().find(|r| r.plural == plural && r.group == group && r.version == version)
 }
@@ -130,17 +133,4 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
 /// A resource by its kind.
 pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
     all().iter().find(|r| r.kind == kind && r.group == group && r.version == version)
-}
-
-/// The groups served, in order of preference, each with its versions in order of preference. The core group comes first.
-pub fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
-    for resource in served() {
-        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
-            Some((_, versions)) if versions.contains(&resource.version) => {}
-            Some((_, versions)) => versions.push(resource.version),
-            None => groups.push((resource.group, vec![resource.version])),
-        }
-    }
-    groups
 }

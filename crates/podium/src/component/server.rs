@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::Timestamp;
+use podium_api::resources::Selection;
 use podium_apiserver::{ApiServer, Cidr, KubeletClient, Limits, admission, authentication, reviews};
 use podium_client::Shutdown;
 use podium_pki::tls::ServingCertificate;
@@ -50,6 +51,9 @@ pub(crate) struct Flags {
     /// Ports of Services on nodes
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767", value_parser = ports)]
     service_node_port_range: RangeInclusive<u16>,
+    /// Versions of the API to turn on or off: group/version=true|false, api/ga, api/beta, api/all
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+    runtime_config: Selection,
     #[command(flatten)]
     etcd: Etcd,
     /// How long events are kept
@@ -206,6 +210,7 @@ fn config(flags: &Flags, layout: &Layout, now: Timestamp) -> Result<podium_apise
         advertise_port: None,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range.clone(),
+        served: flags.runtime_config.clone(),
         serving: ServingCertificate::new(&serving)?,
         authentication: authentication::Config {
             client_authorities: podium_pki::certificate::from_pem(&clients).context("--client-ca-file")?,
@@ -294,10 +299,12 @@ mod tests {
         let layout = Layout::new(directory.path()).unwrap();
         let now = Timestamp::now();
         let line = "--advertise-address 192.0.2.1 --port 7000 --requestheader-allowed-names a,b \
+                    --runtime-config networking.k8s.io/v1beta1=true \
                     --service-cluster-ip-range 10.0.0.0/16 --tls-san api.example.com --event-ttl 1m30s";
         let config = config(&flags(line), &layout, now).unwrap();
         assert_eq!(config.bind.port(), 7000);
         assert_eq!(config.limits.event_ttl, Duration::from_secs(90));
+        assert!(config.served.of("networking.k8s.io", "v1beta1").next().is_some());
         assert_eq!(config.authentication.proxy_names, ["a", "b"]);
         assert_eq!(config.service_cidr.to_string(), "10.0.0.0/16");
         let serving = std::fs::read_to_string(layout.pki().join("apiserver.crt")).unwrap();
@@ -316,6 +323,9 @@ mod tests {
         let error = flags("--requestheader-username-headers X-User").proxies.check().unwrap_err().to_string();
         assert!(error.contains("only X-Remote-User"), "{error}");
         assert_eq!(ports("1-2"), Ok(1..=2));
+        let line = ["server", "--runtime-config", "example.com/v1=true"];
+        let error = Line::try_parse_from(line).unwrap_err().to_string();
+        assert!(error.contains("unknown api groups example.com"), "{error}");
         for wrong in ["", "1", "2-1", "0-9", "a-b", "1-70000"] {
             assert!(ports(wrong).is_err(), "{wrong}");
         }

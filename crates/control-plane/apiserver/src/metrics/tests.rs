@@ -8,7 +8,8 @@ use crate::catalogue::Catalogue;
 #[test]
 fn text_has_upstreams_names() {
     let metrics = Metrics::default();
-    let pods = Catalogue::built_in().find("", "v1", "pods").unwrap();
+    let pods =
+        Catalogue::built_in(&podium_api::resources::Selection::default()).find("", "v1", "pods").unwrap();
     let labels = Labels {
         verb: "GET",
         resource: Some(Resource(Arc::clone(&pods))),

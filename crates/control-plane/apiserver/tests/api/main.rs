@@ -13,4 +13,6 @@ mod overload;
 mod services;
 mod special;
 mod support;
+mod verbs;
+mod versions;
 mod watches;

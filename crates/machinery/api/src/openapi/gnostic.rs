@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::{Flavor, paths, schemas};
 use crate::codec::protobuf::wire::Writer;
-use crate::resources;
+use crate::resources::Selection;
 
 /// The document as bytes.
-pub(super) fn encode() -> Vec<u8> {
+pub(super) fn encode(served: &Selection) -> Vec<u8> {
     let mut writer = Writer::with_capacity(2 << 20);
     writer.text(1, "2.0");
     nested(&mut writer, 2, |w| {
@@ -18,17 +18,17 @@ pub(super) fn encode() -> Vec<u8> {
         w.text(2, super::VERSION);
     });
     nested(&mut writer, 8, |w| {
-        for (group, versions) in resources::groups() {
+        for (group, versions) in served.groups() {
             for version in versions {
-                for (name, item) in paths::of(Flavor::V2, group, version) {
+                for (name, item) in paths::of(Flavor::V2, served, group, version) {
                     named(w, 2, &name, |w| path_item(w, &item));
                 }
             }
         }
     });
     nested(&mut writer, 9, |w| {
-        for ty in super::schemas::served() {
-            let definition = schemas::definition(Flavor::V2, ty);
+        for ty in schemas::served(served) {
+            let definition = schemas::definition(Flavor::V2, served, ty);
             named(w, 1, &ty.openapi_name(), |w| schema(w, &definition));
         }
     });

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Flavor;
 use super::schemas::reference;
-use crate::resources::{self, Resource, Subresource};
+use crate::resources::{Resource, Selection, Subresource};
 use crate::schema::{TypeId, by_name, type_of};
 
 /// `/api/v1` or `/apis/apps/v1`.
@@ -13,11 +13,11 @@ pub(super) fn root(group: &str, version: &str) -> String {
 }
 
 /// The paths of a group version.
-pub(super) fn of(flavor: Flavor, group: &str, version: &str) -> Vec<(String, Value)> {
+pub(super) fn of(flavor: Flavor, served: &Selection, group: &str, version: &str) -> Vec<(String, Value)> {
     let root = root(group, version);
     let writer = Writer { flavor, root: &root, group, version };
     let mut paths = vec![(format!("{root}/"), writer.api_resources())];
-    for resource in resources::all().iter().filter(|r| r.group == group && r.version == version) {
+    for resource in served.of(group, version) {
         writer.resource(resource, &mut paths);
     }
     paths

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::Flavor;
-use crate::resources;
+use crate::resources::Selection;
 use crate::schema::{Field, Kind, ListType, Shape, TypeId, by_name, type_of};
 
 /// All types that the documents of a group version refer to, by name.
-pub(super) fn closure(group: &str, version: &str) -> BTreeSet<TypeId> {
+pub(super) fn closure(served: &Selection, group: &str, version: &str) -> BTreeSet<TypeId> {
     let mut found = BTreeSet::new();
     let mut pending: Vec<TypeId> = Vec::new();
-    for resource in resources::all().iter().filter(|r| r.group == group && r.version == version) {
+    for resource in served.of(group, version) {
         pending.extend(type_of(group, version, resource.kind));
         pending.extend(type_of(group, version, &format!("{}List", resource.kind)));
         for subresource in resource.subresources {
@@ -42,10 +42,10 @@ pub(super) fn closure(group: &str, version: &str) -> BTreeSet<TypeId> {
 }
 
 /// All types that any served document refers to, by name.
-pub(super) fn served() -> BTreeSet<TypeId> {
+pub(super) fn served(served: &Selection) -> BTreeSet<TypeId> {
     let versions =
-        resources::groups().into_iter().flat_map(|(g, versions)| versions.into_iter().map(move |v| (g, v)));
-    versions.flat_map(|(group, version)| closure(group, version)).collect()
+        served.groups().into_iter().flat_map(|(g, versions)| versions.into_iter().map(move |v| (g, v)));
+    versions.flat_map(|(group, version)| closure(served, group, version)).collect()
 }
 
 /// The type a field's value or items refer to, if they are not plain.
@@ -86,7 +86,7 @@ pub(super) fn reference(flavor: Flavor, ty: TypeId) -> Value {
 }
 
 /// The definition of a type.
-pub(super) fn definition(flavor: Flavor, ty: TypeId) -> Value {
+pub(super) fn definition(flavor: Flavor, served: &Selection, ty: TypeId) -> Value {
     let mut definition = match (ty.name(), flavor) {
         ("api.resource.Quantity", Flavor::V2) => json!({"type": "string"}),
         ("api.resource.Quantity", Flavor::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
@@ -112,7 +112,7 @@ pub(super) fn definition(flavor: Flavor, ty: TypeId) -> Value {
             definition["required"] = Value::from(required);
         }
     }
-    let kinds = kinds(ty);
+    let kinds = kinds(served, ty);
     if !kinds.is_empty() {
         definition["x-kubernetes-group-version-kind"] = Value::Array(kinds);
     }
@@ -123,11 +123,12 @@ pub(super) fn definition(flavor: Flavor, ty: TypeId) -> Value {
 }
 
 /// Every group, version and kind that the type serves as.
-fn kinds(ty: TypeId) -> Vec<Value> {
+fn kinds(served: &Selection, ty: TypeId) -> Vec<Value> {
     let entry =
         |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     match ty.name() {
-        "meta.v1.DeleteOptions" | "meta.v1.WatchEvent" => resources::groups()
+        "meta.v1.DeleteOptions" | "meta.v1.WatchEvent" => served
+            .groups()
             .iter()
             .flat_map(|(group, versions)| versions.iter().map(|v| entry(group, v, ty.go_name())))
             .collect(),
