@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_protocols_upgrade() {
+    fn upgrade_smuggling_only_known_protocols_upgrade() {
         let headers = |connection: &'static str, upgrade: &'static str| {
             let mut map = HeaderMap::new();
             map.insert(CONNECTION, HeaderValue::from_static(connection));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_are_never_targets() {
+    fn ssrf_own_addresses_are_never_targets() {
         for address in
             ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1", "224.0.0.1"]
         {

@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_to_another_host_is_told_from_a_path() {
+    fn upgrade_smuggling_a_redirect_to_another_host_is_told_from_a_path() {
         for path in ["/login", "login?next=http://x", "a/b:c", "?x=//y", "#a:b", ""] {
             assert!(!names_a_host(path), "{path}");
         }

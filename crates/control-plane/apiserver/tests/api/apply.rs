@@ -258,3 +258,45 @@ async fn scale_and_status_have_entries_of_their_own() {
     );
     server.stop().await;
 }
+
+/// Managers keep their fields whatever version of a kind they speak, and what one no longer applies goes.
+#[tokio::test]
+async fn versions_of_a_kind_are_applied_together() {
+    let server = Server::start().await;
+    let uri = |version: &str, manager: &str| {
+        format!(
+            "/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h?fieldManager={manager}"
+        )
+    };
+    let config = |version: &str, more: &Value| {
+        let mut object = json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "h"},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            object["spec"][key.as_str()] = value.clone();
+        }
+        object
+    };
+    let cpu = json!({"minReplicas": 2, "metrics": [{"type": "Resource", "resource":
+        {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]});
+    let made = apply(&server, &uri("v2", "one"), &config("v2", &cpu)).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let conflict =
+        apply(&server, &uri("v1", "two"), &config("v1", &json!({"targetCPUUtilizationPercentage": 50})))
+            .await;
+    assert_eq!(conflict.status, 409, "{}", conflict.text());
+    let next = apply(&server, &uri("v1", "one"), &config("v1", &json!({}))).await;
+    assert_eq!(next.status, 200, "{}", next.text());
+    let seen = next.json();
+    // Both have gone, and the server's defaults have come.
+    assert_eq!(
+        (&seen["spec"]["minReplicas"], &seen["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!(1), &json!(80))
+    );
+    assert_eq!(entry(&seen, "one", "")["apiVersion"], "autoscaling/v1");
+    let now =
+        apply(&server, &uri("v1", "two"), &config("v1", &json!({"targetCPUUtilizationPercentage": 50})))
+            .await;
+    assert_eq!(now.status, 200, "{}", now.text());
+    server.stop().await;
+}

@@ -164,7 +164,7 @@ async fn immutable_and_invalid_fields() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_too_large_or_too_deep() {
+async fn resource_exhaustion_bodies_that_are_too_large_or_too_deep() {
     let server = Server::start().await;
     let body = json!({"metadata": {"name": "a"}, "data": {"k": "x".repeat(4 << 20)}});
     let answer = call(&server, "POST", MAPS, body).await;
@@ -317,7 +317,7 @@ async fn methods_paths_and_media() {
 }
 
 #[tokio::test]
-async fn traversal_reaches_nothing() {
+async fn scope_confusion_traversal_reaches_nothing() {
     let server = Server::start().await;
     call(&server, "POST", "/api/v1/namespaces/kube-system/secrets", json!({"metadata": {"name": "s"}})).await;
     for path in [

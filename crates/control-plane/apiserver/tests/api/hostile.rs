@@ -276,6 +276,50 @@ async fn debug_exposure_nothing_without_authentication() {
     server.stop().await;
 }
 
+/// CVE-2021-25735: admission must compare with what is stored, not with what the request says was there.
+#[tokio::test]
+async fn admission_bypass_the_old_object_is_the_stored_one() {
+    let server = Server::start().await;
+    let labels = json!({"node-restriction.kubernetes.io/zone": "safe"});
+    let made = json!({"metadata": {"name": "n", "labels": labels}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
+    let stored = call(&server, "POST", "/api/v1/nodes", made).await.json();
+    let as_node = |method: &'static str, uri: &'static str, body: Value| {
+        let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(uri).header("content-type", media);
+        let request = request.body(body.to_string().into_bytes()).unwrap();
+        raw(&server.server, "system:node:n", &["system:nodes"], request)
+    };
+    let node = "/api/v1/nodes/n";
+    assert_eq!(as_node("PUT", node, stored.clone()).await.status, 200, "nothing of it changed");
+    for change in ["labels", "taints"] {
+        let mut body = stored.clone();
+        if change == "labels" {
+            body["metadata"]["labels"] = json!({});
+        } else {
+            body["spec"]["taints"] = json!([]);
+        }
+        // Neither an old version nor none, nor the way of writing, hides the change.
+        for version in [Value::Null, stored["metadata"]["resourceVersion"].clone()] {
+            body["metadata"]["resourceVersion"] = version;
+            let answer = as_node("PUT", node, body.clone()).await;
+            assert!(matches!(answer.status, 403 | 409), "{change}: {} {}", answer.status, answer.text());
+        }
+    }
+    let patch = json!({"metadata": {"labels": {"node-restriction.kubernetes.io/zone": null}}});
+    assert_eq!(as_node("PATCH", node, patch.clone()).await.status, 403);
+    assert_eq!(
+        as_node("PATCH", "/api/v1/nodes/n/status", patch).await.status,
+        403,
+        "the same at subresources"
+    );
+    let now = call(&server, "GET", node, Value::Null).await.json();
+    assert_eq!(
+        (&now["metadata"]["labels"]["node-restriction.kubernetes.io/zone"], &now["spec"]),
+        (&json!("safe"), &stored["spec"])
+    );
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn data_plane_trust_endpoints_stay_off_the_machine() {
     let server = Server::start().await;

@@ -138,7 +138,7 @@ async fn logs_come_from_the_kubelet() {
 }
 
 #[tokio::test]
-async fn a_node_is_proxied_to_and_a_pod_on_loopback_is_not() {
+async fn ssrf_a_node_is_proxied_to_and_a_pod_on_loopback_is_not() {
     let (server, _kubelet) = with_kubelet().await;
     let answer = call(&server, "GET", "/api/v1/nodes/n1/proxy/stats/summary?x=1", Value::Null).await;
     assert_eq!(answer.text().trim(), "/stats/summary?x=1");
@@ -168,7 +168,7 @@ async fn a_node_is_proxied_to_and_a_pod_on_loopback_is_not() {
 }
 
 #[tokio::test]
-async fn a_stream_is_copied_only_after_the_kubelet_agreed() {
+async fn upgrade_smuggling_a_stream_is_copied_only_after_the_kubelet_agreed() {
     let (server, _kubelet) = with_kubelet().await;
     for protocol in ["SPDY/3.1", "websocket"] {
         let mut stream = connect(&server, Some(&server.pki.admin(Timestamp::now()).unwrap())).await;

@@ -114,7 +114,7 @@ async fn a_serving_certificate_is_replaced_while_serving() {
 }
 
 #[tokio::test]
-async fn an_upgrade_without_a_reason_is_refused() {
+async fn upgrade_smuggling_an_upgrade_without_a_reason_is_refused() {
     let server = Server::start().await;
     let admin = server.pki.admin(Timestamp::now()).unwrap();
     let head = "GET /api/v1/nodes/none/proxy/ HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n";

@@ -107,7 +107,7 @@ async fn map(server: &Server, name: &str, bytes: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_are_closed() {
+async fn resource_exhaustion_connections_that_say_nothing_are_closed() {
     let server = Server::start_with(0, |config| config.limits.handshake = Duration::from_millis(300)).await;
     let mut silent = Vec::new();
     for _ in 0..500 {
@@ -128,7 +128,7 @@ async fn connections_that_say_nothing_are_closed() {
 
 /// CVE-2023-44487: streams that are opened and reset at once cost the client nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rapid_resets_end_the_connection() {
+async fn resource_exhaustion_rapid_resets_end_the_connection() {
     let server = Server::start().await;
     let mut stream = connect(&server, "admin", &["system:masters"], b"h2").await;
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
