@@ -3,8 +3,10 @@
 //! Keys, values and leases come along; revisions do not, as the engine gives its own.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::change::{Change, Expect, Operation};
 use crate::disk::{Disk, RealDisk};
@@ -19,6 +21,10 @@ const KEYS: usize = 100;
 /// Bytes put in one transaction, if it is more than one key; etcd takes 1.5 MiB (`--max-request-bytes`).
 const BYTES: usize = 1 << 20;
 
+/// The least time that a lease is given: it must outlive the transaction that puts its keys, and one that had ended when
+/// the snapshot was written has next to no time left.
+const SHORTEST_LEASE: Duration = Duration::from_secs(60);
+
 /// See [`Store::import`].
 pub(crate) async fn import(store: &Store, from: &Path) -> Result<u64, ImportError> {
     let path = from.to_path_buf();
@@ -32,12 +38,19 @@ pub(crate) async fn import(store: &Store, from: &Path) -> Result<u64, ImportErro
     if there > 0 {
         return Err(ImportError::NotEmpty { keys: there });
     }
+    let times: HashMap<LeaseId, Duration> = loaded.leases.into_iter().collect();
     let mut leases = HashMap::new();
-    for (old, ttl) in loaded.leases {
-        leases.insert(old, store.grant_lease(ttl).await.map_err(ImportError::Lease)?);
-    }
     let mut put = 0;
-    for batch in batches(&loaded.records) {
+    // What has a lease comes last, so that none is granted long before its keys are there.
+    let (lasting, leased): (Vec<_>, Vec<_>) =
+        loaded.records.into_iter().partition(|record| record.lease.is_none());
+    for batch in batches(&lasting).into_iter().chain(batches(&leased)) {
+        for old in batch.iter().filter_map(|record| record.lease) {
+            if let Entry::Vacant(new) = leases.entry(old) {
+                let ttl = times.get(&old).copied().unwrap_or_default().max(SHORTEST_LEASE);
+                new.insert(store.grant_lease(ttl).await.map_err(ImportError::Lease)?);
+            }
+        }
         let operations = batch.iter().map(|record| operation(record, &leases)).collect();
         store.transaction(operations).await.map_err(|source| ImportError::Commit { put, source })?;
         put += batch.len() as u64;
@@ -69,7 +82,7 @@ fn batches(records: &[Arc<Record>]) -> Vec<&[Arc<Record>]> {
     batches
 }
 
-/// A lease that a record names is among those of its snapshot.
+/// A lease that a record names has been granted anew.
 fn operation(record: &Record, leases: &HashMap<LeaseId, LeaseId>) -> Operation {
     let lease = record.lease.and_then(|old| leases.get(&old).copied());
     (record.key.clone(), Expect::Absent, Change::Put { value: record.written(), lease })
@@ -77,9 +90,11 @@ fn operation(record: &Record, leases: &HashMap<LeaseId, LeaseId>) -> Operation {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use bytes::Bytes;
 
     use super::*;
+    use crate::backup;
+    use crate::engine::{Feed, Published};
     use crate::key::Key;
     use crate::record::Value;
     use crate::watch::{WatchOptions, WatchStart};
@@ -147,5 +162,27 @@ mod tests {
             matches!(damaged, Err(ImportError::Snapshot(SnapshotError::Corrupt { offset: 0, .. }))),
             "{damaged:?}"
         );
+    }
+
+    /// A lease of a millisecond would be gone before its keys came.
+    #[tokio::test]
+    async fn keys_of_a_lease_that_had_ended_are_put_and_end_again() {
+        let feed = Feed::new(Vec::new(), 1);
+        let ended = LeaseId::new(8).expect("not zero");
+        for revision in 2..300 {
+            let key = Key::from(format!("k{revision}"));
+            let lease = (revision == 2).then_some(ended);
+            let record = Record::new(key, Bytes::new(), revision, revision, 1, lease, None);
+            let events = vec![Arc::new(feed.put_event(Arc::new(record)))];
+            feed.publish(vec![Published { revision, events }]);
+        }
+        let pin = feed.state.pin(299).expect("kept");
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("snapshot");
+        backup::write(&RealDisk, &pin, Vec::new(), &file).expect("written");
+        let to = Store::memory();
+        assert_eq!(to.import(&file).await.expect("imported"), 298);
+        let lease = to.get(b"k2").and_then(|record| record.lease).expect("a lease");
+        assert_eq!(to.keep_alive(lease).await.expect("it lives"), SHORTEST_LEASE);
     }
 }
