@@ -167,7 +167,7 @@ fn backends(found: &[(&Endpoint, Backend)], only_on: Option<&str>) -> Vec<Backen
 fn serving(found: &[(&Endpoint, Backend)]) -> Vec<Backend> {
     let serves = |endpoint: &Endpoint| {
         let said = endpoint.conditions.as_ref().and_then(|c| c.serving).unwrap_or(false);
-        said || matches!(readiness(endpoint), Readiness::Ready)
+        said || is_ready(endpoint)
     };
     let chosen: BTreeSet<Backend> =
         found.iter().filter(|(endpoint, _)| serves(endpoint)).map(|(_, backend)| *backend).collect();
@@ -178,6 +178,11 @@ enum Readiness {
     Ready,
     Draining,
     Absent,
+}
+
+/// Whether new connections may go to an endpoint.
+pub(crate) fn is_ready(endpoint: &Endpoint) -> bool {
+    matches!(readiness(endpoint), Readiness::Ready)
 }
 
 fn readiness(endpoint: &Endpoint) -> Readiness {

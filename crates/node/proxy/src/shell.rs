@@ -17,6 +17,7 @@ use podium_network::nft::{self, NftError};
 use tokio::sync::{Notify, watch};
 
 use crate::flows::{Flows, Serving, node_port_addresses};
+use crate::health::{Health, HealthPorts, health};
 use crate::plan::{PortPlan, plan};
 use crate::rules;
 use crate::state::State;
@@ -81,11 +82,13 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
     apply(frame.clone()).await?;
     let mut state = State::new(&config.table);
     let mut flows = Flows::default();
+    let mut health_ports = HealthPorts::new(&config.node_port_addresses);
     loop {
         let mut applied = true;
         for key in dirty.take() {
-            let ports = ports(&services, &slices, &key, &config.node_name);
+            let (ports, health) = wanted(&services, &slices, &key, &config.node_name);
             update(&mut state, &mut flows, &key, &ports);
+            health_ports.update(&key, health);
         }
         let script = state.take();
         if !script.is_empty()
@@ -93,6 +96,7 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
         {
             // What the kernel holds is now in doubt: say all of it again, in one transaction.
             tracing::error!(error = %error, "service rules refused, writing the table anew");
+            health_ports.set_healthy(false);
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(RETRY) => {}
@@ -102,8 +106,9 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
             state = State::new(&config.table);
             let mut whole = frame.clone();
             for key in dirty.take() {
-                let ports = ports(&services, &slices, &key, &config.node_name);
+                let (ports, health) = wanted(&services, &slices, &key, &config.node_name);
                 update(&mut state, &mut flows, &key, &ports);
+                health_ports.update(&key, health);
             }
             whole.push_str(&state.take());
             if let Err(error) = apply(whole).await {
@@ -114,6 +119,7 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
                 apply(frame.clone()).await?;
             }
         }
+        health_ports.set_healthy(applied);
         if dirty.is_empty() {
             synced.send_replace(true);
         }
@@ -139,16 +145,16 @@ async fn run_until(config: Config, synced: watch::Sender<bool>, shutdown: Shutdo
 }
 
 /// What one Service needs now; nothing when it is gone.
-fn ports(
+fn wanted(
     services: &Informer<Service>,
     slices: &Informer<EndpointSlice>,
     key: &ObjectKey,
     node: &str,
-) -> Vec<PortPlan> {
-    let Some(service) = services.get(key) else { return Vec::new() };
+) -> (Vec<PortPlan>, Option<Health>) {
+    let Some(service) = services.get(key) else { return (Vec::new(), None) };
     let found = slices.by_index("service", &key.to_string());
     let found: Vec<&EndpointSlice> = found.iter().map(AsRef::as_ref).collect();
-    plan(&service, &found, node)
+    (plan(&service, &found, node), health(&service, &found, node))
 }
 
 fn update(state: &mut State, flows: &mut Flows, key: &ObjectKey, ports: &[PortPlan]) {
