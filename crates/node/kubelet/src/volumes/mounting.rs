@@ -41,10 +41,9 @@ impl Mounting {
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), Unmounted> {
         let mut outcome = self.begin(target, work)?;
-        match tokio::time::timeout(PATIENCE, outcome.wait_for(Option::is_some)).await {
-            Err(_) => return Err(Unmounted::Waiting),
-            // Both are an end: of the work, or of its thread by a panic.
-            Ok(Ok(_) | Err(_)) => {}
+        // Otherwise it is an end: of the work, or of its thread by a panic.
+        if tokio::time::timeout(PATIENCE, outcome.wait_for(Option::is_some)).await.is_err() {
+            return Err(Unmounted::Waiting);
         }
         self.0.lock().remove(target);
         let outcome = outcome.borrow().clone();
