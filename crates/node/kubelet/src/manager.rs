@@ -42,7 +42,7 @@ struct Entry {
     pod: Arc<Pod>,
     mailbox: Arc<Mailbox>,
     task: Option<JoinHandle<()>>,
-    /// A static pod whose file is gone: its worker has been told.
+    /// Its worker has been told that the pod is gone: from the API, or a static pod's file.
     leaving: bool,
 }
 
@@ -128,7 +128,10 @@ impl Pods {
             return self.mirror_gone(pod);
         }
         let mut entries = self.entries.lock();
-        let Some(entry) = entries.get(pod::uid(pod)) else { return };
+        let Some(entry) = entries.get_mut(pod::uid(pod)) else { return };
+        // The last state need not be one of a pod that is being deleted: without grace it goes at once.
+        entry.pod = pod.clone();
+        entry.leaving = true;
         entry.mailbox.removed(pod.clone());
         if entry.task.as_ref().is_none_or(JoinHandle::is_finished) {
             entries.remove(pod::uid(pod));
@@ -233,7 +236,7 @@ impl Pods {
             tokio::time::sleep(RELIST_EVERY).await;
             self.entries.lock().retain(|_, entry| {
                 let ended = entry.task.as_ref().is_none_or(JoinHandle::is_finished);
-                !(ended && pod::is_deleting(&entry.pod))
+                !(ended && (entry.leaving || pod::is_deleting(&entry.pod)))
             });
         }
     }

@@ -324,3 +324,41 @@ async fn processors_are_given_out_and_the_others_make_room() {
     );
     assert!(error.ends_with(&advice), "{error}");
 }
+
+/// A pod that is deleted without grace is never seen as one that is being deleted; the kubelet forgets it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_goes_at_once_is_forgotten() {
+    let Some(world) = World::start() else { return };
+    for (name, policy) in [("running", "Always"), ("over", "Never")] {
+        world.pod(name, json!({"restartPolicy": policy, "containers": [container(name)]}));
+        world.wait(name, "is ready", |pod| is(pod, "Ready", "True")).await;
+    }
+    world.runtime.end("over", 0);
+    world.wait("over", "succeeds", |pod| pod["status"]["phase"] == "Succeeded").await;
+    let socket = world.runtime.path().join("kubelet/pod-resources/kubelet.sock");
+    let agent = PodResourcesListerClient::new(podium_plugins::channel(&socket));
+    let known = |name: &str| {
+        let (mut agent, pod_name) = (agent.clone(), name.to_owned());
+        async move {
+            let asked = GetPodResourcesRequest { pod_name, pod_namespace: "default".into() };
+            agent.get(asked).await.map(|_| ())
+        }
+    };
+    for name in ["running", "over"] {
+        // Asked as often as this, the kubelet refuses now and then.
+        eventually(&format!("{name} is known"), LIMIT, || async {
+            known(name).await.map_err(|status| status.to_string())
+        })
+        .await;
+        world.api.delete("pods", "default", name, Some(0));
+        let missing = format!("pod {name} in namespace default not found");
+        eventually(&format!("{name} is forgotten"), LIMIT, || async {
+            match known(name).await {
+                Err(status) if status.message() == missing => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+    world.stop().await;
+}
