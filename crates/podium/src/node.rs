@@ -124,6 +124,8 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
         cluster_dns: vec![node.cluster_dns.into()],
         cluster_domain: node.cluster_domain.to_owned(),
         cgroup_root: node.layout.cgroup_root(),
+        // Clusters share the machine, and its port 10248.
+        healthz_port: 0,
         // A cluster on somebody's machine takes it as it is.
         fail_swap_on: false,
         eviction_hard: Some(eviction_thresholds()),

@@ -40,6 +40,9 @@ pub struct Configuration {
     pub rotate_certificates: bool,
     pub authentication: Authentication,
     pub authorization: Authorization,
+    /// Of the health server; zero is none.
+    pub healthz_port: u16,
+    pub healthz_bind_address: IpAddr,
 
     pub container_runtime_endpoint: String,
     pub runtime_request_timeout: Span,
@@ -239,6 +242,8 @@ impl Default for Configuration {
             rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
+            healthz_port: 10248,
+            healthz_bind_address: IpAddr::from([127, 0, 0, 1]),
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),
             runtime_request_timeout: Span::minutes(2),
             cgroup_root: String::new(),

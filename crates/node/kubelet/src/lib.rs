@@ -25,6 +25,7 @@ mod directory_watch;
 mod environment;
 mod eviction;
 mod exits;
+mod healthz;
 mod hooks;
 mod host_checks;
 mod image_gc;

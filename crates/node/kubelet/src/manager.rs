@@ -54,6 +54,8 @@ pub(crate) struct Pods {
     mirrors: Mutex<HashMap<ObjectKey, Arc<Pod>>>,
     /// Mirrors or workers of static pods have changed.
     statics_wake: Notify,
+    /// When the look over the runtime last began.
+    looked: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for Pods {
@@ -69,6 +71,7 @@ impl Pods {
             entries: Mutex::default(),
             mirrors: Mutex::default(),
             statics_wake: Notify::new(),
+            looked: Mutex::new(Instant::now()),
         })
     }
 
@@ -167,6 +170,15 @@ impl Pods {
         }
     }
 
+    /// Whether the runtime is still looked over; the text says since when it is not.
+    pub(crate) fn is_looking(&self) -> Result<(), String> {
+        let (since, calls) =
+            (self.looked.lock().elapsed(), self.shared.config.settings.runtime_request_timeout.0);
+        // A runtime that does not answer is the node's trouble, not the kubelet's: its calls may take all their time.
+        let limit = 2 * RELIST_BESIDE_EVENTS + calls;
+        if since <= limit { Ok(()) } else { Err(format!("the runtime was last looked over {since:?} ago")) }
+    }
+
     /// Every pod of this node, ordered by namespace and name.
     pub(crate) fn list(&self) -> Vec<Arc<Pod>> {
         let mut pods: Vec<Arc<Pod>> = self.entries.lock().values().map(|entry| entry.pod.clone()).collect();
@@ -253,6 +265,7 @@ impl Pods {
                 Ok(()) = telling.changed() => {}
             }
             let (metrics, begins) = (&self.shared.metrics, Instant::now());
+            *self.looked.lock() = begins;
             if let Some(last) = began.replace(begins) {
                 metrics.took(&metrics::RELIST_INTERVAL, &[], begins - last);
             }

@@ -21,7 +21,7 @@ use crate::{
     container_manager::{self, ContainerManager, SettingsError},
     context::Context,
     eviction::thresholds,
-    host_checks,
+    healthz, host_checks,
     image_gc::ImageGc,
     images::Images,
     logs,
@@ -209,7 +209,16 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             () = shutdown.cancelled() => {}
         }
     };
+    let settings = &shared.config.settings;
+    let health = async {
+        if settings.healthz_port != 0 {
+            let address = SocketAddr::new(settings.healthz_bind_address, settings.healthz_port);
+            let looked = pods.clone();
+            healthz::run(address, Arc::new(move || looked.is_looking()), &shutdown).await;
+        }
+    };
     tokio::join!(
+        health,
         keeper.run(),
         pods.run(&pod_informer),
         serve,

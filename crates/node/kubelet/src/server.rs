@@ -44,7 +44,7 @@ use crate::{Configuration, context::Shared, manager::Pods};
 use access::Access;
 use host::{Host, KubeletHost};
 use identity::{Credentials, Identities};
-use reply::{Reply, text};
+pub(crate) use reply::{Reply, text};
 use route::Route;
 
 /// How long a TLS handshake may take: a client that says nothing must not keep a socket.

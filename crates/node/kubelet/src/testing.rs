@@ -19,6 +19,8 @@ pub(crate) fn settings(endpoint: &str, cgroup_root: &str, root: &Path) -> Config
         cgroup_root: cgroup_root.to_owned(),
         pod_logs_dir: root.join("logs"),
         static_pod_path: Some(root.join("manifests")),
+        // Kubelets of other tests run beside this one.
+        healthz_port: 0,
         fail_swap_on: false,
         // However full the disk is that tests run on.
         eviction_hard: Some(crate::Amounts::new()),

@@ -37,6 +37,8 @@ fn access(read: &Configuration, wrong: &mut Wrong) {
     wrong.only(!read.authentication.anonymous.enabled, "authentication.anonymous.enabled", "false");
     wrong.only(read.authentication.webhook.enabled, "authentication.webhook.enabled", "true");
     wrong.only(read.authorization.mode == "Webhook", "authorization.mode", "Webhook");
+    // There is no TLS there, and nobody is asked who they are.
+    wrong.only(read.healthz_bind_address.is_loopback(), "healthzBindAddress", "a loopback address");
     let both = read.tls_cert_file.is_some() == read.tls_private_key_file.is_some();
     wrong.unless(both, || "tlsCertFile and tlsPrivateKeyFile belong together".to_owned());
 }

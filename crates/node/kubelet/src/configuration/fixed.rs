@@ -33,8 +33,6 @@ const FIELDS: &[(&str, Served)] = &[
     ("eventBurst", Only(|| json!(100))),
     ("enableDebuggingHandlers", Only(|| json!(true))),
     ("enableContentionProfiling", Only(|| json!(false))),
-    ("healthzPort", Only(|| json!(0))),
-    ("healthzBindAddress", Only(|| json!("127.0.0.1"))),
     ("oomScoreAdj", Nothing),
     ("streamingConnectionIdleTimeout", Nothing),
     ("volumeStatsAggPeriod", Nothing),

@@ -22,7 +22,8 @@ fn kubeadm() -> Value {
         "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": "0s", "cacheUnauthorizedTTL": "0s"}},
         "cgroupDriver": "systemd", "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": "", "cpuManagerReconcilePeriod": "0s", "crashLoopBackOff": {},
-        "fileCheckFrequency": "0s", "httpCheckFrequency": "0s",
+        "evictionPressureTransitionPeriod": "0s", "fileCheckFrequency": "0s", "healthzBindAddress": "127.0.0.1",
+        "healthzPort": 10248, "httpCheckFrequency": "0s", "imageMaximumGCAge": "0s", "imageMinimumGCAge": "0s",
         "logging": {"flushFrequency": 0, "options": {"json": {"infoBufferSize": "0"}, "text": {"infoBufferSize": "0"}},
             "verbosity": 0},
         "memorySwap": {}, "nodeStatusReportFrequency": "0s", "nodeStatusUpdateFrequency": "0s",
@@ -45,6 +46,17 @@ fn a_kubeadm_configuration_is_read() {
     );
     assert_eq!(read.static_pod_path, Some("/etc/kubernetes/manifests".into()));
     assert_eq!(read.report_frequency(), Duration::from_secs(300));
+    assert_eq!((read.healthz_bind_address, read.healthz_port), (IpAddr::from([127, 0, 0, 1]), 10248));
+    assert_eq!(
+        (read.image_minimum_gc_age, read.eviction_pressure_transition_period),
+        (Span::minutes(2), Span::minutes(5))
+    );
+}
+
+#[test]
+fn the_health_server_can_be_off() {
+    assert_eq!(read(json!({"healthzPort": 0})).unwrap().healthz_port, 0);
+    assert_eq!(read(json!({"healthzBindAddress": "::1"})).unwrap().healthz_port, 10248);
 }
 
 #[test]
@@ -59,6 +71,10 @@ fn what_is_wrong_or_not_built_is_refused() {
         ),
         (json!({"authentication": {"x509": {"clientCaFile": "/x"}}}), "unknown field `clientCaFile`"),
         (json!({"authorization": {"mode": "AlwaysAllow"}}), "authorization.mode is not supported"),
+        (
+            json!({"healthzBindAddress": "0.0.0.0"}),
+            "healthzBindAddress is not supported: only a loopback address is",
+        ),
         (json!({"oomScoreAdj": -999}), "oomScoreAdj is not supported by this kubelet"),
         (json!({"logging": {"verbosity": 4}}), "logging {\"verbosity\":4} is not supported"),
         (json!({"featureGates": {"AllAlpha": true}}), "featureGates"),
