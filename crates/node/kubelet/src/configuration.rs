@@ -6,8 +6,10 @@
 
 mod check;
 mod fixed;
+mod gates;
 mod sources;
 mod span;
+mod tls;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -35,6 +37,9 @@ pub struct Configuration {
     pub tls_cert_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_private_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_cipher_suites: Vec<String>,
+    pub tls_min_version: String,
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
     pub rotate_certificates: bool,
@@ -127,6 +132,9 @@ pub struct Configuration {
     pub topology_manager_policy: String,
     pub topology_manager_scope: String,
     pub topology_manager_policy_options: BTreeMap<String, String>,
+
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub feature_gates: BTreeMap<String, bool>,
 }
 
 /// An entry of `reservedMemory`.
@@ -238,6 +246,8 @@ impl Default for Configuration {
             port: 10250,
             tls_cert_file: None,
             tls_private_key_file: None,
+            tls_cipher_suites: Vec::new(),
+            tls_min_version: "VersionTLS12".to_owned(),
             server_tls_bootstrap: false,
             rotate_certificates: false,
             authentication: Authentication::default(),
@@ -304,6 +314,7 @@ impl Default for Configuration {
             topology_manager_policy: "none".to_owned(),
             topology_manager_scope: "container".to_owned(),
             topology_manager_policy_options: BTreeMap::new(),
+            feature_gates: BTreeMap::new(),
         }
     }
 }

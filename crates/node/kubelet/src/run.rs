@@ -114,7 +114,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let server = match &config.serving {
         Some(tls) => {
             let address = SocketAddr::new(config.settings.address, config.settings.port);
-            Some(Server::bind(address, tls.resolver.clone(), tls.client_ca.clone()).await?)
+            Some(Server::bind(address, tls.resolver.clone(), tls.client_ca.clone(), &config.settings).await?)
         }
         None => None,
     };

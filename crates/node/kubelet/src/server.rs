@@ -31,6 +31,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use podium_pki::{certificate::Facts, tls::provider};
 use rustls::{
     RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
     server::{ResolvesServerCert, WebPkiClientVerifier},
 };
 use tokio::{
@@ -92,8 +93,9 @@ impl Server {
         address: SocketAddr,
         resolver: Arc<dyn ResolvesServerCert>,
         client_ca: Arc<RootCertStore>,
+        settings: &Configuration,
     ) -> Result<Self, ServerError> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls(resolver, client_ca)?));
+        let acceptor = TlsAcceptor::from(Arc::new(tls(resolver, client_ca, settings)?));
         let failed = |source| ServerError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -157,14 +159,17 @@ impl Server {
 fn tls(
     resolver: Arc<dyn ResolvesServerCert>,
     client_ca: Arc<RootCertStore>,
+    settings: &Configuration,
 ) -> Result<ServerConfig, ServerError> {
     let failed = |error: &dyn std::fmt::Display| ServerError::Tls(error.to_string());
     let verifier = WebPkiClientVerifier::builder_with_provider(client_ca, provider())
         .allow_unauthenticated()
         .build()
         .map_err(|error| failed(&error))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+    let mut offered = CryptoProvider::clone(&provider());
+    settings.limit_suites(&mut offered);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(offered))
+        .with_protocol_versions(settings.tls_versions())
         .map_err(|error| failed(&error))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use podium_api::quantity::Quantity;
 
-use super::{Configuration, Span};
+use super::{Configuration, Span, gates, tls};
 
 /// Everything that is wrong.
 pub(super) fn check(read: &Configuration) -> Vec<String> {
@@ -13,6 +13,8 @@ pub(super) fn check(read: &Configuration) -> Vec<String> {
     node(read, &mut wrong);
     resources(read, &mut wrong);
     reservations(read, &mut wrong);
+    wrong.0.extend(tls::check(read));
+    wrong.0.extend(gates::check(&read.feature_gates));
     wrong.0
 }
 

@@ -77,7 +77,15 @@ fn what_is_wrong_or_not_built_is_refused() {
         ),
         (json!({"oomScoreAdj": -999}), "oomScoreAdj is not supported by this kubelet"),
         (json!({"logging": {"verbosity": 4}}), "logging {\"verbosity\":4} is not supported"),
-        (json!({"featureGates": {"AllAlpha": true}}), "featureGates"),
+        (json!({"featureGates": {"AllAlpha": true}}), "featureGates: AllAlpha is not built in this kubelet"),
+        (json!({"featureGates": {"SidecarContainers": false}}), "SidecarContainers cannot be turned off"),
+        (json!({"featureGates": {"NoSuchGate": true}}), "NoSuchGate is not a gate that this kubelet knows"),
+        (json!({"featureGates": {"AllAlpha": "no"}}), "strict decoding error"),
+        (json!({"tlsMinVersion": "VersionTLS11"}), "only VersionTLS12 and VersionTLS13 are"),
+        (
+            json!({"tlsCipherSuites": ["TLS_RSA_WITH_RC4_128_SHA"]}),
+            "cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist",
+        ),
         (json!({"cgroupDriver": "none"}), "cgroupDriver \"none\" must be one of"),
         (json!({"kubeReserved": {"gpu": "1"}}), "cannot reserve \"gpu\" resource"),
         (json!({"kubeReserved": {"cpu": "-1"}}), "cannot be negative"),
@@ -135,6 +143,38 @@ fn what_is_shown_is_read_back() {
     assert_eq!(shown["serializeImagePulls"], true);
     let again = Configuration::of(std::slice::from_ref(&shown), []).unwrap();
     assert_eq!(again.shown(), shown);
+}
+
+#[test]
+fn gates_may_say_what_is_true() {
+    let gates = json!({"AllAlpha": false, "SidecarContainers": true, "NodeSwap": true});
+    let read = read(json!({"featureGates": gates})).unwrap();
+    assert_eq!(read.shown()["featureGates"], gates);
+}
+
+#[test]
+fn suites_of_tls() {
+    let suites = |fields: Value| {
+        let read = read(fields).unwrap();
+        let mut provider = rustls::crypto::ring::default_provider();
+        read.limit_suites(&mut provider);
+        let (old, new): (Vec<_>, Vec<_>) =
+            provider.cipher_suites.into_iter().partition(|one| one.tls13().is_none());
+        (read.tls_versions().len(), old.len(), new.len())
+    };
+    for (fields, expected) in [
+        (json!({}), (2, 6, 3)),
+        (json!({"tlsMinVersion": "VersionTLS13"}), (1, 6, 3)),
+        (json!({"tlsCipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}), (2, 1, 3)),
+        (json!({"tlsCipherSuites": ["TLS_AES_128_GCM_SHA256"]}), (2, 0, 3)),
+        (
+            json!({"tlsCipherSuites": ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+                "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"]}),
+            (2, 2, 3),
+        ),
+    ] {
+        assert_eq!(suites(fields.clone()), expected, "{fields}");
+    }
 }
 
 #[test]

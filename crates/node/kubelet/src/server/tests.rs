@@ -245,6 +245,11 @@ impl World {
 
     /// With another runtime than the pretending one.
     async fn of(runtime: Arc<dyn Runtime>, pod: Value) -> Self {
+        Self::with(runtime, pod, Configuration::default()).await
+    }
+
+    /// With other settings, too.
+    async fn with(runtime: Arc<dyn Runtime>, pod: Value, settings: Configuration) -> Self {
         let now = Timestamp::now();
         let authority = Authority::generate("test", now).unwrap();
         let names = BTreeSet::from([AltName::Ip([127, 0, 0, 1].into())]);
@@ -260,7 +265,7 @@ impl World {
         );
         let serving = ServingCertificate::new(&pair.unwrap()).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(address, serving, Arc::new(roots(&authority))).await.unwrap();
+        let server = Server::bind(address, serving, Arc::new(roots(&authority)), &settings).await.unwrap();
         let port = server.port();
         let shutdown = Shutdown::new();
         let host = FakeHost {
@@ -270,7 +275,7 @@ impl World {
             metrics: Default::default(),
         };
         let serving = tokio::spawn(async move {
-            server.serve(Arc::new(host), api(), &crate::Configuration::default()).await;
+            server.serve(Arc::new(host), api(), &settings).await;
         });
         Self { runtime: Arc::default(), shutdown, authority, port, serving }
     }
@@ -312,6 +317,38 @@ impl World {
     async fn stop(self) {
         self.shutdown.cancel();
         limited(self.serving).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn versions_and_suites_of_tls() {
+    let aes = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256";
+    let (old, new) = (&rustls::version::TLS12, &rustls::version::TLS13);
+    for (fields, client, expected) in [
+        (json!({}), old, Some(rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384)),
+        (
+            json!({"tlsCipherSuites": [aes]}),
+            old,
+            Some(rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        ),
+        (json!({"tlsCipherSuites": [aes]}), new, Some(rustls::CipherSuite::TLS13_AES_256_GCM_SHA384)),
+        (json!({"tlsCipherSuites": ["TLS_AES_128_GCM_SHA256"]}), old, None),
+        (json!({"tlsMinVersion": "VersionTLS13"}), old, None),
+        (json!({"tlsMinVersion": "VersionTLS13"}), new, Some(rustls::CipherSuite::TLS13_AES_256_GCM_SHA384)),
+    ] {
+        let settings = Configuration::of(&[], fields.as_object().unwrap().clone()).unwrap();
+        let world = World::with(Arc::new(FakeRuntime::default()), json!({}), settings).await;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[client])
+            .unwrap()
+            .with_root_certificates(roots(&world.authority))
+            .with_no_client_auth();
+        let stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let suite = shaken.ok().map(|stream| stream.get_ref().1.negotiated_cipher_suite().unwrap().suite());
+        assert_eq!(suite, expected, "{fields} {client:?}");
+        world.stop().await;
     }
 }
 

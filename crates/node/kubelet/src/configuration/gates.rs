@@ -1,0 +1,52 @@
+//! `featureGates`: a gate may be said if it says what this kubelet does. There are no switches behind them.
+//!
+//! Source: upstream's list of feature gates of v1.36, those of the kubelet.
+
+use std::collections::BTreeMap;
+
+/// Gates with what is true here: built, or not built.
+const GATES: &[(&str, bool)] = &[
+    ("AllAlpha", false),
+    ("ContainerCheckpoint", false),
+    ("ContainerRestartRules", true),
+    ("ContainerStopSignals", false),
+    ("CPUManagerPolicyOptions", true),
+    ("DevicePluginCDIDevices", true),
+    ("DynamicResourceAllocation", true),
+    ("EnvFiles", false),
+    ("GracefulNodeShutdown", false),
+    ("GracefulNodeShutdownBasedOnPodPriority", false),
+    ("ImageMaximumGCAge", true),
+    ("ImageVolume", true),
+    ("InPlacePodVerticalScaling", true),
+    ("KubeletCrashLoopBackOffMax", true),
+    ("KubeletEnsureSecretPulledImages", false),
+    ("KubeletFineGrainedAuthz", true),
+    ("KubeletTracing", false),
+    ("LocalStorageCapacityIsolationFSQuotaMonitoring", false),
+    ("MemoryManager", true),
+    ("MemoryQoS", false),
+    ("NodeLogQuery", false),
+    ("NodeSwap", true),
+    ("PodReadyToStartContainersCondition", true),
+    ("RecursiveReadOnlyMounts", true),
+    ("ReduceDefaultCrashLoopBackOffDecay", false),
+    ("RestartAllContainersOnContainerExits", true),
+    ("RotateKubeletServerCertificate", true),
+    ("SidecarContainers", true),
+    ("SupplementalGroupsPolicy", true),
+    ("SystemdWatchdog", false),
+    ("TopologyManagerPolicyOptions", true),
+    ("UserNamespacesSupport", true),
+];
+
+/// What is wrong with the gates that were said.
+pub(super) fn check(said: &BTreeMap<String, bool>) -> Vec<String> {
+    let judge = |(gate, value): (&String, &bool)| match GATES.iter().find(|(known, _)| known == gate) {
+        Some((_, here)) if here == value => None,
+        Some((_, true)) => Some(format!("featureGates: {gate} cannot be turned off in this kubelet")),
+        Some((_, false)) => Some(format!("featureGates: {gate} is not built in this kubelet")),
+        None => Some(format!("featureGates: {gate} is not a gate that this kubelet knows")),
+    };
+    said.iter().filter_map(judge).collect()
+}
