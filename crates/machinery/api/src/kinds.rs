@@ -138,7 +138,8 @@ pub trait Rules: Send + Sync {
         true
     }
 
-    /// What a delete without `propagationPolicy` and `orphanDependents` does; `true`: orphan (upstream: none but old versions).
+    /// What a delete without `propagationPolicy` and `orphanDependents` does; `true`: orphan. Of the served versions only Jobs and
+    /// ReplicationControllers do, as they did before there was a garbage collector (upstream's `DefaultGarbageCollectionPolicy`).
     fn orphans_by_default(&self) -> bool {
         false
     }

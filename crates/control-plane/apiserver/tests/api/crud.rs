@@ -212,6 +212,14 @@ async fn propagation_and_preconditions() {
     assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
     let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
     assert_eq!(call(&server, "DELETE", &path, both).await.status, 422);
+
+    // A controller of old that is deleted without a word leaves its pods.
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let rc = json!({"metadata": {"name": "rc"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    assert_eq!(call(&server, "POST", controllers, rc).await.status, 201);
+    let marked = call(&server, "DELETE", &format!("{controllers}/rc"), Value::Null).await.json();
+    assert_eq!(marked["metadata"]["finalizers"], json!(["orphan"]), "{marked}");
     server.stop().await;
 }
 

@@ -52,6 +52,7 @@ pub(super) static JOB: Kind = Kind {
     ],
     row: job_row,
     generation: true,
+    orphans: true,
     warnings: workload::warnings,
     ..Kind::BASE
 };

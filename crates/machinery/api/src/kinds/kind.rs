@@ -56,6 +56,8 @@ pub(crate) struct Kind {
     pub(crate) create_on_update: bool,
     /// Whether an update needs no resourceVersion.
     pub(crate) unconditional_update: bool,
+    /// Whether a delete that does not say what becomes of the dependents leaves them.
+    pub(crate) orphans: bool,
     /// Warnings for the client.
     pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -85,6 +87,7 @@ impl Kind {
         changed: |new, old| !same(value(new, "spec"), value(old, "spec")),
         create_on_update: false,
         unconditional_update: true,
+        orphans: false,
         warnings: |_, _| Vec::new(),
     };
 }
@@ -183,5 +186,9 @@ impl Rules for Kind {
 
     fn unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        self.orphans
     }
 }

@@ -32,6 +32,7 @@ pub(super) static RULES: Kind = Kind {
         row
     },
     generation: true,
+    orphans: true,
     warnings: workload::warnings,
     ..Kind::BASE
 };

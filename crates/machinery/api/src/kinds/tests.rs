@@ -124,6 +124,18 @@ fn a_status_part_changes_nothing_else() {
 }
 
 #[test]
+fn dependents_outlive_only_owners_of_old() {
+    let leaving: Vec<String> = resources::all()
+        .iter()
+        .filter(|r| r.is_stored() && rules(r.group, r.kind).orphans_by_default())
+        .map(|r| format!("{} {}", r.group, r.kind).trim_start().to_owned())
+        .collect();
+    let mut leaving: Vec<&str> = leaving.iter().map(String::as_str).collect();
+    leaving.sort_unstable();
+    assert_eq!(leaving, ["ReplicationController", "batch Job"]);
+}
+
+#[test]
 fn namespaces() {
     let object = created("", "Namespace", json!({"metadata": {"name": "n"}}));
     assert_eq!(object["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "n"}));
