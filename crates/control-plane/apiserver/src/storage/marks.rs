@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn whatever_is_selected_has_the_bits() {
-        let catalogue = Catalogue::built_in();
+        let catalogue = Catalogue::built_in(&podium_api::resources::Selection::default());
         let pods = catalogue.find("", "v1", "pods").expect("pods are served");
         let pod = |number: usize| {
             json!({

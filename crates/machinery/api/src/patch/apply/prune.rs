@@ -23,7 +23,8 @@ pub(super) fn prune(merged: &mut Value, ty: TypeId, api_version: &str, last: &En
         return;
     }
     // Conversions are made for canonical objects. One that is not valid is left as it is: the caller will refuse it.
-    let Ok(whole) = codec::check(merged.clone(), ty, FieldValidation::Ignore).map(|checked| checked.object) else {
+    let Ok(whole) = codec::check(merged.clone(), ty, FieldValidation::Ignore).map(|checked| checked.object)
+    else {
         return;
     };
     // A version that is no longer known: nothing can be said about what was applied in it.
