@@ -153,7 +153,7 @@ mod tests {
         };
         let all =
             [claim("there", Some(there.path())), claim("older", None), claim("gone", Some(&gone))].to_vec();
-        let mut claims = Claims::of(all.clone());
+        let mut claims = Claims::of(all);
         claims.reclaim(|_| anyhow::bail!("its pods still run"));
         assert_eq!(claims.pod_cidrs().count(), 3);
         let forgotten = std::cell::RefCell::new(Vec::new());
