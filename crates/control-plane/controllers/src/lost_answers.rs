@@ -88,7 +88,7 @@ async fn a_pod_that_may_be_deleted_is_not_built_upon() {
     };
     let run_second = |api: &FakeApi| {
         if !going(api) {
-            api.run_pods()
+            api.run_pods();
         }
     };
     api.until("the first goes, and nobody is told", run_second, going).await;

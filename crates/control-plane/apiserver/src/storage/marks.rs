@@ -50,7 +50,7 @@ mod tests {
                     "name": format!("p{number}"), "namespace": "n",
                     "labels": {"app": format!("a{}", number % 7), "n": number.to_string(), "empty": ""},
                 },
-                "spec": {"nodeName": if number % 5 == 0 { String::new() } else { format!("node{}", number % 5) }},
+                "spec": {"nodeName": (["", "node1", "node2", "node3", "node4"][number % 5])},
                 "status": {"phase": "Running"},
             })
         };

@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(store.find("example.com/a:v1").unwrap(), second);
         // A registry has it too: it can be had again.
         let size = store.document(&second.manifest).unwrap().len() as u64;
-        let target = Descriptor { digest: second.manifest.clone(), size, ..Descriptor::default() };
+        let target = Descriptor { digest: second.manifest, size, ..Descriptor::default() };
         assert!(!store.adopt("example.com/a:v2", &target).unwrap().is_kept());
     }
 

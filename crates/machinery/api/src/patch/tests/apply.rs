@@ -209,8 +209,7 @@ fn a_create_is_tracked_as_upstream_tracks_it() {
         Some(1),
         json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "TCP"}]}]),
     );
-    let mut new =
-        crate::codec::check(config.clone(), ty, crate::codec::FieldValidation::Strict).unwrap().object;
+    let mut new = crate::codec::check(config, ty, crate::codec::FieldValidation::Strict).unwrap().object;
     track(&Value::Null, &mut new, ty, &writer("kubectl-create", "2024-01-01T00:00:00Z"));
     assert_eq!(
         owned(&new, "kubectl-create"),
