@@ -2,7 +2,8 @@
 //!
 //! HTTP/2 asks for a flush after every frame of data. An event for fifty watchers of one connection would be fifty records
 //! and fifty system calls, which cost more than everything else about it. So a flush only notes that something is to be
-//! sent; it is sent when the connection has nothing more to do for now, or when enough has been gathered.
+//! sent; it is sent when the connection, and whoever was woken with it, has nothing more to do for now, or when enough has
+//! been gathered.
 
 use std::io;
 use std::pin::Pin;
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_turn_is_one_write() {
+    async fn two_turns_are_one_write() {
         let (mut stream, flusher) = coalesce(Counting(Vec::new()));
         let shared = Arc::clone(&flusher.0);
         flusher
@@ -184,10 +185,27 @@ mod tests {
                     stream.flush().await.unwrap();
                 }
                 tokio::task::yield_now().await;
+                stream.write_all(&[7; 100]).await.unwrap();
+                tokio::task::yield_now().await;
                 stream.write_all(&[7; ENOUGH * 2 + 1]).await.unwrap();
             })
             .await;
-        assert_eq!(shared.lock().stream.0, [5000, ENOUGH, ENOUGH, 1]);
+        assert_eq!(shared.lock().stream.0, [5100, ENOUGH, ENOUGH, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_a_turn_leaves_is_sent_though_no_other_follows() {
+        let (mut stream, flusher) = coalesce(Counting(Vec::new()));
+        let shared = Arc::clone(&flusher.0);
+        let connection = async move {
+            stream.write_all(&[7; 100]).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let mut driven = std::pin::pin!(flusher.drive(connection));
+        for sent in [&[][..], &[100]] {
+            assert!(futures::poll!(&mut driven).is_pending());
+            assert_eq!(shared.lock().stream.0, sent);
+        }
     }
 
     #[tokio::test]
