@@ -5,6 +5,7 @@
 //! removed. A limit that cannot be written is an error for the pod, not something to pass over.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -162,37 +163,38 @@ impl Cgroups {
 
     /// Removes a pod's group with what is left below it.
     pub(crate) fn remove_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
-        let path = self.pod_path(pod);
-        for mount in self.mounts() {
-            let full = join(mount, &path);
-            remove_tree(&full).map_err(|source| CgroupError { path: full, source })?;
-        }
-        Ok(())
+        self.remove(&self.pod_path(pod))
     }
 
-    /// The uids of pods that have a group, for finding those nobody knows.
-    pub(crate) fn pods(&self) -> Vec<(String, String)> {
-        let mut found = Vec::new();
-        let Some(mount) = self.mounts().into_iter().next() else { return found };
+    /// The uids of pods that have a group, for finding those nobody knows. A removal that was interrupted may have left
+    /// one in any of the trees.
+    pub(crate) fn pods(&self) -> BTreeSet<(String, String)> {
+        let mut found = BTreeSet::new();
+        let mounts = self.mounts();
         for class in ["", "/burstable", "/besteffort"] {
             let path = format!("{}/kubepods{class}", self.root);
-            for entry in fs::read_dir(join(mount, &path)).into_iter().flatten().flatten() {
+            let entries =
+                mounts.iter().flat_map(|mount| fs::read_dir(join(mount, &path)).into_iter().flatten());
+            for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if let Some(uid) = name.strip_prefix("pod") {
-                    found.push((uid.to_owned(), format!("{path}/{name}")));
+                    found.insert((uid.to_owned(), format!("{path}/{name}")));
                 }
             }
         }
         found
     }
 
-    /// Removes a group by its path, as [`Self::pods`] gives it.
+    /// Removes a group by its path, as [`Self::pods`] gives it, from every tree that lets it go.
     pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        let mut outcome = Ok(());
         for mount in self.mounts() {
             let full = join(mount, path);
-            remove_tree(&full).map_err(|source| CgroupError { path: full, source })?;
+            if let Err(source) = remove_tree(&full) {
+                outcome = Err(CgroupError { path: full, source });
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// A file of a group: `(controller, file)` in version 1's names or version 2's. The server's statistics
@@ -372,5 +374,32 @@ mod tests {
         for (shares, expected) in [(2, 1), (1024, 39), (262_144, 10_000)] {
             assert_eq!(weight(shares), expected);
         }
+    }
+
+    /// A daemon that was killed while it removed a pod's group finds the rest of it.
+    #[test]
+    fn what_is_left_in_any_tree_is_found_and_goes() {
+        let trees = tempfile::tempdir().unwrap();
+        let mounts = ["cpu", "memory", "pids"].map(|name| (vec![name.to_owned()], trees.path().join(name)));
+        let groups = |controller: &str| trees.path().join(controller).join("r/kubepods/besteffort/podx");
+        for controller in ["memory", "pids"] {
+            fs::create_dir_all(groups(controller).join("container")).unwrap();
+        }
+        let cgroups = Cgroups {
+            layout: Layout::V1 { mounts: mounts.to_vec() },
+            root: "/r".to_owned(),
+            cpu: CpuBounds::of(&Configuration::default()),
+            pod_pids: None,
+        };
+        let path = "/r/kubepods/besteffort/podx".to_owned();
+        assert_eq!(cgroups.pods(), [("x".to_owned(), path.clone())].into());
+        // One that cannot go yet keeps no other.
+        let held = groups("memory").join("held");
+        fs::write(&held, "").unwrap();
+        cgroups.remove(&path).unwrap_err();
+        assert!(groups("memory").exists() && !groups("pids").exists());
+        fs::remove_file(held).unwrap();
+        cgroups.remove(&path).unwrap();
+        assert!(cgroups.pods().is_empty());
     }
 }
