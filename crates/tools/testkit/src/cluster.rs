@@ -130,13 +130,7 @@ impl Cluster {
     pub fn kill(&self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.pid()?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-        // A zombie has no command line: it has ended, and its locks with it.
-        wait_for(
-            "the killed daemon to end",
-            Duration::from_secs(10),
-            || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
-            Vec::is_empty,
-        );
+        wait_for("the killed daemon to end", Duration::from_secs(10), || rest_of(pid), Vec::is_empty);
         Ok(())
     }
 
@@ -145,6 +139,14 @@ impl Cluster {
     pub fn load(&self, archive: &Path) {
         self.podium(&["image", "load", &archive.display().to_string()]).ok();
     }
+}
+
+/// The threads of a process that have not ended. What all have open, locks and ports among it, is closed when the last of them
+/// has become a zombie, not before.
+fn rest_of(pid: nix::unistd::Pid) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"))).collect()
 }
 
 impl Drop for Cluster {
