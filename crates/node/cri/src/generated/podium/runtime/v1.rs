@@ -205,6 +205,7 @@ pub mod image_store_client {
             req.extensions_mut().insert(GrpcMethod::new("podium.runtime.v1.ImageStore", "Prune"));
             self.inner.unary(req, path, codec).await
         }
+        /// What is being pulled now, whoever asked for it: CRI's PullImage says nothing before its end.
         pub async fn pulls(
             &mut self,
             request: impl tonic::IntoRequest<super::PullsRequest>,
@@ -244,6 +245,7 @@ pub mod image_store_server {
             &self,
             request: tonic::Request<super::PruneRequest>,
         ) -> std::result::Result<tonic::Response<super::PruneResponse>, tonic::Status>;
+        /// What is being pulled now, whoever asked for it: CRI's PullImage says nothing before its end.
         async fn pulls(
             &self,
             request: tonic::Request<super::PullsRequest>,
