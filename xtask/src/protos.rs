@@ -54,7 +54,7 @@ const ALL: [Definitions; 3] = [
 
 /// Writes the generated files, or with `check` fails if what is checked in is not what the
 /// definitions give.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies below the workspace root")?;
     ALL.iter().try_for_each(|definitions| generate(workspace, definitions, check))
