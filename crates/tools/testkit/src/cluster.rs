@@ -130,7 +130,11 @@ impl Cluster {
     pub fn kill(&self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.pid()?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-        wait_for("the killed daemon to end", Duration::from_secs(10), || rest_of(pid), Vec::is_empty);
+        let limit = Duration::from_secs(10);
+        wait_for("the killed daemon to end", limit, || rest_of(pid), Vec::is_empty);
+        // A child that it was just starting has open what it had, until it is another program.
+        let free = || std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, self.port)).is_ok();
+        wait_for("its port to be free", limit, free, |free| *free);
         Ok(())
     }
 
