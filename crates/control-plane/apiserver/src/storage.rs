@@ -263,7 +263,6 @@ impl Selection {
                 matches!(requirement.operator(), Operator::In | Operator::Equals | Operator::DoubleEquals);
             one.then(|| marks::label(requirement.key(), value))
         });
-        // Name and namespace are in the key already.
         let fields = self.fields.requirements().iter().filter_map(|requirement| {
             let FieldRequirement { field, value, equals } = requirement;
             // Name and namespace are in the key already; what has not got a field is found by its empty value.

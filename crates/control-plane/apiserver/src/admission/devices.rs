@@ -123,11 +123,9 @@ pub(super) fn check_status(request: &Request<'_>, authorizer: &Authorizer) -> Re
 
 /// Whether a part of a status differs; an empty one is none.
 fn differs(now: &Value, before: &Value, field: &str) -> bool {
-    let of = |status: &Value| match &status[field] {
-        Value::Array(items) if items.is_empty() => Value::Null,
-        other => other.clone(),
-    };
-    of(now) != of(before)
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let (now, before) = (&now[field], &before[field]);
+    now != before && !(is_empty(now) && is_empty(before))
 }
 
 /// The drivers whose devices came, went or changed, sorted.

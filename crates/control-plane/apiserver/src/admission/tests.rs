@@ -105,21 +105,14 @@ impl Write {
     fn run_with(self, world: &World, options: &Value) -> Result<(Value, Vec<String>), ApiError> {
         let mut object = self.object;
         let mut request = Request {
-            user: &self.user,
             operation: self.operation,
             group: self.group,
-            version: "v1",
-            kind: "",
-            resource: self.resource,
             subresource: self.subresource,
             namespace: self.namespace,
             name: self.name,
-            object: &mut object,
             old: self.old.as_ref(),
             options,
-            dry_run: false,
-            warnings: Vec::new(),
-            annotations: Vec::new(),
+            ..creation(&self.user, self.resource, &mut object)
         };
         world.admission.mutate(&mut request)?;
         world.admission.validate(&mut request)?;
@@ -131,6 +124,27 @@ impl Write {
     fn refused(self, world: &World, code: u16, message: &str) {
         let error = self.run(world).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (code, message));
+    }
+}
+
+/// Somebody creates an object of the core group in the namespace `ns`.
+fn creation<'a>(user: &'a User, resource: &'a str, object: &'a mut Value) -> Request<'a> {
+    Request {
+        user,
+        operation: Operation::Create,
+        group: "",
+        version: "v1",
+        kind: "",
+        resource,
+        subresource: "",
+        namespace: "ns",
+        name: "",
+        object,
+        old: None,
+        options: &Value::Null,
+        dry_run: false,
+        warnings: Vec::new(),
+        annotations: Vec::new(),
     }
 }
 
@@ -806,23 +820,7 @@ async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
     world.memory.put("", "namespaces", json!({"metadata": {"name": "fresh"}, "status": {"phase": "Active"}}));
     let user = User::new("jane", &[]);
     let mut object = pod();
-    let request = Request {
-        user: &user,
-        operation: Operation::Create,
-        group: "",
-        version: "v1",
-        kind: "Pod",
-        resource: "pods",
-        subresource: "",
-        namespace: "fresh",
-        name: "",
-        object: &mut object,
-        old: None,
-        options: &Value::Null,
-        dry_run: false,
-        warnings: Vec::new(),
-        annotations: Vec::new(),
-    };
+    let request = Request { kind: "Pod", namespace: "fresh", ..creation(&user, "pods", &mut object) };
     let arrive = async {
         tokio::task::yield_now().await;
         world.memory.put(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use podium_store::{RangeOptions, RangeResult, ReadError, Record};
+use podium_store::{RangeOptions, ReadError, Record};
 use serde_json::{Map, Value, json};
 
 use podium_api::codec::Encoding;
@@ -17,9 +17,6 @@ use crate::negotiate::{self, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
 use crate::{storage, table};
-
-/// The records read at once when a selector leaves most of them out of a page.
-const SCAN: usize = 4096;
 
 /// One page of a list.
 pub(super) struct Page {
@@ -118,50 +115,25 @@ impl Call {
         let selection = &options.selection;
         let all = selection.is_everything();
         let matches = |record: &Record| all || selection.matches(&self.served, record);
-        if options.limit == 0 {
-            let options = RangeOptions { revision, limit: 0 };
-            let found = match store.range_where(range, options, selection.bits(), matches) {
-                Err(ReadError::Compacted { .. }) => {
-                    let mut found = store.range_at(range, options).await?;
-                    found.records.retain(|record| matches(record));
-                    found
+        let limit = options.limit;
+        let asked = RangeOptions { revision, limit };
+        let found = match store.range_where(range, asked, selection.bits(), matches) {
+            // What only an engine's past has is chosen from here.
+            Err(ReadError::Compacted { .. }) => {
+                let limit = if all { limit } else { 0 };
+                let mut found = store.range_at(range, RangeOptions { revision, limit }).await?;
+                found.records.retain(|record| matches(record));
+                if !all && options.limit > 0 && found.records.len() > options.limit {
+                    found.records.truncate(options.limit);
+                    found.more = true;
                 }
-                found => found?,
-            };
-            return Ok(Page {
-                records: found.records,
-                revision: found.revision,
-                next: None,
-                remaining: None,
-            });
-        }
-        let mut records: Vec<Arc<Record>> = Vec::new();
-        let mut rest = range.clone();
-        let mut at = revision;
-        loop {
-            // Without a selector one read is the page; with one, pages are filled from larger reads.
-            let limit = if all { options.limit } else { SCAN.max(options.limit) };
-            let found: RangeResult = store.range_at(&rest, RangeOptions { revision: at, limit }).await?;
-            at = Some(found.revision);
-            let count = found.records.len();
-            let last_read = found.records.last().map(|record| record.key.clone());
-            for (index, record) in found.records.into_iter().enumerate() {
-                if !matches(&record) {
-                    continue;
-                }
-                records.push(record);
-                if records.len() == options.limit {
-                    let more = found.more || index + 1 < count;
-                    let remaining = (all && more).then_some(found.remaining);
-                    let next = more.then(|| self.next_token(&records, found.revision)).flatten();
-                    return Ok(Page { records, revision: found.revision, next, remaining });
-                }
+                found
             }
-            match last_read {
-                Some(last) if found.more => rest = rest.after(&last),
-                _ => return Ok(Page { records, revision: found.revision, next: None, remaining: None }),
-            }
-        }
+            found => found?,
+        };
+        let next = found.more.then(|| self.next_token(&found.records, found.revision)).flatten();
+        let remaining = (all && found.more).then_some(found.remaining);
+        Ok(Page { records: found.records, revision: found.revision, next, remaining })
     }
 
     /// The token that goes on behind the last record.

@@ -39,23 +39,7 @@ fn quota(hard: Value, spec: Value) -> Value {
 
 async fn charge(world: &World, store: &Racing, resource: &str, mut object: Value) -> Result<(), ApiError> {
     let user = User::new("jane", &[]);
-    let request = Request {
-        user: &user,
-        operation: Operation::Create,
-        group: "",
-        version: "v1",
-        kind: "",
-        resource,
-        subresource: "",
-        namespace: "ns",
-        name: "",
-        object: &mut object,
-        old: None,
-        options: &Value::Null,
-        dry_run: false,
-        warnings: Vec::new(),
-        annotations: Vec::new(),
-    };
+    let request = creation(&user, resource, &mut object);
     world.admission.charge(&request, store).await
 }
 
