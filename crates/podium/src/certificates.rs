@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
-use podium_client::{Api, Client, Exchange, exchangeable};
+use podium_client::{Api, Client, exchangeable};
 use podium_pki::authority::{LEAF_LIFE, Request, Usage};
 use podium_pki::certificate::AltName;
 use podium_pki::tls::ServingCertificate;
@@ -193,7 +193,12 @@ pub(crate) fn serving(
     let (resolver, client, end) = (serving.clone(), client.clone(), parts.shutdown());
     let (directory, name) = (directory.to_owned(), name.to_owned());
     parts.spawn("serving certificate", async move {
-        let keep = keep_serving(&client, &directory, &name, &names, &resolver, &issued);
+        let take = |pair: &KeyPair| {
+            resolver.replace(pair).context("use the new certificate")?;
+            issued.send_replace(true);
+            Ok(())
+        };
+        let keep = keep_fresh(&client, &directory, Purpose::Serving, &name, &names, take);
         end.run_until_cancelled(keep).await;
         Ok::<(), Infallible>(())
     });
@@ -216,61 +221,40 @@ pub(crate) fn rotating(
     let (asking, connection, end) = (client.clone(), connection.clone(), parts.shutdown());
     let (directory, name) = (directory.to_owned(), name.to_owned());
     parts.spawn("client certificate", async move {
-        let keep = keep_client(&asking, &connection, &directory, &name, &exchange);
+        let take = |pair: &KeyPair| {
+            exchange.replace(connection.client_by(pair)?);
+            Ok(())
+        };
+        let none = BTreeSet::new();
+        let keep = keep_fresh(&asking, &directory, Purpose::Client, &name, &none, take);
         end.run_until_cancelled(keep).await;
         Ok::<(), Infallible>(())
     });
     Ok(client)
 }
 
-async fn keep_client(
-    client: &Client,
-    connection: &Connection,
-    directory: &Path,
-    name: &str,
-    exchange: &Exchange,
-) {
-    loop {
-        let renew = async {
-            let none = BTreeSet::new();
-            let pair = obtain(client, directory, Purpose::Client, name, &none, LONG_PATIENCE).await?;
-            exchange.replace(connection.client_by(&pair)?);
-            tracing::info!(name, "the node's client certificate is new");
-            anyhow::Ok(pair)
-        };
-        let pair = match kept(directory, Purpose::Client, name, &BTreeSet::new()) {
-            Some(pair) => Ok(pair),
-            None => renew.await,
-        };
-        let wait = pair.map(|pair| until_due(&pair, Timestamp::now())).unwrap_or_else(|error| {
-            tracing::warn!(error = %format!("{error:#}"), "no new client certificate for the node");
-            AGAIN
-        });
-        tokio::time::sleep(wait).await;
-    }
-}
-
-async fn keep_serving(
+/// Has a certificate renewed when it is due, for as long as this is polled. `take` puts a new one to use.
+async fn keep_fresh(
     client: &Client,
     directory: &Path,
+    purpose: Purpose,
     name: &str,
     names: &BTreeSet<AltName>,
-    serving: &ServingCertificate,
-    issued: &watch::Sender<bool>,
+    take: impl Fn(&KeyPair) -> Result<()>,
 ) {
     loop {
         let renew = async {
-            let pair = obtain(client, directory, Purpose::Serving, name, names, LONG_PATIENCE).await?;
-            serving.replace(&pair).context("use the new certificate")?;
-            issued.send_replace(true);
+            let pair = obtain(client, directory, purpose, name, names, LONG_PATIENCE).await?;
+            take(&pair)?;
+            tracing::info!(name, ?purpose, "the node has a new certificate");
             anyhow::Ok(pair)
         };
-        let pair = match kept(directory, Purpose::Serving, name, names) {
+        let pair = match kept(directory, purpose, name, names) {
             Some(pair) => Ok(pair),
             None => renew.await,
         };
         let wait = pair.map(|pair| until_due(&pair, Timestamp::now())).unwrap_or_else(|error| {
-            tracing::warn!(error = %format!("{error:#}"), "no serving certificate for the kubelet");
+            tracing::warn!(?purpose, error = %format!("{error:#}"), "no new certificate for the node");
             AGAIN
         });
         tokio::time::sleep(wait).await;

@@ -160,10 +160,8 @@ impl<K: Owner> Children<'_, K> {
         if context::namespace_is_terminating(&error) {
             return Ok(());
         }
-        if context::is_uncertain(&error) {
-            let key = ObjectKey::new(self.key.namespace.as_str(), name);
-            self.expectations.note(self.key, Expected::MaybeCreated { key }, self.context.now());
-        }
+        let may = || Expected::MaybeCreated { key: ObjectKey::new(self.key.namespace.as_str(), name) };
+        self.expectations.unanswered(self.key, &error, may, self.context.now());
         // A taken name is bad luck, not a failure that users should read about: the next round picks another.
         if !is_already_exists(&error) {
             let message = format!("Error creating: {}", context::words(&error));
@@ -192,11 +190,8 @@ impl<K: Owner> Children<'_, K> {
             // Gone already, or another pod by that name: either way ours is away.
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
             Err(error) => {
-                if context::is_uncertain(&error) {
-                    let expected =
-                        Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
-                    self.expectations.note(self.key, expected, self.context.now());
-                }
+                let may = || Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
+                self.expectations.unanswered(self.key, &error, may, self.context.now());
                 let message = format!("Error deleting: {}", context::words(&error));
                 self.context.warning(self.owner, "FailedDelete", message);
                 Err(error)

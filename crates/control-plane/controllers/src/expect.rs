@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use podium_client::{Informer, Object, ObjectKey};
 
 use crate::clock;
+use crate::context::is_uncertain;
 use crate::owner;
 
 /// Upstream's `ExpectationsTimeout`: a watch that far behind is broken, and waiting longer helps nobody.
@@ -110,6 +111,19 @@ impl Expectations {
         let expected =
             Expected::Written { key: ObjectKey::of(object), version: owner::version(object.meta()) };
         self.note(owner, expected, now);
+    }
+
+    /// Notes what a write for `owner` that failed may have done all the same. One that was refused has done nothing.
+    pub(crate) fn unanswered(
+        &self,
+        owner: &ObjectKey,
+        error: &kube::Error,
+        expected: impl FnOnce() -> Expected,
+        now: Timestamp,
+    ) {
+        if is_uncertain(error) {
+            self.note(owner, expected(), now);
+        }
     }
 
     /// Whether `cache` shows every write made for `owner`. Forgets those it shows.

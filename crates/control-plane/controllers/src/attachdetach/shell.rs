@@ -19,7 +19,7 @@ use super::decide::{
     Attached, attaches, attachment, decide, multi_attach, needs_volumes, report, source, unique_name,
 };
 use crate::clock;
-use crate::context::{Context, Error, LAG_CHECK, is_uncertain, words};
+use crate::context::{Context, Error, LAG_CHECK, words};
 use crate::expect::{Expectations, Expected};
 use crate::nodes;
 use crate::owner;
@@ -267,6 +267,7 @@ impl Controller {
     async fn attach(&self, volume: &PersistentVolume, node: &str, users: &[Arc<Pod>]) -> Result<(), Error> {
         let Some(new) = attachment(volume, node) else { return Ok(()) };
         let (of, now) = (ObjectKey::of(volume), self.context.now());
+        let may = || Expected::MaybeCreated { key: ObjectKey::of(&new) };
         match self.api().create(&PostParams::default(), &new).await {
             Ok(created) => {
                 self.expectations.wrote(&of, &created, now);
@@ -274,13 +275,11 @@ impl Controller {
             }
             // The cache lags, and another node may be next in line: both wait until it shows the attachment, or for a while.
             Err(error) if is_already_exists(&error) => {
-                self.expectations.note(&of, Expected::MaybeCreated { key: ObjectKey::of(&new) }, now);
+                self.expectations.note(&of, may(), now);
                 Ok(())
             }
             Err(error) => {
-                if is_uncertain(&error) {
-                    self.expectations.note(&of, Expected::MaybeCreated { key: ObjectKey::of(&new) }, now);
-                }
+                self.expectations.unanswered(&of, &error, may, now);
                 let volume = owner::name(&volume.metadata);
                 let message = format!("AttachVolume.Attach failed for volume {volume:?} : {}", words(&error));
                 self.tell_pods(users, node, true, "FailedAttachVolume", &message);

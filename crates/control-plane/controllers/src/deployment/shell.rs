@@ -320,14 +320,12 @@ impl Sync<'_> {
         match self.sets().replace(name, &PostParams::default(), set).await {
             Ok(updated) => self.controller.expectations.wrote(self.key, &updated, context.now()),
             Err(error) => {
-                if context::is_uncertain(&error) {
-                    // It may have its new size: no other set must be sized as if it had the old one.
-                    let expected = Expected::MaybeUpdated {
-                        key: ObjectKey::of(set),
-                        from: owner::version(&set.metadata),
-                    };
-                    self.controller.expectations.note(self.key, expected, context.now());
-                }
+                // It may have its new size: no other set must be sized as if it had the old one.
+                let may = || Expected::MaybeUpdated {
+                    key: ObjectKey::of(set),
+                    from: owner::version(&set.metadata),
+                };
+                self.controller.expectations.unanswered(self.key, &error, may, context.now());
                 return Err(Error::call("update replica set", name)(error));
             }
         }

@@ -8,9 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use parking_lot::Mutex;
-use podium_client::{
-    Change, Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found, reference_of,
-};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_conflict, is_not_found, reference_of};
 
 use super::decide::{Decision, Observed, decide};
 use super::topology::{self, Capacity, zone};
@@ -237,10 +235,8 @@ impl Sync<'_> {
             }
             Err(error) if context::namespace_is_terminating(&error) => Ok(()),
             Err(error) => {
-                if context::is_uncertain(&error) && !is_already_exists(&error) {
-                    let expected = Expected::MaybeCreated { key: ObjectKey::of(slice) };
-                    self.expectations.note(self.key, expected, now);
-                }
+                let may = || Expected::MaybeCreated { key: ObjectKey::of(slice) };
+                self.expectations.unanswered(self.key, &error, may, now);
                 Err(Error::call("create endpoint slice for", self.key.to_string())(error))
             }
         }

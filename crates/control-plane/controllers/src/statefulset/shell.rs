@@ -271,10 +271,8 @@ impl Sync<'_> {
             Err(error) if is_already_exists(&error) => Err(Error::call("create pod", name)(error)),
             Err(error) if context::namespace_is_terminating(&error) => Ok(()),
             Err(error) => {
-                if context::is_uncertain(&error) {
-                    let expected = Expected::MaybeCreated { key: ObjectKey::of(pod) };
-                    self.children.expectations.note(key, expected, now);
-                }
+                let may = || Expected::MaybeCreated { key: ObjectKey::of(pod) };
+                self.children.expectations.unanswered(key, &error, may, now);
                 self.record("create", "Create", name, Some(&error));
                 Err(Error::call("create pod", name)(error))
             }
@@ -293,12 +291,10 @@ impl Sync<'_> {
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
             Err(error) => {
-                if context::is_uncertain(&error) {
-                    // It may be gone: nothing above it must be made as if it still served.
-                    let expected =
-                        Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
-                    self.children.expectations.note(self.children.key, expected, self.children.context.now());
-                }
+                // It may be gone: nothing above it must be made as if it still served.
+                let may = || Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
+                let Children { expectations, key, context, .. } = &self.children;
+                expectations.unanswered(key, &error, may, context.now());
                 self.record("delete", "Delete", &target.key.name, Some(&error));
                 Err(Error::call("delete pod", target.key.to_string())(error))
             }
