@@ -23,6 +23,7 @@ use crate::authorization::Authorizer;
 use crate::catalogue::{Catalogue, Served, prefix};
 use crate::config::Config;
 use crate::flowcontrol::FlowControl;
+use crate::fresh::Fresh;
 use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::objects::{ObjectSource, Objects, Observer};
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) flow_control: FlowControl,
     /// Protobuf forms of objects that are asked for.
     pub(crate) hot: Hot,
+    /// Frames of the newest changes that are watched.
+    pub(crate) fresh: Fresh,
     pub(crate) tracker: TaskTracker,
     /// OpenAPI documents that have been asked for, by path. Their number is that of the group versions.
     pub(crate) documents: parking_lot::Mutex<HashMap<String, bytes::Bytes>>,
@@ -97,6 +100,7 @@ impl Core {
             kubelet_tls,
             services: Services::new(config.service_cidr, config.node_ports.clone()),
             hot: Hot::default(),
+            fresh: Fresh::default(),
             flow_control: FlowControl::new(
                 config.limits.mutating + config.limits.reading,
                 config.limits.request / 4,

@@ -22,6 +22,7 @@ mod continue_token;
 mod core;
 mod field_labels;
 mod flowcontrol;
+mod fresh;
 mod gzip;
 mod handler;
 mod hot;

@@ -44,6 +44,9 @@ const STREAMS: u32 = 250;
 /// Streams a client may reset before we have taken them up; more is the rapid-reset attack (CVE-2023-44487).
 const RESETS: usize = 50;
 
+/// Bytes of an answer's body that wait to be sent.
+const SEND_BUFFER: usize = 128 * 1024;
+
 /// Bytes of a request's head.
 const HEAD_BYTES: u32 = 64 * 1024;
 
@@ -297,6 +300,8 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, 
         // Lists are large and connections few: windows must not be what limits them.
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
+        // Of each stream; a piece of a body waits there beside it. A thousand lists at once have a thousand of both.
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let (stream, flusher) = coalesce(stream);

@@ -93,7 +93,12 @@ impl<N: FnMut(&mut BytesMut, usize, &Arc<Record>) -> Result<(), ApiError>> Gathe
             piece.extend_from_slice(&head);
         }
         while self.at < self.records.len() && piece.len() < size {
-            (self.append)(piece, self.at, &self.records[self.at])?;
+            let record = &self.records[self.at];
+            // Rather a shorter piece than one that has to grow: a thousand lists are made at once.
+            if !piece.is_empty() && piece.len() + record.value.len() > size.saturating_add(size / 4) {
+                break;
+            }
+            (self.append)(piece, self.at, record)?;
             self.at += 1;
         }
         if self.at < self.records.len() {
@@ -217,6 +222,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_piece_grows() {
+        use futures::StreamExt;
+        use podium_store::Key;
+
+        let record = |size: usize| {
+            let value = Bytes::from(vec![b'x'; size]);
+            Arc::new(Record::new(Key::from("/registry/secrets/a/b"), value, 1, 1, 1, None, None))
+        };
+        let records: Vec<_> = [100_000, 100_000, 10, 3_000, 70_000, 500_000, 1].map(record).into();
+        let total = records.iter().map(|record| record.value.len()).sum::<usize>() + 2;
+        let append = |out: &mut BytesMut, _: usize, record: &Arc<Record>| {
+            out.extend_from_slice(&record.value);
+            Ok(())
+        };
+        let body = gathered(records, b"[".to_vec(), b"]", total, append).unwrap();
+        let Body::Stream { pieces, .. } = body else { panic!("it is too large for one piece") };
+        let sizes: Vec<usize> = pieces.map(|piece| piece.unwrap().len()).collect().await;
+        // What is larger than a piece is one.
+        assert_eq!(sizes, [100_001, 103_010, 70_000, 500_000, 2]);
+    }
 
     #[test]
     fn json_parts_make_the_whole() {

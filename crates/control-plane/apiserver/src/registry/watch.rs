@@ -25,6 +25,7 @@ use super::{Call, is_hot, is_plain};
 use crate::body::{Body, BoxError};
 use crate::core::Core;
 use crate::flowcontrol::Seats;
+use crate::fresh::Form;
 use crate::metrics::WatchSeries;
 use crate::negotiate::{Output, Shape};
 use crate::options::{self, Freshness, IncludeObject, ListOptions};
@@ -45,6 +46,9 @@ const WATCHED: usize = 100;
 
 /// Bytes of initial events made at once.
 const PIECE: usize = 64 * 1024;
+
+/// Batches of events that are sent before the end of the watch, bookmarks and the server's shutdown are looked at again.
+const IN_A_ROW: u32 = 32;
 
 /// A frame's kind and object, before encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,8 @@ impl Call {
             selection: options.selection.clone(),
             output: self.output,
             include,
+            as_stored: is_plain(self.output) && self.served.as_stored(),
+            hot: is_hot(&self.served, self.output),
             columns_sent: false,
             series: self.core.metrics.watch(&self.served),
         };
@@ -127,6 +133,7 @@ impl Call {
             timer: Box::pin(tokio::time::sleep(BOOKMARK_EVERY.min(life))),
             shutdown: Box::pin(self.core.shutdown.clone().cancelled_owned()),
             done: false,
+            in_a_row: 0,
             seats: self.seats.lock().take(),
         };
         let media = match self.output.encoding {
@@ -186,6 +193,8 @@ struct WatchState {
     timer: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
+    /// Batches of events since the rest was looked at.
+    in_a_row: u32,
     /// Held until the initial events are made: from then on a watch costs next to nothing.
     seats: Option<Seats>,
 }
@@ -220,6 +229,17 @@ impl WatchState {
                 return None;
             }
             let Some(watcher) = &mut self.watcher else { return None };
+            // Mostly it is an event that is to be sent, and to look at everything else first takes longer than sending it.
+            if self.in_a_row < IN_A_ROW
+                && let Ok(Some(batch)) = watcher.try_next()
+            {
+                self.in_a_row += 1;
+                if let Some(frame) = self.frames.batch(&mut self.pending, &batch.events) {
+                    return Some(frame);
+                }
+                continue;
+            }
+            self.in_a_row = 0;
             tokio::select! {
                 biased;
                 () = &mut self.shutdown => self.done = true,
@@ -237,8 +257,8 @@ impl WatchState {
                 }
                 batch = watcher.next() => match batch {
                     Ok(batch) => {
-                        for event in &batch.events {
-                            self.frames.event(&mut self.pending, event);
+                        if let Some(frame) = self.frames.batch(&mut self.pending, &batch.events) {
+                            return Some(frame);
                         }
                     }
                     Err(WatchError::Closed) => self.done = true,
@@ -315,56 +335,103 @@ struct Frames {
     selection: Selection,
     output: Output,
     include: IncludeObject,
+    /// Whether the stored bytes are what is sent. Found out once, as is the next: it takes longer than to send an event.
+    as_stored: bool,
+    /// Whether the kept protobuf form is.
+    hot: bool,
     columns_sent: bool,
     series: Arc<WatchSeries>,
 }
 
+/// What a watcher is shown of an event.
+struct Shown<'e> {
+    kind: Kind,
+    record: &'e Arc<Record>,
+    /// The revision to show, where it is not the record's own.
+    at: Option<u64>,
+}
+
 impl Frames {
-    fn event(&mut self, out: &mut BytesMut, event: &Event) {
+    /// What this watcher is shown of an event, if anything.
+    fn shown<'e>(&self, event: &'e Event) -> Option<Shown<'e>> {
         let matches = |record: &Record| self.selection.matches(&self.served, record);
         let before = event.previous.as_deref().is_some_and(matches);
         let kind = match event.kind {
             EventKind::Delete if before || event.previous.is_none() => Kind::Deleted,
-            EventKind::Delete => return,
+            EventKind::Delete => return None,
             EventKind::Put => match (before, matches(&event.record)) {
                 (false, true) => Kind::Added,
                 (true, true) => Kind::Modified,
                 (true, false) => Kind::Deleted,
-                (false, false) => return,
+                (false, false) => return None,
             },
         };
         let left_selection = kind == Kind::Deleted && event.kind == EventKind::Put;
         match (&event.previous, left_selection) {
             // An object that left the selection is shown as it last matched, at the revision of the change.
-            (Some(previous), true) => self.push_at(out, kind, previous, event.revision),
-            _ => self.push(out, kind, &event.record),
+            (Some(previous), true) => Some(Shown { kind, record: previous, at: Some(event.revision) }),
+            _ => Some(Shown { kind, record: &event.record, at: None }),
         }
     }
 
-    /// A frame with the record's own bytes, or its object in the shape asked for.
-    fn push(&mut self, out: &mut BytesMut, kind: Kind, record: &Arc<Record>) {
-        if is_plain(self.output) && self.served.as_stored() {
+    /// Adds the frames of these events, or, where there is nothing before it, returns the one of the only event.
+    fn batch(&mut self, out: &mut BytesMut, events: &[Arc<Event>]) -> Option<Bytes> {
+        let alone = events.len() == 1 && out.is_empty();
+        for event in events {
+            let Some(shown) = self.shown(event) else { continue };
+            if alone && let Some(frame) = self.shared(&shown) {
+                return Some(frame);
+            }
+            match shown.at {
+                Some(revision) => self.push_at(out, shown.kind, shown.record, revision),
+                None => self.push(out, shown.kind, shown.record),
+            }
+        }
+        None
+    }
+
+    /// The frame that all watchers who ask for the stored object in this form send; `None` where it is made for each.
+    fn shared(&self, shown: &Shown<'_>) -> Option<Bytes> {
+        if shown.at.is_some() || !(self.as_stored || self.hot) {
+            return None;
+        }
+        let form = Form { kind: shown.kind.name(), encoding: self.output.encoding };
+        let make = || {
+            let mut frame = BytesMut::new();
+            self.stored(&mut frame, shown.kind, shown.record).unwrap_or(Ok(())).map(|()| frame.freeze())
+        };
+        // A failure is told the long way.
+        let frame = self.core.fresh.frame(shown.record, form, make).ok()?;
+        self.series.sent(frame.len());
+        Some(frame)
+    }
+
+    /// A frame with the record's own bytes or its kept form; `None` where its object has to be made.
+    fn stored(&self, out: &mut BytesMut, kind: Kind, record: &Arc<Record>) -> Option<Result<(), ApiError>> {
+        if self.as_stored {
             out.reserve(record.value.len() + 40);
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.name().as_bytes());
             out.extend_from_slice(b"\",\"object\":");
             out.extend_from_slice(&record.value);
             out.extend_from_slice(b"}\n");
-            self.series.sent(record.value.len() + kind.name().len() + 22);
-            return;
+            return Some(Ok(()));
         }
-        if is_hot(&self.served, self.output) {
-            match self.core.hot.form(&self.served, record, true) {
-                Ok(form) => {
-                    let before = out.len();
-                    out.reserve(form.len() + codec::WATCH_FRAME_HEAD_MAX);
-                    codec::watch_frame_head(kind.name(), form.len(), out);
-                    out.extend_from_slice(&form);
-                    self.series.sent(out.len() - before);
-                }
-                Err(error) => self.error(out, &error.to_status()),
-            }
-            return;
+        let form = self.hot.then(|| self.core.hot.form(&self.served, record, true))?;
+        Some(form.map(|form| {
+            out.reserve(form.len() + codec::WATCH_FRAME_HEAD_MAX);
+            codec::watch_frame_head(kind.name(), form.len(), out);
+            out.extend_from_slice(&form);
+        }))
+    }
+
+    /// A frame with the record's own bytes, or its object in the shape asked for.
+    fn push(&mut self, out: &mut BytesMut, kind: Kind, record: &Arc<Record>) {
+        let before = out.len();
+        match self.stored(out, kind, record) {
+            Some(Ok(())) => return self.series.sent(out.len() - before),
+            Some(Err(error)) => return self.error(out, &error.to_status()),
+            None => {}
         }
         match storage::parse(record) {
             Ok(object) => self.push_object(out, kind, object),

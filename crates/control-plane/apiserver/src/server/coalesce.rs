@@ -10,12 +10,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gathered bytes that are sent without waiting for the turn's end: four full TLS records.
 const ENOUGH: usize = 64 * 1024;
+
+/// Buffers that are kept for whoever gathers next. One that was just emptied is still in the processor's cache, and there
+/// are only as many busy connections at a moment as there are threads.
+static EMPTY: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// How many.
+const KEPT: usize = 16;
+
+/// Where in a page what is gathered begins. A TLS record is made by copying this into memory that begins with a page and
+/// five bytes of head. The processor's copy instruction crawls, at a tenth of its speed, when source and target lie a few
+/// bytes apart in their pages: it took more time than the encryption.
+const OFFSET: usize = 2048;
+const PAGE: usize = 4096;
 
 /// A stream whose small writes are gathered. The other half of it is a [`Flusher`].
 pub(super) struct Coalesce<S>(Arc<Mutex<Shared<S>>>);
@@ -25,7 +37,12 @@ pub(super) struct Flusher<S>(Arc<Mutex<Shared<S>>>);
 
 struct Shared<S> {
     stream: S,
-    gathered: BytesMut,
+    /// Has no capacity while nothing is gathered: a connection that is quiet keeps no buffer.
+    gathered: Vec<u8>,
+    /// Where in it what is gathered begins.
+    start: usize,
+    /// How far it is sent.
+    sent: usize,
     /// Something is gathered or the stream itself has to be flushed.
     pending: bool,
     /// Nobody ends turns any more: flushes flush.
@@ -34,21 +51,52 @@ struct Shared<S> {
 
 /// The two halves of a stream.
 pub(super) fn coalesce<S>(stream: S) -> (Coalesce<S>, Flusher<S>) {
-    let shared = Shared { stream, gathered: BytesMut::new(), pending: false, eager: false };
+    let shared = Shared { stream, gathered: Vec::new(), start: 0, sent: 0, pending: false, eager: false };
     let shared = Arc::new(Mutex::new(shared));
     (Coalesce(Arc::clone(&shared)), Flusher(shared))
 }
 
+impl<S> Shared<S> {
+    fn is_full(&self) -> bool {
+        self.gathered.len() - self.start >= ENOUGH
+    }
+
+    /// Takes as much as there is room for.
+    fn gather(&mut self, bytes: &[u8]) -> usize {
+        if self.gathered.capacity() == 0 {
+            self.gathered = EMPTY.lock().pop().unwrap_or_else(|| Vec::with_capacity(ENOUGH + PAGE));
+            self.start = (PAGE + OFFSET - self.gathered.as_ptr().addr() % PAGE) % PAGE;
+            self.sent = self.start;
+            self.gathered.resize(self.start, 0);
+        }
+        let part = &bytes[..bytes.len().min(self.start + ENOUGH - self.gathered.len())];
+        self.gathered.extend_from_slice(part);
+        part.len()
+    }
+
+    fn release(&mut self) {
+        let buffer = std::mem::take(&mut self.gathered);
+        (self.start, self.sent) = (0, 0);
+        let mut kept = EMPTY.lock();
+        if buffer.capacity() > 0 && kept.len() < KEPT {
+            kept.push(buffer);
+        }
+    }
+}
+
 impl<S: AsyncWrite + Unpin> Shared<S> {
-    /// Writes until no more than this is gathered.
-    fn poll_drain(&mut self, cx: &mut Context<'_>, rest: usize) -> Poll<io::Result<()>> {
-        while self.gathered.len() > rest {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered))?;
+    /// Writes what is gathered.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.gathered.len() {
+            let rest = &self.gathered[self.sent..];
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.gathered.advance(written);
+            self.sent += written;
         }
+        self.gathered.truncate(self.start);
+        self.sent = self.start;
         Poll::Ready(Ok(()))
     }
 
@@ -56,11 +104,10 @@ impl<S: AsyncWrite + Unpin> Shared<S> {
         if !self.pending {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_drain(cx, 0))?;
+        ready!(self.poll_drain(cx))?;
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.pending = false;
-        // A connection that is quiet keeps no buffer.
-        self.gathered = BytesMut::new();
+        self.release();
         Poll::Ready(Ok(()))
     }
 }
@@ -113,16 +160,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.lock();
-        if shared.gathered.len() >= ENOUGH {
-            ready!(shared.poll_drain(cx, 0))?;
+        if shared.is_full() {
+            ready!(shared.poll_drain(cx))?;
         }
         let mut taken = 0;
         for slice in slices {
-            let room = ENOUGH - shared.gathered.len();
-            let part = &slice[..slice.len().min(room)];
-            shared.gathered.extend_from_slice(part);
-            taken += part.len();
-            if part.len() < slice.len() {
+            let part = shared.gather(slice);
+            taken += part;
+            if part < slice.len() {
                 break;
             }
         }
@@ -191,6 +236,19 @@ mod tests {
             })
             .await;
         assert_eq!(shared.lock().stream.0, [5100, ENOUGH, ENOUGH, 1]);
+    }
+
+    #[test]
+    fn what_is_gathered_begins_in_the_middle_of_a_page() {
+        let (_, flusher) = coalesce(());
+        let mut shared = flusher.0.lock();
+        for _ in 0..2 {
+            assert_eq!((shared.gather(b"one"), shared.gather(&[7; ENOUGH])), (3, ENOUGH - 3));
+            assert!(shared.is_full());
+            assert_eq!(shared.gathered[shared.sent..][..3].as_ptr().addr() % PAGE, OFFSET);
+            // Used again by whoever comes next.
+            shared.release();
+        }
     }
 
     #[tokio::test]

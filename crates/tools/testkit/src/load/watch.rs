@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use memchr::{memchr, memmem};
 use serde_json::json;
 
 use super::connection::Connections;
@@ -81,26 +82,29 @@ pub(super) async fn fan_out(
 
 /// Reads frames until this many changes were seen: how old each was when it came.
 async fn read(mut body: Incoming, origin: Instant, wanted: usize) -> Result<Vec<Duration>> {
-    const MARK: &[u8] = b"\"sent\":\"";
+    let mark = memmem::Finder::new(b"\"sent\":\"");
     let mut times = Vec::with_capacity(wanted);
-    let mut buffer: Vec<u8> = Vec::new();
+    // The beginning of a line whose end is still to come.
+    let mut begun: Vec<u8> = Vec::new();
     while times.len() < wanted {
         let Some(frame) = body.frame().await else { bail!("a watch ended after {} changes", times.len()) };
         let Ok(data) = frame?.into_data() else { continue };
-        buffer.extend_from_slice(&data);
         let now = origin.elapsed();
-        let mut at = 0;
-        while let Some(end) = buffer[at..].iter().position(|byte| *byte == b'\n') {
-            let line = &buffer[at..at + end];
-            at += end + 1;
-            let Some(mark) = line.windows(MARK.len()).position(|window| window == MARK) else { continue };
-            let digits = line[mark + MARK.len()..].split(|byte| *byte == b'"').next().unwrap_or_default();
-            let sent: u64 = std::str::from_utf8(digits)?.parse()?;
-            if sent > 0 {
-                times.push(now.saturating_sub(Duration::from_micros(sent)));
+        let mut rest = &data[..];
+        while let Some(end) = memchr(b'\n', rest) {
+            begun.extend_from_slice(if begun.is_empty() { &[] } else { &rest[..end] });
+            let line = if begun.is_empty() { &rest[..end] } else { &begun };
+            if let Some(at) = mark.find(line) {
+                let digits = line[at + mark.needle().len()..].split(|byte| *byte == b'"').next();
+                let sent: u64 = std::str::from_utf8(digits.unwrap_or_default())?.parse()?;
+                if sent > 0 {
+                    times.push(now.saturating_sub(Duration::from_micros(sent)));
+                }
             }
+            begun.clear();
+            rest = &rest[end + 1..];
         }
-        buffer.drain(..at);
+        begun.extend_from_slice(rest);
     }
     Ok(times)
 }
