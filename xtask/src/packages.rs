@@ -18,7 +18,7 @@ const NODE: [Need; 1] =
     [Need { program: "nft", package: "nftables", why: "puts the rules of Services into the kernel" }];
 
 /// What the tests use besides.
-const TESTS: [Need; 7] = [
+const TESTS: [Need; 8] = [
     Need {
         program: "containerd",
         package: "containerd",
@@ -30,6 +30,11 @@ const TESTS: [Need; 7] = [
         program: "docker-registry",
         package: "docker-registry",
         why: "the registry that images are pulled from, started by the runtime's tests",
+    },
+    Need {
+        program: "dbus-daemon",
+        package: "dbus-daemon",
+        why: "the bus that a login manager and a systemd of the tests are on",
     },
     Need { program: "ip", package: "iproute2", why: "network namespaces in tests" },
     Need { program: "etcd", package: "etcd-server", why: "the store's other engine, started by its tests" },

@@ -2,7 +2,10 @@
 //!
 //! Both layouts are served: version 2, and version 1 where each controller may be its own mount. The
 //! runtime makes the containers' own groups below; here only what is above them is made, bounded and
-//! removed. A limit that cannot be written is an error for the pod, not something to pass over.
+//! removed: by hand, or through systemd where the runtime does so too ([`systemd`]). A limit that cannot be
+//! written is an error for the pod, not something to pass over.
+
+pub(crate) mod systemd;
 
 use std::{
     collections::BTreeSet,
@@ -16,9 +19,14 @@ use crate::{
     Configuration, pod,
     resources::{self, CpuBounds, Qos},
 };
+use systemd::Systemd;
 
 /// Controllers of version 1 that limits are written to.
 const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// The groups of classes; guaranteed pods are beside them.
+const BURSTABLE: &str = "burstable";
+const BEST_EFFORT: &str = "besteffort";
 
 /// Why a group could not be made or bounded.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +63,8 @@ pub(crate) struct Cgroups {
     cpu: CpuBounds,
     /// `podPidsLimit`; None is no limit.
     pod_pids: Option<i64>,
+    /// Who makes groups; None is this kubelet.
+    systemd: Option<Systemd>,
 }
 
 /// Reads where cgroups are mounted from the text of `/proc/self/mountinfo`. Version 1 wins in a mixed
@@ -104,7 +114,24 @@ impl Cgroups {
             root: root.trim_end_matches('/').to_owned(),
             cpu: CpuBounds::of(settings),
             pod_pids: Some(settings.pod_pids_limit).filter(|limit| *limit > 0),
+            systemd: None,
         })
+    }
+
+    /// The same groups as slices of systemd: the driver `systemd`. From here on what makes, bounds and removes groups is not for
+    /// a runtime's own threads.
+    pub(crate) fn through(self, systemd: Systemd) -> Self {
+        Self { systemd: Some(systemd), ..self }
+    }
+
+    /// The group of these names below the root, each within the one before.
+    fn group(&self, names: &[&str]) -> String {
+        let all: Vec<&str> =
+            self.root.split('/').filter(|part| !part.is_empty()).chain(names.iter().copied()).collect();
+        match &self.systemd {
+            Some(_) => systemd::path(&all),
+            None => format!("/{}", all.join("/")),
+        }
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -113,12 +140,22 @@ impl Cgroups {
 
     /// The group of a pod as the runtime is told it.
     pub(crate) fn pod_path(&self, pod: &Pod) -> String {
-        let class = match resources::qos(pod) {
-            Qos::Guaranteed => "",
-            Qos::Burstable => "/burstable",
-            Qos::BestEffort => "/besteffort",
-        };
-        format!("{}/kubepods{class}/pod{}", self.root, pod::uid(pod))
+        let own = format!("pod{}", pod::uid(pod));
+        match resources::qos(pod) {
+            Qos::Guaranteed => self.group(&["kubepods", &own]),
+            Qos::Burstable => self.group(&["kubepods", BURSTABLE, &own]),
+            Qos::BestEffort => self.group(&["kubepods", BEST_EFFORT, &own]),
+        }
+    }
+
+    /// The group that the runtime of that name makes for a container.
+    pub(crate) fn container_path(&self, pod: &Pod, id: &str, runtime: &str) -> String {
+        let pod = self.pod_path(pod);
+        match (&self.systemd, runtime) {
+            (None, _) => format!("{pod}/{id}"),
+            (Some(_), "cri-o") => format!("{pod}/crio-{id}.scope"),
+            (Some(_), _) => format!("{pod}/cri-containerd-{id}.scope"),
+        }
     }
 
     /// Whether the kernel bounds swap by group.
@@ -128,27 +165,31 @@ impl Cgroups {
 
     /// The group of all pods.
     fn top(&self) -> String {
-        format!("{}/kubepods", self.root)
+        self.group(&["kubepods"])
     }
 
     /// Makes the groups of all pods and of the classes; `all` bounds them together.
     pub(crate) fn make_roots(&self, all: Limits) -> Result<(), CgroupError> {
-        let top = self.top();
-        self.make(&top, all)?;
-        for class in ["burstable", "besteffort"] {
-            self.make(&format!("{top}/{class}"), Limits { cpu_shares: 2, ..Default::default() })?;
+        self.make(&self.top(), all)?;
+        for class in [BURSTABLE, BEST_EFFORT] {
+            self.make(&self.group(&["kubepods", class]), Limits { cpu_shares: 2, ..Default::default() })?;
         }
         Ok(())
     }
 
     /// Gives the burstable class the CPU its pods ask for together.
     pub(crate) fn share_burstable(&self, cpu_millis: i64) -> Result<(), CgroupError> {
-        let path = format!("{}/kubepods/burstable", self.root);
-        self.limit(&path, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })
+        let path = self.group(&["kubepods", BURSTABLE]);
+        self.bound(&path, Limits { cpu_shares: resources::shares(cpu_millis), ..Default::default() })
     }
 
     /// Bounds a group that is somebody else's: what is reserved for the system or for Kubernetes' own processes.
     pub(crate) fn bound_reserved(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        if self.systemd.is_some() {
+            let names: Vec<&str> =
+                path.trim_matches('/').split('/').map(|name| name.trim_end_matches(".slice")).collect();
+            return self.bound(&systemd::path(&names), limits);
+        }
         for mount in self.mounts_of_limits() {
             let full = join(mount, path);
             fs::metadata(&full).map_err(|source| CgroupError { path: full, source })?;
@@ -171,14 +212,18 @@ impl Cgroups {
     pub(crate) fn pods(&self) -> BTreeSet<(String, String)> {
         let mut found = BTreeSet::new();
         let mounts = self.mounts();
-        for class in ["", "/burstable", "/besteffort"] {
-            let path = format!("{}/kubepods{class}", self.root);
+        for names in [&["kubepods"][..], &["kubepods", BURSTABLE], &["kubepods", BEST_EFFORT]] {
+            let path = self.group(names);
             let entries =
                 mounts.iter().flat_map(|mount| fs::read_dir(join(mount, &path)).into_iter().flatten());
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if let Some(uid) = name.strip_prefix("pod") {
-                    found.insert((uid.to_owned(), format!("{path}/{name}")));
+                let uid = match &self.systemd {
+                    Some(_) => systemd::pod_uid(&name),
+                    None => name.strip_prefix("pod").map(str::to_owned),
+                };
+                if let Some(uid) = uid {
+                    found.insert((uid, format!("{path}/{name}")));
                 }
             }
         }
@@ -187,6 +232,9 @@ impl Cgroups {
 
     /// Removes a group by its path, as [`Self::pods`] gives it, from every tree that lets it go.
     pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        if let Some(systemd) = &self.systemd {
+            systemd.remove(path).map_err(|error| told(path, error))?;
+        }
         let mut outcome = Ok(());
         for mount in self.mounts() {
             let full = join(mount, path);
@@ -229,6 +277,9 @@ impl Cgroups {
     }
 
     fn make(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        if self.systemd.is_some() {
+            return self.bound(path, limits);
+        }
         let make = |full: PathBuf| {
             fs::create_dir_all(&full).map_err(|source| CgroupError { path: full.clone(), source })
         };
@@ -244,6 +295,16 @@ impl Cgroups {
             }
         }
         self.limit(path, limits)
+    }
+
+    /// Bounds a group; systemd makes it if it is not there.
+    fn bound(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
+        match &self.systemd {
+            Some(systemd) => {
+                systemd.make(path, limits, self.cpu, self.is_v2()).map_err(|error| told(path, error))
+            }
+            None => self.limit(path, limits),
+        }
     }
 
     fn limit(&self, path: &str, limits: Limits) -> Result<(), CgroupError> {
@@ -279,6 +340,10 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+fn told(path: &str, error: systemd::SystemdError) -> CgroupError {
+    CgroupError { path: path.into(), source: io::Error::other(error) }
 }
 
 /// What bounds a pod as a whole: limits only if every container has one.
@@ -369,6 +434,55 @@ mod tests {
         assert_eq!(parse_layout("1 0 0:1 / / rw - ext4 /dev/vda rw\n"), None);
     }
 
+    #[tokio::test]
+    async fn paths_of_both_drivers() {
+        let pod = |uid: &str, resources: serde_json::Value| -> Pod {
+            let containers = serde_json::json!([{"name": "c", "resources": resources}]);
+            let value = serde_json::json!({"metadata": {"uid": uid}, "spec": {"containers": containers}});
+            serde_json::from_value(value).unwrap()
+        };
+        let best = pod("1-2", serde_json::json!({}));
+        let burstable = pod("a-b", serde_json::json!({"requests": {"cpu": "1"}}));
+        let guaranteed = pod("g", serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}}));
+        let of = |root: &str| Cgroups {
+            layout: Layout::V2 { mount: "/sys/fs/cgroup".into() },
+            root: root.to_owned(),
+            cpu: CpuBounds::of(&Configuration::default()),
+            pod_pids: None,
+            systemd: None,
+        };
+        for (root, pod, plain, slice) in [
+            (
+                "",
+                &best,
+                "/kubepods/besteffort/pod1-2",
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice",
+            ),
+            (
+                "",
+                &burstable,
+                "/kubepods/burstable/poda-b",
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice",
+            ),
+            ("", &guaranteed, "/kubepods/podg", "/kubepods.slice/kubepods-podg.slice"),
+            (
+                "/own-root",
+                &guaranteed,
+                "/own-root/kubepods/podg",
+                "/own_root.slice/own_root-kubepods.slice/own_root-kubepods-podg.slice",
+            ),
+        ] {
+            let through = of(root).through(Systemd::new("/nonexistent".into()));
+            assert_eq!((of(root).pod_path(pod).as_str(), through.pod_path(pod).as_str()), (plain, slice));
+            assert_eq!(of(root).container_path(pod, "id", "cri-o"), format!("{plain}/id"));
+            assert_eq!(through.container_path(pod, "id", "cri-o"), format!("{slice}/crio-id.scope"));
+            assert_eq!(
+                through.container_path(pod, "id", "containerd"),
+                format!("{slice}/cri-containerd-id.scope")
+            );
+        }
+    }
+
     #[test]
     fn weights() {
         for (shares, expected) in [(2, 1), (1024, 39), (262_144, 10_000)] {
@@ -390,6 +504,7 @@ mod tests {
             root: "/r".to_owned(),
             cpu: CpuBounds::of(&Configuration::default()),
             pod_pids: None,
+            systemd: None,
         };
         let path = "/r/kubepods/besteffort/podx".to_owned();
         assert_eq!(cgroups.pods(), [("x".to_owned(), path.clone())].into());

@@ -6,7 +6,7 @@ use crate::credentials::provider::Providers as CredentialProviders;
 use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
 
-use crate::{Configuration, ContainerManagerSettings};
+use crate::{Configuration, ContainerManagerSettings, node_shutdown::logind::LogindPlaces};
 
 /// The certificate the kubelet's server shows, and the authority whose clients it believes.
 #[derive(Clone)]
@@ -48,6 +48,8 @@ pub struct Config {
     pub credential_providers: Option<Arc<CredentialProviders>>,
     /// The version this kubelet reports, `v1.36.x`.
     pub version: String,
+    /// Where the machine's login manager is, for graceful shutdown.
+    pub logind: LogindPlaces,
     /// Policies of processors, memory and topology.
     pub container_manager: ContainerManagerSettings,
 }
@@ -85,6 +87,7 @@ impl Config {
             user_namespace_ids_per_pod: 65_536,
             labels: BTreeMap::new(),
             credential_providers: None,
+            logind: LogindPlaces::default(),
             version: "v1.36.0".to_owned(),
         }
     }

@@ -79,6 +79,11 @@ pub struct Configuration {
     pub cluster_domain: String,
     pub resolv_conf: PathBuf,
 
+    pub shutdown_grace_period: Span,
+    pub shutdown_grace_period_critical_pods: Span,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownPeriod>,
+
     pub max_pods: u32,
     pub pods_per_core: u32,
     pub pod_pids_limit: i64,
@@ -144,6 +149,15 @@ pub struct Configuration {
 pub struct MemoryReservation {
     pub numa_node: usize,
     pub limits: Amounts,
+}
+
+/// An entry of `shutdownGracePeriodByPodPriority`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "upstream's reference of KubeletConfiguration explains them")]
+pub struct ShutdownPeriod {
+    pub priority: i32,
+    pub shutdown_grace_period_seconds: i64,
 }
 
 /// `authentication`.
@@ -274,6 +288,9 @@ impl Default for Configuration {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            shutdown_grace_period: Span::default(),
+            shutdown_grace_period_critical_pods: Span::default(),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             max_pods: 110,
             pods_per_core: 0,
             pod_pids_limit: -1,

@@ -8,6 +8,7 @@ use kube::Client;
 use parking_lot::Mutex;
 use podium_client::{EventRecorder, Informer, Shutdown, reference_of};
 use podium_cri::Cri;
+use tokio::sync::watch;
 
 use crate::{
     Config,
@@ -61,6 +62,8 @@ pub(crate) struct Context {
     /// When this kubelet came up: containers older than that were there before.
     pub(crate) started: Timestamp,
     pub(crate) shutdown: Shutdown,
+    /// Whether the machine is shutting down: its pods end and no new ones begin.
+    pub(crate) leaving: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Context {

@@ -9,7 +9,10 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::{pod, resources, status::Verdict};
+use crate::{
+    pod, resources,
+    status::{EVICTED, Verdict},
+};
 use state::Observed;
 use thresholds::{Signal, Threshold};
 
@@ -74,7 +77,7 @@ pub(crate) fn choose(
             ));
         }
     }
-    Some((first.pod.clone(), Verdict { reason: "Evicted".to_owned(), message }))
+    Some((first.pod.clone(), Verdict { reason: EVICTED.to_owned(), message }))
 }
 
 /// A number as upstream's quantities write it: bytes in the largest unit that divides them.

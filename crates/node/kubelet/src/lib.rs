@@ -36,6 +36,7 @@ mod manager;
 mod metrics;
 mod network_files;
 mod node;
+mod node_shutdown;
 mod observe;
 mod plugin_manager;
 mod pod;
@@ -70,9 +71,10 @@ mod tests_real;
 pub use config::{Config, ServingCertificate};
 pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
-    MemoryReservation, MemorySwap, Span, WebhookAuthentication, WebhookAuthorization, X509,
+    MemoryReservation, MemorySwap, ShutdownPeriod, Span, WebhookAuthentication, WebhookAuthorization, X509,
 };
 pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
+pub use node_shutdown::logind::LogindPlaces;
 pub use run::{Error, run};
 pub use server::ServerError;

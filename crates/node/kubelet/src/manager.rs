@@ -1,6 +1,7 @@
 //! Pods of this node and their workers: who is here, who is new, who is gone, and what nobody knows.
 
 mod bounds;
+mod leave;
 mod relief;
 mod statics;
 
@@ -335,8 +336,10 @@ impl Pods {
                 .map(|pod| crate::resources::pod_request(pod, "cpu").milli_value())
                 .sum();
             if last != Some(total) {
-                match self.shared.cgroups.share_burstable(total) {
-                    Ok(()) => last = Some(total),
+                let cgroups = self.shared.cgroups.clone();
+                match tokio::task::spawn_blocking(move || cgroups.share_burstable(total)).await {
+                    Ok(Ok(())) => last = Some(total),
+                    Ok(Err(error)) => tracing::warn!(%error, "sharing CPU out failed"),
                     Err(error) => tracing::warn!(%error, "sharing CPU out failed"),
                 }
             }

@@ -85,6 +85,7 @@ impl NodeKeeper {
         let settings = &self.shared.config.settings;
         let mut reported: Option<Instant> = None;
         let mut last = Value::Null;
+        let mut leaving = self.shared.leaving.subscribe();
         loop {
             let report = pressure::report(&self.shared).await;
             let due = reported.is_none_or(|at| at.elapsed() >= settings.report_frequency());
@@ -106,6 +107,7 @@ impl NodeKeeper {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shared.container_manager.capacity_changed() => {}
+                Ok(()) = leaving.changed() => {}
             }
         }
     }

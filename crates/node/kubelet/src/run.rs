@@ -13,11 +13,12 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::Mutex;
 use podium_client::{EventRecorder, Running, Scope, Shutdown};
 use podium_cri::{Cri, Timeouts, v1};
+use tokio::sync::watch;
 
 use crate::{
     Config, Configuration,
     backoff::Backoff,
-    cgroups::{CgroupError, Cgroups, Limits},
+    cgroups::{CgroupError, Cgroups, Limits, systemd::Systemd},
     container_manager::{self, ContainerManager, SettingsError},
     context::Context,
     eviction::thresholds,
@@ -29,6 +30,7 @@ use crate::{
     metrics::Metrics,
     network_files,
     node::{NodeKeeper, machine::Machine},
+    node_shutdown,
     references::References,
     resources,
     server::{Server, ServerError},
@@ -120,7 +122,6 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     };
     let machine = Machine::read(&config.root_dir);
     machine.holds(&config.settings).map_err(Error::Machine)?;
-    make_groups(&cgroups, &machine, &config.settings).map_err(|error| cgroup_error(&error))?;
     let (recorder, sink) = EventRecorder::new(config.client.clone(), "kubelet", &config.node_name);
     let sink = tokio::spawn(sink.run(shutdown.clone()));
     let services = config.informers.of::<Service>();
@@ -132,7 +133,18 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         sink.await.ok();
         return Ok(());
     };
-    config.settings.cgroup_driver = cgroup_driver(&cri, &config.settings).await?;
+    config.settings.cgroup_driver = cgroup_driver(&cri, &config.settings).await;
+    let cgroups = match config.settings.cgroup_driver.as_str() {
+        "systemd" => cgroups.through(Systemd::new(config.logind.bus.clone())),
+        _ => cgroups,
+    };
+    let (own, settings) = (cgroups.clone(), config.settings.clone());
+    let making =
+        tokio::task::spawn_blocking(move || make_groups(&own, &machine, &settings).map(|()| machine));
+    let machine = match making.await {
+        Ok(made) => made.map_err(|error| cgroup_error(&error))?,
+        Err(error) => return Err(cgroup_error(&error)),
+    };
     let resolver = network_files::parse_resolv_conf(
         &std::fs::read_to_string(&config.settings.resolv_conf).unwrap_or_default(),
     );
@@ -175,6 +187,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
         started: Timestamp::now(),
         shutdown: shutdown.clone(),
+        leaving: watch::Sender::new(false),
         cri,
         recorder,
         services,
@@ -219,6 +232,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     };
     tokio::join!(
         health,
+        node_shutdown::run(&shared, &pods),
         keeper.run(),
         pods.run(&pod_informer),
         serve,
@@ -258,16 +272,19 @@ fn make_groups(cgroups: &Cgroups, machine: &Machine, settings: &Configuration) -
 }
 
 /// The driver in use: the runtime's word goes before the configuration's, as upstream.
-async fn cgroup_driver(cri: &Cri, settings: &Configuration) -> Result<String, Error> {
+async fn cgroup_driver(cri: &Cri, settings: &Configuration) -> String {
     let answer = cri.runtime_config(v1::RuntimeConfigRequest {}).await;
     let told = answer.ok().and_then(|answer| answer.linux);
-    let systemd = told.map_or(settings.cgroup_driver == "systemd", |told| {
-        told.cgroup_driver() == v1::CgroupDriver::Systemd
-    });
-    if systemd {
-        return Err(Error::Cgroups("cgroupDriver systemd is not supported: only cgroupfs is".to_owned()));
+    let asked = settings.cgroup_driver.as_str();
+    let used = match told.map(|told| told.cgroup_driver()) {
+        None => asked,
+        Some(v1::CgroupDriver::Systemd) => "systemd",
+        Some(v1::CgroupDriver::Cgroupfs) => "cgroupfs",
+    };
+    if used != asked {
+        tracing::info!(asked, used, "the cgroup driver is the container runtime's");
     }
-    Ok("cgroupfs".to_owned())
+    used.to_owned()
 }
 
 /// Asks until the runtime answers; None if the kubelet is to stop meanwhile.

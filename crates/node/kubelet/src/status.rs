@@ -30,6 +30,10 @@ pub(crate) struct StartError {
     pub(crate) message: String,
 }
 
+/// The reasons of pods that the node ended, which is a disruption to whoever made them.
+pub(crate) const EVICTED: &str = "Evicted";
+pub(crate) const TERMINATED: &str = "Terminated";
+
 /// What the kubelet decided about a pod as a whole: refused at admission, over its deadline, evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {

@@ -5,6 +5,7 @@ pub(crate) mod api;
 pub(crate) mod containerd;
 pub(crate) mod device_plugin;
 pub(crate) mod driver;
+pub(crate) mod logind;
 pub(crate) mod plugin;
 pub(crate) mod runtime;
 

@@ -10,7 +10,7 @@ use podium_client::{SharedInformers, Shutdown};
 use serde_json::{Value, json};
 
 use crate::{
-    Config, Configuration, ContainerManagerSettings,
+    Config, Configuration, ContainerManagerSettings, LogindPlaces,
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
@@ -23,7 +23,14 @@ pub(crate) struct World {
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), crate::Error>>,
     cgroup: String,
+    extra: Extra,
+}
+
+/// What is not in the configuration.
+#[derive(Clone, Default)]
+struct Extra {
     managers: ContainerManagerSettings,
+    logind: LogindPlaces,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -40,19 +47,20 @@ impl World {
 
     /// With policies of processors, memory and topology.
     pub(crate) fn start_managed(runtime_name: &str, managers: ContainerManagerSettings) -> Option<Self> {
-        Self::start_all(runtime_name, &|_| {}, managers)
+        Self::start_all(runtime_name, &|_| {}, Extra { managers, ..Extra::default() })
     }
 
     /// With other settings, too.
     fn start_as(runtime_name: &str, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
-        Self::start_all(runtime_name, change, ContainerManagerSettings::default())
+        Self::start_all(runtime_name, change, Extra::default())
     }
 
-    fn start_all(
-        runtime_name: &str,
-        change: &dyn Fn(&mut Configuration),
-        managers: ContainerManagerSettings,
-    ) -> Option<Self> {
+    /// On a machine whose login manager is there.
+    pub(crate) fn start_beside(logind: LogindPlaces, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
+        Self::start_all("", change, Extra { logind, ..Extra::default() })
+    }
+
+    fn start_all(runtime_name: &str, change: &dyn Fn(&mut Configuration), extra: Extra) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: cgroups need root");
             return None;
@@ -62,8 +70,8 @@ impl World {
         let (api, runtime) = (FakeApi::new(), FakeRuntime::start());
         runtime.held.lock().images.push("app:v1".into());
         runtime.held.lock().name = runtime_name.into();
-        let (shutdown, task) = kubelet(&api, &runtime, &cgroup, change, &managers);
-        Some(Self { api, runtime, shutdown, task, cgroup, managers })
+        let (shutdown, task) = kubelet(&api, &runtime, &cgroup, change, &extra);
+        Some(Self { api, runtime, shutdown, task, cgroup, extra })
     }
 
     pub(crate) async fn stop(mut self) {
@@ -74,7 +82,7 @@ impl World {
     pub(crate) async fn restart(mut self) -> Self {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
-        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.managers);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
         self
     }
 
@@ -82,7 +90,7 @@ impl World {
     pub(crate) async fn fails_to_restart(mut self) -> String {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
-        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.managers);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
         let ended = tokio::time::timeout(LIMIT, &mut self.task).await.expect("ends in time").unwrap();
         podium_client::error_chain(&ended.expect_err("it does not start"))
     }
@@ -149,7 +157,7 @@ fn kubelet(
     runtime: &FakeRuntime,
     cgroup: &str,
     change: &dyn Fn(&mut Configuration),
-    managers: &ContainerManagerSettings,
+    extra: &Extra,
 ) -> (Shutdown, tokio::task::JoinHandle<Result<(), crate::Error>>) {
     let shutdown = Shutdown::new();
     let client = api.client();
@@ -158,7 +166,8 @@ fn kubelet(
     let mut settings = crate::testing::settings(&runtime.endpoint(), cgroup, &root);
     change(&mut settings);
     let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
-    config.container_manager = managers.clone();
+    config.container_manager = extra.managers.clone();
+    config.logind = extra.logind.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 

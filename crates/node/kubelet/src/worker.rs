@@ -31,7 +31,7 @@ use crate::{
     admission::Refused,
     backoff::{elapsed, go_duration},
     context::Shared,
-    metrics,
+    metrics, node_shutdown,
     observe::{self, Observer},
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
@@ -179,11 +179,10 @@ impl Worker {
         }
         self.removed |= mail.removed;
         self.storage.stale |= mail.references_changed;
-        if let Some((verdict, grace)) = mail.evict
-            && self.verdict.is_none()
-        {
-            self.verdict = Some(verdict);
-            self.evicted_within = Some(grace);
+        if let Some((verdict, grace)) = mail.evict {
+            // A shutdown may come to a pod that has to go already: it has another reason then, but less time.
+            self.evicted_within = Some(self.evicted_within.map_or(grace, |within| within.min(grace)));
+            self.verdict.get_or_insert(verdict);
         }
         updated
     }
@@ -284,7 +283,11 @@ impl Worker {
         if !self.record.containers.is_empty() || !self.record.sandboxes.is_empty() {
             return;
         }
-        let mut outcome = self.mailbox.admission(&self.pod, None);
+        let mut outcome = if *self.shared.leaving.borrow() {
+            Err(node_shutdown::refusal())
+        } else {
+            self.mailbox.admission(&self.pod, None)
+        };
         if outcome.as_ref().is_err_and(Refused::is_about_node) {
             let nodes = Api::<Node>::all(self.shared.client.clone());
             if let Ok(node) = nodes.get(&self.shared.config.node_name).await {
@@ -474,6 +477,10 @@ impl Worker {
                 return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
             }
             self.finished = true;
+            if *self.shared.leaving.borrow() {
+                // The machine goes down when the last pod has ended; the API should know before.
+                self.writer.flush().await;
+            }
             self.mailbox.set_active(false);
         }
         if !(self.removed || pod::is_deleting(&self.pod)) {

@@ -11,6 +11,7 @@ pub(super) fn check(read: &Configuration) -> Vec<String> {
     let mut wrong = Wrong(Vec::new());
     access(read, &mut wrong);
     node(read, &mut wrong);
+    shutdown(read, &mut wrong);
     resources(read, &mut wrong);
     reservations(read, &mut wrong);
     wrong.0.extend(tls::check(read));
@@ -78,6 +79,33 @@ fn node(read: &Configuration, wrong: &mut Wrong) {
             )
         });
         wrong.unless(taint.time_added.is_none(), || "taint.TimeAdded is not nil".to_owned());
+    }
+}
+
+fn shutdown(read: &Configuration, wrong: &mut Wrong) {
+    let (all, critical) = (read.shutdown_grace_period, read.shutdown_grace_period_critical_pods);
+    wrong.unless(critical <= all, || {
+        format!("shutdownGracePeriod {all} must be >= shutdownGracePeriodCriticalPods {critical}")
+    });
+    for (name, period) in [("shutdownGracePeriod", all), ("shutdownGracePeriodCriticalPods", critical)] {
+        wrong.unless(period == Span::default() || period >= Span::seconds(1), || {
+            format!("{name} {period} must be either zero or otherwise >= 1 sec")
+        });
+    }
+    let groups = &read.shutdown_grace_period_by_pod_priority;
+    wrong.unless(groups.is_empty() || (all == Span::default() && critical == Span::default()), || {
+        "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time"
+            .to_owned()
+    });
+    let mut seen = BTreeSet::new();
+    for group in groups {
+        let (priority, seconds) = (group.priority, group.shutdown_grace_period_seconds);
+        wrong.unless(seen.insert(priority), || {
+            format!("shutdownGracePeriodByPodPriority has priority {priority} more than once")
+        });
+        wrong.unless(seconds >= 0, || {
+            format!("shutdownGracePeriodSeconds {seconds} of priority {priority} must not be negative")
+        });
     }
 }
 

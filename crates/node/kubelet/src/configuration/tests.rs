@@ -75,6 +75,23 @@ fn what_is_wrong_or_not_built_is_refused() {
             json!({"healthzBindAddress": "0.0.0.0"}),
             "healthzBindAddress is not supported: only a loopback address is",
         ),
+        (
+            json!({"shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "20s"}),
+            "shutdownGracePeriod 10s must be >= shutdownGracePeriodCriticalPods 20s",
+        ),
+        (
+            json!({"shutdownGracePeriod": "500ms"}),
+            "shutdownGracePeriod 500ms must be either zero or otherwise >= 1 sec",
+        ),
+        (
+            json!({"shutdownGracePeriod": "10s", "shutdownGracePeriodByPodPriority":
+                [{"priority": 0, "shutdownGracePeriodSeconds": 5}]}),
+            "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
+        ),
+        (
+            json!({"shutdownGracePeriodByPodPriority": [{"priority": 0, "shutdownGracePeriodSeconds": -5}]}),
+            "must not be negative",
+        ),
         (json!({"oomScoreAdj": -999}), "oomScoreAdj is not supported by this kubelet"),
         (json!({"logging": {"verbosity": 4}}), "logging {\"verbosity\":4} is not supported"),
         (json!({"featureGates": {"AllAlpha": true}}), "featureGates: AllAlpha is not built in this kubelet"),

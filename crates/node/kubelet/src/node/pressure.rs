@@ -17,17 +17,18 @@ pub(crate) struct Report {
 /// Looks at the runtime; what the node is short of has been found by who reclaims it.
 pub(crate) async fn report(shared: &Shared) -> Report {
     let answer = shared.cri.status(v1::StatusRequest { verbose: false }).await;
-    let not_ready = match &answer {
+    let leaving = *shared.leaving.borrow();
+    let runtime = match &answer {
         Ok(answer) => judge(&answer.status.clone().unwrap_or_default()),
-        Err(error) => Some(format!(
-            "[container runtime is down, container runtime status check failed: {}]",
-            error.grpc_text()
-        )),
+        Err(error) => vec![
+            "container runtime is down".to_owned(),
+            format!("container runtime status check failed: {}", error.grpc_text()),
+        ],
     };
     let answer = answer.unwrap_or_default();
     let pressures = shared.pressures.lock();
     let health = Health {
-        not_ready,
+        not_ready: aggregate(runtime, leaving),
         memory_pressure: pressures.contains(&Pressure::Memory),
         disk_pressure: pressures.contains(&Pressure::Disk),
         pid_pressure: pressures.contains(&Pressure::Pid),
@@ -53,7 +54,7 @@ fn features(answer: &v1::StatusResponse) -> Option<NodeFeatures> {
 }
 
 /// Upstream's words for what the runtime says.
-fn judge(status: &v1::RuntimeStatus) -> Option<String> {
+fn judge(status: &v1::RuntimeStatus) -> Vec<String> {
     let condition = |wanted: &str| status.conditions.iter().find(|condition| condition.r#type == wanted);
     let shown = |one: &v1::RuntimeCondition| {
         format!("{}={} reason:{} message:{}", one.r#type, one.status, one.reason, one.message)
@@ -70,6 +71,14 @@ fn judge(status: &v1::RuntimeStatus) -> Option<String> {
         None => troubles.push("container runtime not ready: <nil>".to_owned()),
         Some(one) if !one.status => troubles.push(format!("container runtime not ready: {}", shown(one))),
         Some(_) => {}
+    }
+    troubles
+}
+
+/// Everything that keeps the node from being ready, as upstream joins it.
+fn aggregate(mut troubles: Vec<String>, leaving: bool) -> Option<String> {
+    if leaving {
+        troubles.push("node is shutting down".to_owned());
     }
     match troubles.len() {
         0 => None,
@@ -108,9 +117,8 @@ mod tests {
             message: "m".into(),
         };
         let judged = |network: bool, runtime: bool| {
-            judge(&v1::RuntimeStatus {
-                conditions: vec![condition("NetworkReady", network), condition("RuntimeReady", runtime)],
-            })
+            let conditions = vec![condition("NetworkReady", network), condition("RuntimeReady", runtime)];
+            aggregate(judge(&v1::RuntimeStatus { conditions }), false)
         };
         assert_eq!(judged(true, true), None);
         assert_eq!(
@@ -118,6 +126,9 @@ mod tests {
             Some("container runtime network not ready: NetworkReady=false reason:R message:m")
         );
         assert!(judged(false, false).unwrap().starts_with("[container runtime network"));
-        assert!(judge(&v1::RuntimeStatus::default()).is_some());
+        assert_eq!(judge(&v1::RuntimeStatus::default()).len(), 2);
+        assert_eq!(aggregate(Vec::new(), true).as_deref(), Some("node is shutting down"));
+        let both = aggregate(vec!["a".to_owned()], true);
+        assert_eq!(both.as_deref(), Some("[a, node is shutting down]"));
     }
 }

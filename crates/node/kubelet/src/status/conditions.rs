@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use crate::{
     actions::{SandboxState, sandbox_state},
     pod, rounds,
-    status::{Seen, time},
+    status::{EVICTED, Seen, TERMINATED, time},
 };
 
 /// Types of the conditions this kubelet writes; all others belong to others and are left alone.
@@ -86,7 +86,7 @@ fn restarting(seen: &Seen<'_>, phase: &str) -> Option<PodCondition> {
 
 /// An evicted pod says so for those who make another one.
 fn disrupted(seen: &Seen<'_>) -> Option<PodCondition> {
-    let verdict = seen.verdict.filter(|verdict| verdict.reason == "Evicted")?;
+    let verdict = seen.verdict.filter(|verdict| [EVICTED, TERMINATED].contains(&verdict.reason.as_str()))?;
     let (reason, message) = (Some("TerminationByKubelet"), Some(verdict.message.clone()));
     Some(condition(seen, DISRUPTION, Judged { met: true, reason, message }))
 }

@@ -1,13 +1,10 @@
 //! What others tell a worker: the newest state of its pod, and that it should look.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{admission::Refused, status::Verdict};
 
@@ -30,7 +27,7 @@ pub(crate) struct Mail {
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     notify: Notify,
-    active: AtomicBool,
+    active: watch::Sender<bool>,
     /// The pod with the resources it was granted.
     held: Mutex<Option<Arc<Pod>>>,
     admission: Admission,
@@ -47,7 +44,7 @@ impl Mailbox {
         Self {
             mail: Mutex::default(),
             notify: Notify::new(),
-            active: AtomicBool::new(true),
+            active: watch::Sender::new(true),
             held: Mutex::default(),
             admission,
         }
@@ -80,7 +77,7 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
-    /// The node is short of something and the pod has to go.
+    /// The pod has to go: the node is short of something, or shuts down.
     pub(crate) fn evict(&self, verdict: Verdict, grace_seconds: i64) {
         self.mail.lock().evict = Some((verdict, grace_seconds));
         self.notify.notify_one();
@@ -115,10 +112,19 @@ impl Mailbox {
 
     /// Whether the pod still takes resources of the node.
     pub(crate) fn is_active(&self) -> bool {
-        self.active.load(Ordering::Acquire)
+        *self.active.borrow()
+    }
+
+    /// Returns when the pod does not take anything of the node any more; outlives the mailbox.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut active = self.active.subscribe();
+        async move {
+            // An error is that the worker is gone with its mailbox.
+            active.wait_for(|active| !active).await.ok();
+        }
     }
 
     pub(crate) fn set_active(&self, active: bool) {
-        self.active.store(active, Ordering::Release);
+        self.active.send_replace(active);
     }
 }

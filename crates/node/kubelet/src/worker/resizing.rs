@@ -122,7 +122,7 @@ impl Worker {
         if !cgroups.is_v2() {
             return None;
         }
-        let path = format!("{}/{id}", cgroups.pod_path(&self.pod));
+        let path = cgroups.container_path(&self.pod, id, &self.shared.runtime_name);
         cgroups.read(&path, "memory", "memory.current")?.trim().parse().ok()
     }
 
