@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -80,6 +81,10 @@ pub(crate) struct Up {
     /// one that runs already [default: podium]
     #[arg(long, value_name = "SOCKET", env = "PODIUM_CONTAINER_RUNTIME")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// A KubeletConfiguration of kubelet.config.k8s.io/v1beta1, read at each start; none again with '' [default: the file of the
+    /// last start]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubelet_config: Option<OsString>,
     /// What goes to podium.log: error, warn, info, debug, or per module as in podium_kubelet=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "PODIUM_LOG")]
     pub(crate) log: String,

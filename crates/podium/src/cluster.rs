@@ -168,6 +168,7 @@ async fn start(
         ip: node_ip,
         runtime_endpoint: settings.runtime_endpoint.as_deref(),
         kubelet_port: settings.kubelet_port,
+        kubelet_config: settings.kubelet_config.as_deref(),
         cluster_cidr: Some(settings.pod_cidr.parse()?),
         cluster_dns: settings.dns_ip()?,
         cluster_domain: &settings.cluster_domain,

@@ -89,6 +89,7 @@ impl Program for Joined<'_> {
             ip,
             runtime_endpoint: settings.runtime_endpoint.as_deref(),
             kubelet_port: settings.kubelet_port,
+            kubelet_config: settings.kubelet_config.as_deref(),
             cluster_cidr: settings.cluster_cidr.as_deref().map(str::parse).transpose()?,
             cluster_dns,
             cluster_domain: &settings.cluster_domain,

@@ -1,6 +1,9 @@
 //! The parts of a node: runtime, kubelet, pod network, Service proxy and DNS, started in order in one process.
 
+mod kubelet;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -8,7 +11,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use kube::api::{Patch, PatchParams};
 use podium_client::{Api, Client, ObjectKey, SharedInformers};
-use podium_kubelet::Configuration;
 use podium_network::Cidr;
 use rustls::RootCertStore;
 use serde_json::json;
@@ -29,6 +31,8 @@ pub(crate) struct Node<'a> {
     /// The runtime, as [`Choice`] reads it; a containerd of our own has been started before.
     pub(crate) runtime_endpoint: Option<&'a str>,
     pub(crate) kubelet_port: u16,
+    /// A KubeletConfiguration that goes before what podium suggests.
+    pub(crate) kubelet_config: Option<&'a Path>,
     /// All pods' addresses, where known.
     pub(crate) cluster_cidr: Option<Cidr>,
     /// The address of the `kube-dns` Service.
@@ -53,6 +57,8 @@ pub(crate) async fn start(
     let end = parts.shutdown();
     let choice = Choice::of(node.runtime_endpoint);
     let endpoint = choice.endpoint(node.layout);
+    // Before anything is started: a wrong file is told at once.
+    let kubelet = kubelet(node, &endpoint)?;
     match choice {
         Choice::Other(_) => {
             ensure_pause(&endpoint, &node.layout.run()).await?;
@@ -75,7 +81,7 @@ pub(crate) async fn start(
             });
         }
     }
-    parts.spawn("kubelet", podium_kubelet::run(kubelet(node, &endpoint), end.clone()));
+    parts.spawn("kubelet", podium_kubelet::run(kubelet, end.clone()));
     let (network_up, mut network) = watch::channel(None);
     parts.spawn("network", podium_network::run(self::network(node)?, network_up, end.clone()));
     let (proxy_up, mut proxy) = watch::channel(false);
@@ -116,25 +122,8 @@ async fn announce_dns(client: &Client, name: &str, address: Ipv4Addr) -> Result<
     Ok(())
 }
 
-fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
-    let settings = Configuration {
-        container_runtime_endpoint: endpoint.to_owned(),
-        pod_logs_dir: node.layout.pod_logs(),
-        port: node.kubelet_port,
-        cluster_dns: vec![node.cluster_dns.into()],
-        cluster_domain: node.cluster_domain.to_owned(),
-        cgroup_root: node.layout.cgroup_root(),
-        // Clusters share the machine, and its port 10248.
-        healthz_port: 0,
-        // A cluster on somebody's machine takes it as it is.
-        fail_swap_on: false,
-        eviction_hard: Some(eviction_thresholds()),
-        // Images that somebody loaded by hand can be had from nowhere else.
-        image_gc_high_threshold_percent: 100,
-        // A slow registry should not stop the others.
-        max_parallel_image_pulls: Some(3),
-        ..Configuration::default()
-    };
+fn kubelet(node: &Node<'_>, endpoint: &str) -> Result<podium_kubelet::Config> {
+    let settings = kubelet::settings(&kubelet::Decided::of(node, endpoint), node.kubelet_config)?;
     let mut config = podium_kubelet::Config::new(
         node.name,
         node.ip,
@@ -145,19 +134,7 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> podium_kubelet::Config {
     );
     config.serving = Some(node.serving.clone());
     config.version = podium_api::VERSION.to_owned();
-    config
-}
-
-/// Upstream's thresholds but for the image disk, which here is everybody's: fifteen percent free is too much to ask of
-/// somebody's machine. Without free process ids nothing starts.
-fn eviction_thresholds() -> podium_kubelet::Amounts {
-    let levels = [
-        ("memory.available", "100Mi"),
-        ("nodefs.available", "10%"),
-        ("nodefs.inodesFree", "5%"),
-        ("pid.available", "1000"),
-    ];
-    levels.into_iter().map(|(signal, level)| (signal.to_owned(), level.to_owned())).collect()
+    Ok(config)
 }
 
 fn network(node: &Node<'_>) -> Result<podium_network::Config> {

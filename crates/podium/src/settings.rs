@@ -1,6 +1,8 @@
 //! What a cluster was made with: chosen at the first start, kept in `cluster.json`, the same ever after.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use podium_network::Cidr;
@@ -31,6 +33,9 @@ pub(crate) struct Settings {
     /// `None`: older than the choice, which is containerd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
+    /// A KubeletConfiguration, as an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kubelet_config: Option<PathBuf>,
 }
 
 impl Settings {
@@ -61,6 +66,7 @@ impl Settings {
                 node_name: host_name()?,
                 node_ip: None,
                 runtime_endpoint: Some(PODIUM.to_owned()),
+                kubelet_config: None,
             },
         };
         let made = layout.settings().exists();
@@ -85,6 +91,9 @@ impl Settings {
         }
         if let Some(endpoint) = &asked.container_runtime_endpoint {
             settings.runtime_endpoint = Some(endpoint.clone());
+        }
+        if let Some(path) = &asked.kubelet_config {
+            settings.kubelet_config = kept_path(path)?;
         }
         settings.check()?;
         Ok(settings)
@@ -137,6 +146,14 @@ impl Settings {
             None => default_address(),
         }
     }
+}
+
+/// A path as it is kept: the next start may have another working directory. Nothing forgets the one that was kept.
+pub(crate) fn kept_path(path: &OsStr) -> Result<Option<PathBuf>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    std::path::absolute(path).map(Some).context("the working directory")
 }
 
 /// The runtime of whatever lives in this directory, a cluster or a node, as its settings say: `Some(None)` if they say
@@ -224,6 +241,24 @@ mod tests {
     }
 
     #[test]
+    fn the_kubelets_file_is_kept_until_it_is_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path()).unwrap();
+        let choose = |flags: &[&str]| {
+            let up = Line::try_parse_from(["up"].iter().chain(flags)).unwrap().up;
+            let chosen = Settings::choose(&layout, &up, &Claims::default()).unwrap();
+            chosen.save(&layout).unwrap();
+            chosen.kubelet_config
+        };
+        let here = std::env::current_dir().unwrap().join("kubelet.yaml");
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&["--kubelet-config", "kubelet.yaml"]), Some(here.clone()));
+        assert_eq!(choose(&[]), Some(here));
+        assert_eq!(choose(&["--kubelet-config="]), None);
+        assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
     fn the_next_cluster_gets_ranges_of_its_own() {
         assert_eq!(first_free(&pod_ranges(), &[].into_iter()).unwrap(), "10.244.0.0/16");
         assert_eq!(first_free(&pod_ranges(), &["10.244.0.0/16"].into_iter()).unwrap(), "10.245.0.0/16");
@@ -242,6 +277,7 @@ mod tests {
             node_name: "n".to_owned(),
             node_ip: None,
             runtime_endpoint: None,
+            kubelet_config: None,
         };
         assert!(base.check().is_ok());
         assert_eq!(base.dns_ip().unwrap().to_string(), "10.96.0.10");

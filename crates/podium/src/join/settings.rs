@@ -1,5 +1,6 @@
 //! What a node was joined with: kept in `node.json`, so that it starts again without its flags.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::claims::{Claim, Claims};
 use crate::cli::Data;
 use crate::layout::Layout;
 use crate::runtime::PODIUM;
-use crate::settings::{DEFAULT_KUBELET_PORT, default_address, host_name};
+use crate::settings::{DEFAULT_KUBELET_PORT, default_address, host_name, kept_path};
 
 /// The flags of `podium node`, by upstream's names where upstream has them.
 #[derive(Debug, Args)]
@@ -34,6 +35,10 @@ pub(crate) struct Flags {
     /// The container runtime: `podium`, `containerd`, or the CRI socket of one that runs already [default: podium]
     #[arg(long, value_name = "SOCKET", env = "PODIUM_CONTAINER_RUNTIME")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// A KubeletConfiguration of kubelet.config.k8s.io/v1beta1, read at each start; none again with '' [default: the file of the
+    /// last start]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubelet_config: Option<OsString>,
     /// Address of the DNS Service [default: that of kube-system/kube-dns]
     #[arg(long, value_name = "IP")]
     pub(crate) cluster_dns: Option<Ipv4Addr>,
@@ -75,6 +80,9 @@ pub(crate) struct NodeSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
     pub(crate) kubelet_port: u16,
+    /// A KubeletConfiguration, as an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kubelet_config: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cluster_dns: Option<Ipv4Addr>,
     pub(crate) cluster_domain: String,
@@ -127,6 +135,7 @@ impl NodeSettings {
                 node_ip: None,
                 runtime_endpoint: Some(PODIUM.to_owned()),
                 kubelet_port: claims.kubelet_port(DEFAULT_KUBELET_PORT)?,
+                kubelet_config: None,
                 cluster_dns: None,
                 cluster_domain: "cluster.local".to_owned(),
                 cluster_cidr: None,
@@ -153,6 +162,9 @@ impl NodeSettings {
             if let Some(path) = asked {
                 *kept = Some(absolute(path)?);
             }
+        }
+        if let Some(path) = &asked.kubelet_config {
+            self.kubelet_config = kept_path(path)?;
         }
         for (asked, kept) in [
             (&asked.server, &mut self.server),
