@@ -48,13 +48,30 @@ const WEBSOCKET_PROTOCOLS: [(&str, Protocol); 6] = [
     ("", Protocol::WebSocket { status: false, base64: false }),
 ];
 const PORT_FORWARD: &str = "portforward.k8s.io";
+/// And of port-forward over WebSocket. How a connection ended has a channel of its own per port, and never a status.
+const FORWARD_PROTOCOLS: [(&str, Protocol); 3] = [
+    ("v4.channel.k8s.io", Protocol::WebSocket { status: false, base64: false }),
+    ("v4.base64.channel.k8s.io", Protocol::WebSocket { status: false, base64: true }),
+    ("", Protocol::WebSocket { status: false, base64: false }),
+];
 
 /// What a client was promised.
 #[derive(Clone, Debug)]
 pub(crate) enum Promise {
-    Exec { container: String, args: Vec<String>, streams: Streams },
-    Attach { container: String, streams: Streams },
-    PortForward { sandbox: String },
+    Exec {
+        container: String,
+        args: Vec<String>,
+        streams: Streams,
+    },
+    Attach {
+        container: String,
+        streams: Streams,
+    },
+    /// `ports` are those that the request named, for clients that name none themselves.
+    PortForward {
+        sandbox: String,
+        ports: Vec<u16>,
+    },
 }
 
 /// The server, once it listens.
@@ -127,7 +144,11 @@ impl Streaming {
         if !sandbox.is_ready() {
             return Err(Status::failed_precondition("sandbox is not running"));
         }
-        self.promise("portforward", Promise::PortForward { sandbox: sandbox.id.clone() })
+        let port = |port: &i32| u16::try_from(*port).ok().filter(|port| *port > 0);
+        let ports: Option<Vec<u16>> = request.port.iter().map(port).collect();
+        let ports =
+            ports.ok_or_else(|| Status::invalid_argument(format!("invalid ports {:?}", request.port)))?;
+        self.promise("portforward", Promise::PortForward { sandbox: sandbox.id.clone(), ports })
     }
 
     fn promise(&self, kind: &str, promise: Promise) -> Result<String, Status> {
@@ -205,12 +226,15 @@ fn negotiate(headers: &HeaderMap, forward: bool) -> Result<(Protocol, HeaderMap)
         agreed.insert("x-stream-protocol-version", HeaderValue::from_static(chosen));
         return Ok((Protocol::Spdy { status: chosen == PROTOCOLS[0] }, agreed));
     }
-    if upgrade.eq_ignore_ascii_case("websocket") && !forward {
+    if upgrade.eq_ignore_ascii_case("websocket") {
         let wanted =
             headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let wanted: Vec<&str> = wanted.split(',').map(str::trim).collect();
-        let (chosen, protocol) = WEBSOCKET_PROTOCOLS
-            .into_iter()
+        let known: &[(&'static str, Protocol)] =
+            if forward { &FORWARD_PROTOCOLS } else { &WEBSOCKET_PROTOCOLS };
+        let (chosen, protocol) = known
+            .iter()
+            .copied()
             .find(|(known, _)| wanted.contains(known))
             .ok_or("unable to negotiate a protocol")?;
         let key = headers
@@ -238,6 +262,11 @@ fn answer(runtime: &Weak<Runtime>, request: Request<Incoming>) -> Response<Full<
     let Some(promise) = runtime.streaming.redeem(request.uri().path()) else {
         return refuse(StatusCode::NOT_FOUND, "404 page not found");
     };
+    if let (Promise::PortForward { ports, .. }, Protocol::WebSocket { base64, .. }) = (&promise, protocol)
+        && let Err(why) = forward::websocket::check(ports, base64)
+    {
+        return refuse(StatusCode::BAD_REQUEST, why);
+    }
     let tasks = runtime.tasks.clone();
     let shutdown = runtime.shutdown.clone();
     tasks.spawn(async move {
@@ -265,7 +294,13 @@ async fn serve(
     stream: TokioIo<hyper::upgrade::Upgraded>,
 ) {
     let outcome = match promise {
-        Promise::PortForward { sandbox } => forward::serve(runtime, &sandbox, stream).await,
+        Promise::PortForward { sandbox, ports } => match protocol {
+            Protocol::Spdy { .. } => forward::serve(runtime, &sandbox, stream).await,
+            Protocol::WebSocket { base64, .. } => {
+                let namespace = forward::namespace(runtime, &sandbox);
+                forward::websocket::serve(namespace, &ports, base64, stream).await
+            }
+        },
         Promise::Exec { container, args, streams } => match Peer::open(stream, protocol, streams).await {
             Ok(peer) => session::exec(runtime, &container, args, streams, peer).await,
             Err(error) => Err(error),
@@ -310,13 +345,13 @@ mod tests {
         assert!(chosen(&[spdy], true).is_err());
         assert!(negotiate(&headers(&[("upgrade", "h2c")]), false).is_err());
         assert!(negotiate(&HeaderMap::new(), false).is_err());
-        let websocket = |offered| {
+        let websocket = |offered, forward| {
             let all = [
                 ("upgrade", "websocket"),
                 ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
                 ("sec-websocket-protocol", offered),
             ];
-            let (protocol, agreed) = negotiate(&headers(&all), false)?;
+            let (protocol, agreed) = negotiate(&headers(&all), forward)?;
             assert_eq!(agreed["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
             let name = agreed.get("sec-websocket-protocol").map(|name| name.to_str().unwrap().to_owned());
             Ok::<_, &str>((protocol, name.unwrap_or_default()))
@@ -330,15 +365,24 @@ mod tests {
             ("", "", false, false),
         ] {
             let expected = (Protocol::WebSocket { status, base64 }, name.to_owned());
-            assert_eq!(websocket(offered).unwrap(), expected, "{offered}");
+            assert_eq!(websocket(offered, false).unwrap(), expected, "{offered}");
         }
-        assert!(websocket("x").is_err());
+        assert!(websocket("x", false).is_err());
+        for (offered, name, base64) in [
+            ("v5.channel.k8s.io, v4.channel.k8s.io", "v4.channel.k8s.io", false),
+            ("v4.base64.channel.k8s.io", "v4.base64.channel.k8s.io", true),
+            ("", "", false),
+        ] {
+            let expected = (Protocol::WebSocket { status: false, base64 }, name.to_owned());
+            assert_eq!(websocket(offered, true).unwrap(), expected, "{offered}");
+        }
+        assert!(websocket("channel.k8s.io", true).is_err());
     }
 
     #[test]
     fn a_promise_is_kept_once() {
         let streaming = Streaming::default();
-        let promise = || Promise::PortForward { sandbox: "s".into() };
+        let promise = || Promise::PortForward { sandbox: "s".into(), ports: Vec::new() };
         assert!(streaming.promise("portforward", promise()).is_err());
         *streaming.address.lock() = Some(([127, 0, 0, 1], 1).into());
         let url = streaming.promise("portforward", promise()).unwrap();

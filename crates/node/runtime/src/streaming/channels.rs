@@ -290,20 +290,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talker<S> {
 }
 
 /// One message to a client.
-async fn send<W: AsyncWrite + Unpin>(
+pub(super) async fn send<W: AsyncWrite + Unpin>(
     writer: &mut websocket::Writer<W>,
     base64: bool,
     channel: u8,
     bytes: &[u8],
 ) -> Result<(), Error> {
     if base64 {
-        return writer.text(&format!("{channel}{}", STANDARD.encode(bytes))).await;
+        let digit = char::from(b'0'.wrapping_add(channel));
+        return writer.text(&format!("{digit}{}", STANDARD.encode(bytes))).await;
     }
     writer.binary(&[&[channel], bytes]).await
 }
 
 /// One message of a client, the channel as a byte before its bytes.
-fn decoded(message: Bytes, base64: bool) -> Result<Bytes, Error> {
+pub(super) fn decoded(message: Bytes, base64: bool) -> Result<Bytes, Error> {
     let Some((digit, text)) = message.split_first().filter(|_| base64) else { return Ok(message) };
     let mut plain = vec![digit.wrapping_sub(b'0')];
     STANDARD.decode_vec(text, &mut plain).map_err(std::io::Error::other)?;

@@ -1,4 +1,7 @@
-//! Port-forward: connections into a pod, each a pair of streams. Source: `portforward.k8s.io` over SPDY.
+//! Port-forward: connections into a pod, each a pair of streams. Source: `portforward.k8s.io` over SPDY; the older protocol
+//! is in [`websocket`].
+
+pub(super) mod websocket;
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use nix::sched::{CloneFlags, setns};
 use podium_streaming::{Error, spdy};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -25,7 +28,22 @@ const WAITING: usize = 64;
 /// Connections that may be half asked for at a time: a client opens the two streams of one after each other.
 const HALF_OPEN: usize = 256;
 
-type Writer<S> = Arc<Mutex<spdy::Writer<WriteHalf<S>>>>;
+/// Where the streams of connections go, which share one way to the client.
+trait Talker: Send {
+    /// Sends bytes of a stream; `last`: nothing follows.
+    fn say(
+        &mut self,
+        stream: u32,
+        bytes: &[u8],
+        last: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl<W: AsyncWrite + Unpin + Send> Talker for spdy::Writer<W> {
+    async fn say(&mut self, stream: u32, bytes: &[u8], last: bool) -> Result<(), Error> {
+        self.data(stream, bytes, last).await
+    }
+}
 
 /// A request of the client's whose streams arrive one by one.
 #[derive(Debug, Default)]
@@ -42,7 +60,7 @@ where
 {
     let (read, write) = tokio::io::split(stream);
     let mut reader = spdy::Reader::new(read);
-    let writer: Writer<S> = Arc::new(Mutex::new(spdy::Writer::server(write)));
+    let writer = Arc::new(Mutex::new(spdy::Writer::server(write)));
     let mut pairs: HashMap<String, Pair> = HashMap::new();
     let mut inputs: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
     // Ends with us: a client that has gone takes its connections along.
@@ -102,16 +120,16 @@ where
 }
 
 /// Where the pod's loopback is: `Ok(None)` for the host's.
-fn namespace(runtime: &Runtime, sandbox: &str) -> Result<Option<PathBuf>, String> {
+pub(super) fn namespace(runtime: &Runtime, sandbox: &str) -> Result<Option<PathBuf>, String> {
     let found = runtime.sandbox(sandbox).filter(|one| one.is_ready());
     found.map(|one| one.network_namespace()).ok_or_else(|| "the pod is over".to_owned())
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+async fn connection<T: Talker>(
     namespace: Result<Option<PathBuf>, String>,
     port: Option<u16>,
     mut input: mpsc::Receiver<Bytes>,
-    writer: Writer<S>,
+    writer: Arc<Mutex<T>>,
     error: u32,
     data: u32,
 ) {
@@ -127,19 +145,19 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     // A client that has gone cannot be told.
     match outcome {
         Err(message) => {
-            let _ = writer.data(error, message.as_bytes(), true).await;
+            let _ = writer.say(error, message.as_bytes(), true).await;
         }
         Ok(()) => {
-            let _ = writer.data(error, &[], true).await;
+            let _ = writer.say(error, &[], true).await;
         }
     }
-    let _ = writer.data(data, &[], true).await;
+    let _ = writer.say(data, &[], true).await;
 }
 
-async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
+async fn copy<T: Talker>(
     stream: TcpStream,
     input: &mut mpsc::Receiver<Bytes>,
-    writer: &Writer<S>,
+    writer: &Mutex<T>,
     data: u32,
 ) -> Result<(), Error> {
     let (mut from, mut to) = stream.into_split();
@@ -151,7 +169,7 @@ async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
         tokio::select! {
             size = from.read(&mut buffer) => match size? {
                 0 => return Ok(()),
-                size => writer.lock().await.data(data, &buffer[..size], false).await?,
+                size => writer.lock().await.say(data, &buffer[..size], false).await?,
             },
             size = to.write(&pending), if !pending.is_empty() => pending.advance(size?),
             bytes = input.recv(), if open && pending.is_empty() => match bytes {

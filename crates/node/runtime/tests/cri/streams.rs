@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
 use super::Fixture;
+use super::fixture::{LIMIT, eventually};
 
 /// A client's connection.
 struct Client {
@@ -14,20 +15,51 @@ struct Client {
 }
 
 async fn connect(url: &str, protocol: &str) -> Client {
+    let asked = format!("Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}");
+    let (read, write) = tokio::io::split(upgrade(url, "POST", &asked).await);
+    Client { reader: Reader::new(read), writer: Writer::client(write) }
+}
+
+/// A connection that has been upgraded.
+async fn upgrade(url: &str, method: &str, headers: &str) -> TcpStream {
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_once('/').unwrap();
     let mut stream = TcpStream::connect(host).await.unwrap();
-    let request = format!(
-        "POST /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}\r\n\r\n"
-    );
+    let request =
+        format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{headers}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    let (read, write) = tokio::io::split(stream);
-    Client { reader: Reader::new(read), writer: Writer::client(write) }
+    stream
+}
+
+/// The server's next message over WebSocket.
+async fn message(stream: &mut TcpStream) -> Vec<u8> {
+    let read = async {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = match head[1] {
+            126 => stream.read_u16().await.unwrap(),
+            short => u16::from(short),
+        };
+        let mut payload = vec![0; usize::from(length)];
+        stream.read_exact(&mut payload).await.unwrap();
+        payload
+    };
+    tokio::time::timeout(LIMIT, read).await.expect("the stream answers")
+}
+
+/// Waits until somebody in a container listens on port 8080.
+async fn listens(fixture: &Fixture, container: &str) {
+    eventually("the server listens", || async {
+        let (_, out, _) =
+            fixture.exec(container, "grep -c ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6").await;
+        if out.contains(":1") || out.contains(":2") { Ok(()) } else { Err(out) }
+    })
+    .await;
 }
 
 /// Reads a stream's bytes until one is complete by `enough`, or the connection ends.
@@ -47,7 +79,7 @@ async fn gather(
             }
         }
     };
-    tokio::time::timeout(super::fixture::LIMIT, read).await.expect("the streams answer");
+    tokio::time::timeout(LIMIT, read).await.expect("the streams answer");
     said
 }
 
@@ -119,7 +151,7 @@ pub(crate) async fn exec_attach_and_forward(fixture: &Fixture) {
     let said = gather(&mut client, |said| said.get(&5).is_some_and(|text| text.contains("got one"))).await;
     assert_eq!(said[&5], "got one\n");
     drop(client);
-    super::fixture::eventually("the input has ended", || async {
+    eventually("the input has ended", || async {
         let log = fixture.log("p", "c").await;
         if log == "got one\nover\n" { Ok(()) } else { Err(log) }
     })
@@ -131,11 +163,7 @@ pub(crate) async fn exec_attach_and_forward(fixture: &Fixture) {
     config.linux.as_mut().unwrap().security_context.as_mut().unwrap().capabilities =
         Some(v1::Capability { add_capabilities: vec!["NET_ADMIN".into()], ..Default::default() });
     let server = fixture.run(&sandbox, config, &pod).await;
-    super::fixture::eventually("the server listens", || async {
-        let (_, out, _) = fixture.exec(&server, "grep -c :1F90 /proc/net/tcp /proc/net/tcp6").await;
-        if out.contains(":1") || out.contains(":2") { Ok(()) } else { Err(out) }
-    })
-    .await;
+    listens(fixture, &server).await;
     let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080] };
     let url = fixture.cri.port_forward(request).await.unwrap().url;
     let mut client = connect(&url, "portforward.k8s.io").await;
@@ -150,4 +178,26 @@ pub(crate) async fn exec_attach_and_forward(fixture: &Fixture) {
     .await;
     assert_eq!(said[&3], "served\n");
     assert!(said[&5].contains("refused"), "{said:?}");
+    drop(client);
+
+    // As older clients ask for it: a channel for each port's bytes and one for its error, which begin with the port.
+    listens(fixture, &server).await;
+    let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080, 9] };
+    let url = fixture.cri.port_forward(request).await.unwrap().url;
+    let asked = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                 Sec-WebSocket-Protocol: v4.channel.k8s.io\r\nOrigin: http://localhost";
+    let mut stream = upgrade(&url, "GET", asked).await;
+    for expected in [[0, 0x90, 0x1f], [1, 0x90, 0x1f], [2, 9, 0], [3, 9, 0]] {
+        assert_eq!(message(&mut stream).await, expected);
+    }
+    let (mut served, mut refused) = (String::new(), String::new());
+    while served != "served\n" || !refused.contains("refused") {
+        let message = message(&mut stream).await;
+        let text = String::from_utf8_lossy(&message[1..]);
+        match message[0] {
+            0 => served.push_str(&text),
+            3 => refused.push_str(&text),
+            other => panic!("channel {other}: {text}"),
+        }
+    }
 }
