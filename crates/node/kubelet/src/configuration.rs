@@ -56,6 +56,7 @@ pub struct Configuration {
     #[serde(rename = "failCgroupV1")]
     pub fail_cgroup_v1: bool,
     pub pod_logs_dir: PathBuf,
+    pub enable_system_log_handler: bool,
 
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_pod_path: Option<PathBuf>,
@@ -275,6 +276,7 @@ impl Default for Configuration {
             // Upstream's is true: version 1 is served here as well as version 2.
             fail_cgroup_v1: false,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
+            enable_system_log_handler: true,
             static_pod_path: None,
             file_check_frequency: Span::seconds(20),
             register_node: true,

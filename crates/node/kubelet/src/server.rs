@@ -16,6 +16,7 @@ mod reply;
 mod route;
 mod stats;
 mod streams;
+mod system_logs;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -281,6 +282,7 @@ impl Handler {
             Route::Logs { namespace, pod, container } => {
                 logs::serve(&self.host, namespace, pod, container, &query::Query::of(request.uri())).await
             }
+            Route::SystemLogs(path) => system_logs::serve(host.system_logs(), path).await,
             Route::Run(target) => streams::run(host, &target, &query::Query::of(request.uri())).await,
             Route::Exec(target) => streams::exec(self, &target, request).await,
             Route::Attach(target) => streams::attach(self, &target, request).await,

@@ -56,7 +56,6 @@ const FIELDS: &[(&str, Served)] = &[
     ("volumePluginDir", Nothing),
     ("kernelMemcgNotification", Only(|| json!(false))),
     ("logging", Only(|| json!({"format": "text"}))),
-    ("enableSystemLogHandler", Only(|| json!(false))),
     ("enableSystemLogQuery", Only(|| json!(false))),
     ("enableProfilingHandler", Only(|| json!(false))),
     ("enableDebugFlagsHandler", Only(|| json!(false))),

@@ -37,6 +37,8 @@ pub(crate) trait Host: Send + Sync {
     fn bounds(&self) -> crate::resources::Bounds;
     /// What the kubelet counts and times.
     fn metrics(&self) -> &Metrics;
+    /// The directory of the machine's logs; None: they are not served.
+    fn system_logs(&self) -> Option<&std::path::Path>;
     /// The directory whose file system holds the kubelet's files.
     fn root_dir(&self) -> &std::path::Path;
 }
@@ -218,6 +220,11 @@ impl Host for KubeletHost {
 
     fn bounds(&self) -> crate::resources::Bounds {
         self.shared.bounds()
+    }
+
+    fn system_logs(&self) -> Option<&std::path::Path> {
+        let served = self.shared.config.settings.enable_system_log_handler;
+        served.then(|| std::path::Path::new("/var/log"))
     }
 
     fn root_dir(&self) -> &std::path::Path {

@@ -4,7 +4,10 @@ use std::io;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION},
+};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use k8s_openapi::api::core::v1::Pod;
@@ -49,6 +52,31 @@ pub(crate) fn metrics(body: String) -> Reply {
 /// Text that comes piece by piece.
 pub(crate) fn stream(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
     with_type(200, "text/plain; charset=utf-8", StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
+}
+
+/// Bytes of no known kind that come piece by piece.
+pub(crate) fn bytes(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
+    with_type(200, "application/octet-stream", StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
+}
+
+/// A page. Nothing in it may run, whatever names of files it shows.
+pub(crate) fn html(page: String) -> Reply {
+    let mut reply = with_type(200, "text/html; charset=utf-8", full(page));
+    let nothing = HeaderValue::from_static("default-src 'none'; sandbox");
+    reply.headers_mut().insert(CONTENT_SECURITY_POLICY, nothing);
+    reply
+}
+
+/// Sends the client to another place, relative to where it is.
+pub(crate) fn moved(place: &str) -> Reply {
+    match HeaderValue::from_str(place) {
+        Ok(place) => {
+            let mut reply = text(301, "");
+            reply.headers_mut().insert(LOCATION, place);
+            reply
+        }
+        Err(error) => text(500, error.to_string()),
+    }
 }
 
 /// The head of a stream: everything after it is bytes.

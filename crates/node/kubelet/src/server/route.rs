@@ -23,11 +23,21 @@ pub(crate) enum Route<'a> {
     CadvisorMetrics,
     ProbeMetrics,
     Summary,
-    Logs { namespace: &'a str, pod: &'a str, container: &'a str },
+    Logs {
+        namespace: &'a str,
+        pod: &'a str,
+        container: &'a str,
+    },
+    /// What follows `/logs/`, with its escapes.
+    SystemLogs(&'a str),
     Run(Target<'a>),
     Exec(Target<'a>),
     Attach(Target<'a>),
-    PortForward { namespace: &'a str, pod: &'a str, uid: Option<&'a str> },
+    PortForward {
+        namespace: &'a str,
+        pod: &'a str,
+        uid: Option<&'a str>,
+    },
 }
 
 impl<'a> Route<'a> {
@@ -49,6 +59,7 @@ impl<'a> Route<'a> {
             ["metrics", "probes"] => Self::ProbeMetrics,
             ["stats", "summary"] => Self::Summary,
             ["containerLogs", namespace, pod, container] => Self::Logs { namespace, pod, container },
+            ["logs", ..] => Self::SystemLogs(path.strip_prefix("logs/")?),
             ["run", ref rest @ ..] => Self::Run(Target::of(rest)?),
             ["exec", ref rest @ ..] => Self::Exec(Target::of(rest)?),
             ["attach", ref rest @ ..] => Self::Attach(Target::of(rest)?),
@@ -141,8 +152,12 @@ mod tests {
             ("/exec/n/../c", None),
             ("/metrics/../exec/n/p/c", None),
             ("//pods", None),
-            ("/logs/", None),
-            ("/logs/messages", None),
+            ("/logs", None),
+            ("/logs/", Some(Route::SystemLogs(""))),
+            ("/logs/messages", Some(Route::SystemLogs("messages"))),
+            ("/logs/pods/", Some(Route::SystemLogs("pods/"))),
+            ("/logs/../pods", None),
+            ("/logs//etc/passwd", None),
             ("/debug/pprof/profile", None),
             ("/debug/flags/v", None),
             ("/checkpoint/n/p/c", None),

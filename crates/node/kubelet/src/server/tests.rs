@@ -198,6 +198,10 @@ impl Host for FakeHost {
         &self.metrics
     }
 
+    fn system_logs(&self) -> Option<&Path> {
+        Some(Path::new("/var/log"))
+    }
+
     fn root_dir(&self) -> &Path {
         Path::new("/")
     }
@@ -488,7 +492,10 @@ async fn paths_and_methods() {
         ("POST /run/n/p/gone?cmd=a", 500),
         ("POST /run/n/gone/c?cmd=a", 404),
         ("GET /debug/pprof/profile", 404),
-        ("GET /logs/", 404),
+        ("GET /logs/", 200),
+        ("GET /logs/%2e%2e/", 403),
+        ("GET /logs/../pods", 404),
+        ("POST /logs/", 405),
         ("GET /run/n/p/c?cmd=a", 405),
         ("POST /pods", 405),
         ("PUT /exec/n/p/c", 405),
