@@ -13,7 +13,15 @@ const FLOORS: [(&str, &[&str]); 5] = [
     ("crates/machinery/", &["podium-api", "podium-store", "podium-client", "podium-pki", "podium-streaming"]),
     (
         "crates/node/",
-        &["podium-cri", "podium-plugins", "podium-image", "podium-network", "podium-shim", "podium-runtime"],
+        &[
+            "podium-cri",
+            "podium-plugins",
+            "podium-image",
+            "podium-network",
+            "podium-shim",
+            "podium-systemd",
+            "podium-runtime",
+        ],
     ),
     ("crates/control-plane/", &["podium-apiserver", "podium-scheduler", "podium-controllers"]),
     ("crates/tools/", &["podium-testkit"]),
@@ -21,8 +29,8 @@ const FLOORS: [(&str, &[&str]); 5] = [
 ];
 
 /// Components on a node may use these of their own floor: interfaces and libraries, not components.
-const NODE_LIBRARIES: [&str; 5] =
-    ["podium-cri", "podium-plugins", "podium-image", "podium-network", "podium-shim"];
+const NODE_LIBRARIES: [&str; 6] =
+    ["podium-cri", "podium-plugins", "podium-image", "podium-network", "podium-shim", "podium-systemd"];
 
 /// Crates whose presence would bring a C or assembly tool chain, or a second TLS.
 const BANNED: [&str; 4] = ["aws-lc-sys", "openssl-sys", "libsqlite3-sys", "native-tls"];

@@ -54,6 +54,7 @@ pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
         registries: layout.data.join("registries"),
         cdi: podium_runtime::CDI_DIRECTORIES.map(Into::into).to_vec(),
         handlers: layout.data.join("runtime.toml"),
+        systemd: None,
         gives_networks_up: false,
         version: podium_api::VERSION.trim_start_matches('v').to_owned(),
     }

@@ -19,6 +19,7 @@ use crate::{
     Configuration, pod,
     resources::{self, CpuBounds, Qos},
 };
+use podium_systemd::SystemdError;
 use systemd::Systemd;
 
 /// Controllers of version 1 that limits are written to.
@@ -154,6 +155,7 @@ impl Cgroups {
         match (&self.systemd, runtime) {
             (None, _) => format!("{pod}/{id}"),
             (Some(_), "cri-o") => format!("{pod}/crio-{id}.scope"),
+            (Some(_), "podium") => format!("{pod}/cri-podium-{id}.scope"),
             (Some(_), _) => format!("{pod}/cri-containerd-{id}.scope"),
         }
     }
@@ -342,7 +344,7 @@ impl Cgroups {
     }
 }
 
-fn told(path: &str, error: systemd::SystemdError) -> CgroupError {
+fn told(path: &str, error: SystemdError) -> CgroupError {
     CgroupError { path: path.into(), source: io::Error::other(error) }
 }
 
@@ -472,14 +474,16 @@ mod tests {
                 "/own_root.slice/own_root-kubepods.slice/own_root-kubepods-podg.slice",
             ),
         ] {
-            let through = of(root).through(Systemd::new("/nonexistent".into()));
+            let through = of(root).through(Systemd::new(podium_systemd::Systemd::at("/nonexistent")));
             assert_eq!((of(root).pod_path(pod).as_str(), through.pod_path(pod).as_str()), (plain, slice));
             assert_eq!(of(root).container_path(pod, "id", "cri-o"), format!("{plain}/id"));
-            assert_eq!(through.container_path(pod, "id", "cri-o"), format!("{slice}/crio-id.scope"));
-            assert_eq!(
-                through.container_path(pod, "id", "containerd"),
-                format!("{slice}/cri-containerd-id.scope")
-            );
+            for (runtime, scope) in [
+                ("cri-o", "crio-id.scope"),
+                ("containerd", "cri-containerd-id.scope"),
+                ("podium", "cri-podium-id.scope"),
+            ] {
+                assert_eq!(through.container_path(pod, "id", runtime), format!("{slice}/{scope}"));
+            }
         }
     }
 

@@ -135,7 +135,10 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     };
     config.settings.cgroup_driver = cgroup_driver(&cri, &config.settings).await;
     let cgroups = match config.settings.cgroup_driver.as_str() {
-        "systemd" => cgroups.through(Systemd::new(config.logind.bus.clone())),
+        "systemd" => {
+            let systemd = podium_systemd::Systemd::of_machine();
+            cgroups.through(Systemd::new(systemd.map_err(|error| Error::Cgroups(error.to_string()))?))
+        }
         _ => cgroups,
     };
     let (own, settings) = (cgroups.clone(), config.settings.clone());

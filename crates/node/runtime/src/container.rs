@@ -19,6 +19,7 @@ use crate::cdi;
 use crate::core::{Runtime, chain, failed, new_id, now};
 use crate::images::records::Record;
 use crate::oci;
+use crate::scopes::{self, Bounds};
 use crate::shim::{self, Lines, ShimError};
 use crate::spec::{self, Ingredients};
 use crate::state::{self, ContainerRecord, VolumeImage};
@@ -302,6 +303,9 @@ impl Runtime {
         layers: &[String],
         volume_images: &BTreeMap<String, VolumeImage>,
     ) -> Result<podium_shim::protocol::ContainerSpec, Status> {
+        // The daemon may have another driver than when the pod was made.
+        let parent = sandbox.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str());
+        scopes::check(parent.unwrap_or_default(), self.config.systemd.as_ref())?;
         // It was there when the pod was made: who asked for it does not get another one instead.
         let handler = self.handlers.get(&sandbox.handler).ok_or_else(|| {
             Status::failed_precondition(format!(
@@ -380,7 +384,22 @@ impl Runtime {
         state::write(&container.directory.join(SPEC_FILE), &bytes)
             .map_err(|error| failed("writing the specification", &error))?;
         let request = Request::Start { directory: container.directory.clone() };
-        match shim::ask(&self.socket(&sandbox.id), request, Vec::new()).await {
+        let bounds = Bounds {
+            resources: Some(&spec.resources),
+            devices: &spec.devices,
+            all_devices: spec.all_devices,
+        };
+        let started = match self.begin_scope(&spec.cgroup, bounds).await {
+            Ok(holder) => {
+                let started = shim::ask(&self.socket(&sandbox.id), request, Vec::new()).await;
+                self.occupied(holder).await;
+                started
+            }
+            Err(status) => {
+                Err(ShimError::Refused { message: status.message().to_owned(), kind: Failure::Other })
+            }
+        };
+        match started {
             Ok((Answer::Started { pid, at, user }, ..)) => {
                 // It may have ended by now, and its end been told.
                 container.state.send_if_modified(|state| {
@@ -408,6 +427,7 @@ impl Runtime {
                     state::write(&container.directory.join(EXIT_FILE), &bytes)
                         .map_err(|error| failed("recording the container's end", &error))?;
                 }
+                self.end_scope(&spec.cgroup).await;
                 container.set(State::Exited(exit));
                 Err(Status::unknown(message))
             }
@@ -584,7 +604,7 @@ impl Runtime {
     }
 
     /// Changes a running container's limits.
-    pub(crate) fn update_container(
+    pub(crate) async fn update_container(
         &self,
         id: &str,
         wanted: &v1::LinuxContainerResources,
@@ -597,6 +617,7 @@ impl Runtime {
         };
         if container.pid().is_some() {
             let (resources, _) = spec::resources(Some(wanted));
+            self.bound_scope(&container.record.cgroup, &resources).await?;
             self.cgroups
                 .apply(&container.record.cgroup, &resources)
                 .map_err(|error| failed("failed to update container resources", &error))?;

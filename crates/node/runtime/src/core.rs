@@ -388,6 +388,7 @@ impl Runtime {
         if !cleared.await.unwrap_or(false) {
             tracing::warn!(group, "a cgroup is still in use");
         }
+        self.end_scope(group).await;
     }
 
     /// Has the shim forget a container that has ended, which frees its cgroup.
@@ -401,7 +402,11 @@ impl Runtime {
                 }
             }
             Err(error) => tracing::warn!(container = id, %error, "an ended container is not forgotten"),
-            Ok(()) => {}
+            Ok(()) => {
+                if let Some(container) = self.container(id) {
+                    self.end_scope(&container.record.cgroup).await;
+                }
+            }
         }
     }
 
@@ -497,6 +502,9 @@ impl Runtime {
         };
         if !ended {
             self.end_by_hand(sandbox).await;
+        }
+        if let Some(group) = sandbox.group() {
+            self.end_scope(&group).await;
         }
         // Last: without its socket nobody would find a shim that lives on.
         let _ = std::fs::remove_file(&socket);

@@ -8,7 +8,7 @@
 //! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
 //! - `handlers`: other OCI runtimes by name. `oci`: a specification as they read it; pure.
 //! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
-//! - `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
+//! - `scopes`: cgroups that systemd makes. `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
 
 mod capabilities;
 mod cdi;
@@ -21,6 +21,7 @@ mod oci;
 mod registry;
 mod remove;
 mod sandbox;
+mod scopes;
 mod seccomp;
 mod service;
 mod shim;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub use core::Error;
+pub use podium_systemd::{NotHere, Systemd};
 
 /// What a runtime is started with.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct Config {
     pub handlers: PathBuf,
     /// Where files about devices by name are (CDI), the more important directory last.
     pub cdi: Vec<PathBuf>,
+    /// Who makes cgroups: the cgroup driver `systemd`, or we (`cgroupfs`).
+    pub systemd: Option<Systemd>,
     /// Whether a pod may end although the CNI plugin fails to take its network down: only where the network itself goes next.
     pub gives_networks_up: bool,
     /// Its version, as it is told to clients.

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use crate::cni::{Attachment, Network};
 use crate::core::{Runtime, chain, failed, new_id, now};
+use crate::scopes::{self, Bounds};
 use crate::shim;
 use crate::spec;
 use crate::state::{self, Phase, SandboxRecord};
@@ -92,7 +93,7 @@ impl Sandbox {
 
     /// The group of the pod's first process, if it has one.
     pub(crate) fn group(&self) -> Option<String> {
-        let spec = shim_spec(&self.config, 0).ok()?;
+        let spec = shim_spec(&self.config, &self.id, 0).ok()?;
         Some(spec.cgroup).filter(|group| !group.is_empty())
     }
 
@@ -199,7 +200,11 @@ pub(crate) fn ranges(mappings: &[v1::IdMapping]) -> Vec<IdRange> {
 }
 
 /// The namespaces that a configuration asks of the shim.
-pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Result<SandboxSpec, Status> {
+pub(crate) fn shim_spec(
+    config: &v1::PodSandboxConfig,
+    id: &str,
+    capabilities: u64,
+) -> Result<SandboxSpec, Status> {
     let options = namespace_options(config);
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -214,13 +219,18 @@ pub(crate) fn shim_spec(config: &v1::PodSandboxConfig, capabilities: u64) -> Res
         shared_pid,
         users,
         shm_bytes: SHM_BYTES,
-        cgroup: if shared_pid { spec::cgroup(&linux.cgroup_parent, "pause")? } else { String::new() },
+        cgroup: if shared_pid { first_group(&linux.cgroup_parent, id)? } else { String::new() },
         seccomp: if shared_pid && !security.privileged {
             spec::sandbox_filter(security.seccomp.as_ref(), capabilities)?
         } else {
             None
         },
     })
+}
+
+/// The group of a pod's first process. The names of scopes are the whole machine's.
+fn first_group(parent: &str, id: &str) -> Result<String, Status> {
+    spec::cgroup(parent, if parent.ends_with(".slice") { id } else { "pause" })
 }
 
 /// Kernel settings that the configuration asks for. Containers may bind to every port and send pings, as with the other
@@ -300,7 +310,15 @@ impl Runtime {
             .metadata
             .clone()
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
-        let wanted = shim_spec(&config, 0)?;
+        let id = new_id()?;
+        let wanted = shim_spec(&config, &id, 0)?;
+        let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+        scopes::check(parent, self.config.systemd.as_ref())?;
+        if self.config.systemd.is_some() && runtime.binary.is_some() {
+            return Err(Status::unimplemented(format!(
+                "cgroups of systemd are not supported with runtime {handler:?}"
+            )));
+        }
         if wanted.users.is_some() {
             if let Err(why) = &self.user_namespaces {
                 return Err(Status::unimplemented(format!("user namespaces are not supported here: {why}")));
@@ -312,7 +330,6 @@ impl Runtime {
             }
         }
         let sysctls = sysctls(&config, &wanted)?;
-        let id = new_id()?;
         let directory = self.sandbox_directory(&id);
         let record = SandboxRecord {
             id: id.clone(),
@@ -373,7 +390,9 @@ impl Runtime {
                 _ = shim.wait() => {}
             }
         });
+        let holder = self.begin_scope(&wanted.cgroup, Bounds::default()).await?;
         let answer = shim::ask(&socket, Request::Sandbox(wanted), Vec::new()).await;
+        self.occupied(holder).await;
         let (pid, network_fd) = match answer {
             Ok((Answer::Sandbox { pid, network_fd }, ..)) => (pid, network_fd),
             Ok((other, ..)) => return Err(Status::unknown(format!("the pod's shim answered {other:?}"))),
@@ -538,7 +557,7 @@ mod tests {
             ..Default::default()
         };
         let config = v1::PodSandboxConfig { linux: Some(linux), ..Default::default() };
-        let made = shim_spec(&config, 0).map_err(|status| status.code())?;
+        let made = shim_spec(&config, "id", 0).map_err(|status| status.code())?;
         let found = sysctls(&config, &made).map_err(|status| status.code())?;
         Ok(found.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }

@@ -85,6 +85,19 @@ impl Program {
         Ok(if asked.status.success() { Ok(()) } else { Err(why) })
     }
 
+    /// Starts a process that does nothing, until its input ends or its handle is dropped.
+    pub(crate) fn hold(&self) -> io::Result<Child> {
+        Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+            .arg0(podium_shim::ending::NAME)
+            .arg(podium_shim::protocol::HOLD)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+    }
+
     /// Starts a shim that listens at `socket` and keeps its notes in `directory`. It lives on without us; while we live it
     /// is our child, whose end somebody has to wait for.
     pub(crate) fn start(&self, id: &str, socket: &Path, directory: &Path) -> io::Result<Child> {

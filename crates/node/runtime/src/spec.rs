@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::images::manifest::Execution;
 use crate::sandbox::ranges;
 use crate::state::VolumeImage;
-use crate::{capabilities, seccomp};
+use crate::{capabilities, scopes, seccomp};
 
 /// A layer with nothing in it, which the store always has.
 const EMPTY: &str = "empty";
@@ -100,10 +100,11 @@ pub(crate) fn log_path(sandbox: &v1::PodSandboxConfig, config: &v1::ContainerCon
     given.then(|| Path::new(&sandbox.log_directory).join(&config.log_path))
 }
 
-/// A container's own group below its pod's.
+/// A container's own group below its pod's; below a slice it is a scope. Which of them may be is [`scopes::check`]'s.
 pub(crate) fn cgroup(parent: &str, id: &str) -> Result<String, Status> {
     if parent.ends_with(".slice") {
-        return Err(invalid(format!("cgroup parent {parent:?} is systemd's, this runtime uses cgroupfs")));
+        return scopes::path(parent, id)
+            .ok_or_else(|| invalid(format!("cgroup parent {parent:?} is not the name of a slice")));
     }
     if parent.split('/').any(|part| part == "..") {
         return Err(invalid(format!("cgroup parent {parent:?}")));

@@ -85,7 +85,7 @@ pub fn parse_layout(mountinfo: &str) -> Option<Layout> {
 }
 
 /// Version 1's CPU shares (2 to 262144) as version 2's weight (1 to 10000). Source: KEP-2254.
-fn weight(shares: u64) -> u64 {
+pub fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

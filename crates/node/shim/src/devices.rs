@@ -57,6 +57,21 @@ pub(crate) fn rules(devices: &[DeviceFile], all: bool) -> Vec<Rule> {
     always.chain(own).collect()
 }
 
+/// The same by the names that systemd has for devices, with what is allowed of each.
+pub fn named(devices: &[DeviceFile]) -> Vec<(String, String)> {
+    let name = |rule: Rule| {
+        let kind = if rule.kind == 'b' { "block" } else { "char" };
+        let name = match (rule.major, rule.minor) {
+            (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+            // The one whole driver that is allowed is that of terminals.
+            (Some(_), None) => "char-pts".to_owned(),
+            (None, _) => format!("{kind}-*"),
+        };
+        (name, rule.access)
+    };
+    rules(devices, false).into_iter().map(name).collect()
+}
+
 /// One instruction of the kernel's machine: operation, registers, jump, operand.
 fn instruction(operation: u8, destination: u8, source: u8, offset: i16, operand: i32) -> u64 {
     u64::from(operation)

@@ -17,7 +17,7 @@
 
 pub mod cgroup;
 mod containers;
-mod devices;
+pub mod devices;
 pub mod ending;
 mod hooks;
 pub mod images;

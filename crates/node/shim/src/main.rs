@@ -15,6 +15,13 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let [_, what] = arguments.as_slice()
+        && what == podium_shim::protocol::HOLD
+    {
+        // Nobody writes there; its end is all that is waited for, whatever it is.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        return ExitCode::SUCCESS;
+    }
     let [_, _, directory] = arguments.as_slice() else {
         eprintln!("podium-shim: started by podium's container runtime, not by people");
         return ExitCode::from(2);

@@ -17,6 +17,8 @@ pub const EXIT_FILE: &str = "exit.json";
 pub const OCI_CONFIG: &str = "config.json";
 /// In place of a pod's id: asks whether user namespaces work, with layers in the directory that follows.
 pub const CHECK_USERS: &str = "check-user-namespaces";
+/// In place of everything: a process that does nothing until its input ends.
+pub const HOLD: &str = "hold";
 /// The longest line taken: no request is near it.
 pub const LINE_BYTES: usize = 1 << 20;
 

@@ -161,7 +161,11 @@ impl RuntimeService for Calls {
         &self,
         _: Request<v1::RuntimeConfigRequest>,
     ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
-        let linux = v1::LinuxRuntimeConfiguration { cgroup_driver: v1::CgroupDriver::Cgroupfs.into() };
+        let driver = match &self.0.config.systemd {
+            Some(_) => v1::CgroupDriver::Systemd,
+            None => v1::CgroupDriver::Cgroupfs,
+        };
+        let linux = v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
         Ok(Response::new(v1::RuntimeConfigResponse { linux: Some(linux) }))
     }
 
@@ -343,7 +347,7 @@ impl RuntimeService for Calls {
     ) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
         let request = request.into_inner();
         let wanted = request.linux.unwrap_or_default();
-        self.0.update_container(&request.container_id, &wanted)?;
+        self.0.update_container(&request.container_id, &wanted).await?;
         Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 

@@ -144,7 +144,7 @@ fn what_cannot_be_done_is_refused() {
         };
         assert!(build(&config, &sandbox).is_err(), "{host} {inside}");
     }
-    assert!(cgroup("kubepods-pod1.slice", "c").is_err());
+    assert!(cgroup("kubepods--pod1.slice", "c").is_err());
     assert!(cgroup("/a/../..", "c").is_err());
     assert_eq!(cgroup("/kubepods/pod1", "c").unwrap(), "/kubepods/pod1/c");
     let device = v1::ContainerConfig {

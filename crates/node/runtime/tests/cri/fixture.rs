@@ -25,6 +25,8 @@ pub(crate) enum Kind {
 pub(crate) struct Fixture {
     pub(crate) kind: Kind,
     pub(crate) cri: Cri,
+    /// Who makes cgroups; None is the runtime.
+    systemd: Option<podium_runtime::Systemd>,
     directory: tempfile::TempDir,
     podium: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
     containerd: Option<Child>,
@@ -67,6 +69,11 @@ const PLUGIN: &str = "#!/bin/sh\ncat > /dev/null\n[ \"$CNI_COMMAND\" = VERSION ]
 impl Fixture {
     /// Starts one, or says why the test is skipped.
     pub(crate) async fn start(kind: Kind) -> Option<Self> {
+        Self::start_beside(kind, None).await
+    }
+
+    /// With a systemd that makes cgroups, too.
+    pub(crate) async fn start_beside(kind: Kind, systemd: Option<podium_runtime::Systemd>) -> Option<Self> {
         let mut needed = vec!["/usr/bin/busybox"];
         if kind == Kind::Containerd {
             needed.extend(["/usr/bin/containerd", "/usr/sbin/runc"]);
@@ -97,7 +104,7 @@ impl Fixture {
         }
         image(&at("image.tar"));
         let cri = Cri::connect(&format!("unix://{}", at("c.sock").display())).unwrap();
-        let mut fixture = Self { kind, cri, directory, podium: None, containerd: None };
+        let mut fixture = Self { kind, cri, systemd, directory, podium: None, containerd: None };
         fixture.up().await;
         podium_cri::import_image(&fixture.endpoint(), &fixture.path("image.tar")).await.unwrap();
         Some(fixture)
@@ -134,6 +141,7 @@ impl Fixture {
             cni_plugins: self.path("bin"),
             registries: self.path("registries"),
             handlers: self.path("runtime.toml"),
+            systemd: self.systemd.clone(),
             gives_networks_up: false,
             cdi: vec![self.path("cdi")],
             version: "test".to_owned(),

@@ -13,6 +13,7 @@ mod restart;
 mod sandboxes;
 mod security;
 mod streams;
+mod systemd;
 mod users;
 
 use fixture::{Fixture, Kind};

@@ -164,6 +164,7 @@ async fn daemon_for_the_killing() {
         cni_plugins: directory.join("bin"),
         registries: directory.join("registries"),
         handlers: directory.join("runtime.toml"),
+        systemd: None,
         gives_networks_up: false,
         cdi: vec![directory.join("cdi")],
         version: "test".to_owned(),
