@@ -59,6 +59,7 @@ pub(crate) async fn start(
     let endpoint = choice.endpoint(node.layout);
     // Before anything is started: a wrong file is told at once.
     let kubelet = kubelet(node, &endpoint)?;
+    let systemd = choice.systemd(&kubelet.settings.cgroup_driver)?;
     match choice {
         Choice::Other(_) => {
             ensure_pause(&endpoint, &node.layout.run()).await?;
@@ -67,7 +68,8 @@ pub(crate) async fn start(
         Choice::Podium => {
             let (tell, told) = tokio::sync::oneshot::channel();
             let ready = move || _ = tell.send(());
-            parts.spawn("runtime", podium_runtime::run(runtime::config(node.layout), ready, end.clone()));
+            let config = podium_runtime::Config { systemd, ..runtime::config(node.layout) };
+            parts.spawn("runtime", podium_runtime::run(config, ready, end.clone()));
             parts.unless_ended(told).await??;
             steps.done("runtime", "podium");
         }

@@ -1,7 +1,8 @@
 //! Which container runtime a cluster uses: podium's own, in the daemon; a containerd of its own; or one that runs already.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use podium_client::Shutdown;
+use podium_runtime::Systemd;
 
 use crate::containerd::Containerd;
 use crate::layout::Layout;
@@ -41,6 +42,22 @@ impl Choice {
             Self::Other(endpoint) => endpoint.clone(),
         }
     }
+
+    /// Who makes the cgroups of containers, by the kubelet's `cgroupDriver`; None: the runtime, or one that is somebody else's
+    /// decides.
+    ///
+    /// # Errors
+    /// systemd should, and cannot.
+    pub(crate) fn systemd(&self, driver: &str) -> Result<Option<Systemd>> {
+        match self {
+            _ if driver != "systemd" => Ok(None),
+            Self::Podium => Ok(Some(Systemd::of_machine()?)),
+            Self::Containerd => {
+                bail!("cgroupDriver systemd: the containerd that podium starts uses cgroupfs")
+            }
+            Self::Other(_) => Ok(None),
+        }
+    }
 }
 
 /// How podium's own runtime is started for a cluster.
@@ -54,6 +71,7 @@ pub(crate) fn config(layout: &Layout) -> podium_runtime::Config {
         registries: layout.data.join("registries"),
         cdi: podium_runtime::CDI_DIRECTORIES.map(Into::into).to_vec(),
         handlers: layout.data.join("runtime.toml"),
+        // Who stops pods need not know how their groups were made: an empty scope ends by itself.
         systemd: None,
         gives_networks_up: false,
         version: podium_api::VERSION.trim_start_matches('v').to_owned(),
@@ -106,6 +124,24 @@ mod tests {
             (Some("unix:///run/x.sock"), Choice::Other("unix:///run/x.sock".to_owned())),
         ] {
             assert_eq!(Choice::of(endpoint), expected);
+        }
+    }
+
+    #[test]
+    fn systemd_makes_groups_only_where_it_is() {
+        for choice in [Choice::Podium, Choice::Containerd, Choice::Other("unix:///run/x.sock".to_owned())] {
+            assert_eq!(choice.systemd("cgroupfs").unwrap(), None);
+        }
+        assert_eq!(Choice::Other("unix:///run/x.sock".to_owned()).systemd("systemd").unwrap(), None);
+        let refused = Choice::Containerd.systemd("systemd").unwrap_err().to_string();
+        assert_eq!(refused, "cgroupDriver systemd: the containerd that podium starts uses cgroupfs");
+        match (Choice::Podium.systemd("systemd"), std::path::Path::new("/run/systemd/system").is_dir()) {
+            (Ok(systemd), here) => assert!(systemd.is_some() && here),
+            (Err(error), here) => {
+                assert!(!here);
+                assert!(error.to_string().contains("systemd is not the init of this machine"), "{error}");
+                assert_eq!(error.to_string().lines().count(), 1);
+            }
         }
     }
 }

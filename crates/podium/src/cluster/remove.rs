@@ -7,6 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use podium_cri::Cri;
 use podium_network::netlink::Netlink;
 use podium_network::{nft, routes};
+use podium_systemd::Systemd;
 
 use crate::containerd::Containerd;
 use crate::layout::Layout;
@@ -70,7 +71,7 @@ pub(crate) fn forget(layout: &Layout) -> Result<()> {
         bail!("its pods still run");
     }
     take_network_down(layout)?;
-    remove_cgroups(&layout.cgroup_root());
+    remove_cgroups(&layout.cgroup_root())?;
     remove_directory(&layout.run())
 }
 
@@ -93,7 +94,7 @@ async fn remove_sandboxes(endpoint: &str) -> Result<()> {
 
 /// Deletes the cluster's files. Pods must have been stopped.
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
-    remove_cgroups(&layout.cgroup_root());
+    remove_cgroups(&layout.cgroup_root())?;
     remove_directory(&layout.run())?;
     remove_directory(&layout.data)
 }
@@ -141,15 +142,28 @@ fn parse_mounts(table: &str, directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes the empty cgroups that pods left, in every hierarchy. Those still in use stay.
-fn remove_cgroups(root: &str) {
+fn remove_cgroups(root: &str) -> Result<()> {
     let name = root.trim_start_matches('/');
-    let mut roots = vec![Path::new("/sys/fs/cgroup").join(name)];
+    groups(name).iter().for_each(|group| remove_empty(group));
+    let slice = podium_systemd::names::path(&[name]);
+    let slice = slice.trim_start_matches('/');
+    if let Ok(systemd) = Systemd::of_machine()
+        && groups(slice).iter().any(|group| group.is_dir())
+    {
+        // What is below it stops with it.
+        let tasks = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        tasks.block_on(systemd.stop(slice)).with_context(|| format!("stop {slice}"))?;
+    }
+    Ok(())
+}
+
+/// Where a group of that name may be: in each hierarchy.
+fn groups(name: &str) -> Vec<PathBuf> {
+    let mut places = vec![Path::new("/sys/fs/cgroup").join(name)];
     if let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") {
-        roots.extend(hierarchies.flatten().map(|entry| entry.path().join(name)));
+        places.extend(hierarchies.flatten().map(|entry| entry.path().join(name)));
     }
-    for root in roots {
-        remove_empty(&root);
-    }
+    places
 }
 
 fn remove_empty(cgroup: &Path) {
