@@ -108,6 +108,16 @@ pub(crate) fn bench_api(arguments: &[String]) -> Result<()> {
     must(load.arg("load").args(arguments).env("PODIUM_APISERVER", built.join("examples/bare")))
 }
 
+/// The figures of a kubelet and its runtime: ours, as the second node of a cluster of its own, unless the arguments name another.
+pub(crate) fn bench_node(arguments: &[String]) -> Result<()> {
+    packages::tests()?;
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium"]))?;
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "podium-testkit"]))?;
+    let built = target_directory()?.join("release");
+    let mut bench = Command::new(built.join("podium-testkit"));
+    must(bench.arg("node").args(arguments).env("PODIUM_BIN", built.join("podium")))
+}
+
 /// Cargo, the same one that runs us.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -20,6 +20,7 @@ const HELP: &str = "cargo xtask TASK
   e2e [FILTER]       only the end-to-end tests
   bench              measures a node and the store, beside upstream's figures
   bench api [ARGS]   measures an API server, ours alone or the one of --kubeconfig, beside upstream's figures
+  bench node [ARGS]  measures kubelet and container runtime, ours or those of --node, beside upstream's figures
   codegen [--check]  write the generated files again, or compare them
   tidy               layering, headers, lints";
 
@@ -42,6 +43,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "e2e" => ci::e2e(rest),
         "bench" => match rest.split_first() {
             Some((what, rest)) if what == "api" => ci::bench_api(rest),
+            Some((what, rest)) if what == "node" => ci::bench_node(rest),
             Some((what, _)) => bail!("unknown bench {what:?}\n\n{HELP}"),
             None => ci::bench(),
         },

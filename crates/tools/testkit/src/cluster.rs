@@ -112,15 +112,7 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn pid(&self) -> Result<i32> {
-        let status = self.podium(&["status"]);
-        let line = status
-            .stdout
-            .lines()
-            .find(|line| line.starts_with("running"))
-            .context("the daemon does not run")?;
-        let number =
-            line.split_once("process ").and_then(|(_, rest)| rest.split(',').next()).context("no process")?;
-        Ok(number.trim().parse()?)
+        pid_of(&self.podium(&["status"]))
     }
 
     /// Ends the daemon as a power cut would.
@@ -143,6 +135,15 @@ impl Cluster {
     pub fn load(&self, archive: &Path) {
         self.podium(&["image", "load", &archive.display().to_string()]).ok();
     }
+}
+
+/// The process that `podium status` told of.
+pub(crate) fn pid_of(status: &Outcome) -> Result<i32> {
+    let line =
+        status.stdout.lines().find(|line| line.starts_with("running")).context("the daemon does not run")?;
+    let number =
+        line.split_once("process ").and_then(|(_, rest)| rest.split(',').next()).context("no process")?;
+    Ok(number.trim().parse()?)
 }
 
 /// The threads of a process that have not ended. What all have open, locks and ports among it, is closed when the last of them

@@ -10,6 +10,7 @@ pub mod http;
 pub mod images;
 pub mod kubectl;
 pub mod load;
+pub mod node;
 pub mod second;
 pub mod wait;
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-mod connection;
-mod figures;
-mod server;
+pub(crate) mod connection;
+pub(crate) mod figures;
+pub(crate) mod server;
 mod watch;
 mod work;
 
@@ -71,7 +71,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
 
 async fn measure(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let mut report = Report::new(options.only.clone());
+    let mut report = Report::new(figures::API, options.only.clone());
     let mut own = None;
     let (kubeconfig, pid) = match &options.kubeconfig {
         Some(path) => (path.clone(), options.pid),

@@ -1,10 +1,10 @@
 //! `podium-testkit images DIR` builds the images of the examples and tests as archives; `podium-testkit bench` measures a
-//! whole node, `podium-testkit load` an API server.
+//! whole node, `podium-testkit load` an API server, `podium-testkit node` kubelet and container runtime.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use podium_testkit::{bench, images, load};
+use podium_testkit::{bench, images, load, node};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -13,8 +13,9 @@ fn main() -> ExitCode {
         ["images", directory] => build(Path::new(directory)),
         ["bench"] => bench::run(),
         ["load", rest @ ..] => load::run(rest),
+        ["node", rest @ ..] => node::run(rest),
         _ => {
-            eprintln!("usage: podium-testkit images DIR | bench | load [ARGS]");
+            eprintln!("usage: podium-testkit images DIR | bench | load [ARGS] | node [ARGS]");
             return ExitCode::FAILURE;
         }
     };

@@ -104,6 +104,19 @@ impl<'a> SecondNode<'a> {
         std::fs::read_to_string(self.directory.join("podium.log")).unwrap_or_default()
     }
 
+    /// Its data directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<i32> {
+        crate::cluster::pid_of(&self.podium(&["status"]))
+    }
+
     /// Runs `podium` on the node with its data directory.
     pub fn podium(&self, arguments: &[&str]) -> Outcome {
         let mut command = self.namespace.command(&self.name, self.cluster.binary());

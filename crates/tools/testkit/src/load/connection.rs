@@ -17,6 +17,7 @@ use rustls_pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Windows of Go's HTTP/2 transport, which is what most clients of an API server are.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -24,7 +25,7 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// Where a server is and who we are to it.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(crate) struct Target {
     host: String,
     port: u16,
     tls: Arc<rustls::ClientConfig>,
@@ -33,7 +34,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Reads the first cluster and user of a kubeconfig.
-    pub(super) fn read(path: &Path) -> Result<Target> {
+    pub(crate) fn read(path: &Path) -> Result<Target> {
         let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let config: Value = serde_norway::from_slice(&text)?;
         let cluster = &config["clusters"][0]["cluster"];
@@ -56,14 +57,13 @@ impl Target {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
         let (certificate, key) = (either(user, "client-certificate")?, either(user, "client-key")?);
-        let mut tls = match (certificate, key) {
+        let tls = match (certificate, key) {
             (Some(certificate), Some(key)) => {
                 let chain = podium_pki::certificate::from_pem(std::str::from_utf8(&certificate)?)?;
                 builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&key)?)?
             }
             _ => builder.with_no_client_auth(),
         };
-        tls.alpn_protocols = vec![b"h2".to_vec()];
         let token = user["token"].as_str();
         let authorization =
             token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose()?;
@@ -74,11 +74,29 @@ impl Target {
             authorization,
         })
     }
+
+    /// A connection on which this is spoken: `h2` or `http/1.1`.
+    pub(crate) async fn connect(&self, protocol: &str) -> Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from(self.host.clone())?;
+        let mut tls = rustls::ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+        let spoken = stream.get_ref().1.alpn_protocol();
+        ensure!(spoken == Some(protocol.as_bytes()), "the server does not speak {protocol}");
+        Ok(stream)
+    }
+
+    /// The value of the header that says who we are, where no certificate does.
+    pub(crate) fn authorization(&self) -> Option<&str> {
+        self.authorization.as_ref()?.to_str().ok()
+    }
 }
 
 /// Some connections to one server.
 #[derive(Clone)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     senders: Arc<Vec<SendRequest<Full<Bytes>>>>,
     base: Arc<str>,
     authorization: Option<HeaderValue>,
@@ -86,14 +104,10 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Opens this many.
-    pub(super) async fn open(target: &Target, count: usize) -> Result<Connections> {
+    pub(crate) async fn open(target: &Target, count: usize) -> Result<Connections> {
         let mut senders = Vec::new();
         for _ in 0..count.max(1) {
-            let tcp = TcpStream::connect((target.host.as_str(), target.port)).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::try_from(target.host.clone())?;
-            let tls = TlsConnector::from(Arc::clone(&target.tls)).connect(name, tcp).await?;
-            ensure!(tls.get_ref().1.alpn_protocol() == Some(b"h2"), "the server does not speak HTTP/2");
+            let tls = target.connect("h2").await?;
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -115,7 +129,7 @@ impl Connections {
     }
 
     /// Sends a request over the connection of this number; the answer's body is still to come.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         index: usize,
         method: Method,
@@ -142,7 +156,7 @@ impl Connections {
     }
 
     /// Sends a request and reads the answer; any but a success is an error that says what came.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         index: usize,
         method: Method,
@@ -159,7 +173,7 @@ impl Connections {
     }
 
     /// As [`Connections::call`], with the answer's bytes.
-    pub(super) async fn read(&self, path: &str) -> Result<Bytes> {
+    pub(crate) async fn read(&self, path: &str) -> Result<Bytes> {
         let response = self.send(0, Method::GET, path, "", "application/json", Bytes::new()).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
@@ -169,7 +183,7 @@ impl Connections {
 }
 
 /// Reads a body to its end: its length, checked against what was announced. Of a failure the first bytes are kept.
-pub(super) async fn drain(response: http::Response<Incoming>) -> Result<(StatusCode, usize, Vec<u8>)> {
+pub(crate) async fn drain(response: http::Response<Incoming>) -> Result<(StatusCode, usize, Vec<u8>)> {
     let status = response.status();
     let announced =
         response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());

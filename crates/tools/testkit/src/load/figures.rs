@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-/// Upstream's figures and our floors, by the name of the work. Source: the project's anchors: Kubernetes v1.36.2 with
-/// etcd 3.6 on a quiet 2-core machine.
-const ANCHORS: &[(&str, &str, &str)] = &[
+/// Upstream's figures and our floors, by the name of the work.
+pub(crate) type Anchors = &'static [(&'static str, &'static str, &'static str)];
+
+/// Those of an API server. Source: the project's anchors: Kubernetes v1.36.2 with etcd 3.6 on a quiet 2-core machine.
+pub(crate) const API: Anchors = &[
     ("start, empty", "3,400 ms", "1,000 ms"),
     ("create pods, one writer", "170 /s", "1,000 /s"),
     ("create pods, 64 writers", "506 /s", "6,000 /s"),
@@ -24,7 +26,7 @@ const ANCHORS: &[(&str, &str, &str)] = &[
 ];
 
 /// One work done: how long in all, and each request's time.
-pub(super) struct Run {
+pub(crate) struct Run {
     took: Duration,
     /// Ascending.
     times: Vec<Duration>,
@@ -32,7 +34,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(took: Duration, mut times: Vec<Duration>, bytes: usize) -> Run {
+    pub(crate) fn new(took: Duration, mut times: Vec<Duration>, bytes: usize) -> Run {
         times.sort_unstable();
         Run { took, times, bytes }
     }
@@ -49,36 +51,37 @@ impl Run {
 }
 
 /// Prints rows as they come.
-pub(super) struct Report {
+pub(crate) struct Report {
+    anchors: Anchors,
     only: Option<String>,
 }
 
 impl Report {
-    pub(super) fn new(only: Option<String>) -> Report {
-        println!("{:<44} {:>12} {:>12} {:>10} {:>10}", "", "here", "upstream", "ratio", "at least");
-        Report { only }
+    pub(crate) fn new(anchors: Anchors, only: Option<String>) -> Report {
+        println!("{:<44} {:>12} {:>12} {:>10} {:>10}", "", "here", "upstream", "ratio", "floor");
+        Report { anchors, only }
     }
 
     /// Whether this work was asked for.
-    pub(super) fn wants(&self, name: &str) -> bool {
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| name.contains(only))
     }
 
     /// Requests a second.
-    pub(super) fn rate(&mut self, name: &str, run: &Run) {
+    pub(crate) fn rate(&mut self, name: &str, run: &Run) {
         let rate = run.times.len() as f64 / run.took.as_secs_f64();
         self.row(name, rate, &format!("{rate:.0} /s"), true, &run.spread());
     }
 
     /// The median time of a request, with how much came.
-    pub(super) fn milliseconds_of(&mut self, name: &str, run: &Run) {
+    pub(crate) fn milliseconds_of(&mut self, name: &str, run: &Run) {
         let size = run.bytes as f64 / run.times.len().max(1) as f64 / 1e6;
         let median = run.quantile(0.5);
         self.row(name, millis(median), &text(median), false, &format!("{}, {size:.1} MB", run.spread()));
     }
 
     /// The median time of a delivery.
-    pub(super) fn latency(&mut self, name: &str, run: &Run) {
+    pub(crate) fn latency(&mut self, name: &str, run: &Run) {
         let rate = run.times.len() as f64 / run.took.as_secs_f64();
         let median = run.quantile(0.5);
         let more = format!("{}, {rate:.0} events/s", run.spread());
@@ -86,21 +89,28 @@ impl Report {
     }
 
     /// One time.
-    pub(super) fn milliseconds(&mut self, name: &str, took: Duration) {
+    pub(crate) fn milliseconds(&mut self, name: &str, took: Duration) {
         self.row(name, millis(took), &text(took), false, "");
     }
 
+    /// Time of processors, as a share of one.
+    pub(crate) fn processor(&mut self, name: &str, used: Duration, window: Duration, note: &str) {
+        let percent = used.as_secs_f64() / window.as_secs_f64() * 100.0;
+        self.row(name, percent, &format!("{percent:.2} %"), false, note);
+    }
+
     /// Memory.
-    pub(super) fn memory(&mut self, name: &str, bytes: u64) {
+    pub(crate) fn memory(&mut self, name: &str, bytes: u64) {
         let megabytes = bytes as f64 / 1e6;
-        self.row(name, megabytes, &format!("{megabytes:.0} MB"), false, "");
+        let digits = if megabytes < 10.0 { 2 } else { 0 };
+        self.row(name, megabytes, &format!("{megabytes:.digits$} MB"), false, "");
     }
 
     fn row(&mut self, name: &str, number: f64, shown: &str, more_is_better: bool, note: &str) {
         if !self.wants(name) {
             return;
         }
-        let anchor = ANCHORS.iter().find(|(work, _, _)| *work == name);
+        let anchor = self.anchors.iter().find(|(work, _, _)| *work == name);
         let (upstream, floor) = anchor.map_or(("", ""), |(_, upstream, floor)| (*upstream, *floor));
         let ratio = leading_number(upstream)
             .map(|theirs| if more_is_better { number / theirs } else { theirs / number })
@@ -137,6 +147,6 @@ mod tests {
         assert_eq!(run.quantile(0.99), Duration::from_millis(99));
         assert_eq!(leading_number("1,835 /s"), Some(1835.0));
         assert_eq!(leading_number(""), None);
-        assert!(ANCHORS.iter().all(|(_, _, floor)| leading_number(floor).is_some()));
+        assert!(API.iter().all(|(_, _, floor)| leading_number(floor).is_some()));
     }
 }

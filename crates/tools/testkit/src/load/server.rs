@@ -76,7 +76,7 @@ impl Drop for Server {
 }
 
 /// Resident bytes of a process.
-pub(super) fn resident(pid: i32) -> Result<u64> {
+pub(crate) fn resident(pid: i32) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib: u64 = text
         .lines()
