@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::memory;
 use crate::parts::Parts;
 
 /// How long the parts may take to end once they are asked to.
@@ -38,8 +39,12 @@ pub(crate) trait Program {
 /// Runs the program until a signal or the end of one of its parts ends it.
 pub(crate) fn run(program: &mut impl Program) -> Result<()> {
     huge_pages(false);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    memory::map_what_is_touched();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(memory::rest)
+        .build()
+        .context("start the runtime")?;
     let outcome = runtime.block_on(serve(program));
     // Blocking work that ignores its end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -77,6 +82,7 @@ async fn serve(program: &mut impl Program) -> Result<()> {
     let (running, ended) = match started {
         Ok(running) => {
             program.ready();
+            memory::started();
             let ended = tokio::select! {
                 _ = terminate.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),

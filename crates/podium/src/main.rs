@@ -16,6 +16,7 @@ mod daemon;
 mod engine;
 mod join;
 mod layout;
+mod memory;
 mod node;
 mod parts;
 mod pause;
