@@ -105,8 +105,9 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         return measure(&options, scratch.path());
     }
     ensure!(Cluster::available(), "root and a binary are needed: use `cargo xtask bench node`");
-    let cluster = Cluster::start()?;
     let namespace = Namespace::new()?;
+    // The API server's certificate has to name the address that the node reaches it by.
+    let cluster = Cluster::start_with(&["--node-ip", &namespace.host.to_string()])?;
     let name = format!("bench{}", std::process::id());
     let node = SecondNode::join(&cluster, &namespace, &name)?;
     let own = Options {
