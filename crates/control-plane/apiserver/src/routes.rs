@@ -327,7 +327,7 @@ fn openid_configuration(core: &Core) -> Result<Reply, ApiError> {
         "jwks_uri": format!("{}/openid/v1/jwks", issuer.issuer),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": issuer.keys.algorithms(),
     });
     Ok(response::object(StatusCode::OK, &document, Output::JSON))
 }
