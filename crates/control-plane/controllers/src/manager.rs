@@ -465,11 +465,17 @@ pub fn workers() -> impl Iterator<Item = (&'static str, usize)> {
 /// The account of a controller that acts as the process itself, whose user has a role of its own and is no service account.
 pub(crate) const OWN_IDENTITY: &str = "kube-controller-manager";
 
-/// The service accounts in `kube-system` that controllers act under, each once.
-pub fn accounts() -> Vec<&'static str> {
+/// The service accounts in `kube-system` that the chosen controllers act under, each once. Names as in [`Config::controllers`].
+///
+/// # Errors
+///
+/// When a chosen name is unknown.
+pub fn accounts(controllers: &[String]) -> Result<Vec<&'static str>, Error> {
+    let chosen = choice::choose(controllers)?;
+    let entries = ENTRIES.iter().filter(|entry| chosen.contains(entry.name));
     let accounts: BTreeSet<_> =
-        ENTRIES.iter().map(|entry| entry.account).filter(|account| *account != OWN_IDENTITY).collect();
-    accounts.into_iter().collect()
+        entries.map(|entry| entry.account).filter(|account| *account != OWN_IDENTITY).collect();
+    Ok(accounts.into_iter().collect())
 }
 
 /// Runs the chosen controllers until shutdown, and waits for their last reconciles and events.
@@ -529,8 +535,13 @@ mod tests {
     #[test]
     fn the_process_itself_has_no_service_account() {
         // Where controllers have accounts of their own, an account of that name would have no role.
-        assert!(!accounts().contains(&OWN_IDENTITY));
-        assert!(accounts().contains(&"deployment-controller"));
+        let accounts_of =
+            |names: &[&str]| accounts(&names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>()).unwrap();
+        assert!(!accounts_of(&["*"]).contains(&OWN_IDENTITY));
+        assert!(accounts_of(&["*"]).contains(&"deployment-controller"));
+        // None is made for a controller that does not run.
+        assert!(!accounts_of(&["*"]).contains(&"token-cleaner"));
+        assert_eq!(accounts_of(&["token-cleaner-controller"]), ["token-cleaner"]);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podium_client::{Change, Informer, ObjectKey};
@@ -13,10 +12,10 @@ use crate::labels::{self, Labels};
 use crate::owner;
 use crate::pods;
 
+pub(crate) mod trigger;
+
 /// Marks slices and Endpoints of Services without an address of their own.
 pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// When the change that led to a write happened.
-pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Index of Services by the first pair of their selector.
 const BY_SELECTOR: &str = "controllers/selector";
@@ -175,20 +174,4 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
                 && protocol(candidate.protocol.as_deref()) == protocol(port.protocol.as_deref())
         })
         .map(|candidate| candidate.container_port)
-}
-
-/// When what the endpoints show last changed: the latest of the Service's creation and the pods' readiness.
-pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
-    let ready = |pod: &Arc<Pod>| {
-        pods::condition(pod, "Ready")
-            .and_then(|condition| condition.last_transition_time.as_ref())
-            .map(|time| time.0)
-    };
-    let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    pods.iter().filter_map(ready).chain(created).max()
-}
-
-/// A trigger time as its annotation has it.
-pub(crate) fn format_trigger_time(time: Timestamp) -> String {
-    time.to_string()
 }

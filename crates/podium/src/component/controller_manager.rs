@@ -203,7 +203,7 @@ async fn clients(
     if !flags.use_service_account_credentials {
         return Ok(Arc::new(SingleClient(client.clone())));
     }
-    let accounts = Accounts::new(connection, podium_controllers::accounts()).await?;
+    let accounts = Accounts::new(connection, podium_controllers::accounts(&flags.controllers)?).await?;
     parts.spawn("tokens of controllers", accounts.keep(parts.shutdown()));
     Ok(Arc::new(accounts))
 }

@@ -12,14 +12,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{MANAGED_BY, MANAGER};
 use crate::labels::Labels;
 use crate::pods;
-use crate::services;
+use crate::services::{self, trigger};
 
 /// The most addresses of one object. Source: `maxCapacity`.
 pub(crate) const CAPACITY: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
-/// The object to write, or `None` when the stored one is right.
-pub(crate) fn decide(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
+/// The object to write, or `None` when the stored one is right. `news` is when the change happened that is not told yet.
+pub(crate) fn decide(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    current: Option<&Endpoints>,
+    news: Option<Timestamp>,
+) -> Option<Endpoints> {
     let (subsets, truncated) = truncate(subsets(service, pods));
     let labels = labels(service);
     let right = current.is_some_and(|current| {
@@ -41,9 +46,7 @@ pub(crate) fn decide(service: &Service, pods: &[Arc<Pod>], current: Option<&Endp
     metadata.labels = Some(labels);
     let annotations = metadata.annotations.get_or_insert_default();
     set(annotations, OVER_CAPACITY, truncated.then(|| "truncated".to_owned()));
-    let known = annotations.get(services::TRIGGER_TIME).and_then(|text| text.parse::<Timestamp>().ok());
-    let time = services::trigger_time(service, pods).filter(|time| known.is_none_or(|known| *time > known));
-    set(annotations, services::TRIGGER_TIME, time.map(services::format_trigger_time));
+    trigger::stamp(&mut metadata.annotations, news);
     Some(Endpoints { metadata, subsets: Some(subsets) })
 }
 

@@ -11,6 +11,7 @@ use super::decide::decide;
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::Expectations;
 use crate::services;
+use crate::services::trigger::TriggerTimes;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -40,6 +41,7 @@ struct Controller {
     endpoints: Informer<Endpoints>,
     queue: WorkQueue<ObjectKey>,
     expectations: Expectations,
+    times: TriggerTimes,
 }
 
 impl Controller {
@@ -52,6 +54,7 @@ impl Controller {
             endpoints: context.informers.of::<Endpoints>(),
             queue: WorkQueue::new("endpoint"),
             expectations: Expectations::default(),
+            times: TriggerTimes::default(),
             context,
         }
     }
@@ -83,6 +86,7 @@ impl Controller {
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
     let Some(service) = controller.services.get(&key) else {
         controller.expectations.forget(&key);
+        controller.times.forget(&key);
         return remove(&controller, &key).await;
     };
     if services::is_external_name(&service) || services::selector(&service).is_none() {
@@ -94,7 +98,8 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     }
     let pods = services::selected_pods(&service, &controller.pods);
     let current = controller.endpoints.get(&key);
-    let Some(wanted) = decide(&service, &pods, current.as_deref()) else { return Ok(()) };
+    let news = controller.times.news(&key, &service, &pods);
+    let Some(wanted) = decide(&service, &pods, current.as_deref(), news) else { return Ok(()) };
     let api = controller.api(&key);
     let written = match &current {
         Some(_) => api.replace(&key.name, &PostParams::default(), &wanted).await,

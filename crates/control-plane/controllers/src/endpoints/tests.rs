@@ -37,7 +37,7 @@ fn backend(index: usize) -> Pod {
 
 fn decided(service: &Service, pods: &[Pod], current: Option<&Endpoints>) -> Option<Endpoints> {
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
-    decide(service, &pods, current)
+    decide(service, &pods, current, None)
 }
 
 /// Ready and not ready addresses, and ports, of each subset.

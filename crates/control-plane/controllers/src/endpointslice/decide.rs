@@ -18,7 +18,7 @@ use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::names::NameSource;
 use crate::owner;
 use crate::pods;
-use crate::services;
+use crate::services::{self, trigger};
 
 /// What the cache shows.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) nodes: &'a BTreeMap<String, Option<String>>,
     /// What the zones have of the cluster's processors, if that can be told. Needed only where [`topology::is_asked`].
     pub(crate) shares: Option<&'a Shares>,
+    /// When the change happened that is not told yet, if there is one.
+    pub(crate) news: Option<Timestamp>,
 }
 
 /// Writes in the order given: what serves first.
@@ -64,7 +66,9 @@ pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);
     }
-    stamp(seen, &mut decision);
+    for slice in decision.create.iter_mut().chain(&mut decision.update) {
+        trigger::stamp(&mut slice.metadata.annotations, seen.news);
+    }
     if seen.service.metadata.deletion_timestamp.is_some() {
         decision.create.clear();
     }
@@ -211,29 +215,4 @@ fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>)
         _ => return None,
     };
     Some(hints)
-}
-
-/// Notes on what is written when the change happened that it reflects, if that is news.
-fn stamp(seen: &Observed<'_>, decision: &mut Decision) {
-    let known = seen
-        .slices
-        .iter()
-        .filter_map(|slice| slice.metadata.annotations.as_ref()?.get(services::TRIGGER_TIME))
-        .filter_map(|text| text.parse::<Timestamp>().ok())
-        .max();
-    let news = services::trigger_time(seen.service, seen.pods)
-        .filter(|time| known.is_none_or(|known| *time > known));
-    for slice in decision.create.iter_mut().chain(&mut decision.update) {
-        match news {
-            Some(time) => {
-                let annotations = slice.metadata.annotations.get_or_insert_default();
-                annotations.insert(services::TRIGGER_TIME.to_owned(), services::format_trigger_time(time));
-            }
-            None => {
-                if let Some(annotations) = &mut slice.metadata.annotations {
-                    annotations.remove(services::TRIGGER_TIME);
-                }
-            }
-        }
-    }
 }

@@ -12,7 +12,7 @@ use super::MOST_ENDPOINTS;
 use super::decide::Decision;
 use crate::labels::Labels;
 use crate::names::{self, NameSource};
-use crate::services;
+use crate::services::{self, trigger};
 
 /// What the slices belong to.
 #[derive(Clone, Debug)]
@@ -229,10 +229,10 @@ fn retain(mut slice: EndpointSlice, parent: &Parent, wanted: &mut BTreeMap<Endpo
     }
     if let Some(wanted) = &parent.annotations {
         let mut annotations = slice.metadata.annotations.take().unwrap_or_default();
-        let time = annotations.remove(services::TRIGGER_TIME);
+        let time = annotations.remove(trigger::TRIGGER_TIME);
         changed |= annotations != *wanted;
         annotations.clone_from(wanted);
-        annotations.extend(time.map(|time| (services::TRIGGER_TIME.to_owned(), time)));
+        annotations.extend(time.map(|time| (trigger::TRIGGER_TIME.to_owned(), time)));
         slice.metadata.annotations = Some(annotations).filter(|it| !it.is_empty());
     }
     Draft { slice, changed }

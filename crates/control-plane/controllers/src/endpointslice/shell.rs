@@ -20,6 +20,7 @@ use crate::metrics;
 use crate::owner;
 use crate::pods;
 use crate::services;
+use crate::services::trigger::TriggerTimes;
 
 /// Index of Services that want hints by what zones have.
 const BY_MODE: &str = "controllers/topologyMode";
@@ -55,6 +56,7 @@ struct Controller {
     expectations: Expectations,
     /// What the zones have, for Services that want hints by it.
     capacity: Arc<Mutex<Capacity>>,
+    times: TriggerTimes,
 }
 
 /// The Service a slice belongs to.
@@ -88,6 +90,7 @@ impl Controller {
             queue: WorkQueue::new("endpoint_slice"),
             expectations: Expectations::default(),
             capacity: Arc::default(),
+            times: TriggerTimes::default(),
             context,
         }
     }
@@ -144,7 +147,8 @@ impl Controller {
         }
         let shares = if topology::is_asked(service) { self.capacity.lock().shares() } else { None };
         let shares = shares.as_ref();
-        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes, shares };
+        let news = self.times.news(key, service, &selected);
+        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes, shares, news };
         decide(&seen, self.context.names.as_ref())
     }
 }
@@ -153,6 +157,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let Some(service) = controller.services.get(&key) else {
         // The slices are the garbage collector's: they name the Service as their owner.
         controller.expectations.forget(&key);
+        controller.times.forget(&key);
         return Ok(());
     };
     if services::is_external_name(&service) || services::selector(&service).is_none() {

@@ -14,7 +14,7 @@ use super::topology::Capacity;
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::names::CountedNames;
 use crate::testing::api::{FakeApi, Running};
-use crate::testing::{PodExt, labels, meta, pod, time};
+use crate::testing::{PodExt, at, labels, meta, pod, time};
 
 const LABELS: &[(&str, &str)] = &[("app", "web")];
 
@@ -57,7 +57,8 @@ fn decided(service: &Service, pods: &[Pod], slices: &[EndpointSlice]) -> Decisio
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
     let nodes = BTreeMap::from([("n1".to_owned(), Some("zone-a".to_owned())), ("n2".to_owned(), None)]);
-    let seen = Observed { service, pods: &pods, slices: &slices, nodes: &nodes, shares: None };
+    let seen =
+        Observed { service, pods: &pods, slices: &slices, nodes: &nodes, shares: None, news: Some(at(100)) };
     decide(&seen, &CountedNames::default())
 }
 
@@ -72,8 +73,14 @@ fn hinted(slices: &[EndpointSlice], shares: Option<&[(&str, f64)]>, in_b: usize)
     let nodes = nodes.into_iter().map(|(node, zone)| (node.to_owned(), Some(zone.to_owned()))).collect();
     let shares: Option<BTreeMap<String, f64>> =
         shares.map(|shares| shares.iter().map(|(zone, share)| ((*zone).to_owned(), *share)).collect());
-    let seen =
-        Observed { service: &service, pods: &pods, slices: &slices, nodes: &nodes, shares: shares.as_ref() };
+    let seen = Observed {
+        service: &service,
+        pods: &pods,
+        slices: &slices,
+        nodes: &nodes,
+        shares: shares.as_ref(),
+        news: None,
+    };
     decide(&seen, &CountedNames::default())
 }
 

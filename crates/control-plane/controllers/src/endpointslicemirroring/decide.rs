@@ -14,14 +14,14 @@ use crate::endpointslice::{
 use crate::labels;
 use crate::names::NameSource;
 use crate::owner;
-use crate::services;
+use crate::services::{self, trigger};
 
 /// Asks not to be mirrored.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Marks Endpoints that serve as a lock.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that are about the Endpoints object itself.
-const NOT_COPIED: [&str; 2] = [services::TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
+const NOT_COPIED: [&str; 2] = [trigger::TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
 
 /// Chooses the writes: mirrors where there is something to mirror, and else removes what was.
 pub(crate) fn decide(

@@ -1,5 +1,6 @@
 //! What one node needs next.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +13,10 @@ use crate::nodes::{self, NO_EXECUTE, NO_SCHEDULE};
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// Labels that a node has under a stable and an older name; the older one follows. Source: upstream's `labelReconcileInfo`.
+const OLDER_LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 
 /// Condition, its status, and the taint that it means.
 const TAINTS_OF_CONDITIONS: [(&str, &str, &str); 6] = [
@@ -116,6 +121,8 @@ pub(crate) struct Decision {
     pub(crate) lost: bool,
     /// Its pods cannot be vouched for.
     pub(crate) pods_not_ready: bool,
+    /// Labels to set.
+    pub(crate) labels: BTreeMap<&'static str, String>,
     /// All taints, when they are others.
     pub(crate) taints: Option<Vec<Taint>>,
     /// Whether pods are to be evicted that were not before.
@@ -140,7 +147,8 @@ pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp) -> Decision {
     if decision.status.is_some() {
         return decision;
     }
-    let mut taints = scheduling_taints(seen.node);
+    decision.labels = older_labels(seen.node);
+    let mut taints = scheduling_taints(seen.node, now);
     if let Some(moment) = execution_taints(seen, readiness, &mut taints, &mut decision.evicts, now) {
         decision.next_check = Some(decision.next_check.map_or(moment, |check| check.min(moment)));
     }
@@ -150,8 +158,20 @@ pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp) -> Decision {
     decision
 }
 
+/// The older names of labels whose value there is missing or another.
+fn older_labels(node: &Node) -> BTreeMap<&'static str, String> {
+    let labels = node.metadata.labels.as_ref();
+    let value = |name: &str| labels.and_then(|labels| labels.get(name));
+    OLDER_LABELS
+        .into_iter()
+        .filter_map(|(stable, older)| Some((older, value(stable)?)))
+        .filter(|(older, wanted)| value(older) != Some(wanted))
+        .map(|(older, wanted)| (older, wanted.clone()))
+        .collect()
+}
+
 /// The node's taints with those that keep new pods away brought in line with its conditions.
-fn scheduling_taints(node: &Node) -> Vec<Taint> {
+fn scheduling_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
     let mut wanted: Vec<&str> = TAINTS_OF_CONDITIONS
         .into_iter()
         .filter(|(type_, status, _)| nodes::condition(node, type_).is_some_and(|it| it.status == *status))
@@ -168,7 +188,7 @@ fn scheduling_taints(node: &Node) -> Vec<Taint> {
     taints.retain(|taint| !ours(taint) || wanted.contains(&taint.key.as_str()));
     for key in wanted {
         if !taints.iter().any(|taint| ours(taint) && taint.key == key) {
-            taints.push(Taint { key: key.to_owned(), effect: NO_SCHEDULE.to_owned(), ..Taint::default() });
+            taints.push(taint(key, NO_SCHEDULE, now));
         }
     }
     taints
@@ -210,11 +230,11 @@ fn execution_taints(
         *evicts = true;
     }
     taints.retain(|taint| !is(taint, other));
-    taints.push(Taint {
-        key: wanted.to_owned(),
-        effect: NO_EXECUTE.to_owned(),
-        time_added: Some(clock::time(now)),
-        value: None,
-    });
+    taints.push(taint(wanted, NO_EXECUTE, now));
     None
+}
+
+fn taint(key: &str, effect: &str, now: Timestamp) -> Taint {
+    let time_added = Some(clock::time(now));
+    Taint { key: key.to_owned(), effect: effect.to_owned(), time_added, value: None }
 }

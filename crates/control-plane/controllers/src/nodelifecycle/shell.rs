@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
@@ -199,8 +199,8 @@ impl Controller {
     async fn apply(&self, node: &Node, decision: Decision) -> Result<(), Error> {
         let name = owner::name(&node.metadata);
         let api: Api<Node> = Api::all(self.context.client.clone());
-        if let Some(status) = decision.status {
-            let updated = Node { status: Some(status), ..node.clone() };
+        if let Some(status) = &decision.status {
+            let updated = Node { status: Some(status.clone()), ..node.clone() };
             api.replace_status(name, &PostParams::default(), &updated)
                 .await
                 .map_err(Error::call("update status of node", name))?;
@@ -208,8 +208,8 @@ impl Controller {
                 nodes::status_event(&self.context, node, "NodeNotReady");
             }
         }
-        if let Some(taints) = decision.taints {
-            self.taint(&api, node, &taints).await?;
+        if decision.taints.is_some() || !decision.labels.is_empty() {
+            self.mark(&api, node, &decision).await?;
         }
         if decision.pods_not_ready {
             self.mark_pods(name).await?;
@@ -217,16 +217,19 @@ impl Controller {
         Ok(())
     }
 
-    async fn taint(&self, api: &Api<Node>, node: &Node, taints: &[Taint]) -> Result<(), Error> {
+    /// Writes taints and labels.
+    async fn mark(&self, api: &Api<Node>, node: &Node, decision: &Decision) -> Result<(), Error> {
         let name = owner::name(&node.metadata);
-        let patch = json!({
-            "metadata": {"resourceVersion": node.metadata.resource_version},
-            "spec": {"taints": taints},
+        let mut patch = json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version, "labels": decision.labels},
         });
+        if let Some(taints) = &decision.taints {
+            patch["spec"] = json!({"taints": taints});
+        }
         match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => Ok(()),
             Err(error) if is_not_found(&error) => Ok(()),
-            Err(error) => Err(Error::call("taint node", name)(error)),
+            Err(error) => Err(Error::call("patch node", name)(error)),
         }
     }
 

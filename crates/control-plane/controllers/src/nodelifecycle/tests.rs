@@ -10,7 +10,7 @@ use super::decide::{Decision, Observed, Rates, Zone, ZoneState, decide, zone_sta
 use super::status;
 use super::zones::{Fares, Zones};
 use crate::testing::api::{FakeApi, Running};
-use crate::testing::{PodExt, at, meta, pod, time};
+use crate::testing::{PodExt, at, labels, meta, pod, time};
 
 fn node(ready: &str) -> Node {
     Node {
@@ -120,8 +120,26 @@ fn taints_follow_conditions() {
     }
     let decision = decided(&node("Unknown"), WELL, 1);
     assert!(decision.evicts);
-    let added = decision.taints.unwrap().into_iter().find(|it| it.effect == "NoExecute").unwrap();
-    assert_eq!(added.time_added, Some(time(1001)));
+    assert!(decision.taints.unwrap().iter().all(|added| added.time_added == Some(time(1001))));
+}
+
+#[test]
+fn older_labels_follow_the_stable_ones() {
+    let (os, arch) = ("kubernetes.io/os", "kubernetes.io/arch");
+    let (older_os, older_arch) = ("beta.kubernetes.io/os", "beta.kubernetes.io/arch");
+    for (has, wanted) in [
+        (labels(&[]), vec![]),
+        (labels(&[(older_os, "linux")]), vec![]),
+        (labels(&[(os, "linux"), (arch, "arm64")]), vec![(older_arch, "arm64"), (older_os, "linux")]),
+        (labels(&[(os, "linux"), (older_os, "windows")]), vec![(older_os, "linux")]),
+        (labels(&[(os, "linux"), (older_os, "linux")]), vec![]),
+    ] {
+        let mut node = node("True");
+        node.metadata.labels = Some(has);
+        let decision = decided(&node, WELL, 1);
+        let set: Vec<_> = decision.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(set, wanted);
+    }
 }
 
 #[test]

@@ -242,18 +242,18 @@ impl Sync<'_> {
         outcome
     }
 
-    fn record(&self, verb: &str, title: &str, pod: &str, error: Option<&kube::Error>) {
+    fn record(&self, verb: &str, pod: &str, error: Option<&kube::Error>) {
         let set = owner::name(&self.set().metadata);
         let context = self.children.context;
         match error {
             None => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set} successful");
-                context.normal(self.set(), &format!("Successful{title}"), message);
+                context.normal(self.set(), &format!("Successful{verb}"), message);
             }
             Some(error) => {
                 let why = context::words(error);
                 let message = format!("{verb} Pod {pod} in StatefulSet {set} failed error: {why}");
-                context.warning(self.set(), &format!("Failed{title}"), message);
+                context.warning(self.set(), &format!("Failed{verb}"), message);
             }
         }
     }
@@ -264,7 +264,7 @@ impl Sync<'_> {
         match self.children.pods().create(&PostParams::default(), pod).await {
             Ok(created) => {
                 self.children.expectations.wrote(key, &created, now);
-                self.record("create", "Create", name, None);
+                self.record("Create", name, None);
                 Ok(())
             }
             // The cache lags, or somebody else has the name: either way it is looked at again.
@@ -273,7 +273,7 @@ impl Sync<'_> {
             Err(error) => {
                 let may = || Expected::MaybeCreated { key: ObjectKey::of(pod) };
                 self.children.expectations.unanswered(key, &error, may, now);
-                self.record("create", "Create", name, Some(&error));
+                self.record("Create", name, Some(&error));
                 Err(Error::call("create pod", name)(error))
             }
         }
@@ -286,7 +286,7 @@ impl Sync<'_> {
             Ok(_) => {
                 let expected = Expected::Deleted { key: target.key.clone(), uid: target.uid.clone() };
                 self.children.expectations.note(self.children.key, expected, self.children.context.now());
-                self.record("delete", "Delete", &target.key.name, None);
+                self.record("Delete", &target.key.name, None);
                 Ok(())
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
@@ -295,7 +295,7 @@ impl Sync<'_> {
                 let may = || Expected::MaybeDeleted { key: target.key.clone(), uid: target.uid.clone() };
                 let Children { expectations, key, context, .. } = &self.children;
                 expectations.unanswered(key, &error, may, context.now());
-                self.record("delete", "Delete", &target.key.name, Some(&error));
+                self.record("Delete", &target.key.name, Some(&error));
                 Err(Error::call("delete pod", target.key.to_string())(error))
             }
         }
@@ -330,14 +330,14 @@ impl Sync<'_> {
             }
             match self.claim_api().create(&PostParams::default(), &claim).await {
                 Ok(_) => {
-                    let message = format!("create Claim {name} Pod {pod} in StatefulSet {set} success");
+                    let message = format!("Create Claim {name} Pod {pod} in StatefulSet {set} success");
                     self.children.context.normal(self.set(), "SuccessfulCreate", message);
                 }
                 Err(error) if is_already_exists(&error) => {}
                 Err(error) => {
                     let why = context::words(&error);
                     let message =
-                        format!("create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {why}");
+                        format!("Create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {why}");
                     self.children.context.warning(self.set(), "FailedCreate", message);
                     return Err(Error::call("create claim", name)(error));
                 }

@@ -373,9 +373,9 @@ async fn a_set_comes_updates_and_shrinks() {
     })
     .await;
     let events = api.events("SuccessfulCreate");
-    assert!(events.contains(&"create Pod db-0 in StatefulSet db successful".to_owned()), "{events:?}");
+    assert!(events.contains(&"Create Pod db-0 in StatefulSet db successful".to_owned()), "{events:?}");
     assert!(
-        events.contains(&"create Claim data-db-1 Pod db-1 in StatefulSet db success".to_owned()),
+        events.contains(&"Create Claim data-db-1 Pod db-1 in StatefulSet db success".to_owned()),
         "{events:?}"
     );
     running.stop().await;

@@ -82,7 +82,7 @@ fn for_kind(
         known.insert(variable.name.clone(), type_);
     }
     let (_, issues) = scope(&known).check(text);
-    (!issues.is_empty()).then(|| format!("{name}: compilation failed: {}\n", told(text, &issues)))
+    (!issues.is_empty()).then(|| format!("{name}: {}\n", told(text, &issues)))
 }
 
 /// The built-in kinds that the policy's rules name without wildcards, in the order of their names.

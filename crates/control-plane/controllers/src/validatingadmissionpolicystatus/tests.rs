@@ -130,14 +130,14 @@ fn warnings_name_kinds_and_show_the_line() {
         told[0],
         (
             "spec.validations[1].expression",
-            "/v1, Kind=Pod: compilation failed: ERROR: <input>:1:12: undefined field 'replicas'\n | object.spec.replicas > 1\n | ...........^\n",
+            "/v1, Kind=Pod: ERROR: <input>:1:12: undefined field 'replicas'\n | object.spec.replicas > 1\n | ...........^\n",
         )
     );
     assert_eq!(told[1].0, "spec.validations[1].messageExpression");
     let kinds: Vec<&str> = told[1]
         .1
         .lines()
-        .filter_map(|line| line.split(": compilation").nth(1).and(line.split(':').next()))
+        .filter_map(|line| line.split(": ERROR").nth(1).and(line.split(':').next()))
         .collect();
     assert_eq!(kinds, ["/v1, Kind=Pod", "apps/v1, Kind=ReplicaSet"]);
     let seen =
