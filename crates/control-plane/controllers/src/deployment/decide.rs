@@ -279,9 +279,17 @@ fn shrink_old(plan: &mut Plan<'_>) -> bool {
 /// A set that has the right size already still gets the annotations: upstream skips that, and then takes every later change
 /// for a change of scale. And where old and new pods must not meet, a set that was empty waits until those of the others are gone,
 /// which upstream does not when the Deployment was paused in the meantime.
+///
+/// Nor does a set grow, as in a rolling update, for pods of which other sets have not got rid yet.
 fn scale(plan: &mut Plan<'_>, sets_with_pods: &[String]) {
     let active = plan.active_old();
     let new_active = plan.new.as_ref().is_some_and(|new| new.size() > 0);
+    let alone = active.len() + usize::from(new_active) < 2;
+    let wanted =
+        if alone || plan.strategy.replicas == 0 { plan.strategy.replicas } else { plan.strategy.most() };
+    if plan.total(Planned::size) < wanted && !plan.all().all(Planned::is_settled) {
+        return;
+    }
     if active.is_empty() && !new_active && !plan.strategy.rolling {
         let next = plan.new.as_ref().or(plan.old.last());
         if others_left(plan, next, sets_with_pods) {
@@ -290,16 +298,17 @@ fn scale(plan: &mut Plan<'_>, sets_with_pods: &[String]) {
     }
     match (active.as_slice(), new_active) {
         ([], _) if plan.new.is_some() => {
-            plan.scale_new(plan.strategy.replicas);
+            let size = plan.new.as_ref().map(|new| room_alone(plan, new)).unwrap_or_default();
+            plan.scale_new(size);
         }
         // Nothing runs and the template has no set yet: the latest set there is.
         ([], _) => {
             if let Some(latest) = plan.old.len().checked_sub(1) {
-                plan.scale_old(latest, plan.strategy.replicas);
+                plan.scale_old(latest, room_alone(plan, &plan.old[latest]));
             }
         }
         ([only], false) => {
-            plan.scale_old(*only, plan.strategy.replicas);
+            plan.scale_old(*only, room_alone(plan, &plan.old[*only]));
         }
         _ if is_saturated(plan) => {
             for index in active {
@@ -309,6 +318,13 @@ fn scale(plan: &mut Plan<'_>, sets_with_pods: &[String]) {
         _ if plan.strategy.rolling => scale_in_proportion(plan, &active, new_active),
         _ => {}
     }
+}
+
+/// The size for a set that alone is to have pods: what is wanted, as far as others have got rid of theirs.
+fn room_alone(plan: &Plan<'_>, set: &Planned) -> i32 {
+    let others = plan.total(Planned::possible) - set.possible();
+    let room = if plan.strategy.rolling || others == 0 { plan.strategy.most() - others } else { 0 };
+    plan.strategy.replicas.min(room.max(set.size()))
 }
 
 /// Whether the new set has and serves all that the Deployment wants.
@@ -340,7 +356,8 @@ impl Which {
 /// Spreads the pods to add or remove over the sets by their share. Source: `scale` in `pkg/controller/deployment/sync.go`.
 fn scale_in_proportion(plan: &mut Plan<'_>, active: &[usize], new_active: bool) {
     let most = if plan.strategy.replicas > 0 { plan.strategy.most() } else { 0 };
-    let difference = most - plan.total(Planned::size);
+    let room = (most - plan.total(Planned::possible)).max(0);
+    let difference = (most - plan.total(Planned::size)).min(room);
     // Old sets come oldest first and the new one is the newest.
     let mut sets: Vec<Which> = active.iter().copied().map(Which::Old).collect();
     sets.extend(new_active.then_some(Which::New));

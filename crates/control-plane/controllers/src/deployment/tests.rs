@@ -235,6 +235,34 @@ fn scaling_alone_does_not_roll_on() {
     );
 }
 
+/// Found by seeds 3819 and 4328 of the simulation.
+#[test]
+fn scaling_makes_no_more_pods_than_there_may_be_while_others_are_not_gone() {
+    let left = |mut set: ReplicaSet, pods, settled: bool| {
+        set.status.as_mut().unwrap().replicas = pods;
+        set.metadata.generation = Some(if settled { 1 } else { 2 });
+        set
+    };
+    let tight = |replicas| deployment(replicas, IntOrString::Int(0), IntOrString::Int(2));
+    for (pods, settled, expected) in
+        [(2, true, vec![]), (0, false, vec![]), (1, true, vec![]), (0, true, vec![("v1", (2, 3))])]
+    {
+        let old = left(sized(&tight(4), "v2", 0, 0), pods, settled);
+        check(&tight(3), vec![sized(&tight(4), "v1", 2, 2), old], &expected);
+    }
+    let wide = |replicas| deployment(replicas, IntOrString::Int(2), IntOrString::Int(0));
+    for (pods, settled, expected) in [(2, true, vec![]), (1, false, vec![]), (1, true, vec![("v2", (3, 4))])]
+    {
+        let mut paused = with_template(wide(3), "v2");
+        paused.spec.as_mut().unwrap().paused = Some(true);
+        let old = left(sized(&wide(3), "v1", 1, 1), pods, settled);
+        check(&paused, vec![old, sized(&wide(3), "v2", 3, 2)], &expected);
+    }
+    // To shrink nobody has to wait.
+    let old = left(sized(&wide(4), "v1", 1, 1), 3, false);
+    check(&wide(0), vec![old], &[("v1", (1, 0))]);
+}
+
 #[test]
 fn a_paused_deployment_that_recreates_waits_for_the_pods_of_others() {
     let mut paused = with_template(recreated(3), "v1");
