@@ -190,8 +190,9 @@ impl<'a> Work<'a> {
             if pods::is_terminating(&pod) {
                 continue;
             }
-            let is_first_unhealthy = unhealthy == Some(number);
-            if self.ordered() && !self.is_available(&pod) && !is_first_unhealthy {
+            // Upstream waits for one that has ended too, and where two have it waits for ever.
+            let may_get_well = !pods::is_finished(&pod) && unhealthy != Some(number);
+            if self.ordered() && !self.is_available(&pod) && may_get_well {
                 return Next::Wait;
             }
             self.out.condemned.push((number, Target::of(&pod)));
