@@ -25,6 +25,9 @@ use parking_lot::Mutex;
 
 use self::world::{Outcome, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 500;
 

@@ -278,7 +278,7 @@ impl Judge {
                 let node = target_node(pod);
                 let count = siblings.iter().filter(|it| target_node(it) == node).count();
                 let set = commit.objects.values().find(|it| uid(it) == owner.uid);
-                let set: Option<DaemonSet> = set.map(parse);
+                let set: Option<DaemonSet> = set.map(|set| parse(set));
                 let surge = set.is_some_and(|set| surges(&set));
                 if count > 1 + usize::from(surge) {
                     self.fail(commit, format!("{count} daemons on {node:?}"));
@@ -317,8 +317,10 @@ impl Judge {
         {
             self.fail(commit, format!("ordinal {ordinal} of {}", promise.most));
         }
-        let set = commit.objects.values().find(|it| self::uid(it) == uid);
-        let parallel = set.is_some_and(|set| set["spec"]["podManagementPolicy"] == "Parallel");
+        // Of a set that is gone the garbage collector takes the pods in any order, and its controller may not know of it yet.
+        let set = commit.objects.values().find(|it| self::uid(it) == uid && !is_going(it));
+        let Some(set) = set else { return };
+        let parallel = set["spec"]["podManagementPolicy"] == "Parallel";
         if parallel || !self.strict.steady_pods || !self.one_leads() {
             return;
         }
@@ -414,7 +416,7 @@ impl Judge {
 }
 
 pub(super) fn parse<K: k8s_openapi::serde::de::DeserializeOwned>(value: &Value) -> K {
-    serde_json::from_value(value.clone()).expect("stored objects are readable")
+    K::deserialize(value).expect("stored objects are readable")
 }
 
 pub(super) fn uid(object: &Value) -> &str {
@@ -434,7 +436,7 @@ pub(super) fn has_condition(object: &Value, type_: &str) -> bool {
 }
 
 fn namespace_is_going(objects: &Objects, name: &str) -> bool {
-    objects.get(&("/namespaces".to_owned(), String::new(), name.to_owned())).is_none_or(is_going)
+    objects.get(&("/namespaces".to_owned(), String::new(), name.to_owned())).is_none_or(|it| is_going(it))
 }
 
 fn is_leaving(deployment: &Deployment) -> bool {

@@ -317,3 +317,17 @@ async fn two_leaders_are_not_judged_for_what_they_do_together() {
     stage.pod_of_set("d", "s");
     assert!(!stage.broken().is_empty(), "one leads, and knows it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_order_of_a_stateful_set_ends_with_it() {
+    let stage = Stage::new();
+    stage.stateful_set(2);
+    stage.pod_of_stateful_set("db-0");
+    let mut late: Value = stage.api.get("/pods", NAMESPACE, "db-0").unwrap();
+    let owners = late["metadata"]["ownerReferences"].take();
+    late["metadata"] = json!({"name": "db-1", "namespace": NAMESPACE, "ownerReferences": owners});
+    pass(A_WHILE).await;
+    stage.api.delete("apps/statefulsets", NAMESPACE, "db", "Background");
+    stage.api.create("/pods", &late);
+    assert!(stage.broken().is_empty(), "{:?}", stage.broken());
+}

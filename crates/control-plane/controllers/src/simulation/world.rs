@@ -25,10 +25,14 @@ const REST_SECONDS: u64 = 620;
 /// By then everybody must be at rest.
 const PATIENCE_SECONDS: u64 = 4 * 3600;
 
+/// Reconciles at once of one controller: no fewer than there is work for, since idle ones too take time to make.
+const WORKERS: usize = 8;
+
 /// How a seed went, or many.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) broken: Vec<String>,
+    /// Equal for equal runs; only with a history.
     pub(super) fingerprint: u64,
     pub(super) judged: u64,
     pub(super) crashes: u64,
@@ -126,6 +130,9 @@ impl Process {
             controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
             clock: Arc::new(clock),
             names: Arc::new(SeededNames(Mutex::new(rng))),
+            workers: crate::manager::workers()
+                .map(|(name, count)| (name.to_owned(), count.min(WORKERS)))
+                .collect(),
             ..Config::new(Arc::new(link.clone()), informers, settings)
         };
         let shutdown = stop.clone();
@@ -355,7 +362,7 @@ impl World {
     }
 
     fn exists(&self, resource: &str, name: &str) -> bool {
-        self.api.objects().contains_key(&(resource.to_owned(), NAMESPACE.to_owned(), name.to_owned()))
+        self.api.contains(resource, NAMESPACE, name)
     }
 
     fn sabotage(&self) {
@@ -366,7 +373,7 @@ impl World {
         });
         for (_, pod) in pods {
             for copy in 0..10 {
-                let mut pod = pod.clone();
+                let mut pod = Value::clone(pod);
                 pod["metadata"]["name"] =
                     json!(format!("{}-{copy}", pod["metadata"]["name"].as_str().unwrap()));
                 pod["metadata"]["resourceVersion"] = Value::Null;
@@ -432,10 +439,10 @@ impl World {
         broken.extend(ending::judge(&self.scenario, &self.api.objects(), &self.judge.lock()));
         if verbose {
             self.outcome.history = self.api.traced();
+            self.outcome.fingerprint = self.api.fingerprint();
         }
         self.processes.iter().for_each(Process::kill);
         self.outcome.broken = broken;
-        self.outcome.fingerprint = self.api.fingerprint();
         self.outcome.judged = self.judge.lock().judged;
         self.outcome
     }

@@ -1,7 +1,7 @@
 //! An API server in a few hundred lines: enough of storage, watches, deletion and conflicts to run whole controllers against.
 //!
 //! Objects are kept as they come: nothing is defaulted or validated. Watches can be held back, to see what controllers do on
-//! stale caches.
+//! stale caches. An object is written out once, when it changes: answers, lists and watches send that text.
 
 mod control;
 mod roles;
@@ -75,7 +75,7 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
 /// Resource (`group/plural`), namespace and name.
 pub(crate) type Key = (String, String, String);
 /// Everything there is.
-pub(crate) type Objects = BTreeMap<Key, Value>;
+pub(crate) type Objects = BTreeMap<Key, Arc<Value>>;
 type Sender = futures::channel::mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
 
 /// One change, told to a [`Hook`] after it was made.
@@ -104,14 +104,30 @@ struct Watcher {
     sender: Sender,
 }
 
+/// One change, as watches tell it.
+struct Entry {
+    version: u64,
+    key: Key,
+    type_: &'static str,
+    /// The object.
+    text: Bytes,
+}
+
+impl Entry {
+    fn line(&self) -> Bytes {
+        let (type_, text) = (self.type_, &self.text);
+        Bytes::from([br#"{"type":""#, type_.as_bytes(), br#"","object":"#, text, b"}\n"].concat())
+    }
+}
+
 #[derive(Default)]
 struct State {
     version: u64,
     uids: u64,
-    /// By resource (`group/plural`), namespace and name.
-    objects: BTreeMap<Key, Value>,
-    /// Version, key, type, object.
-    log: Vec<(u64, Key, &'static str, Value)>,
+    objects: Objects,
+    /// The same objects as they are sent.
+    texts: BTreeMap<Key, Bytes>,
+    log: Vec<Entry>,
     watchers: Vec<Watcher>,
     /// Whether watches are told only by [`FakeApi::deliver`].
     lagging: bool,
@@ -217,7 +233,7 @@ impl FakeApi {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let created = self.state.lock().create(resource, &namespace, object).expect("created");
         self.changed.notify_waiters();
-        created
+        Value::clone(&created)
     }
 
     /// Changes an object as a user would; its generation follows.
@@ -225,10 +241,10 @@ impl FakeApi {
         {
             let mut state = self.state.lock();
             let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
-            let mut object = state.objects.get(&key).expect("exists").clone();
-            let spec = object["spec"].clone();
+            let old = Arc::clone(state.objects.get(&key).expect("exists"));
+            let mut object = Value::clone(&old);
             edit(&mut object);
-            if object["spec"] != spec {
+            if object["spec"] != old["spec"] {
                 object["metadata"]["generation"] =
                     json!(object["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
             }
@@ -248,12 +264,12 @@ impl FakeApi {
     pub(crate) fn list<K: DeserializeOwned>(&self, resource: &str) -> Vec<K> {
         let state = self.state.lock();
         let of = state.objects.iter().filter(|((of, _, _), _)| of == resource);
-        of.map(|(_, object)| serde_json::from_value(object.clone()).unwrap()).collect()
+        of.map(|(_, object)| K::deserialize(&**object).unwrap()).collect()
     }
 
     pub(crate) fn get<K: DeserializeOwned>(&self, resource: &str, namespace: &str, name: &str) -> Option<K> {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
-        self.state.lock().objects.get(&key).map(|object| serde_json::from_value(object.clone()).unwrap())
+        self.state.lock().objects.get(&key).map(|object| K::deserialize(&**object).unwrap())
     }
 
     /// Holds back what watches of the resource would be told.
@@ -267,10 +283,9 @@ impl FakeApi {
     pub(crate) fn release(&self, resource: &str) {
         let mut state = self.state.lock();
         let Some(place) = state.held.remove(resource) else { return };
-        let late: Vec<_> =
-            state.log[place..].iter().filter(|(_, key, _, _)| key.0 == resource).cloned().collect();
-        for (_, key, type_, object) in late {
-            state.tell(&key, type_, &object);
+        let State { log, watchers, lagging, .. } = &mut *state;
+        for entry in log[place..].iter().filter(|entry| entry.key.0 == resource) {
+            tell(watchers, *lagging, entry);
         }
     }
 
@@ -313,7 +328,7 @@ impl FakeApi {
             if tokio::time::timeout(Duration::from_secs(3600), wait).await.is_err() {
                 let state = self.state.lock();
                 let seen: Vec<_> =
-                    state.objects.iter().filter(|(key, _)| key.0 != "/events").map(|(_, it)| it).collect();
+                    state.objects.iter().filter(|(key, _)| key.0 != "/events").map(|(_, it)| &**it).collect();
                 let (seen, forbidden) = (serde_json::to_string_pretty(&seen).unwrap(), &state.forbidden);
                 panic!("never: {what} ({caller}), forbidden: {forbidden:?}\n{seen}");
             }
@@ -368,7 +383,11 @@ pub(crate) fn refusal(code: u16, reason: &'static str) -> Answer {
 }
 
 fn respond(code: u16, body: &Value) -> Answer {
-    Response::builder().status(code).body(Full::new(Bytes::from(body.to_string())).boxed()).unwrap()
+    send(code, Bytes::from(body.to_string()))
+}
+
+fn send(code: u16, body: Bytes) -> Answer {
+    Response::builder().status(code).body(Full::new(body).boxed()).unwrap()
 }
 
 impl FakeApi {
@@ -419,15 +438,19 @@ impl FakeApi {
         state.writer = client;
         let outcome = match (method.as_str(), target.name.is_empty()) {
             ("GET", false) if target.subresource == "scale" => {
-                state.get(&target.key()).map(|of| scale_of(&of))
+                state.get(&target.key()).map(|of| Bytes::from(scale_of(&of).to_string()))
             }
-            ("PUT", _) if target.subresource == "scale" => state.rescale(&target, &body),
+            ("PUT", _) if target.subresource == "scale" => {
+                state.rescale(&target, &body).map(|scale| Bytes::from(scale.to_string()))
+            }
             ("GET", true) => Ok(state.list(&target, selected.as_deref())),
-            ("GET", false) => state.get(&target.key()),
-            ("POST", _) => state.create(&target.resource, &target.namespace, body),
-            ("PUT", _) => state.replace(&target, body),
-            ("PATCH", _) => state.patch(&target, &body, strategic),
-            ("DELETE", false) => state.delete(&target.key(), &body),
+            ("GET", false) => state.get(&target.key()).map(|_| state.texts[&target.key()].clone()),
+            ("POST", _) => {
+                state.create(&target.resource, &target.namespace, body).map(|it| state.written(&it))
+            }
+            ("PUT", _) => state.replace(&target, body).map(|it| state.written(&it)),
+            ("PATCH", _) => state.patch(&target, &body, strategic).map(|it| state.written(&it)),
+            ("DELETE", false) => state.delete(&target.key(), &body).map(|it| state.written(&it)),
             ("DELETE", true) => state.delete_all(&target, &body),
             _ => Err(Refusal(405, "MethodNotAllowed", method.to_string())),
         };
@@ -436,7 +459,7 @@ impl FakeApi {
             Ok(_) if lost => {
                 respond(500, &failure(&Refusal(500, "InternalError", "by arrangement".to_owned())))
             }
-            Ok(object) => respond(if *method == Method::POST { 201 } else { 200 }, &object),
+            Ok(text) => send(if *method == Method::POST { 201 } else { 200 }, text),
             Err(refusal) => respond(refusal.0, &failure(&refusal)),
         }
     }
@@ -549,45 +572,45 @@ fn scale_of(object: &Value) -> Value {
 
 impl State {
     fn rescale(&mut self, target: &Target, scale: &Value) -> Result<Value, Refusal> {
-        let mut object = self.get(&target.key())?;
+        let mut object = Value::clone(&*self.get(&target.key())?);
         object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
         object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
         let whole = Target { subresource: String::new(), ..Target::of(target) };
         self.replace(&whole, object).map(|object| scale_of(&object))
     }
 
-    fn tell(&mut self, key: &Key, type_: &str, object: &Value) {
-        let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
-        let lagging = self.lagging;
-        self.watchers.retain_mut(|watcher| {
-            if watcher.resource != key.0 || watcher.name.as_ref().is_some_and(|name| *name != key.2) {
-                return true;
-            }
-            if lagging {
-                watcher.backlog.push_back(line.clone());
-                return !watcher.sender.is_closed();
-            }
-            watcher.sender.unbounded_send(Ok(Frame::data(line.clone()))).is_ok()
-        });
-    }
-
     fn commit(&mut self, key: &Key, type_: &'static str, object: &mut Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.log.push((self.version, key.clone(), type_, object.clone()));
         self.changes += usize::from(key.0 != "coordination.k8s.io/leases");
         if let Some(trace) = &mut self.trace {
             trace.push(brief(self.version, key, type_, object));
         }
-        if !self.held.contains_key(&key.0) {
-            self.tell(key, type_, &object.clone());
+        let text = Bytes::from(object.to_string());
+        if type_ == "DELETED" {
+            self.texts.remove(key);
+        } else {
+            self.texts.insert(key.clone(), text.clone());
         }
+        let entry = Entry { version: self.version, key: key.clone(), type_, text };
+        if !self.held.contains_key(&key.0) {
+            tell(&mut self.watchers, self.lagging, &entry);
+        }
+        self.log.push(entry);
+    }
+
+    /// What is answered to a write.
+    fn written(&self, object: &Value) -> Bytes {
+        let last =
+            self.log.last().filter(|it| object["metadata"]["resourceVersion"] == it.version.to_string());
+        // A write that changes nothing is no entry.
+        last.map_or_else(|| Bytes::from(object.to_string()), |entry| entry.text.clone())
     }
 
     /// Stores an object unless it is the same, and lets it go when it was only waiting for its finalizers.
-    fn store(&mut self, key: &Key, mut object: Value) -> Value {
+    fn store(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
         let type_ = match self.objects.get(key) {
-            Some(old) if *old == object => return object,
+            Some(old) if **old == object => return Arc::clone(old),
             Some(_) => "MODIFIED",
             None => "ADDED",
         };
@@ -597,12 +620,13 @@ impl State {
         if object["metadata"]["deletionTimestamp"].is_string() && !held && !ending {
             self.commit(key, "DELETED", &mut object);
             let old = self.objects.remove(key);
-            self.show(key, old.as_ref(), None);
-            return object;
+            self.show(key, old.as_deref(), None);
+            return Arc::new(object);
         }
         self.commit(key, type_, &mut object);
-        let old = self.objects.insert(key.clone(), object.clone());
-        self.show(key, old.as_ref(), Some(&object));
+        let object = Arc::new(object);
+        let old = self.objects.insert(key.clone(), Arc::clone(&object));
+        self.show(key, old.as_deref(), Some(&object));
         object
     }
 
@@ -613,28 +637,33 @@ impl State {
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(mut object) = self.objects.remove(key) {
+        if let Some(object) = self.objects.remove(key) {
+            let mut object = Arc::unwrap_or_clone(object);
             self.commit(key, "DELETED", &mut object);
             self.show(key, Some(&object), None);
         }
     }
 
-    fn get(&self, key: &Key) -> Result<Value, Refusal> {
+    fn get(&self, key: &Key) -> Result<Arc<Value>, Refusal> {
         let missing = || Refusal(404, "NotFound", format!("{} {:?} not found", key.0, key.2));
         self.objects.get(key).cloned().ok_or_else(missing)
     }
 
-    fn list(&self, target: &Target, name: Option<&str>) -> Value {
-        let items: Vec<&Value> = self
-            .objects
+    fn list(&self, target: &Target, name: Option<&str>) -> Bytes {
+        let items: Vec<&[u8]> = self
+            .texts
             .iter()
             .filter(|(key, _)| key.0 == target.resource)
             .filter(|(key, _)| target.namespace.is_empty() || key.1 == target.namespace)
             .filter(|(key, _)| name.is_none_or(|name| name == key.2))
-            .map(|(_, object)| object)
+            .map(|(_, text)| &**text)
             .collect();
-        json!({"kind": format!("{}List", target.kind), "apiVersion": kind_of(&target.resource).0,
-            "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
+        let (api_version, _) = kind_of(&target.resource);
+        let head = format!(
+            r#"{{"kind":"{}List","apiVersion":"{api_version}","metadata":{{"resourceVersion":"{}"}},"items":["#,
+            target.kind, self.version
+        );
+        Bytes::from([head.as_bytes(), &items.join(&b","[..]), b"]}"].concat())
     }
 
     fn watch(&mut self, target: &Target, from: u64, name: Option<String>, reader: usize) -> Answer {
@@ -646,10 +675,11 @@ impl State {
             return respond(410, &failure(&Refusal(410, "Expired", "too old resource version".to_owned())));
         }
         let until = self.held.get(&target.resource).copied().unwrap_or(self.log.len());
-        for (version, key, type_, object) in &self.log[..until] {
-            if *version > from && key.0 == target.resource && name.as_ref().is_none_or(|name| *name == key.2)
-            {
-                let line = Bytes::from(format!("{}\n", json!({"type": type_, "object": object})));
+        // Versions count up from one.
+        let known = usize::try_from(from).expect("a small number").min(until);
+        for entry in &self.log[known..until] {
+            let (key, line) = (&entry.key, entry.line());
+            if key.0 == target.resource && name.as_ref().is_none_or(|name| *name == key.2) {
                 if self.lagging {
                     backlog.push_back(line);
                 } else {
@@ -662,7 +692,7 @@ impl State {
         Response::builder().status(200).body(BodyExt::boxed(StreamBody::new(receiver))).unwrap()
     }
 
-    fn create(&mut self, resource: &str, namespace: &str, mut object: Value) -> Result<Value, Refusal> {
+    fn create(&mut self, resource: &str, namespace: &str, mut object: Value) -> Result<Arc<Value>, Refusal> {
         if let Some((refused, message)) = &self.refuse
             && refused == resource
         {
@@ -722,7 +752,7 @@ impl State {
         Ok(())
     }
 
-    fn replace(&mut self, target: &Target, mut object: Value) -> Result<Value, Refusal> {
+    fn replace(&mut self, target: &Target, mut object: Value) -> Result<Arc<Value>, Refusal> {
         let key = target.key();
         let old = self.get(&key)?;
         let (from, to) = (&old["metadata"], &object["metadata"]);
@@ -755,8 +785,8 @@ impl State {
         Ok(self.store(&key, object))
     }
 
-    fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Value, Refusal> {
-        let mut object = self.get(&target.key())?;
+    fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Arc<Value>, Refusal> {
+        let mut object = Value::clone(&*self.get(&target.key())?);
         if let Some(uid) = patch["metadata"]["uid"].as_str()
             && object["metadata"]["uid"] != uid
         {
@@ -773,8 +803,8 @@ impl State {
         self.replace(&Target { subresource: target.subresource.clone(), ..Target::of(target) }, object)
     }
 
-    fn delete(&mut self, key: &Key, options: &Value) -> Result<Value, Refusal> {
-        let mut object = self.get(key)?;
+    fn delete(&mut self, key: &Key, options: &Value) -> Result<Arc<Value>, Refusal> {
+        let mut object = Value::clone(&*self.get(key)?);
         let wanted = &options["preconditions"];
         for field in ["uid", "resourceVersion"] {
             if wanted[field].is_string() && wanted[field] != object["metadata"][field] {
@@ -806,7 +836,7 @@ impl State {
         Ok(self.store(key, object))
     }
 
-    fn delete_all(&mut self, target: &Target, options: &Value) -> Result<Value, Refusal> {
+    fn delete_all(&mut self, target: &Target, options: &Value) -> Result<Bytes, Refusal> {
         let keys: Vec<Key> = self
             .objects
             .keys()
@@ -818,6 +848,23 @@ impl State {
         }
         Ok(self.list(target, None))
     }
+}
+
+/// Tells a change to the watches that it concerns, now or when they are next delivered to.
+fn tell(watchers: &mut Vec<Watcher>, lagging: bool, entry: &Entry) {
+    let mut line = None;
+    watchers.retain_mut(|watcher| {
+        let key = &entry.key;
+        if watcher.resource != key.0 || watcher.name.as_ref().is_some_and(|name| *name != key.2) {
+            return true;
+        }
+        let line = line.get_or_insert_with(|| entry.line()).clone();
+        if lagging {
+            watcher.backlog.push_back(line);
+            return !watcher.sender.is_closed();
+        }
+        watcher.sender.unbounded_send(Ok(Frame::data(line))).is_ok()
+    });
 }
 
 /// A change in a line.

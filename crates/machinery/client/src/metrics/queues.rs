@@ -57,7 +57,10 @@ static QUEUES: Mutex<Vec<Weak<dyn Measured>>> = Mutex::new(Vec::new());
 /// Adds a queue.
 pub(crate) fn follow(queue: Weak<dyn Measured>) {
     let mut all = QUEUES.lock();
-    all.retain(|queue| queue.strong_count() > 0);
+    // Only when it would grow: a process that makes queues again and again would otherwise look at all of them each time.
+    if all.len() == all.capacity() {
+        all.retain(|queue| queue.strong_count() > 0);
+    }
     all.push(queue);
 }
 

@@ -1,5 +1,7 @@
 //! What a simulation does to the server: holding watches back, repeating and cutting them, and seeing everything that happens.
 
+use std::sync::Arc;
+
 use http::Method;
 use http_body::Frame;
 use serde_json::{Value, json};
@@ -72,10 +74,16 @@ impl FakeApi {
     }
 
     /// All pods.
-    pub(crate) fn pods(&self) -> Vec<(Key, Value)> {
+    pub(crate) fn pods(&self) -> Vec<(Key, Arc<Value>)> {
         let state = self.state.lock();
         let pods = state.objects.iter().filter(|(key, _)| key.0 == "/pods");
-        pods.map(|(key, pod)| (key.clone(), pod.clone())).collect()
+        pods.map(|(key, pod)| (key.clone(), Arc::clone(pod))).collect()
+    }
+
+    /// Whether there is such an object.
+    pub(crate) fn contains(&self, resource: &str, namespace: &str, name: &str) -> bool {
+        let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        self.state.lock().objects.contains_key(&key)
     }
 
     /// Everything there is.
@@ -104,8 +112,8 @@ impl FakeApi {
     pub(crate) fn fingerprint(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        for (version, key, type_, object) in &self.state.lock().log {
-            (version, key, type_, object.to_string()).hash(&mut hasher);
+        for entry in &self.state.lock().log {
+            (entry.version, &entry.key, entry.type_, &entry.text).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -114,7 +122,8 @@ impl FakeApi {
     pub(crate) fn finish_pod(&self, namespace: &str, name: &str) {
         let mut state = self.state.lock();
         let key = ("/pods".to_owned(), namespace.to_owned(), name.to_owned());
-        let Some(mut pod) = state.objects.get(&key).cloned() else { return };
+        let Some(pod) = state.objects.get(&key) else { return };
+        let mut pod = Value::clone(pod);
         pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
         if !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
             pod["status"]["phase"] = json!("Failed");
