@@ -6,7 +6,8 @@
 //! single change as it is made, and `ending` what is left when everybody has come to rest.
 //!
 //! `cargo test -p podium-controllers simulation` runs 500 seeds. `PODIUM_SIM_SEEDS=100000` runs more, from `PODIUM_SIM_FROM`;
-//! `PODIUM_SIM_SEED=17` runs that one again and prints what happened. Equal seeds are equal runs.
+//! `PODIUM_SIM_SEED=17` runs that one again and prints what happened. Equal seeds are equal runs. Long runs are worth a build with
+//! `--release --config 'profile.release.package.podium-controllers.opt-level=3'`: a release is optimised for size.
 //!
 //! `rollout` is about one rolling update of many replicas, with a process that dies again and again.
 
