@@ -4,6 +4,7 @@
 //! stale caches. An object is written out once, when it changes: answers, lists and watches send that text.
 
 mod control;
+mod discovery;
 mod roles;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -414,7 +415,7 @@ impl FakeApi {
         strategic: bool,
         client: Option<usize>,
     ) -> Answer {
-        if let Some(document) = discovery(uri.path()) {
+        if let Some(document) = discovery::document(uri.path()) {
             return respond(200, &document);
         }
         let query: BTreeMap<&str, &str> =
@@ -479,40 +480,6 @@ fn failure(refusal: &Refusal) -> Value {
         "code": refusal.0, "reason": refusal.1, "message": refusal.2})
 }
 
-fn discovery(path: &str) -> Option<Value> {
-    // Metrics are nobody's objects: no controller of all kinds looks for them.
-    let named = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty() && *it != "metrics.k8s.io");
-    let groups = named.collect::<BTreeSet<_>>();
-    let list = |group: &str, version: &str| {
-        let resources: Vec<Value> = RESOURCES
-            .iter()
-            .filter(|it| it.0 == group)
-            .map(|it| {
-                json!({"name": it.2, "kind": it.3, "namespaced": it.4, "singularName": "",
-                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]})
-            })
-            .collect();
-        let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
-    };
-    match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
-        ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
-        ["api", "v1"] => Some(list("", "v1")),
-        ["apis"] => {
-            let groups: Vec<Value> = groups
-                .into_iter()
-                .map(|group| {
-                    let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
-                    json!({"name": group, "versions": [version], "preferredVersion": version})
-                })
-                .collect();
-            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
-        }
-        ["apis", group, version] => Some(list(group, version)),
-        _ => None,
-    }
-}
-
 struct Target {
     resource: String,
     kind: &'static str,
@@ -572,7 +539,8 @@ fn scale_of(object: &Value) -> Value {
 
 impl State {
     fn rescale(&mut self, target: &Target, scale: &Value) -> Result<Value, Refusal> {
-        let mut object = Value::clone(&*self.get(&target.key())?);
+        let old = self.get(&target.key())?;
+        let mut object = Value::clone(&old);
         object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
         object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
         let whole = Target { subresource: String::new(), ..Target::of(target) };
@@ -637,8 +605,7 @@ impl State {
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(object) = self.objects.remove(key) {
-            let mut object = Arc::unwrap_or_clone(object);
+        if let Some(mut object) = self.objects.remove(key).map(Arc::unwrap_or_clone) {
             self.commit(key, "DELETED", &mut object);
             self.show(key, Some(&object), None);
         }
@@ -786,7 +753,8 @@ impl State {
     }
 
     fn patch(&mut self, target: &Target, patch: &Value, strategic: bool) -> Result<Arc<Value>, Refusal> {
-        let mut object = Value::clone(&*self.get(&target.key())?);
+        let old = self.get(&target.key())?;
+        let mut object = Value::clone(&old);
         if let Some(uid) = patch["metadata"]["uid"].as_str()
             && object["metadata"]["uid"] != uid
         {
@@ -804,7 +772,8 @@ impl State {
     }
 
     fn delete(&mut self, key: &Key, options: &Value) -> Result<Arc<Value>, Refusal> {
-        let mut object = Value::clone(&*self.get(key)?);
+        let old = self.get(key)?;
+        let mut object = Value::clone(&old);
         let wanted = &options["preconditions"];
         for field in ["uid", "resourceVersion"] {
             if wanted[field].is_string() && wanted[field] != object["metadata"][field] {
