@@ -87,11 +87,11 @@ mod tests {
             times.news(&key, &service, &pods)
         };
         let (one, two, three) = (pod("one").ready(20), pod("two").ready(30), pod("three").ready(40));
-        assert_eq!(news(&[one.clone()]), Some(at(10)), "a new Service");
-        assert_eq!(news(&[one.clone()]), None, "the same again");
+        assert_eq!(news(std::slice::from_ref(&one)), Some(at(10)), "a new Service");
+        assert_eq!(news(std::slice::from_ref(&one)), None, "the same again");
         assert_eq!(news(&[one.clone(), two.clone(), three.clone()]), Some(at(30)), "the earlier of two");
         assert_eq!(news(&[one.clone(), three]), None, "one is gone");
-        assert_eq!(news(&[one.clone()]), None, "and another");
+        assert_eq!(news(std::slice::from_ref(&one)), None, "and another");
         assert_eq!(news(&[one.clone(), two]), Some(at(30)), "one is back");
         times.forget(&key);
         assert_eq!(news(&[one]), Some(at(10)), "another Service of that name");
