@@ -8,7 +8,8 @@
 //! - `spec`, `seccomp`, `capabilities`: a container's configuration as a specification; pure.
 //! - `handlers`: other OCI runtimes by name. `oci`: a specification as they read it; pure.
 //! - `core`, `sandbox`, `container`: the life of pods and containers. `shim`: talking to shims. `cni`: pod networks.
-//! - `scopes`: cgroups that systemd makes. `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec, attach and port-forward. `stats`: usage.
+//! - `scopes`: cgroups that systemd makes. `remove`: the end of directories. `service`: the CRI calls. `streaming`: exec,
+//!   attach and port-forward. `stats`: usage.
 
 mod capabilities;
 mod cdi;

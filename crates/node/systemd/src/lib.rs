@@ -15,5 +15,5 @@ mod manager;
 pub mod names;
 pub mod properties;
 
-pub use manager::{Made, NotHere, Systemd, SystemdError};
+pub use manager::{BUS, Made, NotHere, Systemd, SystemdError};
 pub use properties::Property;

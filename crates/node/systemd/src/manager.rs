@@ -16,7 +16,7 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// The system's message bus.
-const BUS: &str = "/run/dbus/system_bus_socket";
+pub const BUS: &str = "/run/dbus/system_bus_socket";
 /// Exists while systemd is the machine's init. Source: sd_booted(3).
 const RUNNING: &str = "/run/systemd/system";
 /// How long systemd may take for one unit.
@@ -144,6 +144,15 @@ impl Systemd {
             gone(call(bus, "ResetFailedUnit", &(unit,)).await)
         })
         .await
+    }
+
+    /// Sends a signal to all processes of a unit.
+    ///
+    /// # Errors
+    /// It is not sent.
+    pub async fn signal(&self, unit: &str, signal: i32) -> Result<(), SystemdError> {
+        let about = (unit, "all", signal);
+        self.limited(unit, async |bus| call(bus, "KillUnit", &about).await.map(drop)).await
     }
 
     async fn limited<T>(

@@ -569,8 +569,8 @@ impl State {
 
     /// What is answered to a write.
     fn written(&self, object: &Value) -> Bytes {
-        let last =
-            self.log.last().filter(|it| object["metadata"]["resourceVersion"] == it.version.to_string());
+        let version = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
+        let last = self.log.last().filter(|it| version == Some(it.version));
         // A write that changes nothing is no entry.
         last.map_or_else(|| Bytes::from(object.to_string()), |entry| entry.text.clone())
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use podium_systemd::{Systemd, SystemdError};
 use tokio::net::UnixStream;
 use zbus::{
     Connection, MatchRule, MessageStream, connection,
@@ -20,9 +21,6 @@ const SERVICE: &str = "org.freedesktop.login1";
 const PATH: &str = "/org/freedesktop/login1";
 const MANAGER: &str = "org.freedesktop.login1.Manager";
 const SIGNAL: &str = "PrepareForShutdown";
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-const SYSTEMD_PATH: &str = "/org/freedesktop/systemd1";
-const SYSTEMD_MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 
 /// How long one call may take.
@@ -46,7 +44,7 @@ pub struct LogindPlaces {
 impl Default for LogindPlaces {
     fn default() -> Self {
         Self {
-            bus: PathBuf::from("/run/dbus/system_bus_socket"),
+            bus: PathBuf::from(podium_systemd::BUS),
             drop_ins: PathBuf::from("/etc/systemd/logind.conf.d"),
         }
     }
@@ -63,6 +61,8 @@ pub(crate) enum LogindError {
     Silent { what: &'static str },
     #[error("the message bus has closed the connection")]
     Closed,
+    #[error("cannot make logind read its configuration")]
+    Reload(#[from] SystemdError),
     #[error("cannot write {path}")]
     DropIn { path: PathBuf, source: io::Error },
     #[error(
@@ -136,11 +136,8 @@ impl<'a> Logind<'a> {
         }
         let path = self.places.drop_ins.join("99-kubelet.conf");
         write_delay(&path, wanted).map_err(|source| LogindError::DropIn { path, source })?;
-        let reload = async {
-            let about = ("systemd-logind.service", "all", libc::SIGHUP);
-            self.bus.call_method(Some(SYSTEMD), SYSTEMD_PATH, Some(SYSTEMD_MANAGER), "KillUnit", &about).await
-        };
-        limited("make logind read its configuration", reload).await?;
+        // It reads its configuration anew.
+        Systemd::at(&self.places.bus).signal("systemd-logind.service", libc::SIGHUP).await?;
         let mut current = self.delay().await?;
         for _ in 0..LOOKS {
             if current >= wanted {

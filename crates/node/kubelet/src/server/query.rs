@@ -1,6 +1,7 @@
 //! Query parameters. Pure.
 
 use http::Uri;
+use percent_encoding::percent_decode_str;
 
 /// Decoded parameters in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,26 +48,7 @@ impl Query {
 
 /// Undoes percent and plus encoding; what is not valid stays as it is.
 fn decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        match escaped
-            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
-            .map(|hex| u8::from_str_radix(hex, 16))
-        {
-            Some(Ok(byte)) => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(if bytes[at] == b'+' { b' ' } else { bytes[at] });
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -5,15 +5,13 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    io::{self, Read, Seek},
+    os::fd::AsRawFd,
     path::Path,
 };
 
 use nix::errno::Errno;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_util::io::ReaderStream;
 
 use super::reply::{self, Reply, text};
@@ -23,6 +21,20 @@ use crate::volumes::sub_path::open_beneath;
 const HEAD_BYTES: u64 = 512;
 /// How much of a file is read at a time.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// What stands in an address as something else than itself.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'=')
+    .remove(b'@');
 
 /// What was found.
 enum Found {
@@ -65,20 +77,14 @@ fn refused(error: &io::Error) -> Reply {
     }
 }
 
-/// A path without its escapes; `None` if it is none, or has a zero byte.
+/// A path without its escapes; `None` if one of them is none, or it has a zero byte.
 fn decoded(path: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => byte,
-        });
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if !path.split('%').skip(1).all(is_escape) {
+        return None;
     }
-    String::from_utf8(bytes).ok().filter(|path| !path.contains('\0'))
+    let decoded = percent_decode_str(path).decode_utf8().ok()?;
+    Some(decoded.into_owned()).filter(|path| !path.contains('\0'))
 }
 
 /// Blocking.
@@ -100,14 +106,16 @@ fn find(root: &Path, path: &str) -> io::Result<Found> {
     if !about.is_file() {
         return Ok(Found::Other);
     }
-    let is_text = looks_like_text(&place, &opened)?;
-    Ok(Found::File { file: File::open(&place)?, is_text })
+    let mut file = File::open(&place)?;
+    let is_text = begins_as_text(&file)?;
+    file.rewind()?;
+    Ok(Found::File { file, is_text })
 }
 
-/// Whether a file begins as text does. The descriptor keeps it from becoming another one meanwhile.
-fn looks_like_text(place: &str, _kept: &OwnedFd) -> io::Result<bool> {
+/// Whether a file begins as text does.
+fn begins_as_text(file: &File) -> io::Result<bool> {
     let mut head = Vec::new();
-    File::open(place)?.take(HEAD_BYTES).read_to_end(&mut head)?;
+    file.take(HEAD_BYTES).read_to_end(&mut head)?;
     Ok(!head.iter().any(|byte| matches!(byte, 0..=8 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f)))
 }
 
@@ -124,15 +132,7 @@ fn list(names: &[String]) -> String {
 
 /// A name as a relative address.
 fn link(name: &str) -> String {
-    let mut link = String::new();
-    for byte in Path::new(name).as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/$&+,=@".contains(byte) {
-            link.push(char::from(*byte));
-        } else {
-            link.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped(&link)
+    escaped(&utf8_percent_encode(name, PLAIN).to_string())
 }
 
 fn escaped(text: &str) -> String {
