@@ -146,6 +146,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
+        // Pods that still ran have volumes.
+        crate::volumes::sub_path::unmount_below(&self.runtime.path()).ok();
         if let Ok(cgroups) = crate::cgroups::Cgroups::new(&crate::Configuration::default()) {
             cgroups.remove(&format!("/{}", self.cgroup)).ok();
         }

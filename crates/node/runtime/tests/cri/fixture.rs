@@ -403,6 +403,10 @@ impl Drop for Fixture {
                 }
             }
         }
+        // Clients own the groups above pods, and the client is this test.
+        if let Ok(cgroups) = podium_shim::cgroup::Cgroups::of_machine() {
+            let _ = cgroups.remove(&self.cgroup());
+        }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for place in
             mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&own))
