@@ -103,11 +103,11 @@ fn suggested() -> [(&'static str, Value); 5] {
         ("healthzPort", json!(0)),
         // A cluster on somebody's machine takes it as it is.
         ("failSwapOn", json!(false)),
-        // Upstream's thresholds but for the image disk, which here is everybody's: fifteen percent free is too much to ask
-        // of somebody's machine. Without free process ids nothing starts.
+        // Upstream's thresholds but for the disk, which here is everybody's: a tenth of it free is too much to ask of
+        // somebody's machine, and no pod would run. Without free process ids nothing starts.
         (
             "evictionHard",
-            json!({"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%",
+            json!({"memory.available": "100Mi", "nodefs.available": "1Gi", "nodefs.inodesFree": "5%",
                 "pid.available": "1000"}),
         ),
         // Images that somebody loaded by hand can be had from nowhere else.
@@ -150,6 +150,8 @@ mod tests {
         assert_eq!(read.pod_logs_dir, Path::new("/var/lib/podium/logs"));
         let hard = read.eviction_hard.unwrap();
         assert_eq!((hard.len(), hard["pid.available"].as_str()), (4, "1000"));
+        // Whatever part of the disk that is.
+        assert_eq!(hard["nodefs.available"], "1Gi");
     }
 
     #[test]
