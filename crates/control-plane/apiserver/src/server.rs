@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use nix::sys::socket::{setsockopt, sockopt};
 use podium_client::ClientSource;
 use podium_pki::tls::{AnyClientCertificate, server_config};
 use podium_store::Store;
@@ -46,6 +47,12 @@ const RESETS: usize = 50;
 
 /// Bytes of an answer's body that wait to be sent.
 const SEND_BUFFER: usize = 128 * 1024;
+
+/// Seconds of silence after which the other end is asked whether it is there.
+const SILENCE: u32 = 30;
+
+/// How long the other end may leave unanswered what was sent or asked, or have no room for more.
+const DEATH: Duration = Duration::from_secs(60);
 
 /// Bytes of a request's head.
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -257,9 +264,22 @@ where
     }
 }
 
+/// Ends the connection when the machine at its other end does not answer any more: asked after a while of silence, and asked
+/// about what was sent.
+///
+/// This is for TCP, not for pings of HTTP/2: their answers wait behind all that is under way, so that a large list over a
+/// slow line, or a client that reads late, looked like death.
+fn notice_death(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::TcpKeepIdle, &SILENCE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &(SILENCE / 2))?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &(DEATH.as_millis() as u32))?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    Ok(())
+}
+
 async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, streams: TaskTracker) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no-delay refused");
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| notice_death(&stream)) {
+        tracing::debug!(%error, "a connection without its options");
     }
     let handshake = tokio::time::timeout(core.config.limits.handshake, acceptor.accept(stream));
     let stream = tokio::select! {
@@ -301,9 +321,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, acceptor: TlsAcceptor, 
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         // Of each stream; a piece of a body waits there beside it. A thousand lists at once have a thousand of both.
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(15));
+        .max_send_buf_size(SEND_BUFFER);
     let (stream, flusher) = coalesce(stream);
     let served = async {
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -11,10 +11,12 @@ pub mod images;
 pub mod kubectl;
 pub mod load;
 pub mod node;
+pub mod python;
 pub mod second;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::{Kubectl, Outcome};
+pub use python::python;
 pub use second::{Namespace, SecondNode, free_port};
 pub use wait::{wait, wait_for};

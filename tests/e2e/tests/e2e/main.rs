@@ -12,6 +12,7 @@ mod lifecycle;
 mod restarts;
 mod scheduling;
 mod software;
+mod streams;
 mod two_nodes;
 mod two_servers;
 mod using_kubectl;

@@ -65,6 +65,18 @@ fn get(uri: &str) -> Request<RequestBody> {
     Request::builder().uri(uri).body(Full::new(Bytes::new()).boxed_unsync()).unwrap()
 }
 
+/// What a client's half of an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Adds a frame of HTTP/2.
+fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    bytes.extend_from_slice(&length[1..]);
+    bytes.extend_from_slice(&[kind, flags]);
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+}
+
 /// A request whose body never comes.
 fn endless(uri: &str) -> Request<RequestBody> {
     let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>());
@@ -131,14 +143,7 @@ async fn resource_exhaustion_connections_that_say_nothing_are_closed() {
 async fn resource_exhaustion_rapid_resets_end_the_connection() {
     let server = Server::start().await;
     let mut stream = connect(&server, "admin", &["system:masters"], b"h2").await;
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let frame = |bytes: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        bytes.extend_from_slice(&length[1..]);
-        bytes.extend_from_slice(&[kind, flags]);
-        bytes.extend_from_slice(&id.to_be_bytes());
-        bytes.extend_from_slice(payload);
-    };
+    let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, 4, 0, 0, &[]);
     for number in 0..2000 {
         let id = 2 * number + 1;
@@ -170,6 +175,61 @@ async fn resource_exhaustion_rapid_resets_end_the_connection() {
     let sender = http2(&server, "admin", &["system:masters"], 65_535).await;
     assert_eq!(send(&sender, get("/readyz")).await.0.status, 200);
     server.stop().await;
+}
+
+/// A debugger holds the client, or all that was sent to it is still on its way: it is there, and TCP knows.
+#[tokio::test]
+async fn a_client_that_answers_nothing_for_a_while_keeps_its_connection() {
+    let server = Server::start().await;
+    let mut stream = connect(&server, "admin", &["system:masters"], b"h2").await;
+    let local = stream.get_ref().0.local_addr().unwrap().port();
+    // An empty SETTINGS; what the server says is neither read nor answered.
+    let mut bytes = PREFACE.to_vec();
+    frame(&mut bytes, 4, 0, 0, &[]);
+    stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    until_metric(&server, |line| line == "podium_apiserver_open_connections 1").await;
+    tokio::time::pause();
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        // Others have their turn at each of these moments.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::resume();
+    bytes.clear();
+    frame(&mut bytes, 6, 0, 0, b"are you?");
+    stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut seen = Vec::new();
+    let answered = async {
+        while !seen.windows(8).any(|window| window == b"are you?") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "it is closed: {seen:?}");
+        }
+    };
+    tokio::time::timeout(LIMIT, answered).await.expect("a ping is answered");
+    let armed = tokio::time::timeout(LIMIT, async {
+        // What was sent last has to be acknowledged first.
+        while !keep_alive_is_armed(server.server.address().port(), local) {
+            tokio::task::yield_now().await;
+        }
+    });
+    armed.await.expect("the system asks whether the other end is there");
+    server.stop().await;
+}
+
+/// Whether the system will ask the other end of a connection whether it is there.
+fn keep_alive_is_armed(from: u16, to: u16) -> bool {
+    // Local address, remote address, state, queues, timer: 02 is the one of keep-alive.
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let line = table.lines().find(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let ends =
+            |field: Option<&str>, port: u16| field.is_some_and(|at| at.ends_with(&format!(":{port:04X}")));
+        ends(fields.next(), from) && ends(fields.next(), to)
+    });
+    line.expect("the connection").split_whitespace().nth(5).is_some_and(|timer| timer.starts_with("02:"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
