@@ -219,11 +219,20 @@ impl SharedInformers {
             metadata_only,
             shutdown: stop.clone(),
         };
-        let sink: Arc<dyn Sink> = informer.store.clone();
-        self.shared.tasks.spawn_on(async move { reflector.run(&*sink).await }, &self.shared.runtime);
+        let fed = Fed(informer.store.clone());
+        self.shared.tasks.spawn_on(async move { reflector.run(&*fed.0).await }, &self.shared.runtime);
         let synced = informer.store.synced();
         informers.insert(id, Running { informer: Box::new(informer.clone()), synced, stop });
         informer
+    }
+}
+
+/// A sink that is told its end, however its task ends.
+struct Fed(Arc<dyn Sink>);
+
+impl Drop for Fed {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -301,7 +310,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     /// already are told as [`Change::Added`] before this returns.
     ///
     /// The handler must not block, and must not call `on_event` of the same informer. The store
-    /// already has the new state when it is called.
+    /// already has the new state when it is called. It is dropped when the informer ends.
     pub fn on_event(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
         self.store.on_event(Box::new(handler));
     }

@@ -31,6 +31,8 @@ pub(super) trait Sink: Send + Sync {
     fn event(&self, kind: EventKind, object: &[u8]) -> Option<String>;
     /// Nothing changed up to this version.
     fn progress(&self, resource_version: &str);
+    /// Nothing more will come.
+    fn end(&self);
 }
 
 pub(super) type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
@@ -376,6 +378,13 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
         if !resource_version.is_empty() {
             self.state.write().resource_version = resource_version.to_owned();
         }
+    }
+
+    fn end(&self) {
+        // Handlers mostly hold their controller, which holds its informers: in a circle they would stay for ever. What
+        // they hold may be the last of other informers, so they go when the lock is free.
+        let handlers = std::mem::take(&mut *self.handlers.lock());
+        drop(handlers);
     }
 }
 

@@ -295,6 +295,18 @@ async fn a_late_handler_is_told_what_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_informer_that_ended_holds_nobody() {
+    let rig = Rig::new();
+    let controller = Arc::new(rig.pods.clone());
+    let weak = Arc::downgrade(&controller);
+    rig.pods.on_event(move |_| assert!(!controller.is_empty()));
+    assert!(weak.upgrade().is_some());
+    rig.shutdown.cancel();
+    rig.informers.stopped().await;
+    assert!(weak.upgrade().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_panics_harms_nobody() {
     let mut rig = Rig::new();
     rig.pods.on_event(|change| assert!(!describe(change).starts_with("+a"), "panics on purpose"));
