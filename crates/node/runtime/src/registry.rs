@@ -7,6 +7,7 @@
 
 mod auth;
 mod client;
+mod dial;
 mod hosts;
 pub(crate) mod progress;
 
@@ -183,8 +184,12 @@ impl Puller<'_> {
     /// Asks the hosts in turn for the manifest; its digest is checked if the name has one, and is the name from then on.
     async fn resolve(&self, full: &str) -> Result<(Descriptor, Vec<u8>), PullError> {
         let mut last = HttpError::NoHost;
+        let had = self.runtime.store.find(full).is_some();
         for host in self.hosts.iter().filter(|host| host.resolve) {
             let path = format!("{}/manifests/{}", self.reference.path, self.reference.version);
+            if had && let Some(known) = self.unchanged(host, &path).await {
+                return Ok(known);
+            }
             match self.client.get(host, &path, ACCEPT, DOCUMENT_BYTES).await {
                 Ok((media_type, bytes)) => {
                     let digest = blobs::digest(&bytes);
@@ -202,6 +207,18 @@ impl Puller<'_> {
             }
         }
         Err(PullError::Resolve { name: full.to_owned(), source: last })
+    }
+
+    /// The manifest, if it is here already and the host says that it is the one: an image that is pulled at every start does
+    /// not count as pulled then. When the host does not say so, or refuses, it is asked in full.
+    async fn unchanged(&self, host: &Host, path: &str) -> Option<(Descriptor, Vec<u8>)> {
+        let (media_type, digest, size) = self.client.head(host, path, ACCEPT).await.ok()??;
+        let version = &self.reference.version;
+        if version.contains(':') && *version != digest || !self.runtime.store.blobs.has(&digest) {
+            return None;
+        }
+        let bytes = self.runtime.store.blobs.read(&digest).ok()?;
+        Some((Descriptor { media_type, digest, size, ..Descriptor::default() }, bytes))
     }
 
     async fn document(&self, digest: &str) -> Result<Vec<u8>, PullError> {

@@ -9,7 +9,7 @@ pub fn python() -> Option<Command> {
         let imported = Command::new(python).args(["-c", "import kubernetes"]).stderr(Stdio::null()).status();
         imported.is_ok_and(|status| status.success())
     };
-    let Some(python) = ["python3", "/usr/bin/python3"].iter().find(has_client) else {
+    let Some(python) = ["python3", "/usr/bin/python3"].into_iter().find(has_client) else {
         println!("skipped: no Python with the package kubernetes (Debian: python3-kubernetes)");
         return None;
     };

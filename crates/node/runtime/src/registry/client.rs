@@ -2,26 +2,17 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, RANGE, USER_AGENT, WWW_AUTHENTICATE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderName, Method, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::client::WantsClientCert;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::auth::{Challenge, Credentials, Tokens, challenge};
+use super::dial::Ways;
 use super::hosts::Host;
 use super::progress::Pull;
 use crate::images::blobs;
@@ -104,6 +95,7 @@ impl HttpError {
 pub(super) struct Client {
     credentials: Credentials,
     tokens: Tokens,
+    ways: Ways,
 }
 
 #[derive(Deserialize)]
@@ -116,16 +108,36 @@ struct Token {
 
 /// What a request carries beside its address.
 #[derive(Clone, Debug, Default)]
-struct Extra {
-    accept: Option<&'static str>,
-    from: u64,
-    authorization: Option<String>,
-    form: Option<String>,
+pub(super) struct Extra {
+    /// Only the head of the answer is wanted.
+    pub(super) head: bool,
+    pub(super) accept: Option<&'static str>,
+    pub(super) from: u64,
+    pub(super) authorization: Option<String>,
+    pub(super) form: Option<String>,
 }
 
 impl Client {
     pub(super) fn new(credentials: Credentials) -> Self {
-        Self { credentials, tokens: Tokens::default() }
+        Self { credentials, tokens: Tokens::default(), ways: Ways::of_environment() }
+    }
+
+    /// What a name means: the type of its document, and its digest and size, where the host tells them by themselves.
+    /// That is cheap for the host: some count every whole answer and refuse after so many.
+    pub(super) async fn head(
+        &self,
+        host: &Host,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Option<(String, String, u64)>, HttpError> {
+        let url = host.address(path);
+        let extra = Extra { head: true, accept: Some(accept), ..Extra::default() };
+        let response = self.authorized(host, &url, extra).await?;
+        let said = |name: HeaderName| response.headers().get(name)?.to_str().ok();
+        let digest = said(HeaderName::from_static("docker-content-digest"));
+        let size = said(CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let told = digest.filter(|digest| blobs::hex(digest).is_ok()).zip(size);
+        Ok(told.map(|(digest, size)| (media_type(&response), digest.to_owned(), size)))
     }
 
     /// Fetches a small document: its type and bytes.
@@ -136,13 +148,10 @@ impl Client {
         accept: &'static str,
         limit: u64,
     ) -> Result<(String, Vec<u8>), HttpError> {
-        let url = format!("{}/{path}", host.url);
+        let url = host.address(path);
         let extra = Extra { accept: Some(accept), ..Extra::default() };
         let response = self.authorized(host, &url, extra).await?;
-        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type =
-            media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
-        Ok((media_type, body(response, &url, limit).await?))
+        Ok((media_type(&response), body(response, &url, limit).await?))
     }
 
     /// Fetches content of a known size into a file, going on where an earlier attempt broke off.
@@ -154,7 +163,7 @@ impl Client {
         size: u64,
         pull: &Pull,
     ) -> Result<(), HttpError> {
-        let url = format!("{}/{path}", host.url);
+        let url = host.address(path);
         let have = length(file).await;
         if have == size {
             return Ok(());
@@ -209,8 +218,9 @@ impl Client {
         let known = self.tokens.get(&host.url).or_else(|| self.credentials.registry_token());
         let first = Extra { authorization: known, ..extra.clone() };
         let response = self.follow(host, url, first).await?;
+        let method = if extra.head { Method::HEAD } else { Method::GET };
         if response.status() != StatusCode::UNAUTHORIZED {
-            return good(response, Method::GET, url).await;
+            return good(response, method, url).await;
         }
         let header = response.headers().get_all(WWW_AUTHENTICATE);
         let wanted = header.iter().filter_map(|value| challenge(value.to_str().ok()?)).next();
@@ -222,11 +232,11 @@ impl Client {
             Some(Challenge::Bearer { realm, service, scope }) => {
                 self.token(host, &realm, &service, &scope).await?
             }
-            None => return good(response, Method::GET, url).await,
+            None => return good(response, method, url).await,
         };
         self.tokens.set(&host.url, authorization.clone());
         let again = self.follow(host, url, Extra { authorization: Some(authorization), ..extra }).await?;
-        good(again, Method::GET, url).await
+        good(again, method, url).await
     }
 
     /// Gets a token from the service that the host names.
@@ -284,7 +294,7 @@ impl Client {
         let mut url = url.to_owned();
         let mut host = host.clone();
         for _ in 0..=REDIRECTS {
-            let response = send(&host, &url, &extra).await?;
+            let response = send(&self.ways, &host, &url, &extra).await?;
             if !response.status().is_redirection() || extra.form.is_some() {
                 return Ok(response);
             }
@@ -337,6 +347,11 @@ fn encode(text: &str) -> String {
         .collect()
 }
 
+fn media_type(response: &Response<Incoming>) -> String {
+    let said = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    said.split(';').next().unwrap_or_default().trim().to_owned()
+}
+
 /// The answer if it is one, else what went wrong.
 async fn good(
     response: Response<Incoming>,
@@ -369,146 +384,10 @@ async fn body(response: Response<Incoming>, url: &str, limit: u64) -> Result<Vec
     }
 }
 
-async fn send(host: &Host, url: &str, extra: &Extra) -> Result<Response<Incoming>, HttpError> {
+async fn send(ways: &Ways, host: &Host, url: &str, extra: &Extra) -> Result<Response<Incoming>, HttpError> {
     let broken = |source| HttpError::Connection { url: url.to_owned(), source };
-    let asked = tokio::time::timeout(ANSWER, ask(host, url, extra)).await;
+    let asked = tokio::time::timeout(ANSWER, ways.ask(host, url, extra)).await;
     asked.map_err(|_| broken(io::ErrorKind::TimedOut.into()))?.map_err(broken)
-}
-
-async fn ask(host: &Host, url: &str, extra: &Extra) -> io::Result<Response<Incoming>> {
-    let uri: Uri = url.parse().map_err(io::Error::other)?;
-    let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?.clone();
-    let secure = uri.scheme_str() == Some("https");
-    let name = authority.host().trim_matches(['[', ']']).to_owned();
-    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let stream = TcpStream::connect((name.as_str(), port)).await?;
-    stream.set_nodelay(true)?;
-    let mut headers = HeaderMap::new();
-    let text = |value: &str| HeaderValue::from_str(value).map_err(io::Error::other);
-    for (name, value) in &host.headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(io::Error::other)?;
-        headers.append(name, text(value)?);
-    }
-    headers.insert(HOST, text(authority.as_str())?);
-    headers.insert(USER_AGENT, HeaderValue::from_static("podium"));
-    if let Some(accept) = extra.accept {
-        headers.insert(ACCEPT, HeaderValue::from_static(accept));
-    }
-    if extra.from > 0 {
-        headers.insert(RANGE, text(&format!("bytes={}-", extra.from))?);
-    }
-    if let Some(authorization) = &extra.authorization {
-        let mut value = text(authorization)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    let mut request = Request::new(Full::new(Bytes::from(extra.form.clone().unwrap_or_default())));
-    if extra.form.is_some() {
-        *request.method_mut() = Method::POST;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    }
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse().map_err(io::Error::other)?;
-    *request.headers_mut() = headers;
-    if secure {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(host)?));
-        let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        exchange(connector.connect(name, stream).await?, request).await
-    } else {
-        exchange(stream, request).await
-    }
-}
-
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // Ends when the answer has been read or let go.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a registry connection ended");
-        }
-    });
-    sender.send_request(request).await.map_err(io::Error::other)
-}
-
-fn tls(host: &Host) -> io::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    if host.skip_verify {
-        let verifier = Arc::new(unchecked::Unchecked(provider));
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        return identify(builder, host);
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for path in &host.ca {
-        for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
-            roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-        }
-    }
-    identify(builder.with_root_certificates(roots), host)
-}
-
-/// With the certificate that we are to show the host, if there is one.
-fn identify(builder: ConfigBuilder<ClientConfig, WantsClientCert>, host: &Host) -> io::Result<ClientConfig> {
-    // Of several a host would be shown the one that it asks for; the first is what this library can give.
-    let Some((certificate, key)) = host.client.first() else { return Ok(builder.with_no_client_auth()) };
-    let chain = CertificateDer::pem_file_iter(certificate).map_err(io::Error::other)?;
-    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
-    builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
-}
-
-/// For hosts whose owner has said in `hosts.toml` not to check them.
-mod unchecked {
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    #[derive(Debug)]
-    pub(super) struct Unchecked(pub(super) Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for Unchecked {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(crate) enum HostsError {
 pub(crate) struct Host {
     /// Scheme, authority and the path that repositories are below.
     pub(crate) url: String,
+    /// The registry that it is asked for, where it is another: one mirror may have several.
+    pub(crate) namespace: Option<String>,
     /// May be asked for what a tag means.
     pub(crate) resolve: bool,
     /// Its certificate is not checked.
@@ -41,6 +43,16 @@ pub(crate) struct Host {
     pub(crate) client: Vec<(PathBuf, PathBuf)>,
     /// What it is told with every request.
     pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Host {
+    /// The address of something below repositories. Mirrors are told the registry that is meant, as containerd tells them.
+    pub(crate) fn address(&self, path: &str) -> String {
+        match &self.namespace {
+            Some(registry) => format!("{}/{path}?ns={registry}", self.url),
+            None => format!("{}/{path}", self.url),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,6 +86,7 @@ impl Entry {
     fn host(&self, url: &str, directory: &Path) -> Result<Host, String> {
         Ok(Host {
             url: base(url, self.override_path)?,
+            namespace: None,
             resolve: self.can("resolve"),
             skip_verify: self.skip_verify,
             ca: match &self.ca {
@@ -154,6 +167,11 @@ fn server(registry: &str) -> Host {
     Host { url: format!("{scheme}://{host}/v2"), resolve: true, ..Host::default() }
 }
 
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
+}
+
 fn base(url: &str, override_path: bool) -> Result<String, String> {
     let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
     if !full.starts_with("http://") && !full.starts_with("https://") {
@@ -172,7 +190,10 @@ fn read(text: &str, registry: &str, directory: &Path) -> Result<Vec<Host>, Strin
     for (name, value) in names {
         let entry: Entry = value.clone().try_into().map_err(|error: toml::de::Error| error.to_string())?;
         if entry.can("pull") {
-            hosts.push(entry.host(name, directory)?);
+            let mut host = entry.host(name, directory)?;
+            host.namespace =
+                (authority(&host.url) != authority(&server(registry).url)).then(|| registry.to_owned());
+            hosts.push(host);
         }
     }
     if file.own.can("pull") {
@@ -223,6 +244,13 @@ mod tests {
             ]
         );
         assert!(hosts[0].skip_verify && !hosts[2].skip_verify);
+        assert_eq!(
+            hosts[0].address("a/manifests/v1"),
+            "http://mirror.local:5000/v2/a/manifests/v1?ns=example.com"
+        );
+        assert_eq!(hosts[2].address("a/manifests/v1"), "https://registry.example.com/v2/a/manifests/v1");
+        let own = read("[host.\"https://registry-1.docker.io\"]", "docker.io", Path::new("/certs")).unwrap();
+        assert_eq!(own[0].address("a"), "https://registry-1.docker.io/v2/a");
         for broken in ["[host.\"ftp://x\"]", "host = 3", "ca = 3", "client = [[\"a\", \"b\", \"c\"]]"] {
             assert!(read(broken, "e", Path::new("/")).is_err(), "{broken}");
         }

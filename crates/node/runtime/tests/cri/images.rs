@@ -1,5 +1,8 @@
 //! Images.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use podium_cri::v1;
 
 use super::fixture::IMAGE;
@@ -91,8 +94,8 @@ pub(crate) async fn as_volumes(fixture: &Fixture) {
     assert_eq!(fixture.status(&made).await.mounts[0].image, Some(spec(IMAGE)));
 }
 
-/// A registry on loopback that has the test's image; gives its address.
-async fn registry(fixture: &Fixture) -> String {
+/// A registry on loopback that has the test's image: its address, and how many manifests it has given out.
+async fn registry(fixture: &Fixture) -> (String, Arc<AtomicUsize>) {
     use std::collections::HashMap;
     use std::convert::Infallible;
 
@@ -112,17 +115,24 @@ async fn registry(fixture: &Fixture) -> String {
         content.insert(path, ("application/octet-stream".to_owned(), bytes));
     }
     content.insert("/v2/".to_owned(), ("application/json".to_owned(), b"{}".to_vec()));
-    let content = std::sync::Arc::new(content);
+    let content = Arc::new(content);
+    let given = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&given);
+    let digest = target.digest.clone();
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let content = std::sync::Arc::clone(&content);
+            let (content, count, digest) = (Arc::clone(&content), Arc::clone(&count), digest.clone());
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let found = content.get(request.uri().path()).cloned();
                 let head = request.method() == http::Method::HEAD;
+                let mut response = http::Response::builder();
+                if request.uri().path().contains("/manifests/") {
+                    response = response.header("docker-content-digest", digest.clone());
+                    count.fetch_add(usize::from(!head), Ordering::Relaxed);
+                }
                 async move {
-                    let mut response = http::Response::builder();
                     let body = match found {
                         Some((kind, bytes)) => {
                             response =
@@ -143,11 +153,11 @@ async fn registry(fixture: &Fixture) -> String {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
         }
     });
-    format!("127.0.0.1:{port}")
+    (format!("127.0.0.1:{port}"), given)
 }
 
 pub(crate) async fn pulled_from_a_registry(fixture: &Fixture) {
-    let host = registry(fixture).await;
+    let (host, given) = registry(fixture).await;
     let known = fixture.cri.image_status(spec(IMAGE)).await.unwrap().unwrap();
     let name = format!("{host}/podium/pulled:v1");
     let id = fixture.cri.pull_image(spec(&name), None, None).await.unwrap();
@@ -158,6 +168,12 @@ pub(crate) async fn pulled_from_a_registry(fixture: &Fixture) {
     let digest = image.repo_digests.iter().find(|one| one.starts_with(&host)).unwrap().clone();
     assert_eq!(fixture.cri.image_status(spec(&digest)).await.unwrap().unwrap().id, id);
     fixture.cri.pull_image(spec(&digest), None, None).await.unwrap();
+    if fixture.kind == Kind::Podium {
+        // Registries count manifests: what has not changed is not fetched again.
+        let before = given.load(Ordering::Relaxed);
+        assert_eq!(fixture.cri.pull_image(spec(&name), None, None).await.unwrap(), id);
+        assert!(before > 0 && given.load(Ordering::Relaxed) == before);
+    }
     let absent = format!("{host}/podium/absent:v1");
     let error = fixture.cri.pull_image(spec(&absent), None, None).await.unwrap_err();
     assert!(error.is_not_found(), "{error:?}");

@@ -1,7 +1,12 @@
 //! A pretended registry on loopback: tokens, redirects, interruptions.
 
 use super::*;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, RANGE};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::Full;
 use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use podium_cri::v1;
 use std::convert::Infallible;
 use tokio::net::TcpListener;
@@ -106,6 +111,30 @@ async fn tokens_are_fetched_and_redirects_get_none() {
     assert!(matches!(refused, Err(HttpError::Authorize(_))), "{refused:?}");
     let long = client.get(&host, "a/manifests/v1", "*/*", 3).await;
     assert!(matches!(long, Err(HttpError::TooLong { .. })), "{long:?}");
+}
+
+#[tokio::test]
+async fn what_a_name_means_is_told_without_the_document() {
+    let digest = blobs::digest(b"document");
+    let told = digest.clone();
+    let host = registry(move |path, _| match path {
+        "/v2/a/manifests/v1" => reply(
+            200,
+            &[("docker-content-digest", told.clone()), ("content-type", "application/x".to_owned())],
+            "document",
+        ),
+        "/v2/a/manifests/odd" => reply(200, &[("docker-content-digest", "../../x".to_owned())], "document"),
+        "/v2/a/manifests/silent" => reply(200, &[], "document"),
+        _ => reply(405, &[], ""),
+    })
+    .await;
+    let client = Client::new(Credentials::default());
+    let seen = client.head(&host, "a/manifests/v1", "x").await.unwrap();
+    assert_eq!(seen, Some(("application/x".to_owned(), digest, 8)));
+    assert_eq!(client.head(&host, "a/manifests/odd", "x").await.unwrap(), None);
+    assert_eq!(client.head(&host, "a/manifests/silent", "x").await.unwrap(), None);
+    let refused = client.head(&host, "a/manifests/absent", "x").await.unwrap_err();
+    assert!(refused.to_string().contains("HEAD request"), "{refused}");
 }
 
 #[tokio::test]
