@@ -5,7 +5,7 @@
 pub(crate) mod state;
 pub(crate) mod thresholds;
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -35,6 +35,13 @@ pub(crate) fn grace_seconds(threshold: &Threshold, pod: &Pod, most: i64) -> i64 
     }
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     own.map_or(most, |own| own.min(most))
+}
+
+/// How long an evicted pod is waited for before another has to go: half as long again as its grace, and the runtime's own
+/// time at least. Source: upstream's `killPodNow`.
+pub(crate) fn patience(grace_seconds: i64) -> Duration {
+    let seconds = u64::try_from(grace_seconds).unwrap_or(0);
+    Duration::from_secs(seconds.saturating_add(seconds / 2).max(10))
 }
 
 /// The pod to evict, and why, None if no pod may be.
@@ -148,8 +155,9 @@ mod tests {
     #[test]
     fn how_long_an_evicted_pod_has() {
         let pod = candidate("p", 0, "0", 0).pod;
-        let soft = Threshold { grace: Some(std::time::Duration::ZERO), ..short(Signal::Memory) };
+        let soft = Threshold { grace: Some(Duration::ZERO), ..short(Signal::Memory) };
         assert_eq!(grace_seconds(&short(Signal::Memory), &pod, 60), 1);
         assert_eq!((grace_seconds(&soft, &pod, 60), grace_seconds(&soft, &pod, 10)), (30, 10));
+        assert_eq!((patience(1).as_secs(), patience(30).as_secs()), (10, 45));
     }
 }

@@ -189,8 +189,19 @@ impl Pods {
 
     /// The pods that take something of the node, in the same order.
     pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        self.active_if(|_| true)
+    }
+
+    /// Those among them that nobody has told to go yet.
+    pub(crate) fn staying(&self) -> Vec<Arc<Pod>> {
+        self.active_if(|mailbox| !mailbox.is_evicted())
+    }
+
+    fn active_if(&self, wanted: impl Fn(&Mailbox) -> bool) -> Vec<Arc<Pod>> {
         let entries = self.entries.lock();
-        let active = entries.values().filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod));
+        let active = entries
+            .values()
+            .filter(|entry| entry.mailbox.is_active() && !is_over(&entry.pod) && wanted(&entry.mailbox));
         let mut pods: Vec<Arc<Pod>> = active.map(|entry| entry.pod.clone()).collect();
         pods.sort_by_key(|pod| ObjectKey::of(&**pod));
         pods

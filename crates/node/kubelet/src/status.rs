@@ -1,7 +1,7 @@
 //! The pod's status in the API, computed from what the runtime holds. No I/O or clock.
 //!
-//! Source of the behaviour: upstream's `kubelet_pods.go` (`generateAPIPodStatus`, `getPhase`) and
-//! `status/generate.go` at v1.36.
+//! Source of the behaviour: upstream's `kubelet_pods.go` (`generateAPIPodStatus`, `getPhase`),
+//! `status/generate.go` and `status/status_manager.go` (`mergePodStatus`) at v1.36.
 
 mod conditions;
 mod containers;
@@ -53,7 +53,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) probe: &'a dyn Fn(&str, ProbeKind) -> Option<bool>,
     /// Nothing of the pod will run again.
     pub(crate) terminal: bool,
-    /// The pod has failed for this reason, whatever its containers say.
+    /// The pod fails for this reason, whatever its containers say, once they have ended.
     pub(crate) verdict: Option<&'a Verdict>,
     /// How far the pod's resizing is.
     pub(crate) resize: &'a Resize,
@@ -95,9 +95,10 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
     });
     let all: Vec<_> = regular.iter().chain(&inits).cloned().collect();
     let mut phase = phase::phase(pod, &all, seen.terminal, active);
+    let was_over = pod::is_terminal_phase(old.phase.as_deref());
     if seen.verdict.is_some() {
         phase = "Failed";
-    } else if !pod::is_terminal_phase(Some(phase)) && pod::is_terminal_phase(old.phase.as_deref()) {
+    } else if !pod::is_terminal_phase(Some(phase)) && was_over {
         // A pod that was over stays over, even if the runtime has forgotten its containers.
         phase = if old.phase.as_deref() == Some("Failed") { "Failed" } else { "Succeeded" };
     }
@@ -108,9 +109,17 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
         status.reason.clone_from(&old.reason);
         status.message.clone_from(&old.message);
     }
+    // Whoever reads that a pod is over gives away what it held, or makes another: not while anything may still run.
+    let early = pod::is_terminal_phase(Some(phase)) && !was_over && !record.is_down();
     let all: Vec<_> = inits.iter().chain(&regular).cloned().collect();
     status.phase = Some(phase.to_owned());
-    status.conditions = Some(conditions::owned(seen, &all, phase));
+    // The conditions say already how it will be: traffic need not wait for the end.
+    status.conditions = Some(conditions::owned(seen, &all, phase, early));
+    if early {
+        status.phase = old.phase.clone().or_else(|| Some("Pending".to_owned()));
+        status.reason.clone_from(&old.reason);
+        status.message.clone_from(&old.message);
+    }
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = Some(regular);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);

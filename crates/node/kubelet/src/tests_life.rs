@@ -125,6 +125,15 @@ impl World {
         .await;
     }
 
+    /// The runtime has been asked for something that begins so.
+    pub(crate) async fn called(&self, call: &str) {
+        eventually(&format!("the call {call}"), LIMIT, || async {
+            let calls = self.runtime.calls();
+            if calls.iter().any(|one| one.starts_with(call)) { Ok(()) } else { Err(format!("{calls:?}")) }
+        })
+        .await;
+    }
+
     pub(crate) async fn event(&self, reason: &str, text: &str) {
         eventually(&format!("event {reason}: {text}"), LIMIT, || async {
             let events = self.api.list("events");
@@ -482,9 +491,20 @@ async fn a_job_completes_and_keeps_its_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_long_is_too_long() {
     let Some(world) = World::start() else { return };
-    world.pod("web", json!({"activeDeadlineSeconds": 1, "containers": [container("a")]}));
+    world.runtime.held.lock().ignores_stop.push("a".into());
+    world.pod("web", json!({"containers": [container("a")]}));
+    let mut pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    pod["spec"]["activeDeadlineSeconds"] = json!(1);
+    world.api.put("pods", pod);
+    world.wait("web", "is not ready any more", |pod| is(pod, "Ready", "False")).await;
+    world.called("stop a 30").await;
+    // Whoever made it must not make another while this one runs.
+    let pod = world.api.get("pods", "default", "web").unwrap();
+    assert_eq!((&pod["status"]["phase"], &pod["status"]["reason"]), (&json!("Running"), &Value::Null));
+    world.runtime.end("a", 137);
     let pod = world.wait("web", "is over its deadline", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+    assert!(pod["status"]["containerStatuses"][0]["state"]["terminated"].is_object(), "{pod}");
     world.stop().await;
 }
 

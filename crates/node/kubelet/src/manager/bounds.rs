@@ -26,7 +26,7 @@ impl Pods {
         loop {
             tokio::time::sleep(EVERY).await;
             let bounded: Vec<Arc<Pod>> =
-                self.active().into_iter().filter(|pod| local_storage::is_bounded(pod)).collect();
+                self.staying().into_iter().filter(|pod| local_storage::is_bounded(pod)).collect();
             if bounded.is_empty() {
                 continue;
             }
@@ -35,7 +35,8 @@ impl Pods {
                 let layers = layers.remove(pod::uid(&pod)).unwrap_or_default();
                 let usage = self.measure(&pod, layers, Unit::Bytes).await;
                 if let Some(verdict) = local_storage::decide(&pod, &usage) {
-                    self.evict(&pod, verdict, GRACE_SECONDS);
+                    // Others that have outgrown theirs go at the same time.
+                    drop(self.evict(&pod, verdict, GRACE_SECONDS));
                 }
             }
         }

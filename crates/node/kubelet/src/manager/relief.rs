@@ -78,7 +78,7 @@ impl Pods {
         let usage =
             if signal.is_disk() { self.disk_usage(signal, images).await } else { self.usage(signal).await };
         let candidates: Vec<Candidate> = self
-            .active()
+            .staying()
             .into_iter()
             .map(|pod| {
                 let (used, containers) = usage.get(pod::uid(&pod)).cloned().unwrap_or_default();
@@ -92,16 +92,33 @@ impl Pods {
         };
         let most = self.shared.config.settings.eviction_max_pod_grace_period;
         let grace = eviction::grace_seconds(threshold, &pod, most);
-        self.evict(&pod, verdict, grace);
+        // What it holds is free only when it has ended; another that went meanwhile would go for nothing.
+        if let Some(ended) = self.evict(&pod, verdict, grace)
+            && tokio::time::timeout(eviction::patience(grace), ended).await.is_err()
+        {
+            tracing::warn!(pod = pod::full_name(&pod), "an evicted pod has not ended in its time");
+        }
         true
     }
 
-    pub(super) fn evict(&self, pod: &Pod, verdict: Verdict, grace: i64) {
-        let about = podium_client::reference_of(pod);
-        self.shared.recorder.event(&about, EventType::Warning, "Evicted", verdict.message.clone());
-        if let Some(entry) = self.entries.lock().get(pod::uid(pod)) {
-            entry.mailbox.evict(verdict, grace);
+    /// Tells a pod to go. What it gives returns when the pod has ended; None if it is not here, or knows already.
+    pub(super) fn evict(
+        &self,
+        pod: &Pod,
+        verdict: Verdict,
+        grace: i64,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let message = verdict.message.clone();
+        let (first, ended) = {
+            let entries = self.entries.lock();
+            let mailbox = &entries.get(pod::uid(pod))?.mailbox;
+            (mailbox.evict(verdict, grace), mailbox.ended())
+        };
+        if first {
+            let about = podium_client::reference_of(pod);
+            self.shared.recorder.event(&about, EventType::Warning, "Evicted", message);
         }
+        first.then_some(ended)
     }
 
     pub(super) async fn container_stats(&self) -> Vec<v1::ContainerStats> {

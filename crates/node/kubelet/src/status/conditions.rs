@@ -46,8 +46,13 @@ impl Judged {
 }
 
 /// All conditions of [`OWNED_CONDITIONS`], transition times kept where the value is kept.
-/// `statuses`: init and regular containers.
-pub(crate) fn owned(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) -> Vec<PodCondition> {
+/// `statuses`: init and regular containers. `early`: the phase is not told yet.
+pub(crate) fn owned(
+    seen: &Seen<'_>,
+    statuses: &[ContainerStatus],
+    phase: &str,
+    early: bool,
+) -> Vec<PodCondition> {
     let sandbox = Judged {
         met: matches!(sandbox_state(seen.pod, seen.record), SandboxState::Serves { .. }),
         reason: None,
@@ -62,7 +67,7 @@ pub(crate) fn owned(seen: &Seen<'_>, statuses: &[ContainerStatus], phase: &str) 
         ("PodScheduled", Judged::met()),
     ];
     let lasting = judged.into_iter().map(|(type_, judged)| condition(seen, type_, judged));
-    lasting.chain(restarting(seen, phase)).chain(disrupted(seen)).chain(resizing(seen)).collect()
+    lasting.chain(restarting(seen, phase)).chain(disrupted(seen, early)).chain(resizing(seen)).collect()
 }
 
 /// Whether all containers are being ended to begin anew, for pods with a rule that says so.
@@ -84,8 +89,11 @@ fn restarting(seen: &Seen<'_>, phase: &str) -> Option<PodCondition> {
     Some(condition(seen, ALL_RESTARTING, judged))
 }
 
-/// An evicted pod says so for those who make another one.
-fn disrupted(seen: &Seen<'_>) -> Option<PodCondition> {
+/// An evicted pod says so for those who make another one, together with its end.
+fn disrupted(seen: &Seen<'_>, early: bool) -> Option<PodCondition> {
+    if early {
+        return None;
+    }
     let verdict = seen.verdict.filter(|verdict| [EVICTED, TERMINATED].contains(&verdict.reason.as_str()))?;
     let (reason, message) = (Some("TerminationByKubelet"), Some(verdict.message.clone()));
     Some(condition(seen, DISRUPTION, Judged { met: true, reason, message }))

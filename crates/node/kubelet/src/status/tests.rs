@@ -77,6 +77,12 @@ fn record(runs: &[&str]) -> PodRecord {
 }
 
 impl Case {
+    /// Its sandbox has been stopped.
+    fn down(mut self) -> Self {
+        self.record.sandboxes[0].ready = false;
+        self
+    }
+
     fn status(&self) -> Value {
         let host_ips = ["192.0.2.1".to_owned()];
         let status = generate(&Seen {
@@ -148,20 +154,23 @@ fn phases() {
         ("Never", vec!["&s", "a"], vec!["a:0", "s:0"], "Succeeded"),
         ("Always", vec!["&s", "a"], vec!["a:run", "s:new", "s:1"], "Running"),
     ] {
-        let status = case(policy, &names, &runs).status();
-        assert_eq!(status["phase"], expected, "{policy} {names:?} {runs:?}");
+        let mut one = case(policy, &names, &runs);
+        if one.record.live().next().is_none() {
+            one = one.down();
+        }
+        assert_eq!(one.status()["phase"], expected, "{policy} {names:?} {runs:?}");
     }
 }
 
 #[test]
 fn a_terminated_pod_is_over_whatever_its_policy() {
-    let mut ended = case("Always", &["a"], &["a:1"]);
-    ended.terminal = true;
-    assert_eq!(ended.status()["phase"], "Failed");
-    ended.record = record(&["a:0"]);
-    assert_eq!(ended.status()["phase"], "Succeeded");
+    for (run, phase) in [("a:1", "Failed"), ("a:0", "Succeeded")] {
+        let mut ended = case("Always", &["a"], &[run]).down();
+        ended.terminal = true;
+        assert_eq!(ended.status()["phase"], phase);
+    }
+    let mut ended = case("Always", &["a"], &[]);
     ended.record = PodRecord::default();
-    ended.terminal = false;
     ended.old.phase = Some("Failed".into());
     ended.old.reason = Some("Evicted".into());
     let status = ended.status();
@@ -170,11 +179,41 @@ fn a_terminated_pod_is_over_whatever_its_policy() {
 
 #[test]
 fn a_verdict_fails_the_pod() {
-    let mut refused = case("Always", &["a"], &["a:run"]);
+    let mut refused = case("Always", &["a"], &[]);
+    refused.record = PodRecord::default();
     refused.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into() });
     let status = refused.status();
     assert_eq!((status["phase"].as_str(), status["reason"].as_str()), (Some("Failed"), Some("OutOfcpu")));
     assert_eq!(condition(&status, "Ready"), "False PodFailed null");
+}
+
+#[test]
+fn no_pod_is_over_while_something_may_run() {
+    let told = |status: &Value| {
+        let disrupted = status["conditions"].to_string().contains("DisruptionTarget");
+        (status["phase"].clone(), status["reason"].clone(), status["message"].clone(), disrupted)
+    };
+    let mut evicted = case("Always", &["a"], &["a:run"]);
+    evicted.verdict = Some(Verdict { reason: EVICTED.into(), message: "m".into() });
+    evicted.old.phase = Some("Running".into());
+    evicted.old.message = Some("before".into());
+    let status = evicted.status();
+    assert_eq!(told(&status), (json!("Running"), Value::Null, json!("before"), false));
+    assert_eq!(condition(&status, "Ready"), "False PodFailed null", "traffic goes elsewhere at once");
+    evicted.record = record(&["a:0"]);
+    assert_eq!(evicted.status()["phase"], "Running", "the sandbox has its address and ports still");
+    let mut evicted = evicted.down();
+    assert_eq!(told(&evicted.status()), (json!("Failed"), json!("Evicted"), json!("m"), true));
+    // What the API was told before stays said.
+    evicted.record = record(&["a:run"]);
+    evicted.old.phase = Some("Failed".into());
+    assert_eq!(told(&evicted.status()), (json!("Failed"), json!("Evicted"), json!("m"), true));
+
+    // A failed init container ends the pod, but not before its sidecars have ended.
+    let mut failed = case("Never", &["&s", "~i", "a"], &["i:1", "s:run"]);
+    assert_eq!(failed.status()["phase"], "Pending");
+    failed.record = record(&["i:1", "s:0"]);
+    assert_eq!(failed.down().status()["phase"], "Failed");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What others tell a worker: the newest state of its pod, and that it should look.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
@@ -28,6 +31,8 @@ pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     notify: Notify,
     active: watch::Sender<bool>,
+    /// The pod has been told to go.
+    evicted: AtomicBool,
     /// The pod with the resources it was granted.
     held: Mutex<Option<Arc<Pod>>>,
     admission: Admission,
@@ -45,6 +50,7 @@ impl Mailbox {
             mail: Mutex::default(),
             notify: Notify::new(),
             active: watch::Sender::new(true),
+            evicted: AtomicBool::new(false),
             held: Mutex::default(),
             admission,
         }
@@ -77,10 +83,16 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
-    /// The pod has to go: the node is short of something, or shuts down.
-    pub(crate) fn evict(&self, verdict: Verdict, grace_seconds: i64) {
+    /// The pod has to go: the node is short of something, or shuts down. True if it is told so for the first time.
+    pub(crate) fn evict(&self, verdict: Verdict, grace_seconds: i64) -> bool {
         self.mail.lock().evict = Some((verdict, grace_seconds));
         self.notify.notify_one();
+        !self.evicted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the pod has been told to go; it may need all its grace for that.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Relaxed)
     }
 
     /// Something in the runtime may have changed.
