@@ -64,6 +64,8 @@ mod testing;
 #[cfg(test)]
 mod tests_devices;
 #[cfg(test)]
+mod tests_end;
+#[cfg(test)]
 mod tests_life;
 #[cfg(test)]
 mod tests_real;

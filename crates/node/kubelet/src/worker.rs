@@ -195,6 +195,30 @@ impl Worker {
             || self.over_in_api()
     }
 
+    /// Does some work that can take long; None if the pod is to end meanwhile, and the work is left where it was.
+    async fn unless_ending<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        let mut heard = false;
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut work => break Some(outcome),
+                () = self.mailbox.wait() => {
+                    heard = true;
+                    self.read_mail();
+                    if self.ending() {
+                        break None;
+                    }
+                    self.publish(false);
+                }
+            }
+        };
+        if heard {
+            // It may have been about something else, which nobody has looked at yet.
+            self.mailbox.wake();
+        }
+        outcome
+    }
+
     fn over_in_api(&self) -> bool {
         pod::is_terminal_phase(self.writer.known().status.as_ref().and_then(|status| status.phase.as_deref()))
     }

@@ -26,6 +26,8 @@ pub(crate) struct Held {
     pub(crate) configs: Vec<v1::ContainerConfig>,
     /// Answers of exec by its command line; others succeed.
     pub(crate) exec: HashMap<String, i32>,
+    /// Command lines that have no end.
+    pub(crate) endless: Vec<String>,
     /// What it says its name is; "pretended" if empty. Set it before the kubelet starts.
     pub(crate) name: String,
     /// How often making a sandbox fails first.
@@ -426,9 +428,14 @@ impl RuntimeService for FakeRuntime {
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
         let request = request.into_inner();
         let line = request.cmd.join(" ");
-        let mut held = self.held.lock();
-        held.calls.push(format!("exec {line}"));
-        let exit_code = held.exec.get(&line).copied().unwrap_or(0);
+        let (endless, exit_code) = {
+            let mut held = self.held.lock();
+            held.calls.push(format!("exec {line}"));
+            (held.endless.contains(&line), held.exec.get(&line).copied().unwrap_or(0))
+        };
+        if endless {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(v1::ExecSyncResponse { exit_code, ..Default::default() }))
     }
 

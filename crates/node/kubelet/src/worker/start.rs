@@ -289,24 +289,13 @@ impl Worker {
     ) -> Result<Result<Image, NoImage>, Failed> {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         let began = std::time::Instant::now();
+        // A pull can be long; a deletion must not wait for it.
         let pull = shared.images.ensure(&pod, wanted, secrets, Some(sandbox));
-        tokio::pin!(pull);
-        loop {
-            tokio::select! {
-                outcome = &mut pull => {
-                    self.starting.pulled(began.elapsed());
-                    return Ok(outcome);
-                }
-                // A pull can be long; a deletion must not wait for it.
-                () = self.mailbox.wait() => {
-                    self.read_mail();
-                    if self.ending() {
-                        return Err(failed("ContainerCreating", ""));
-                    }
-                    self.publish(false);
-                }
-            }
-        }
+        let Some(outcome) = self.unless_ending(pull).await else {
+            return Err(failed("ContainerCreating", ""));
+        };
+        self.starting.pulled(began.elapsed());
+        Ok(outcome)
     }
 
     /// Finds or pulls the images that a container has for volumes and that this round has not asked for yet. What came
@@ -343,10 +332,13 @@ impl Worker {
         let Some(hook) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
             return Ok(());
         };
-        let address = self.address();
-        let Err(error) = hooks::run(&self.shared.cri, &self.pod, spec, id, address, hook).await else {
-            return Ok(());
+        let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.address());
+        let run = hooks::run(&shared.cri, &pod, spec, id, address, hook);
+        // A hook can be long, or have no end.
+        let Some(outcome) = self.unless_ending(run).await else {
+            return Err(failed("PostStartHookError", "the pod is to end"));
         };
+        let Err(error) = outcome else { return Ok(()) };
         tracing::warn!(pod = pod::full_name(&self.pod), container = spec.name, %error, "postStart hook failed");
         self.shared.recorder.event(about, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
         if self.observe().await.is_ok() {
