@@ -407,12 +407,12 @@ impl Worker {
             let about = reference_of(&*self.pod);
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.shared.recorder.event(&about, EventType::Normal, "SandboxChanged", text);
-            kill::pod(&self.shared, &self.pod, &self.record, None).await;
+            self.kill_pod().await?;
             self.forget_inits().await;
         }
         let again = self.raise_group().await;
         for kill in &plan.kill {
-            kill::container(&self.shared, &self.pod, &self.record, kill).await;
+            self.kill_container(kill).await?;
         }
         if !plan.start.is_empty()
             && let Err(at) = self.ensure_storage().await
@@ -474,7 +474,9 @@ impl Worker {
     /// The pod has run to its end by itself: stop what is left and let its resources go.
     async fn finish(&mut self) -> Next {
         if self.record.live().next().is_some() || self.record.sandboxes.iter().any(|sandbox| sandbox.ready) {
-            kill::pod(&self.shared, &self.pod, &self.record, None).await;
+            if self.kill_pod().await.is_none() {
+                return Next::Now;
+            }
             if self.observe().await.is_err() {
                 return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
             }
@@ -539,7 +541,7 @@ impl Worker {
     async fn terminate(&mut self) -> bool {
         let (sender, grace) = tokio::sync::watch::channel(self.grace());
         let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
-        let killing = kill::pod(&shared, &target, &record, Some(grace));
+        let killing = kill::pod(&shared, &target, &record, grace);
         tokio::pin!(killing);
         loop {
             tokio::select! {

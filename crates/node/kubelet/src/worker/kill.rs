@@ -13,13 +13,14 @@ use crate::{
     hooks,
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, label},
+    worker::Worker,
 };
 
 /// What every container gets at least, so that none is killed without a word.
 const MIN_GRACE_SECONDS: i64 = 2;
 
 /// The grace period of a pod that is to end, in seconds.
-pub(crate) fn grace_of(pod: &Pod) -> i64 {
+pub(super) fn grace_of(pod: &Pod) -> i64 {
     pod.metadata
         .deletion_grace_period_seconds
         .or_else(|| pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds))
@@ -40,25 +41,66 @@ fn grace_for(pod: &Pod, container: &Container, reason: KillReason) -> i64 {
     probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or_else(|| grace_of(pod))
 }
 
-/// Kills one container of a pod that goes on.
-pub(crate) async fn container(shared: &Shared, pod: &Pod, record: &PodRecord, kill: &Kill) {
-    let Some(running) = record.containers.iter().find(|one| one.id == kill.id) else { return };
-    let spec = pod::find_container(pod, &kill.name);
-    let grace = spec.as_ref().map_or_else(|| grace_of(pod), |(_, spec)| grace_for(pod, spec, kill.reason));
-    let (_keep, grace) = watch::channel(grace);
-    stop(shared, pod, record, running, &kill.message, grace).await;
+impl Worker {
+    /// Kills one container of a pod that goes on. None if the pod is to end meanwhile: that has its own grace, and the other
+    /// containers need not wait for this one.
+    pub(super) async fn kill_container(&mut self, kill: &Kill) -> Option<()> {
+        let (shared, pod, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
+        let Some(running) = record.containers.iter().find(|one| one.id == kill.id) else { return Some(()) };
+        let spec = pod::find_container(&pod, &kill.name);
+        let grace =
+            spec.as_ref().map_or_else(|| grace_of(&pod), |(_, spec)| grace_for(&pod, spec, kill.reason));
+        let (_keep, grace) = watch::channel(grace);
+        self.unless_ending(stop(&shared, &pod, &record, running, &kill.message, Grace::new(grace))).await
+    }
+
+    /// Kills everything of a pod that is to start anew, or is over. None if it is to end meanwhile, as above.
+    pub(super) async fn kill_pod(&mut self) -> Option<()> {
+        let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
+        let (_keep, grace) = watch::channel(grace_of(&target));
+        self.unless_ending(pod(&shared, &target, &record, grace)).await
+    }
 }
 
-/// Kills everything of a pod and stops its sandboxes. `grace` may shrink while this runs.
-pub(crate) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: Option<watch::Receiver<i64>>) {
-    let (_keep, own) = watch::channel(grace_of(pod));
-    let grace = grace.unwrap_or(own);
+/// A grace period in seconds that runs, and may shrink.
+#[derive(Clone)]
+struct Grace {
+    begun: Instant,
+    seconds: watch::Receiver<i64>,
+}
+
+impl Grace {
+    /// Begins now.
+    fn new(seconds: watch::Receiver<i64>) -> Self {
+        Self { begun: Instant::now(), seconds }
+    }
+
+    /// What is left in seconds, less than none if it has passed.
+    fn left(&mut self) -> i64 {
+        let spent = i64::try_from(self.begun.elapsed().as_secs()).unwrap_or(i64::MAX);
+        self.seconds.borrow_and_update().saturating_sub(spent)
+    }
+
+    /// Returns when it has passed.
+    async fn passed(&mut self) {
+        loop {
+            let seconds = u64::try_from(*self.seconds.borrow_and_update()).unwrap_or(0);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(self.begun.elapsed())) => return,
+                Ok(()) = self.seconds.changed() => {}
+            }
+        }
+    }
+}
+
+/// Kills everything of a pod and stops its sandboxes. `grace` in seconds; it may shrink while this runs.
+pub(super) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: watch::Receiver<i64>) {
+    let grace = Grace::new(grace);
     let sidecars: Vec<&str> = pod::init_containers(pod)
         .iter()
         .filter(|container| pod::is_sidecar(container))
         .map(|container| container.name.as_str())
         .collect();
-    let begun = Instant::now();
     let message = |one: &ContainerRecord| format!("Stopping container {}", one.name);
     let first = record.live().filter(|one| !sidecars.contains(&one.name.as_str())).map(|one| {
         let grace = grace.clone();
@@ -68,10 +110,7 @@ pub(crate) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: O
     // Sidecars serve the others to the end, and each other: the last one started goes first.
     for name in sidecars.iter().rev() {
         for one in record.live().filter(|one| one.name == *name) {
-            let spent = i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);
-            let left = grace.borrow().saturating_sub(spent).max(MIN_GRACE_SECONDS);
-            let (_keep, left) = watch::channel(left);
-            stop(shared, pod, record, one, &message(one), left).await;
+            stop(shared, pod, record, one, &message(one), grace.clone()).await;
         }
     }
     for sandbox in &record.sandboxes {
@@ -96,36 +135,27 @@ async fn stop(
     record: &PodRecord,
     running: &ContainerRecord,
     message: &str,
-    mut grace: watch::Receiver<i64>,
+    mut grace: Grace,
 ) {
     let spec = pod::find_container(pod, &running.name);
     let kind = spec.as_ref().map_or(ContainerKind::Regular, |(kind, _)| *kind);
     let about = shared.container_reference(pod, kind, &running.name);
     shared.recorder.event(&about, EventType::Normal, "Killing", message);
-    let begun = Instant::now();
-    let seconds = *grace.borrow_and_update();
     let hook = spec.as_ref().and_then(|(_, spec)| spec.lifecycle.as_ref()?.pre_stop.clone());
-    if let (Some(hook), Some((_, spec)), true) = (hook, &spec, seconds > 0) {
+    if let (Some(hook), Some((_, spec)), true) = (hook, &spec, grace.left() > 0) {
         let ips = record.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         let address = shared.address_of(pod, &ips);
-        let run = hooks::run(&shared.cri, pod, spec, &running.id, address, &hook);
-        let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         tokio::select! {
-            outcome = tokio::time::timeout(limit, run) => {
-                if let Ok(Err(error)) = outcome {
+            outcome = hooks::run(&shared.cri, pod, spec, &running.id, address, &hook) => {
+                if let Err(error) = outcome {
                     tracing::warn!(pod = pod::full_name(pod), container = running.name, %error, "preStop hook failed");
                     shared.recorder.event(&about, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
                 }
             }
-            () = until_shorter(&mut grace, begun) => {}
+            () = grace.passed() => {}
         }
     }
-    let left = |grace: i64| {
-        let spent = i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);
-        grace.saturating_sub(spent).max(MIN_GRACE_SECONDS)
-    };
-    let now = *grace.borrow_and_update();
-    let stopping = shared.cri.stop_container(&running.id, left(now));
+    let stopping = shared.cri.stop_container(&running.id, grace.left().max(MIN_GRACE_SECONDS));
     tokio::pin!(stopping);
     loop {
         tokio::select! {
@@ -135,25 +165,15 @@ async fn stop(
                 }
                 return;
             }
-            Ok(()) = grace.changed() => {
+            Ok(()) = grace.seconds.changed() => {
                 // The runtime takes a second, shorter call beside the first.
-                let shorter = *grace.borrow_and_update();
-                if let Err(error) = shared.cri.stop_container(&running.id, left(shorter)).await {
+                let shorter = grace.left().max(MIN_GRACE_SECONDS);
+                if let Err(error) = shared.cri.stop_container(&running.id, shorter).await {
                     tracing::debug!(container = running.name, %error, "shortening a stop failed");
                 }
             }
         }
     }
-}
-
-/// Returns once a shortened grace period has passed.
-async fn until_shorter(grace: &mut watch::Receiver<i64>, begun: Instant) {
-    if grace.changed().await.is_err() {
-        // Nobody will shorten it any more.
-        return std::future::pending().await;
-    }
-    let seconds = u64::try_from(*grace.borrow_and_update()).unwrap_or(0);
-    tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(begun.elapsed())).await;
 }
 
 /// The grace period a container was made with, for one whose pod nobody knows any more.

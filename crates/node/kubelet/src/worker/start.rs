@@ -25,7 +25,7 @@ use crate::{
     status::StartError,
     userns::{self, UserNamespaces},
     volumes,
-    worker::{Worker, container_at, kill},
+    worker::{Worker, container_at},
 };
 
 /// Pauses between tries to make a sandbox: the network may come up any moment.
@@ -348,7 +348,7 @@ impl Worker {
                 message: "FailedPostStartHook".to_owned(),
                 reason: KillReason::Other,
             };
-            kill::container(&self.shared, &self.pod, &self.record, &kill).await;
+            self.kill_container(&kill).await;
         }
         Err(Failed { retry_after: Duration::ZERO, ..failed("PostStartHookError", error.to_string()) })
     }
