@@ -57,3 +57,45 @@ async fn a_second_deletion_is_heard_by_sidecars() {
     world.gone("web").await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_run_at_once_and_sidecars_wait_for_their_turn() {
+    let Some(world) = World::start() else { return };
+    {
+        let mut held = world.runtime.held.lock();
+        held.ignores_stop.extend(["a".to_owned(), "second".to_owned()]);
+    }
+    let sidecar = |name: &str| with(hooked(name, "preStop", &format!("bye-{name}")), json!({"restartPolicy": "Always"}));
+    let spec = json!({"initContainers": [sidecar("first"), sidecar("second")], "containers": [container("a")]});
+    world.pod("web", spec);
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.api.delete("pods", "default", "web", Some(3600));
+    for call in ["stop a 3", "exec bye-first", "exec bye-second"] {
+        world.called(call).await;
+    }
+    let stopped = |name: &str| world.runtime.calls().iter().any(|call| call.starts_with(&format!("stop {name} ")));
+    assert!(!stopped("first") && !stopped("second"), "{:?}", world.runtime.calls());
+    world.runtime.end("a", 0);
+    world.called("stop second 3").await;
+    assert!(!stopped("first"), "{:?}", world.runtime.calls());
+    world.runtime.end("second", 0);
+    world.gone("web").await;
+    assert!(stopped("first"));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_has_one_grace_for_hooks_and_turns() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().endless.push("forever".into());
+    let sidecar = with(container("side"), json!({"restartPolicy": "Always"}));
+    let spec = json!({"initContainers": [sidecar], "containers": [hooked("a", "preStop", "forever")]});
+    world.pod("web", spec);
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.api.delete("pods", "default", "web", Some(1));
+    world.gone("web").await;
+    let calls = world.runtime.calls();
+    // The hook took all of it: both get the least there is, and neither waits for the other.
+    assert!(calls.contains(&"stop a 2".to_owned()) && calls.contains(&"stop side 2".to_owned()), "{calls:?}");
+    world.stop().await;
+}

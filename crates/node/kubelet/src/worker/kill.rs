@@ -1,4 +1,4 @@
-//! Stops containers: event, preStop hook, stop signal, and SIGKILL after the grace period.
+//! Stops containers: event, preStop hook, its turn, stop signal, and SIGKILL after the grace period.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use podium_client::EventType;
 use podium_cri::v1;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     actions::{Kill, KillReason},
@@ -51,7 +52,8 @@ impl Worker {
         let grace =
             spec.as_ref().map_or_else(|| grace_of(&pod), |(_, spec)| grace_for(&pod, spec, kill.reason));
         let (_keep, grace) = watch::channel(grace);
-        self.unless_ending(stop(&shared, &pod, &record, running, &kill.message, Grace::new(grace))).await
+        let turn = std::future::ready(());
+        self.unless_ending(stop(&shared, &pod, &record, running, &kill.message, Grace::new(grace), turn)).await
     }
 
     /// Kills everything of a pod that is to start anew, or is over. None if it is to end meanwhile, as above.
@@ -93,26 +95,59 @@ impl Grace {
     }
 }
 
-/// Kills everything of a pod and stops its sandboxes. `grace` in seconds; it may shrink while this runs.
-pub(super) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: watch::Receiver<i64>) {
-    let grace = Grace::new(grace);
-    let sidecars: Vec<&str> = pod::init_containers(pod)
-        .iter()
-        .filter(|container| pod::is_sidecar(container))
-        .map(|container| container.name.as_str())
-        .collect();
-    let message = |one: &ContainerRecord| format!("Stopping container {}", one.name);
-    let first = record.live().filter(|one| !sidecars.contains(&one.name.as_str())).map(|one| {
-        let grace = grace.clone();
-        async move { stop(shared, pod, record, one, &message(one), grace).await }
-    });
-    futures::future::join_all(first).await;
-    // Sidecars serve the others to the end, and each other: the last one started goes first.
-    for name in sidecars.iter().rev() {
-        for one in record.live().filter(|one| one.name == *name) {
-            stop(shared, pod, record, one, &message(one), grace.clone()).await;
+/// Who is stopped after whom: sidecars serve the regular containers to the end, and each other, so that of them the last one
+/// started goes first. Source: upstream's `kuberuntime_termination_order.go`.
+struct Turns<'a> {
+    /// The name and id of each container that is to be stopped, and whether it has been.
+    ends: Vec<(&'a str, &'a str, CancellationToken)>,
+    /// Sidecars in the order they start in.
+    sidecars: Vec<&'a str>,
+    regular: Vec<&'a str>,
+}
+
+impl<'a> Turns<'a> {
+    fn new(pod: &'a Pod, record: &'a PodRecord) -> Self {
+        let name = |container: &'a Container| container.name.as_str();
+        let end = |one: &'a ContainerRecord| (one.name.as_str(), one.id.as_str(), CancellationToken::new());
+        Self {
+            ends: record.live().map(end).collect(),
+            sidecars: pod::init_containers(pod).iter().filter(|one| pod::is_sidecar(one)).map(name).collect(),
+            regular: pod::containers(pod).iter().map(name).collect(),
         }
     }
+
+    /// Returns when it is the container's turn.
+    async fn before(&self, name: &str) {
+        let Some(at) = self.sidecars.iter().position(|one| *one == name) else { return };
+        let later = &self.sidecars[at + 1..];
+        for (name, _, end) in &self.ends {
+            if self.regular.contains(name) || later.contains(name) {
+                end.cancelled().await;
+            }
+        }
+    }
+
+    fn over(&self, id: &str) {
+        for (_, _, end) in self.ends.iter().filter(|(_, one, _)| *one == id) {
+            end.cancel();
+        }
+    }
+}
+
+/// Kills everything of a pod and stops its sandboxes. All `preStop` hooks run at once; then each container waits for its
+/// turn, at most until the grace has passed that they all share. `grace` in seconds; it may shrink while this runs.
+pub(super) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: watch::Receiver<i64>) {
+    let grace = Grace::new(grace);
+    let turns = Turns::new(pod, record);
+    let stops = record.live().map(|one| {
+        let (grace, turns) = (grace.clone(), &turns);
+        async move {
+            let message = format!("Stopping container {}", one.name);
+            stop(shared, pod, record, one, &message, grace, turns.before(&one.name)).await;
+            turns.over(&one.id);
+        }
+    });
+    futures::future::join_all(stops).await;
     for sandbox in &record.sandboxes {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
         if let Err(error) = shared.cri.stop_pod_sandbox(request).await
@@ -129,6 +164,7 @@ pub(super) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: w
     }
 }
 
+/// `turn`: when the container may be stopped, once its hook has run.
 async fn stop(
     shared: &Shared,
     pod: &Pod,
@@ -136,6 +172,7 @@ async fn stop(
     running: &ContainerRecord,
     message: &str,
     mut grace: Grace,
+    turn: impl Future<Output = ()>,
 ) {
     let spec = pod::find_container(pod, &running.name);
     let kind = spec.as_ref().map_or(ContainerKind::Regular, |(kind, _)| *kind);
@@ -152,6 +189,12 @@ async fn stop(
                     shared.recorder.event(&about, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
                 }
             }
+            () = grace.passed() => {}
+        }
+    }
+    if grace.left() > 0 {
+        tokio::select! {
+            () = turn => {}
             () = grace.passed() => {}
         }
     }
