@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::tests_life::{World, container, is, with};
+use crate::{
+    testing::eventually,
+    tests_life::{LIMIT, World, container, is, with},
+};
 
 /// A container with a hook that runs a command.
 fn hooked(name: &str, hook: &str, command: &str) -> Value {
@@ -97,5 +100,41 @@ async fn a_pod_has_one_grace_for_hooks_and_turns() {
     let calls = world.runtime.calls();
     // The hook took all of it: both get the least there is, and neither waits for the other.
     assert!(calls.contains(&"stop a 2".to_owned()) && calls.contains(&"stop side 2".to_owned()), "{calls:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_said_last_stays_with_its_pod() {
+    let Some(world) = World::start() else { return };
+    let telling = with(
+        container("a"),
+        json!({"terminationMessagePath": "/said", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+    );
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    world.pod("job", json!({"restartPolicy": "Never", "containers": [telling], "volumes": volumes}));
+    let pod = world.wait("job", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let mounts = world.runtime.held.lock().containers[0].1.mounts.clone();
+    let of = |path: &str| mounts.iter().find(|mount| mount.container_path == path).unwrap().host_path.clone();
+    std::fs::write(of("/said"), "done").unwrap();
+    world.runtime.end("a", 0);
+    let said = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"].clone();
+    let mut pod_now = world.wait("job", "succeeds", |pod| pod["status"]["phase"] == "Succeeded").await;
+    assert_eq!(said(&pod_now), "done");
+    eventually("its volumes go", LIMIT, || async {
+        if std::path::Path::new(&of("/v")).exists() { Err("still there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let world = world.restart().await;
+    pod_now["metadata"]["generation"] = json!(2);
+    world.api.put("pods", pod_now);
+    let after = world.wait("job", "is looked at", |pod| pod["status"]["observedGeneration"] == 2).await;
+    assert_eq!(said(&after), "done");
+    world.api.delete("pods", "default", "job", Some(3));
+    world.gone("job").await;
+    let files = world.runtime.path().join("kubelet/pods").join(pod["metadata"]["uid"].as_str().unwrap());
+    eventually("its files go", LIMIT, || async {
+        if files.exists() { Err("still there".to_owned()) } else { Ok(()) }
+    })
+    .await;
     world.stop().await;
 }

@@ -51,6 +51,9 @@ pub(crate) enum VolumeError {
     NoImageParts { volume: String },
 }
 
+/// Where containers have files of their own, below the pod's directory.
+const CONTAINERS: &str = "containers";
+
 /// Where a pod's files are.
 #[derive(Debug, Clone)]
 pub(crate) struct PodDir {
@@ -74,7 +77,7 @@ impl PodDir {
 
     /// A container's own files, its termination log for one.
     pub(crate) fn container(&self, name: &str) -> PathBuf {
-        self.root.join("containers").join(name)
+        self.root.join(CONTAINERS).join(name)
     }
 
     /// A volume's directory, named as upstream names it.
@@ -327,12 +330,35 @@ pub(crate) fn teardown(directory: &PodDir) -> io::Result<()> {
     if !directory.path().exists() {
         return Ok(());
     }
+    unmount(directory)?;
+    podium_shim::remove::tree(directory.path())
+}
+
+/// The same for a pod that has ended, but what its containers left to be said stays as long as the pod does: a kubelet that
+/// starts anew reads it again.
+pub(crate) fn release(directory: &PodDir) -> io::Result<()> {
+    if !directory.path().exists() {
+        return Ok(());
+    }
+    unmount(directory)?;
+    for entry in fs::read_dir(directory.path())? {
+        let entry = entry?;
+        match entry.file_name() {
+            kept if kept == CONTAINERS => {}
+            _ if entry.file_type()?.is_dir() => podium_shim::remove::tree(&entry.path())?,
+            _ => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+fn unmount(directory: &PodDir) -> io::Result<()> {
     sub_path::unmount_below(directory.path())?;
     // Never remove through a mount: what is mounted here belongs to somebody else.
-    if let Some(still) = sub_path::mounts_below(directory.path())?.first() {
-        return Err(io::Error::other(format!("{still} is still mounted")));
+    match sub_path::mounts_below(directory.path())?.first() {
+        Some(still) => Err(io::Error::other(format!("{still} is still mounted"))),
+        None => Ok(()),
     }
-    podium_shim::remove::tree(directory.path())
 }
 
 /// The pod's volume of that name.

@@ -523,7 +523,7 @@ impl Worker {
                 return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
             }
         }
-        self.remove_from_runtime().await;
+        self.remove_rest().await;
         Next::Gone
     }
 
@@ -581,7 +581,7 @@ impl Worker {
             return Err("a volume is still being mounted".to_owned());
         }
         let done = tokio::task::spawn_blocking(move || {
-            crate::volumes::teardown(&shared.pod_dir(&uid)).map_err(|error| error.to_string())?;
+            crate::volumes::release(&shared.pod_dir(&uid)).map_err(|error| error.to_string())?;
             shared.cgroups.remove_pod(&pod).map_err(|error| error.to_string())
         });
         done.await.map_err(|error| error.to_string())?
@@ -604,8 +604,8 @@ impl Worker {
         }
     }
 
-    /// Removes sandboxes (and with them containers) and logs. What fails is left to garbage collection.
-    async fn remove_from_runtime(&self) {
+    /// Removes sandboxes (and with them containers), logs and files. What fails is left to garbage collection.
+    async fn remove_rest(&self) {
         for sandbox in &self.record.sandboxes {
             let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
             if let Err(error) = self.shared.cri.remove_pod_sandbox(request).await {
@@ -613,11 +613,14 @@ impl Worker {
             }
         }
         let logs = self.shared.log_directory(&self.pod);
-        let removed = tokio::task::spawn_blocking(move || podium_shim::remove::tree(&logs)).await;
-        if let Ok(Err(error)) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing logs failed");
+        let directory = self.shared.pod_dir(pod::uid(&self.pod));
+        let removed = tokio::task::spawn_blocking(move || {
+            [podium_shim::remove::tree(&logs), crate::volumes::teardown(&directory)]
+        });
+        for error in removed.await.into_iter().flatten().filter_map(Result::err) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing logs and files failed");
+            }
         }
     }
 

@@ -258,6 +258,16 @@ fn volumes_come_and_go() {
     sub_path::bind(&at(&plain), "f", &target).unwrap();
     sub_path::bind(&at(&plain), "f", &target).unwrap();
     assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+    let said = directory.container("c").join("said");
+    fs::create_dir_all(said.parent().unwrap()).unwrap();
+    fs::write(&said, "bye").unwrap();
+    fs::write(directory.etc_hosts(), "").unwrap();
+    for _ in 0..2 {
+        release(&directory).unwrap();
+        assert!(sub_path::mounts_below(root.path()).unwrap().is_empty());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(&said).unwrap(), "bye");
+    }
     teardown(&directory).unwrap();
     teardown(&directory).unwrap();
     assert!(!directory.path().exists());
