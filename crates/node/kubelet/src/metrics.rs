@@ -96,6 +96,8 @@ families! {
         "[ALPHA] Cumulative number of containers started";
     CONTAINERS_FAILED: "kubelet_started_containers_errors_total", Kind::Counter, true,
         "[ALPHA] Cumulative number of errors when starting containers";
+    HOOK_FALLBACKS: "kubelet_lifecycle_handler_http_fallbacks_total", Kind::Counter, false,
+        "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.";
     REJECTIONS: "kubelet_admission_rejections_total", Kind::Counter, true,
         "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
     DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Kind::Counter, true,

@@ -23,6 +23,8 @@ use super::{Answer, timeout};
 /// How much of an answer is read: enough for a message.
 const MAX_OUTPUT_BYTES: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
+/// How the error of a server ends that does not speak TLS though it should.
+pub(crate) const NOT_TLS: &str = "http: server gave HTTP response to HTTPS client";
 /// What servers see as the client; some filter their logs by it.
 const PROBE_AGENT: &str = "kube-probe/1.36";
 
@@ -51,7 +53,7 @@ pub(crate) async fn run(probe: &Probe, target: &Target<'_>) -> Answer {
             Ok(wanted) => wanted,
             Err(text) => return Answer::Error(text),
         };
-        return match get(&wanted, PROBE_AGENT, limit).await {
+        return match get(&wanted, PROBE_AGENT, Some(limit)).await {
             Ok((status, body)) => judge(status, &body),
             Err(text) => Answer::Failure(text),
         };
@@ -177,7 +179,14 @@ impl HttpTarget {
         })
     }
 
-    fn authority(&self) -> String {
+    /// The same without TLS, and without what only TLS keeps secret.
+    pub(crate) fn plain(&self) -> Self {
+        let mut plain = Self { https: false, ..self.clone() };
+        plain.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+        plain
+    }
+
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{host}:{}", self.port)
     }
@@ -188,14 +197,19 @@ impl HttpTarget {
     }
 }
 
-/// Gets a page and follows redirects on the same host. The error is Go's text for it.
+/// Gets a page and follows redirects on the same host. The error is Go's text for it. Without a limit it may take for ever.
 pub(crate) async fn get(
     target: &HttpTarget,
     agent: &str,
-    limit: Duration,
+    limit: Option<Duration>,
 ) -> Result<(StatusCode, String), String> {
     let url = target.url();
-    match tokio::time::timeout(limit, follow(target.clone(), agent)).await {
+    let following = follow(target.clone(), agent);
+    let outcome = match limit {
+        Some(limit) => tokio::time::timeout(limit, following).await,
+        None => Ok(following.await),
+    };
+    match outcome {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(text)) => Err(format!("Get {url:?}: {text}")),
         Err(_) => Err(format!(
@@ -232,11 +246,17 @@ async fn once(target: &HttpTarget, agent: &str) -> Result<(StatusCode, Option<St
         let stream = tokio_rustls::TlsConnector::from(any_certificate())
             .connect(name, stream)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| if is_not_tls(&error) { NOT_TLS.to_owned() } else { error.to_string() })?;
         exchange(TokioIo::new(stream), target, agent).await
     } else {
         exchange(TokioIo::new(stream), target, agent).await
     }
+}
+
+/// Whether the other side answered in something that is no TLS at all.
+fn is_not_tls(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 async fn exchange<S>(

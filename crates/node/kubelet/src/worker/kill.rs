@@ -183,7 +183,7 @@ async fn stop(
         let ips = record.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         let address = shared.address_of(pod, &ips);
         tokio::select! {
-            outcome = hooks::run(&shared.cri, pod, spec, &running.id, address, &hook) => {
+            outcome = hooks::run(shared, pod, spec, &running.id, address, &hook) => {
                 if let Err(error) = outcome {
                     tracing::warn!(pod = pod::full_name(pod), container = running.name, %error, "preStop hook failed");
                     shared.recorder.event(&about, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");

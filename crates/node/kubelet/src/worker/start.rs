@@ -333,7 +333,7 @@ impl Worker {
             return Ok(());
         };
         let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.address());
-        let run = hooks::run(&shared.cri, &pod, spec, id, address, hook);
+        let run = hooks::run(&shared, &pod, spec, id, address, hook);
         // A hook can be long, or have no end.
         let Some(outcome) = self.unless_ending(run).await else {
             return Err(failed("PostStartHookError", "the pod is to end"));
