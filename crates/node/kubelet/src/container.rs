@@ -176,7 +176,7 @@ pub(crate) fn prepare(
     if let Some(path) = container.termination_message_path.as_deref().filter(|path| !path.is_empty()) {
         let file = termination_log(directory, container)
             .map_err(|source| ConfigError::Io { what: "making the termination log", source })?;
-        mounts.push(bind(path, &file));
+        mounts.push(bind(&inside(path), &file));
     }
     Ok(mounts)
 }
@@ -327,6 +327,20 @@ fn volume_mount(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_for_a_last_message_is_mounted_at_an_absolute_path() {
+        let root = tempfile::tempdir().unwrap();
+        for (path, expected) in [("said", "/said"), ("/run/said", "/run/said")] {
+            let container =
+                Container { termination_message_path: Some(path.into()), name: "c".into(), ..Default::default() };
+            let directory = PodDir::new(root.path(), "u");
+            let mounts =
+                prepare(&directory, &Pod::default(), &container, &ImageVolumes::new(), &[], None).unwrap();
+            assert_eq!(mounts[0].container_path, expected);
+            assert!(Path::new(&mounts[0].host_path).starts_with(directory.container("c")));
+        }
+    }
 
     #[test]
     fn mounts_of_images() {

@@ -11,6 +11,7 @@ use std::{
 use podium_cri::{Cri, Error, v1};
 
 use crate::{
+    container::inside,
     logs,
     record::{ContainerRecord, PodRecord, RunState, Sandbox, label},
 };
@@ -100,8 +101,8 @@ impl Observer {
 /// failed, the end of its log.
 fn termination_message(record: &ContainerRecord) -> String {
     let annotation = |key: &str| record.annotations.get(key).map(String::as_str).unwrap_or_default();
-    let path = annotation(label::MESSAGE_PATH);
-    let file = record.mounts.iter().find(|(inside, _)| inside == path).map(|(_, host)| host);
+    let path = Some(annotation(label::MESSAGE_PATH)).filter(|path| !path.is_empty()).map(inside);
+    let file = record.mounts.iter().find(|(mounted, _)| path.as_ref() == Some(mounted)).map(|(_, host)| host);
     let message = match file {
         Some(file) => read_end(Path::new(file))
             .unwrap_or_else(|error| format!("Error on reading termination log {file}: {error}")),

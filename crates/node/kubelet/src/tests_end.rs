@@ -108,7 +108,7 @@ async fn what_a_container_said_last_stays_with_its_pod() {
     let Some(world) = World::start() else { return };
     let telling = with(
         container("a"),
-        json!({"terminationMessagePath": "/said", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+        json!({"terminationMessagePath": "said", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
     );
     let volumes = json!([{"name": "v", "emptyDir": {}}]);
     world.pod("job", json!({"restartPolicy": "Never", "containers": [telling], "volumes": volumes}));
