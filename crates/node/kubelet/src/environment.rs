@@ -1,18 +1,23 @@
-//! The environment of a container: literals, ConfigMaps, Secrets, fields, resources, Services, and
+//! The environment of a container: literals, ConfigMaps, Secrets, fields, resources, files, Services, and
 //! `$(VAR)` expansion. Pure: whatever has to be looked up is in [`Sources`].
 
 mod fields;
+mod files;
 mod services;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+};
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Container, EnvVar, Pod, Service},
+    api::core::v1::{Container, EnvVar, FileKeySelector, Pod, Service},
     apimachinery::pkg::api::resource::Quantity,
 };
 
 pub(crate) use fields::{field_value, resource_value};
+pub(crate) use files::{EnvFile, FileError};
 pub(crate) use services::variables as service_variables;
 
 use crate::pod;
@@ -24,6 +29,8 @@ pub(crate) struct Sources {
     pub(crate) config_maps: HashMap<String, BTreeMap<String, Vec<u8>>>,
     /// Data of the Secrets referred to.
     pub(crate) secrets: HashMap<String, BTreeMap<String, ByteString>>,
+    /// Files of the pod's volumes, by volume and path; absent means that there is no such volume.
+    pub(crate) files: HashMap<(String, String), EnvFile>,
     /// Services of the pod's namespace and the API's own.
     pub(crate) services: Vec<std::sync::Arc<Service>>,
     pub(crate) pod_ips: Vec<String>,
@@ -48,9 +55,15 @@ pub(crate) enum EnvError {
     /// The field or resource does not exist.
     #[error("{0}")]
     Reference(String),
-    /// A file in a container's volume as a source of variables.
-    #[error("env {name}: fileKeyRef is not supported by this kubelet")]
-    FileKey { name: String },
+    /// No container mounts a volume of that name, or it is no emptyDir.
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoVolume(String),
+    /// The file cannot be read, or is none of variables.
+    #[error("couldn't parse env file")]
+    File(#[from] FileError),
+    /// The file is right and has no such variable.
+    #[error("environment variable key {key:?} not found in file {file:?}")]
+    NoFileKey { key: String, file: PathBuf },
 }
 
 /// One kind of object with data, and the name of one.
@@ -74,6 +87,13 @@ pub(crate) fn references(container: &Container) -> Vec<DataRef> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The files a container's environment comes from, by volume and path.
+pub(crate) fn files(container: &Container) -> BTreeSet<(String, String)> {
+    let sources = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref());
+    let references = sources.filter_map(|source| source.file_key_ref.as_ref());
+    references.map(|file| (file.volume_name.clone(), file.path.clone())).collect()
 }
 
 /// The variables in the order upstream gives them: `envFrom`, `env`, then Services not shadowed.
@@ -211,10 +231,25 @@ fn from_reference(
             data.and_then(|data| data.get(&key.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
         return pick("secret", "Secret", namespace, &key.name, &key.key, key.optional, data.is_some(), found);
     }
-    if from.file_key_ref.is_some() {
-        return Err(EnvError::FileKey { name: env.name.clone() });
+    if let Some(key) = &from.file_key_ref {
+        return from_file(key, sources);
     }
     Ok(Some(String::new()))
+}
+
+/// As the API's reference has it, a file that is not there is as good as a key that is not: no fault of an optional one.
+/// Upstream's kubelet calls that a file that it cannot parse.
+fn from_file(key: &FileKeySelector, sources: &Sources) -> Result<Option<String>, EnvError> {
+    let place = (key.volume_name.clone(), key.path.clone());
+    let file = sources.files.get(&place).ok_or_else(|| EnvError::NoVolume(key.volume_name.clone()))?;
+    let optional = key.optional == Some(true);
+    let Some(text) = file.text.clone()? else {
+        return if optional { Ok(None) } else { Err(FileError::Missing.into()) };
+    };
+    match files::find(&text, &key.key)? {
+        None if !optional => Err(EnvError::NoFileKey { key: key.key.clone(), file: file.at.clone() }),
+        found => Ok(found),
+    }
 }
 
 fn pick(

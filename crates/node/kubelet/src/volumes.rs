@@ -5,6 +5,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod claims;
+pub(crate) mod env_file;
 pub(crate) mod host_path;
 pub(crate) mod image;
 pub(crate) mod mounting;

@@ -11,6 +11,7 @@ mod resizing;
 mod start;
 mod starting;
 mod storage;
+mod variables;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -13,7 +13,7 @@ const GATES: &[(&str, bool)] = &[
     ("CPUManagerPolicyOptions", true),
     ("DevicePluginCDIDevices", true),
     ("DynamicResourceAllocation", true),
-    ("EnvFiles", false),
+    ("EnvFiles", true),
     ("GracefulNodeShutdown", true),
     ("GracefulNodeShutdownBasedOnPodPriority", true),
     ("ImageMaximumGCAge", true),

@@ -36,6 +36,16 @@ fn sources() -> Sources {
         pod_ips: vec!["10.244.0.5".into()],
         host_ips: vec!["192.0.2.1".into()],
         allocatable: [("cpu".to_owned(), Quantity("2".into()))].into(),
+        files: [
+            ("own.env", Ok(Some("A='one'\nE=''\n"))),
+            ("gone.env", Ok(None)),
+            ("bad.env", Ok(Some("nonsense"))),
+        ]
+        .map(|(path, text)| {
+            let text = text.map(|text: Option<&str>| text.map(str::to_owned));
+            (("v".to_owned(), path.to_owned()), EnvFile { at: PathBuf::from("/pods/v").join(path), text })
+        })
+        .into(),
         services: vec![],
     }
 }
@@ -134,6 +144,50 @@ fn missing_references() {
     assert_eq!(error(map("cfg", "k", Some(true))), Ok(0));
     assert_eq!(error(secret("gone", "k")), Err("secret \"gone\" not found".into()));
     assert_eq!(error(secret("db", "k")), Err("couldn't find key k in Secret production/db".into()));
+}
+
+#[test]
+fn files_of_volumes() {
+    let file = |volume: &str, path: &str, key: &str, optional| {
+        let (volume_name, path, key) = (volume.into(), path.into(), key.into());
+        let selector = FileKeySelector { volume_name, path, key, optional };
+        from("X", EnvVarSource { file_key_ref: Some(selector), ..Default::default() })
+    };
+    check(vec![file("v", "own.env", "A", None), literal("Y", "$(X)!")], &[("X", "one"), ("Y", "one!")]);
+    let built = |env: EnvVar| {
+        let container = Container { env: Some(vec![env]), ..Default::default() };
+        build(&pod(), &container, &sources()).map(|env| env.len()).map_err(|error| error.to_string())
+    };
+    let no_volume = "cannot find the volume \"w\" referenced by FileKeyRef";
+    let no_key =
+        |key: &str| format!("environment variable key {key:?} not found in file \"/pods/v/own.env\"");
+    for (volume, path, key, required, optional) in [
+        ("v", "own.env", "B", Err(no_key("B")), Ok(0)),
+        ("v", "own.env", "E", Err(no_key("E")), Ok(0)),
+        ("v", "gone.env", "A", Err("couldn't parse env file".to_owned()), Ok(0)),
+        (
+            "v",
+            "bad.env",
+            "A",
+            Err("couldn't parse env file".to_owned()),
+            Err("couldn't parse env file".to_owned()),
+        ),
+        ("w", "own.env", "A", Err(no_volume.to_owned()), Err(no_volume.to_owned())),
+    ] {
+        assert_eq!(built(file(volume, path, key, Some(false))), required, "{path} {key}");
+        assert_eq!(built(file(volume, path, key, Some(true))), optional, "optional {path} {key}");
+    }
+    let container = Container {
+        env: Some(vec![
+            file("v", "b", "K", None),
+            file("v", "a", "K", None),
+            file("v", "b", "L", None),
+            literal("Z", "z"),
+        ]),
+        ..Default::default()
+    };
+    let place = |path: &str| ("v".to_owned(), path.to_owned());
+    assert_eq!(files(&container), [place("a"), place("b")].into());
 }
 
 #[test]

@@ -15,7 +15,6 @@ use crate::{
     actions::{Kill, KillReason, Start},
     container::{self, ImageVolumes, Ingredients},
     context::Shared,
-    environment::{self, DataRef, Sources},
     hooks,
     images::{Image, NoImage, Wanted},
     metrics, network_files,
@@ -25,7 +24,7 @@ use crate::{
     status::StartError,
     userns::{self, UserNamespaces},
     volumes,
-    worker::{Worker, container_at},
+    worker::{Worker, container_at, variables},
 };
 
 /// Pauses between tries to make a sandbox: the network may come up any moment.
@@ -385,8 +384,7 @@ impl Worker {
     ) -> Result<v1::ContainerConfig, String> {
         let shared = &self.shared;
         let pod_ips = self.pod_ips();
-        let sources = env_sources(shared, &self.pod, spec, pod_ips.clone()).await?;
-        let env = environment::build(&self.pod, spec, &sources).map_err(|error| error.to_string())?;
+        let env = variables::of(shared, &self.pod, spec, pod_ips.clone()).await?;
         let hosts = hosts_text(shared, &self.pod, &pod_ips)?;
         let directory = shared.pod_dir(pod::uid(&self.pod));
         let (pod, container, variables) = (self.pod.clone(), spec.clone(), env.clone());
@@ -474,65 +472,6 @@ fn hosts_text(shared: &Shared, pod: &Pod, pod_ips: &[String]) -> Result<Option<S
     };
     let (hostname, domain) = network_files::hostname(pod, &shared.config.settings.cluster_domain)?;
     Ok(Some(network_files::hosts_file(aliases, pod_ips, &hostname, &domain, host_file.as_deref())))
-}
-
-async fn env_sources(
-    shared: &Shared,
-    pod: &Pod,
-    spec: &Container,
-    pod_ips: Vec<String>,
-) -> Result<Sources, String> {
-    // Without the Services a container would start blind and stay so; a static pod may be what brings the API.
-    if !pod::is_static(pod) {
-        shared.services.synced().await;
-    }
-    let namespace = pod::namespace(pod);
-    let mut services = shared.services.list_namespace(namespace);
-    if namespace != "default" {
-        services.extend(shared.services.get(&podium_client::ObjectKey::new("default", "kubernetes")));
-    }
-    let mut sources = Sources {
-        services,
-        pod_ips,
-        host_ips: shared.host_ips(),
-        allocatable: shared.machine.allocatable(&shared.config.settings),
-        ..Default::default()
-    };
-    for reference in environment::references(spec) {
-        match reference {
-            DataRef::ConfigMap(name) => {
-                let found = shared
-                    .references
-                    .config_map(namespace, &name)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                if let Some(object) = found {
-                    let mut data: std::collections::BTreeMap<String, Vec<u8>> = object
-                        .data
-                        .iter()
-                        .flatten()
-                        .map(|(key, value)| (key.clone(), value.clone().into_bytes()))
-                        .collect();
-                    data.extend(
-                        object
-                            .binary_data
-                            .iter()
-                            .flatten()
-                            .map(|(key, value)| (key.clone(), value.0.clone())),
-                    );
-                    sources.config_maps.insert(name, data);
-                }
-            }
-            DataRef::Secret(name) => {
-                let found =
-                    shared.references.secret(namespace, &name).await.map_err(|error| error.to_string())?;
-                if let Some(object) = found {
-                    sources.secrets.insert(name, object.data.clone().unwrap_or_default());
-                }
-            }
-        }
-    }
-    Ok(sources)
 }
 
 /// The pod's pull secrets that exist; one that does not is no obstacle, as upstream has it.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "cases read better without references")]
 
+mod env_files;
 mod statuses;
 
 use serde_json::json;
