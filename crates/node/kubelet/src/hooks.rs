@@ -7,8 +7,9 @@ use podium_client::{EventType, reference_of};
 
 use crate::{
     context::Shared,
+    http_get::{HttpTarget, NOT_TLS},
     metrics, pod,
-    probes::run::{self, HttpTarget},
+    probes::run,
 };
 
 /// What the other side sees as the client.
@@ -83,7 +84,7 @@ enum Spoken {
 /// Whatever the answer says, the hook has been told. Source: upstream's `runHTTPHandler`.
 async fn http(target: &HttpTarget) -> Result<Spoken, String> {
     let Err(error) = run::get(target, HOOK_AGENT, None).await else { return Ok(Spoken::AsWanted) };
-    if !error.ends_with(run::NOT_TLS) {
+    if !error.ends_with(NOT_TLS) {
         return Err(error);
     }
     // Of two errors the first one says what is wrong with the hook.
@@ -155,7 +156,7 @@ mod tests {
         // Neither way: the first error is told.
         let (port, asked) = server(&[BAD]).await;
         let error = http(&target("HTTPS", port)).await.unwrap_err();
-        assert_eq!(error, format!("Get \"https://127.0.0.1:{port}/bye\": {}", run::NOT_TLS));
+        assert_eq!(error, format!("Get \"https://127.0.0.1:{port}/bye\": {}", NOT_TLS));
         drop(asked);
     }
 }

@@ -28,6 +28,7 @@ mod exits;
 mod healthz;
 mod hooks;
 mod host_checks;
+mod http_get;
 mod image_gc;
 mod images;
 mod local_storage;

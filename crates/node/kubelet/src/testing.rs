@@ -6,6 +6,7 @@ pub(crate) mod containerd;
 pub(crate) mod device_plugin;
 pub(crate) mod driver;
 pub(crate) mod logind;
+pub(crate) mod pages;
 pub(crate) mod plugin;
 pub(crate) mod runtime;
 

@@ -1,11 +1,12 @@
 //! Runs one probe: HTTP, TCP, or a command in the container.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use k8s_openapi::{
     api::core::v1::{Container, HTTPGetAction, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -19,12 +20,10 @@ use rustls::{
 use tokio::net::TcpStream;
 
 use super::{Answer, timeout};
+use crate::http_get::{HttpTarget, MAX_REDIRECTS, cause, once};
 
 /// How much of an answer is read: enough for a message.
 const MAX_OUTPUT_BYTES: usize = 10 * 1024;
-const MAX_REDIRECTS: usize = 10;
-/// How the error of a server ends that does not speak TLS though it should.
-pub(crate) const NOT_TLS: &str = "http: server gave HTTP response to HTTPS client";
 /// What servers see as the client; some filter their logs by it.
 const PROBE_AGENT: &str = "kube-probe/1.36";
 
@@ -118,18 +117,6 @@ async fn tcp(host: &str, port: u16, limit: Duration) -> Answer {
     }
 }
 
-/// The system's words for an error, as Go prints them.
-fn cause(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        std::io::ErrorKind::ConnectionReset => "connection reset by peer".to_owned(),
-        std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
-        std::io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
-        std::io::ErrorKind::TimedOut => "connection timed out".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
 fn judge(status: StatusCode, body: &str) -> Answer {
     if status.is_success() {
         Answer::Success
@@ -138,16 +125,6 @@ fn judge(status: StatusCode, body: &str) -> Answer {
     } else {
         Answer::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     }
-}
-
-/// Where an HTTP probe or hook goes.
-#[derive(Debug, Clone)]
-pub(crate) struct HttpTarget {
-    https: bool,
-    host: String,
-    port: u16,
-    path: String,
-    headers: Vec<(String, String)>,
 }
 
 impl HttpTarget {
@@ -178,23 +155,6 @@ impl HttpTarget {
                 .collect(),
         })
     }
-
-    /// The same without TLS, and without what only TLS keeps secret.
-    pub(crate) fn plain(&self) -> Self {
-        let mut plain = Self { https: false, ..self.clone() };
-        plain.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
-        plain
-    }
-
-    pub(crate) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        format!("{host}:{}", self.port)
-    }
-
-    fn url(&self) -> String {
-        let scheme = if self.https { "https" } else { "http" };
-        format!("{scheme}://{}{}", self.authority(), self.path)
-    }
 }
 
 /// Gets a page and follows redirects on the same host. The error is Go's text for it. Without a limit it may take for ever.
@@ -220,101 +180,23 @@ pub(crate) async fn get(
 
 async fn follow(mut target: HttpTarget, agent: &str) -> Result<(StatusCode, String), String> {
     for _ in 0..MAX_REDIRECTS {
-        let (status, location, body) = once(&target, agent).await?;
-        let next = location.filter(|_| status.is_redirection()).and_then(|to| to.parse::<Uri>().ok());
-        let Some(next) = next else { return Ok((status, body)) };
-        if let Some(host) = next.host() {
-            let host = host.trim_matches(['[', ']']);
-            if host != target.host {
-                // Elsewhere is not this container: the redirect itself is the answer.
-                return Ok((status, body));
+        let answer = once(&target, agent, MAX_OUTPUT_BYTES, &ANY_CERTIFICATE).await?;
+        // Elsewhere is not this container: the redirect itself is the answer.
+        match answer.redirect(&target).filter(|next| next.host == target.host) {
+            Some(next) => target = next,
+            // What is beyond the limit is not needed, and an error in it is none of ours.
+            None => {
+                let body = answer.body.unwrap_or_default();
+                return Ok((answer.status, String::from_utf8_lossy(&body).into_owned()));
             }
-            target.https = next.scheme_str() == Some("https");
-            target.port = next.port_u16().unwrap_or(if target.https { 443 } else { 80 });
         }
-        target.path = next.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     }
     Err("stopped after 10 redirects".to_owned())
 }
 
-async fn once(target: &HttpTarget, agent: &str) -> Result<(StatusCode, Option<String>, String), String> {
-    let stream = TcpStream::connect((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| format!("dial tcp {}: connect: {}", target.authority(), cause(&error)))?;
-    if target.https {
-        let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(any_certificate())
-            .connect(name, stream)
-            .await
-            .map_err(|error| if is_not_tls(&error) { NOT_TLS.to_owned() } else { error.to_string() })?;
-        exchange(TokioIo::new(stream), target, agent).await
-    } else {
-        exchange(TokioIo::new(stream), target, agent).await
-    }
-}
-
-/// Whether the other side answered in something that is no TLS at all.
-fn is_not_tls(error: &std::io::Error) -> bool {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
-}
-
-async fn exchange<S>(
-    stream: S,
-    target: &HttpTarget,
-    agent: &str,
-) -> Result<(StatusCode, Option<String>, String), String>
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(stream).await.map_err(|error| error.to_string())?;
-    let mut request = Request::get(&target.path);
-    let given = |name: &str| target.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
-    for (name, value) in &target.headers {
-        request = request.header(name, value);
-    }
-    if !given("host") {
-        request = request.header(header::HOST, target.authority());
-    }
-    if !given("user-agent") {
-        request = request.header(header::USER_AGENT, agent);
-    }
-    if !given("accept") {
-        request = request.header(header::ACCEPT, "*/*");
-    }
-    let request = request
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let talk = async {
-        let response = sender.send_request(request).await.map_err(|error| shorten(&error))?;
-        let (parts, body) = response.into_parts();
-        let location =
-            parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        // What is beyond the limit is not needed, and an error in it is none of ours.
-        let body = Limited::new(body, MAX_OUTPUT_BYTES).collect().await.map(|body| body.to_bytes());
-        let body = body.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        Ok((parts.status, location, body))
-    };
-    tokio::pin!(talk);
-    tokio::select! {
-        biased;
-        answer = &mut talk => answer,
-        ended = connection => {
-            ended.map_err(|error| shorten(&error))?;
-            talk.await
-        }
-    }
-}
-
-fn shorten(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_closed() { "EOF".to_owned() } else { error.to_string() }
-}
-
 /// TLS without checking the other side's certificate: a probe asks whether the container answers, and
 /// containers have certificates of their own making. Nothing secret is sent.
-fn any_certificate() -> Arc<ClientConfig> {
+static ANY_CERTIFICATE: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)
@@ -324,7 +206,7 @@ fn any_certificate() -> Arc<ClientConfig> {
         .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
         .with_no_client_auth();
     Arc::new(config)
-}
+});
 
 #[derive(Debug)]
 struct AnyCertificate {
@@ -368,32 +250,11 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use k8s_openapi::api::core::v1::{ContainerPort, TCPSocketAction};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::net::TcpListener;
 
     use super::*;
-
-    async fn server(answers: Vec<String>) -> (SocketAddr, tokio::task::JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(async move {
-            let mut requests = Vec::new();
-            for answer in answers {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut buffer = vec![0; 4096];
-                let read = stream.read(&mut buffer).await.unwrap();
-                requests.push(String::from_utf8_lossy(&buffer[..read]).into_owned());
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-            requests
-        });
-        (address, task)
-    }
+    use crate::testing::pages::{Pages, ok, redirect};
 
     fn http(path: &str, port: u16) -> Probe {
         Probe {
@@ -423,20 +284,20 @@ mod tests {
 
     #[tokio::test]
     async fn http_answers() {
-        let (address, task) = server(vec![
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".into(),
-            "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".into(),
-            "HTTP/1.1 302 Found\r\nlocation: http://example.invalid/\r\ncontent-length: 0\r\n\r\n".into(),
-            "HTTP/1.1 302 Found\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".into(),
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".into(),
-        ])
-        .await;
-        let probe = http("/health", address.port());
+        let pages = Pages::start().await;
+        pages.set([
+            ok("ok"),
+            "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            redirect("http://example.invalid/"),
+            redirect("/other"),
+            ok("ok"),
+        ]);
+        let probe = http("/health", pages.address.port());
         assert_eq!(ask(&probe).await, Answer::Success);
         assert_eq!(ask(&probe).await, Answer::Failure("HTTP probe failed with statuscode: 500".into()));
         assert!(matches!(ask(&probe).await, Answer::Warning(_)));
         assert_eq!(ask(&probe).await, Answer::Success);
-        let requests = task.await.unwrap();
+        let requests = pages.requests();
         assert!(
             requests[0].starts_with("GET /health HTTP/1.1\r\n") && requests[0].contains("kube-probe/1.36")
         );
