@@ -61,6 +61,11 @@ pub struct Configuration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_pod_path: Option<PathBuf>,
     pub file_check_frequency: Span,
+    #[serde(rename = "staticPodURL", skip_serializing_if = "Option::is_none")]
+    pub static_pod_url: Option<String>,
+    #[serde(rename = "staticPodURLHeader", skip_serializing_if = "BTreeMap::is_empty")]
+    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
+    pub http_check_frequency: Span,
 
     pub register_node: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -279,6 +284,9 @@ impl Default for Configuration {
             enable_system_log_handler: true,
             static_pod_path: None,
             file_check_frequency: Span::seconds(20),
+            static_pod_url: None,
+            static_pod_url_header: BTreeMap::new(),
+            http_check_frequency: Span::seconds(20),
             register_node: true,
             register_with_taints: Vec::new(),
             provider_id: String::new(),
@@ -418,6 +426,10 @@ impl Configuration {
             }
         }
         shown["evictionHard"] = json!(thresholds::hard(self));
+        // Upstream's kubelet masks these in its log only, but who may read a configuration need not know secrets.
+        for (_, values) in shown["staticPodURLHeader"].as_object_mut().into_iter().flatten() {
+            *values = json!(["<masked>"]);
+        }
         shown
     }
 }

@@ -70,6 +70,8 @@ mod tests_end;
 mod tests_life;
 #[cfg(test)]
 mod tests_real;
+#[cfg(test)]
+mod tests_sources;
 
 pub use config::{Config, ServingCertificate};
 pub use configuration::{

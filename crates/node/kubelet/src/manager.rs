@@ -223,15 +223,18 @@ impl Pods {
     pub(crate) async fn run(self: &Arc<Self>, informer: &Informer<Pod>) {
         let shutdown = self.shared.shutdown.clone();
         let statics = self.first_statics().await;
+        let heard = watch::Sender::new(self.shared.config.settings.static_pod_url.is_none());
+        let mut all_heard = heard.subscribe();
         let clean = async {
-            // Until the API has said what it knows, nothing is an orphan.
+            // Until the API and the sources of static pods have said what they know, nothing is an orphan.
             informer.synced().await;
+            all_heard.wait_for(|heard| *heard).await.ok();
             self.clean().await;
         };
         let (tell, telling) = watch::channel(false);
         let work = async {
             tokio::join!(
-                self.keep_statics(statics, informer),
+                self.keep_statics(statics, &heard, informer),
                 self.relist(telling),
                 self.listen(tell),
                 clean,

@@ -1,10 +1,11 @@
-//! Static pods: pods from files of this node, which run whether or not there is an API server. The API shows each by a
-//! mirror (`mirror`), which is an image and no more: what becomes of it is undone.
+//! Static pods: pods from files of this node or from a URL (`url`), which run whether or not there is an API server. The API
+//! shows each by a mirror (`mirror`), which is an image and no more: what becomes of it is undone.
 //!
 //! A file is read again when it changes. One that cannot be read any more keeps the pod it had: half a file, as editors
 //! leave it, must not end a node's API server. A file that is gone takes its pod with it.
 
 pub(crate) mod mirror;
+pub(crate) mod url;
 
 use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,13 +17,13 @@ use tokio::sync::watch;
 
 use crate::{directory_watch::DirectoryWatch, environment::DataRef, pod, volumes::payload, worker};
 
-/// Larger files are no pods; upstream's limit.
-const MAX_BYTES: u64 = 10 << 20;
+/// Larger files and answers are no pods; upstream's limit.
+const MAX_BYTES: usize = 10 << 20;
 /// Quiet after a change, so that a file is read whole; and the longest wait for it.
 const QUIET: Duration = Duration::from_millis(50);
 const NO_QUIET: Duration = Duration::from_secs(2);
 
-/// Why a file is no static pod; upstream's words.
+/// Why a text is no static pod; upstream's words.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StaticPodError {
     #[error("cannot read the file: {0}")]
@@ -139,25 +140,46 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path, node: &str) -> Result<Pod, StaticPodError> {
-    if fs::metadata(path)?.len() > MAX_BYTES {
+    if fs::metadata(path)?.len() > MAX_BYTES as u64 {
         return Err(StaticPodError::TooLarge);
     }
-    parse(&fs::read_to_string(path)?, path, node)
+    parse(&fs::read_to_string(path)?, Origin::File(path), node)
 }
 
-/// Reads a pod from a file's text and makes it this node's own.
-pub(crate) fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, StaticPodError> {
-    let mut object: Value =
-        serde_norway::from_str(text).map_err(|error| StaticPodError::Parse(error.to_string()))?;
-    let kind = (object["apiVersion"].as_str(), object["kind"].as_str());
-    if kind != (Some("v1"), Some("Pod")) {
+/// Where a static pod comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    File(&'a Path),
+    Url(&'a str),
+}
+
+fn decode(text: &str) -> Result<Value, StaticPodError> {
+    serde_norway::from_str(text).map_err(|error| StaticPodError::Parse(error.to_string()))
+}
+
+fn is_kind(object: &Value, kind: &str) -> bool {
+    object["apiVersion"] == "v1" && object["kind"] == kind
+}
+
+/// Reads a pod from a text and makes it this node's own.
+pub(crate) fn parse(text: &str, origin: Origin<'_>, node: &str) -> Result<Pod, StaticPodError> {
+    let object = decode(text)?;
+    if !is_kind(&object, "Pod") {
         return Err(StaticPodError::Parse("not a Pod of v1".to_owned()));
+    }
+    read_object(object, origin, node)
+}
+
+/// Makes a pod that has been read this node's own.
+fn read_object(mut object: Value, origin: Origin<'_>, node: &str) -> Result<Pod, StaticPodError> {
+    if !(object["spec"].is_object() || object["spec"].is_null()) {
+        return Err(StaticPodError::Parse("spec is not an object".to_owned()));
     }
     let invalid = |why: &str| StaticPodError::Invalid(why.to_owned());
     let name = object["metadata"]["name"].as_str().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| invalid("name is needed for the pod"))?.to_owned();
     let own = object["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()).map(str::to_owned);
-    let uid = own.unwrap_or_else(|| hash(&object, path, node));
+    let uid = own.unwrap_or_else(|| hash(&object, origin, node));
     // It becomes the name of directories.
     if !uid.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-') {
         return Err(invalid("metadata.uid: only letters, digits and dashes may be in it"));
@@ -186,24 +208,29 @@ pub(crate) fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, StaticPo
     if let Some(kind) = referenced(&pod) {
         return Err(StaticPodError::References(kind));
     }
-    Ok(adopted(pod))
+    Ok(adopted(pod, origin))
 }
 
-/// What marks a pod as static: annotations, a toleration of everything that would evict it, and the first status.
-fn adopted(mut pod: Pod) -> Pod {
+/// What marks a pod as static: annotations, a toleration of everything that would evict it, and the first status. As
+/// upstream has it, pods from a URL tolerate no more than they say.
+fn adopted(mut pod: Pod, origin: Origin<'_>) -> Pod {
+    let (source, endures) = match origin {
+        Origin::File(_) => ("file", true),
+        Origin::Url(_) => ("http", false),
+    };
     let uid = pod::uid(&pod).to_owned();
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(pod::CONFIG_HASH.to_owned(), uid);
-    annotations.insert(pod::CONFIG_SOURCE.to_owned(), "file".to_owned());
-    let endures = Toleration {
+    annotations.insert(pod::CONFIG_SOURCE.to_owned(), source.to_owned());
+    let everything = Toleration {
         operator: Some("Exists".to_owned()),
         effect: Some("NoExecute".to_owned()),
         ..Toleration::default()
     };
-    if let Some(spec) = &mut pod.spec {
+    if let Some(spec) = pod.spec.as_mut().filter(|_| endures) {
         let tolerations = spec.tolerations.get_or_insert_default();
-        if !tolerations.contains(&endures) {
-            tolerations.push(endures);
+        if !tolerations.contains(&everything) {
+            tolerations.push(everything);
         }
     }
     pod.status.get_or_insert_default().phase = Some("Pending".to_owned());
@@ -211,13 +238,17 @@ fn adopted(mut pod: Pod) -> Pod {
 }
 
 /// The uid of a pod without one: the same for the same text at the same place of the same node.
-fn hash(object: &Value, path: &Path, node: &str) -> String {
+fn hash(object: &Value, origin: Origin<'_>, node: &str) -> String {
+    let place = match origin {
+        Origin::File(path) => path.as_os_str().as_encoded_bytes(),
+        Origin::Url(url) => url.as_bytes(),
+    };
     let digest = Sha256::new()
         .chain_update(object.to_string())
         .chain_update([0])
         .chain_update(node)
         .chain_update([0])
-        .chain_update(path.as_os_str().as_encoded_bytes())
+        .chain_update(place)
         .finalize();
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

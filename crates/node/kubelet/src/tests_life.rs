@@ -51,7 +51,7 @@ impl World {
     }
 
     /// With other settings, too.
-    fn start_as(runtime_name: &str, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
+    pub(crate) fn start_as(runtime_name: &str, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
         Self::start_all(runtime_name, change, Extra::default())
     }
 
@@ -79,10 +79,15 @@ impl World {
         tokio::time::timeout(LIMIT, &mut self.task).await.expect("stops in time").unwrap().unwrap();
     }
 
-    pub(crate) async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_as(&|_| {}).await
+    }
+
+    /// With other settings than the default.
+    pub(crate) async fn restart_as(mut self, change: &dyn Fn(&mut Configuration)) -> Self {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap().unwrap();
-        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, change, &self.extra);
         self
     }
 

@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use http::{HeaderName, HeaderValue};
 use podium_api::quantity::Quantity;
 
 use super::{Configuration, Span, gates, tls};
+use crate::http_get::HttpTarget;
 
 /// Everything that is wrong.
 pub(super) fn check(read: &Configuration) -> Vec<String> {
     let mut wrong = Wrong(Vec::new());
     access(read, &mut wrong);
+    static_pods(read, &mut wrong);
     node(read, &mut wrong);
     shutdown(read, &mut wrong);
     resources(read, &mut wrong);
@@ -44,6 +47,24 @@ fn access(read: &Configuration, wrong: &mut Wrong) {
     wrong.only(read.healthz_bind_address.is_loopback(), "healthzBindAddress", "a loopback address");
     let both = read.tls_cert_file.is_some() == read.tls_private_key_file.is_some();
     wrong.unless(both, || "tlsCertFile and tlsPrivateKeyFile belong together".to_owned());
+}
+
+fn static_pods(read: &Configuration, wrong: &mut Wrong) {
+    if let Some(url) = &read.static_pod_url {
+        wrong.unless(HttpTarget::of(url, Vec::new()).is_some(), || {
+            format!(
+                "staticPodURL (--manifest-url) {url:?} must be a URL of http or https without a user in it"
+            )
+        });
+    }
+    for (name, values) in &read.static_pod_url_header {
+        let good = HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && values.iter().all(|value| HeaderValue::from_str(value).is_ok());
+        // A value may be a secret.
+        wrong.unless(good, || {
+            format!("staticPodURLHeader (--manifest-url-header) {name:?} is no header of HTTP")
+        });
+    }
 }
 
 fn node(read: &Configuration, wrong: &mut Wrong) {

@@ -17,10 +17,7 @@ use Served::{Anything, Nothing, Only};
 
 const FIELDS: &[(&str, Served)] = &[
     ("enableServer", Only(|| json!(true))),
-    ("staticPodURL", Only(|| json!(""))),
-    ("staticPodURLHeader", Only(|| json!({}))),
     ("syncFrequency", Only(|| json!("1m0s"))),
-    ("httpCheckFrequency", Only(|| json!("20s"))),
     ("readOnlyPort", Only(|| json!(0))),
     ("tlsCurvePreferences", Only(|| json!([]))),
     ("registryPullQPS", Only(|| json!(0))),

@@ -123,6 +123,11 @@ fn what_is_wrong_or_not_built_is_refused() {
         ),
         (json!({"evictionHard": {"gpu.available": "1"}}), "unsupported eviction signal gpu.available"),
         (json!({"tlsCertFile": "/a"}), "belong together"),
+        (json!({"staticPodURL": "/a"}), "\"/a\" must be a URL of http or https without a user in it"),
+        (json!({"staticPodURL": "http://u:p@a/"}), "must be a URL of http or https without a user in it"),
+        (json!({"staticPodURLHeader": {"a b": ["x"]}}), "\"a b\" is no header of HTTP"),
+        (json!({"staticPodURLHeader": {"a": ["x", "\n"]}}), "\"a\" is no header of HTTP"),
+        (json!({"httpCheckFrequency": "-1s"}), "is not a duration"),
     ] {
         let error = read(fields).unwrap_err();
         assert!(error.contains(why), "{error} lacks {why}");
@@ -163,8 +168,25 @@ fn what_is_shown_is_read_back() {
 }
 
 #[test]
+fn pods_from_a_url() {
+    assert_eq!(read(kubeadm()).unwrap().http_check_frequency, Span::seconds(20));
+    let headers = json!({"Authorization": ["Bearer secret"]});
+    let fields = json!({"staticPodURL": "https://pods/here", "staticPodURLHeader": headers, "httpCheckFrequency": "1m"});
+    let read = read(fields).unwrap();
+    assert_eq!(read.static_pod_url.as_deref(), Some("https://pods/here"));
+    assert_eq!(read.static_pod_url_header["Authorization"], ["Bearer secret"]);
+    assert_eq!(read.http_check_frequency, Span::minutes(1));
+    let shown = read.shown();
+    assert_eq!(shown["staticPodURLHeader"], json!({"Authorization": ["<masked>"]}));
+    assert_eq!(
+        (&shown["staticPodURL"], &shown["httpCheckFrequency"]),
+        (&json!("https://pods/here"), &json!("1m0s"))
+    );
+}
+
+#[test]
 fn gates_may_say_what_is_true() {
-    let gates = json!({"AllAlpha": false, "SidecarContainers": true, "NodeSwap": true});
+    let gates = json!({"AllAlpha": false, "EnvFiles": true, "SidecarContainers": true, "NodeSwap": true});
     let read = read(json!({"featureGates": gates})).unwrap();
     assert_eq!(read.shown()["featureGates"], gates);
 }

@@ -15,6 +15,7 @@ use crate::{
     static_pods::{
         Source,
         mirror::{self, Step},
+        url::UrlSource,
     },
 };
 
@@ -22,7 +23,7 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Pods {
-    /// The pods' source, read once and run: what there is of them must be known before anything is cleared away.
+    /// The pods of files, read once and run: what there is of them must be known before anything is cleared away.
     pub(super) async fn first_statics(self: &Arc<Self>) -> Option<(Source, Vec<Arc<Pod>>)> {
         let config = &self.shared.config;
         let mut source = Source::new(config.settings.static_pod_path.as_ref()?, &config.node_name);
@@ -36,37 +37,63 @@ impl Pods {
         Some((source, found))
     }
 
-    /// Runs what the source has, and shows it to the API.
+    /// Runs what the sources have, and shows it to the API. `heard` becomes true when all sources have been heard.
     pub(super) async fn keep_statics(
         self: &Arc<Self>,
         first: Option<(Source, Vec<Arc<Pod>>)>,
+        heard: &watch::Sender<bool>,
         informer: &Informer<Pod>,
     ) {
+        let settings = &self.shared.config.settings;
         let (source, found) = first.unzip();
-        let (told, mut wanted) = watch::channel(found.unwrap_or_default());
+        let (told, mut of_files) = watch::channel(found.unwrap_or_default());
         let follow = async {
             if let Some(source) = source {
-                source.follow(told, self.shared.config.settings.file_check_frequency.0).await;
+                source.follow(told, settings.file_check_frequency.0).await;
+            }
+        };
+        let url = self.url_source();
+        let (told, mut of_url) = watch::channel(url.is_none().then(Vec::new));
+        let follow_url = async {
+            if let Some(source) = url {
+                source.follow(told, settings.http_check_frequency.0).await;
             }
         };
         let keep = async {
             loop {
-                let pods = wanted.borrow_and_update().clone();
+                let mut pods = of_files.borrow_and_update().clone();
+                let more = of_url.borrow_and_update().clone();
+                let all_heard = more.is_some();
+                pods.extend(more.into_iter().flatten());
+                let news = all_heard && !*heard.borrow();
+                if news {
+                    self.end_predecessors(&pods).await;
+                }
                 self.run_statics(&pods);
+                if news {
+                    heard.send_replace(true);
+                }
                 // Without the API's word nothing is known of mirrors.
-                let failed = informer.is_synced() && !self.keep_mirrors(&pods).await;
+                let failed = informer.is_synced() && !self.keep_mirrors(&pods, all_heard).await;
                 tokio::select! {
                     () = self.statics_wake.notified() => {}
-                    Ok(()) = wanted.changed() => {}
+                    Ok(()) = of_files.changed() => {}
+                    Ok(()) = of_url.changed() => {}
                     () = informer.synced(), if !informer.is_synced() => {}
                     () = tokio::time::sleep(AGAIN), if failed => {}
                 }
             }
         };
-        tokio::join!(follow, keep);
+        tokio::join!(follow, follow_url, keep);
     }
 
-    /// Ends what still runs of a static pod whose file was changed while no kubelet looked: two of one name would fight for
+    fn url_source(&self) -> Option<UrlSource> {
+        let config = &self.shared.config;
+        let url = config.settings.static_pod_url.as_ref()?;
+        UrlSource::new(url, &config.settings.static_pod_url_header, &config.node_name)
+    }
+
+    /// Ends what still runs of a static pod that was changed while no kubelet looked: two of one name would fight for
     /// what they share.
     async fn end_predecessors(&self, wanted: &[Arc<Pod>]) {
         let sandboxes = self.shared.cri.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await;
@@ -76,7 +103,8 @@ impl Pods {
             let same = |one: &Arc<Pod>| {
                 pod::name(one) == told(label::POD_NAME) && pod::namespace(one) == told(label::POD_NAMESPACE)
             };
-            if wanted.iter().any(|one| same(one) && pod::uid(one) != uid)
+            if wanted.iter().any(same)
+                && wanted.iter().all(|one| pod::uid(one) != uid)
                 && let Err(error) = self.end_orphan(uid).await
             {
                 tracing::warn!(uid, %error, "ending the predecessor of a static pod failed");
@@ -103,7 +131,8 @@ impl Pods {
                     uid != pod::uid(one) && ObjectKey::of(other) == ObjectKey::of(&**one)
                 };
                 let waits =
-                    entries.iter().any(|(uid, entry)| pod::is_static(&entry.pod) && held(uid, &entry.pod));
+                    entries.iter().any(|(uid, entry)| pod::is_static(&entry.pod) && held(uid, &entry.pod))
+                        || starting.iter().any(|other: &Arc<Pod>| held(pod::uid(other), other));
                 let known = entries.get(pod::uid(one)).is_some_and(|entry| entry.pod == *one);
                 if !waits && !known {
                     starting.push(one.clone());
@@ -148,7 +177,7 @@ impl Pods {
     }
 
     /// Makes and deletes mirrors; false if something is to be tried again.
-    async fn keep_mirrors(&self, wanted: &[Arc<Pod>]) -> bool {
+    async fn keep_mirrors(&self, wanted: &[Arc<Pod>], all_heard: bool) -> bool {
         let mut statics: Vec<Arc<Pod>> = self
             .entries
             .lock()
@@ -164,7 +193,7 @@ impl Pods {
         }
         let mirrors: Vec<Arc<Pod>> = self.mirrors.lock().values().cloned().collect();
         let mut done = true;
-        for step in mirror::plan(&statics, &mirrors) {
+        for step in mirror::plan(&statics, &mirrors, all_heard) {
             done &= match step {
                 Step::Create(wanted) => self.create_mirror(&wanted).await,
                 Step::Delete(mirror) => self.delete_mirror(&mirror).await,

@@ -16,14 +16,18 @@ pub(crate) enum Step {
     Delete(Arc<Pod>),
 }
 
-/// What to do, given all static pods that run or are to run, and all mirrors that the API has.
-pub(crate) fn plan(statics: &[Arc<Pod>], mirrors: &[Arc<Pod>]) -> Vec<Step> {
+/// What to do, given all static pods that run or are to run, and all mirrors that the API has. While not all sources of
+/// static pods have been heard, mirrors of others than these stay.
+pub(crate) fn plan(statics: &[Arc<Pod>], mirrors: &[Arc<Pod>], all_heard: bool) -> Vec<Step> {
     let find =
         |list: &[Arc<Pod>], key: &ObjectKey| list.iter().find(|one| ObjectKey::of(&***one) == *key).cloned();
     let mut steps = Vec::new();
     for mirror in mirrors {
         let wanted = find(statics, &ObjectKey::of(&**mirror));
-        let fits = wanted.is_some_and(|wanted| shows(mirror, &wanted) && !pod::is_deleting(mirror));
+        let fits = match wanted {
+            Some(wanted) => shows(mirror, &wanted) && !pod::is_deleting(mirror),
+            None => !all_heard,
+        };
         if !fits {
             steps.push(Step::Delete(mirror.clone()));
         }

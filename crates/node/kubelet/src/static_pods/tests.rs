@@ -7,7 +7,7 @@ use super::{mirror::Step, *};
 const TEXT: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: c, image: 'app:v1'}\n";
 
 fn parsed(text: &str) -> Result<Pod, String> {
-    parse(text, Path::new("/etc/manifests/web.yaml"), "n1").map_err(|error| error.to_string())
+    parse(text, Origin::File(Path::new("/etc/manifests/web.yaml")), "n1").map_err(|error| error.to_string())
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_file_becomes_a_pod_of_this_node() {
     ));
     let other = parsed(&TEXT.replace("v1'", "v2'")).unwrap();
     assert_ne!(pod::uid(&other), pod::uid(&pod));
-    let elsewhere = parse(TEXT, Path::new("/etc/manifests/b.yaml"), "n1").unwrap();
+    let elsewhere = parse(TEXT, Origin::File(Path::new("/etc/manifests/b.yaml")), "n1").unwrap();
     assert_ne!(pod::uid(&elsewhere), pod::uid(&pod));
 }
 
@@ -44,6 +44,8 @@ fn what_is_no_static_pod() {
     for (text, why) in [
         ("{".to_owned(), "couldn't parse as pod"),
         (TEXT.replace("Pod", "Service"), "couldn't parse as pod: not a Pod of v1"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: x}".to_owned(), "spec is not an object"),
+        ("{apiVersion: v1, kind: Pod, metadata: web}".to_owned(), "name is needed for the pod"),
         (TEXT.replace("{name: web}", "{}"), "invalid pod: name is needed for the pod"),
         (TEXT.replace("{name: web}", "{name: web, uid: ../../x}"), "metadata.uid"),
         (TEXT.replace("{name: web}", "{name: Web_}"), "invalid pod: metadata.name"),
@@ -98,7 +100,7 @@ fn mirrors_follow_their_pods() {
     assert_eq!((owner.kind.as_str(), owner.uid.as_str(), owner.controller), ("Node", "node-uid", Some(true)));
     let plan = |statics: &[&Arc<Pod>], mirrors: &[&Arc<Pod>]| {
         let own = |list: &[&Arc<Pod>]| list.iter().map(|one| Arc::clone(one)).collect::<Vec<_>>();
-        mirror::plan(&own(statics), &own(mirrors))
+        mirror::plan(&own(statics), &own(mirrors), true)
     };
     assert_eq!(plan(&[&one], &[]), [Step::Create(one.clone())]);
     assert_eq!(plan(&[&one], &[&shown]), []);
@@ -109,4 +111,8 @@ fn mirrors_follow_their_pods() {
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
     let deleting = Arc::new(deleting);
     assert_eq!(plan(&[&one], &[&deleting]), [Step::Delete(deleting)]);
+    // While a source has said nothing yet, a mirror of a pod that is not known may be one of its.
+    let early = |statics: &[Arc<Pod>]| mirror::plan(statics, std::slice::from_ref(&shown), false);
+    assert_eq!(early(&[]), []);
+    assert_eq!(early(std::slice::from_ref(&changed)), [Step::Delete(shown.clone())]);
 }

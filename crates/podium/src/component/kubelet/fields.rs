@@ -21,9 +21,11 @@ enum Form {
     Gates,
     /// `key=value:effect`, separated by commas.
     Taints,
+    /// `name:value`, separated by commas; names and flags may be repeated.
+    Headers,
 }
 
-use Form::{Gates, List, Number, Pairs, Taints, Text, Thresholds, Truth};
+use Form::{Gates, Headers, List, Number, Pairs, Taints, Text, Thresholds, Truth};
 
 /// Flag, field, form. Inner fields are reached with dots.
 const FLAGS: &[(&str, &str, Form)] = &[
@@ -82,6 +84,7 @@ const FLAGS: &[(&str, &str, Form)] = &[
     ("local-storage-capacity-isolation", "localStorageCapacityIsolation", Truth),
     ("make-iptables-util-chains", "makeIPTablesUtilChains", Truth),
     ("manifest-url", "staticPodURL", Text),
+    ("manifest-url-header", "staticPodURLHeader", Headers),
     ("max-open-files", "maxOpenFiles", Number),
     ("max-pods", "maxPods", Number),
     ("memory-manager-policy", "memoryManagerPolicy", Text),
@@ -157,6 +160,7 @@ impl Args for Fields {
                 Thresholds => arg.value_name("SIGNAL<VALUE,..."),
                 Gates => arg.value_name("GATE=BOOL,..."),
                 Taints => arg.value_name("KEY=VALUE:EFFECT,..."),
+                Headers => arg.value_name("NAME:VALUE,...").action(ArgAction::Append),
                 Text => arg.value_name("VALUE"),
             })
         })
@@ -176,8 +180,9 @@ impl FromArgMatches for Fields {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for (flag, field, form) in FLAGS {
-            let Some(text) = matches.get_one::<String>(flag) else { continue };
-            let value = read(*form, text).map_err(|why| {
+            let Some(texts) = matches.get_many::<String>(flag) else { continue };
+            let text = texts.map(String::as_str).collect::<Vec<_>>().join(",");
+            let value = read(*form, &text).map_err(|why| {
                 clap::Error::raw(ErrorKind::ValueValidation, format!("--{flag} {text:?}: {why}\n"))
             })?;
             self.0.insert((*field).to_owned(), value);
@@ -209,6 +214,14 @@ fn read(form: Form, text: &str) -> Result<Value, String> {
         Thresholds => map('<', |value| Some(json!(value)))?,
         Gates => map('=', |value| value.parse::<bool>().ok().map(Value::from))?,
         Taints => parts().map(taint).collect::<Result<_, _>>()?,
+        Headers => {
+            let mut headers = BTreeMap::<&str, Vec<&str>>::new();
+            for part in parts() {
+                let (name, value) = part.split_once(':').ok_or("malformed pair, expect string:string")?;
+                headers.entry(name.trim()).or_default().push(value.trim());
+            }
+            json!(headers)
+        }
     })
 }
 
@@ -255,6 +268,11 @@ mod tests {
             "--register-with-taints=dedicated=db:NoSchedule,a:NoExecute",
             "--client-ca-file=/ca",
             "--authorization-webhook-cache-authorized-ttl=1s",
+            "--manifest-url=http://pods:81/here",
+            "--manifest-url-header=a:hello,b:again, c:x:y",
+            "--manifest-url-header",
+            "b:beautiful",
+            "--http-check-frequency=5s",
         ])
         .unwrap();
         assert_eq!((read.max_pods, read.fail_swap_on, read.seccomp_default), (7, false, true));
@@ -267,6 +285,14 @@ mod tests {
         assert_eq!(taints, [("dedicated", Some("db")), ("a", None)]);
         assert_eq!(read.authentication.x509.client_ca_file, Some("/ca".into()));
         assert_eq!(read.authorization.webhook.cache_authorized_ttl.to_string(), "1s");
+        assert_eq!(read.static_pod_url.as_deref(), Some("http://pods:81/here"));
+        assert_eq!(read.http_check_frequency.to_string(), "5s");
+        let headers: Vec<_> = read
+            .static_pod_url_header
+            .iter()
+            .map(|(name, values)| (name.as_str(), values.join("+")))
+            .collect();
+        assert_eq!(headers, [("a", "hello".into()), ("b", "again+beautiful".into()), ("c", "x:y".into())]);
     }
 
     #[test]
@@ -280,6 +306,8 @@ mod tests {
             ("--register-with-taints==v:NoSchedule", "is not a taint such as"),
             ("--read-only-port=10255", "readOnlyPort 10255 is not supported"),
             ("--feature-gates=NodeLogQuery=true", "featureGates"),
+            ("--manifest-url=pods", "must be a URL of http or https"),
+            ("--manifest-url-header=secret", "malformed pair, expect string:string"),
             ("--no-such-flag=1", "unexpected argument"),
         ] {
             let error = parse(&[flag]).unwrap_err();
