@@ -16,7 +16,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, fstat, mkdirat},
+    sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat},
 };
 
 /// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
@@ -38,7 +38,9 @@ pub(super) fn openat2<P: ?Sized + NixPath>(
     nix::fcntl::openat2(directory.as_fd(), path, how)
 }
 
-/// Opens `path` beneath `root` without ever leaving it, making missing directories when `create`.
+/// Opens `path` beneath `root` without ever leaving it, making missing directories when `create`. Those get the root's mode,
+/// whatever our umask is, and with its setgid bit its group: whoever may write to the volume may write there. Source:
+/// upstream's `makeMounts` and `doSafeMakeDir`.
 pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let base = open(root, flags | OFlag::O_DIRECTORY, Mode::empty())?;
@@ -50,14 +52,21 @@ pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<
         other => return Ok(other?),
     }
     // Step by step: each step opens what the last one made or found, so a link swapped in is refused.
+    let mode = Mode::from_bits_truncate(fstat(&base)?.st_mode);
+    // What was made is no link, and is opened for more than its path: the mode is set on what is open.
+    let made = how.flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW);
     let mut at = base;
     for component in Path::new(path).components() {
         let Component::Normal(name) = component else { continue };
-        match mkdirat(&at, name, Mode::from_bits_truncate(0o777)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        at = match mkdirat(&at, name, mode) {
+            Ok(()) => {
+                let directory = openat2(&at, name, made)?;
+                fchmod(&directory, mode)?;
+                directory
+            }
+            Err(Errno::EEXIST) => openat2(&at, name, how)?,
             Err(error) => return Err(error.into()),
-        }
-        at = openat2(&at, name, how)?;
+        };
     }
     Ok(at)
 }

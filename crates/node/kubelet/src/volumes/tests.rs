@@ -199,6 +199,34 @@ fn sub_paths_stay_beneath() {
 }
 
 #[test]
+fn sub_paths_are_made_as_their_volume_is() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: giving a volume to a group needs root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (shared, private) = (directory.path().join("shared"), directory.path().join("private"));
+    for root in [&shared, &private] {
+        fs::create_dir_all(root.join("old")).unwrap();
+        fs::set_permissions(root.join("old"), fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    own(&shared, 0o777, Some(5000)).unwrap();
+    own(&private, 0o750, None).unwrap();
+    let found = |path: PathBuf| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode() & 0o7777, metadata.gid())
+    };
+    for (root, expected) in [(&shared, (0o2777, 5000)), (&private, (0o750, 0))] {
+        sub_path::open_beneath(root, "a/b", true).unwrap();
+        assert_eq!(found(root.join("a")), expected);
+        assert_eq!(found(root.join("a/b")), expected);
+        sub_path::open_beneath(root, "old", true).unwrap();
+        assert_eq!(found(root.join("old")).0, 0o711, "what was there stays as it is");
+    }
+}
+
+#[test]
 fn host_path_types() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
