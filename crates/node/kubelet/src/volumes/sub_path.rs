@@ -16,7 +16,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat},
+    sys::stat::{Mode, SFlag, fchmod, fstat, lstat, mkdirat},
 };
 
 /// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
@@ -71,14 +71,22 @@ pub(crate) fn open_beneath(root: &Path, path: &str, create: bool) -> io::Result<
     Ok(at)
 }
 
-/// Bind-mounts `path` of the volume at `root` onto `target`, which is made as needed. Safe to repeat.
+/// Bind-mounts `path` of the volume at `root` onto `target`, which is made as needed. Safe to repeat: what is mounted there
+/// stays if the name still leads to it, and gives way if the name has become another file's, as the files of a ConfigMap do
+/// with each change.
 pub(crate) fn bind(root: &Path, path: &str, target: &Path) -> io::Result<()> {
-    if is_mounted(target)? {
-        return Ok(());
-    }
     let opened = open_beneath(root, path, true)?;
-    let directory =
-        SFlag::from_bits_truncate(fstat(&opened)?.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+    let found = fstat(&opened)?;
+    let directory = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+    if is_mounted(target)? {
+        let mounted = lstat(target)?;
+        if (mounted.st_dev, mounted.st_ino) == (found.st_dev, found.st_ino) {
+            return Ok(());
+        }
+        unmount_below(target)?;
+        // What it was mounted on may be a directory where a file is needed, or the other way round.
+        if fs::symlink_metadata(target)?.is_dir() { fs::remove_dir(target) } else { fs::remove_file(target) }?;
+    }
     if directory {
         fs::create_dir_all(target)?;
     } else {

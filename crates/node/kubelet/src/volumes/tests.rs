@@ -303,6 +303,40 @@ fn volumes_come_and_go() {
 }
 
 #[test]
+fn a_sub_path_leads_to_what_has_the_name_now() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: mounting needs root");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let directory = PodDir::new(root.path(), "u1");
+    let volume = config(None, "cfg", false);
+    let pod = pod(vec![volume.clone()]);
+    let at = host_path_of(&directory, &volume).unwrap();
+    let target = directory.sub_path("v", "c", 0);
+    let start = |lookup: &Lookup| {
+        ensure(&directory, &pod, &volume, lookup).unwrap();
+        sub_path::bind(&at, "a", &target).unwrap();
+        sub_path::mounts_below(root.path()).unwrap().len()
+    };
+    let holding = |text: &str| {
+        let data = Some([("a".to_owned(), text.to_owned())].into());
+        let config = ConfigMap { data, ..Default::default() };
+        Lookup { config_maps: [("cfg".to_owned(), Arc::new(config))].into(), ..Default::default() }
+    };
+    assert_eq!(start(&holding("old")), 1);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+    assert_eq!(start(&holding("new")), 1);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+    // A key that is gone: a directory is made in its place, as upstream does.
+    let gone = ConfigMap::default();
+    let gone = Lookup { config_maps: [("cfg".to_owned(), Arc::new(gone))].into(), ..Default::default() };
+    assert_eq!(start(&gone), 1);
+    assert!(target.is_dir());
+    teardown(&directory).unwrap();
+}
+
+#[test]
 fn what_is_not_supported_says_so() {
     let csi = Volume { name: "n".into(), csi: Some(CSIVolumeSource::default()), ..Default::default() };
     let directory = PodDir::new(Path::new("/nonexistent"), "u1");
