@@ -3,6 +3,8 @@
 //! [`config`] is pure. What needs the file system first (termination log, parts of volumes) is made by
 //! [`prepare`], which also says where it is.
 
+pub(crate) mod read_only;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -36,10 +38,8 @@ pub(crate) enum ConfigError {
     NoVolume { volume: String, container: String },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
-    #[error(
-        "container {container:?} asks for a recursively read-only mount, which the runtime does not offer"
-    )]
-    RecursiveReadOnly { container: String },
+    #[error("failed to resolve recursive read-only mode: {0}")]
+    ReadOnly(#[from] read_only::ReadOnlyError),
 }
 
 /// What a container is made from besides its spec.
@@ -152,7 +152,8 @@ fn annotations(from: &Ingredients<'_>) -> std::collections::HashMap<String, Stri
     set.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Makes what the container's mounts need on disk and gives the mounts. Blocking.
+/// Makes what the container's mounts need on disk and gives the mounts. `recursive`: whether the runtime makes mounts
+/// read-only with all below them. Blocking.
 pub(crate) fn prepare(
     directory: &PodDir,
     pod: &Pod,
@@ -160,14 +161,17 @@ pub(crate) fn prepare(
     images: &ImageVolumes,
     env: &[(String, String)],
     etc_hosts: Option<&Path>,
+    recursive: bool,
 ) -> Result<Vec<v1::Mount>, ConfigError> {
     let mut mounts = Vec::new();
     for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
         let part = sub_path_of(container, wanted, env)?;
-        mounts.push(match images.get(&wanted.name) {
+        let recursive_read_only = read_only::resolve(wanted, recursive)?;
+        let mount = match images.get(&wanted.name) {
             Some(image) => image_mount(wanted, image, part),
             None => volume_mount(directory, pod, container, index, wanted, part)?,
-        });
+        };
+        mounts.push(v1::Mount { recursive_read_only, ..mount });
     }
     let taken = |path: &str| container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == path);
     if let Some(file) = etc_hosts.filter(|_| !taken("/etc/hosts")) {
@@ -227,15 +231,12 @@ fn termination_log(directory: &PodDir, container: &Container) -> io::Result<Path
     Ok(file)
 }
 
-/// The part of a volume that a mount is of. Also says what no mount of ours can be.
+/// The part of a volume that a mount is of.
 fn sub_path_of(
     container: &Container,
     wanted: &VolumeMount,
     env: &[(String, String)],
 ) -> Result<Option<String>, ConfigError> {
-    if wanted.recursive_read_only.as_deref() == Some("Enabled") {
-        return Err(ConfigError::RecursiveReadOnly { container: container.name.clone() });
-    }
     let part = match (wanted.sub_path_expr.as_deref(), wanted.sub_path.as_deref()) {
         (Some(text), _) if !text.is_empty() => {
             Some(expand(text, |name| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())))
@@ -356,7 +357,7 @@ mod tests {
         let prepared = |mount: serde_json::Value, images: &ImageVolumes| {
             let container: Container =
                 serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": [mount]})).unwrap();
-            prepare(&directory, &pod, &container, images, &env, None).map(|mounts| mounts[0].clone())
+            prepare(&directory, &pod, &container, images, &env, None, true).map(|mounts| mounts[0].clone())
         };
         for (mount, sub_path) in [
             (serde_json::json!({"name": "v", "mountPath": "/v"}), ""),
@@ -372,6 +373,8 @@ mod tests {
             };
             assert_eq!(prepared(mount, &images).unwrap(), expected, "{sub_path}");
         }
+        let mount = serde_json::json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Enabled"});
+        assert!(prepared(mount, &images).unwrap().recursive_read_only);
         for part in ["../x", "/x", "a/../../x"] {
             let mount = serde_json::json!({"name": "v", "mountPath": "/v", "subPath": part});
             assert!(prepared(mount, &images).is_err(), "{part}");

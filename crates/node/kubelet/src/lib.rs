@@ -67,6 +67,8 @@ mod tests_devices;
 #[cfg(test)]
 mod tests_end;
 #[cfg(test)]
+mod tests_files;
+#[cfg(test)]
 mod tests_life;
 #[cfg(test)]
 mod tests_real;

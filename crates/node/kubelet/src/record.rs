@@ -1,6 +1,6 @@
 //! What the runtime holds of one pod, read from CRI and kept in plain types that decisions take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podium_cri::v1;
 
@@ -102,6 +102,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) mounts: Vec<(String, String)>,
     /// Container paths of image volumes with their images, as the runtime names them.
     pub(crate) image_volumes: BTreeMap<String, String>,
+    /// Container paths of mounts that are read-only with all below them.
+    pub(crate) recursive_read_only: BTreeSet<String>,
 }
 
 impl PodRecord {
@@ -219,6 +221,12 @@ impl ContainerRecord {
                     let image = mount.image.as_ref().filter(|image| !image.image.is_empty())?;
                     Some((mount.container_path.clone(), image.image.clone()))
                 })
+                .collect(),
+            recursive_read_only: status
+                .mounts
+                .iter()
+                .filter(|mount| mount.recursive_read_only)
+                .map(|mount| mount.container_path.clone())
                 .collect(),
         }
     }

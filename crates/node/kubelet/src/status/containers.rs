@@ -269,6 +269,11 @@ fn volume_mounts(container: &Container, record: Option<&ContainerRecord>) -> Opt
         let image_ref = record?.image_volumes.get(&inside(path))?.clone();
         Some(VolumeStatus { image: Some(ImageVolumeStatus { image_ref }) })
     };
+    // What the runtime has made counts, not what it could make now: a container outlives a change of its handler.
+    let recursive = |path: &str| {
+        let made = record.is_some_and(|record| record.recursive_read_only.contains(&inside(path)));
+        if made { "Enabled" } else { "Disabled" }.to_owned()
+    };
     let mounts: Vec<VolumeMountStatus> = container
         .volume_mounts
         .iter()
@@ -277,7 +282,7 @@ fn volume_mounts(container: &Container, record: Option<&ContainerRecord>) -> Opt
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only: mount.read_only,
-            recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+            recursive_read_only: (mount.read_only == Some(true)).then(|| recursive(&mount.mount_path)),
             volume_status: image(&mount.mount_path),
         })
         .collect();

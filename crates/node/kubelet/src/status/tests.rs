@@ -130,6 +130,28 @@ fn mounts_say_which_image_they_are() {
 }
 
 #[test]
+fn mounts_say_how_far_down_they_are_read_only() {
+    let mut one = case("Always", &["a"], &["a:run"]);
+    let mount = |path: &str, read_only| VolumeMount {
+        name: "v".into(),
+        mount_path: path.into(),
+        read_only: Some(read_only),
+        recursive_read_only: read_only.then(|| "IfPossible".into()),
+        ..Default::default()
+    };
+    one.pod.spec.as_mut().unwrap().containers[0].volume_mounts =
+        Some(vec![mount("deep", true), mount("/flat", true), mount("/open", false)]);
+    one.record.containers[0].recursive_read_only = ["/deep".to_owned()].into();
+    let modes = |one: &Case| {
+        let mounts = one.status()["containerStatuses"][0]["volumeMounts"].clone();
+        [0, 1, 2].map(|index| mounts[index]["recursiveReadOnly"].clone())
+    };
+    assert_eq!(modes(&one), [json!("Enabled"), json!("Disabled"), Value::Null]);
+    one.record.containers.clear();
+    assert_eq!(modes(&one), [json!("Disabled"), json!("Disabled"), Value::Null]);
+}
+
+#[test]
 fn phases() {
     for (policy, names, runs, expected) in [
         ("Always", vec!["a"], vec![], "Pending"),

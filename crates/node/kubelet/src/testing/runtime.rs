@@ -38,6 +38,8 @@ pub(crate) struct Held {
     pub(crate) ignores_stop: Vec<String>,
     /// Whether it says that it has user namespaces.
     pub(crate) user_namespaces: bool,
+    /// Whether it says that it makes mounts read-only with all below them.
+    pub(crate) recursive_read_only: bool,
     next: u64,
 }
 
@@ -201,8 +203,11 @@ impl RuntimeService for FakeRuntime {
         let ready =
             |type_: &str| v1::RuntimeCondition { r#type: type_.into(), status: true, ..Default::default() };
         let status = v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] };
-        let user_namespaces = self.held.lock().user_namespaces;
-        let features = v1::RuntimeHandlerFeatures { user_namespaces, ..Default::default() };
+        let (user_namespaces, recursive_read_only_mounts) = {
+            let held = self.held.lock();
+            (held.user_namespaces, held.recursive_read_only)
+        };
+        let features = v1::RuntimeHandlerFeatures { user_namespaces, recursive_read_only_mounts };
         let runtime_handlers = vec![v1::RuntimeHandler { name: String::new(), features: Some(features) }];
         Ok(Response::new(v1::StatusResponse { status: Some(status), runtime_handlers, ..Default::default() }))
     }

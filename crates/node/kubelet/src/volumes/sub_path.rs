@@ -85,7 +85,11 @@ pub(crate) fn bind(root: &Path, path: &str, target: &Path) -> io::Result<()> {
         }
         unmount_below(target)?;
         // What it was mounted on may be a directory where a file is needed, or the other way round.
-        if fs::symlink_metadata(target)?.is_dir() { fs::remove_dir(target) } else { fs::remove_file(target) }?;
+        if fs::symlink_metadata(target)?.is_dir() {
+            fs::remove_dir(target)
+        } else {
+            fs::remove_file(target)
+        }?;
     }
     if directory {
         fs::create_dir_all(target)?;

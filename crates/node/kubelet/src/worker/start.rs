@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     actions::{Kill, KillReason, Start},
-    container::{self, ImageVolumes, Ingredients},
+    container::{self, ImageVolumes, Ingredients, read_only},
     context::Shared,
     hooks,
     images::{Image, NoImage, Wanted},
@@ -133,6 +133,16 @@ impl Worker {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         let found = tokio::task::spawn_blocking(move || shared.users.of_pod(&pod)).await;
         found.map_err(|error| error.to_string())?
+    }
+
+    /// Whether the runtime makes the pod's mounts read-only with all below them. It is asked if the container wants to know.
+    async fn recursive_read_only(&self, spec: &Container) -> Result<bool, String> {
+        if !read_only::is_asked_for(spec) {
+            return Ok(false);
+        }
+        let handler = self.runtime_handler().await?;
+        let status = self.shared.cri.status(v1::StatusRequest::default()).await;
+        Ok(read_only::is_offered(&status.map_err(|error| error.grpc_text())?.runtime_handlers, &handler))
     }
 
     fn sandbox_config(
@@ -386,6 +396,7 @@ impl Worker {
         let pod_ips = self.pod_ips();
         let env = variables::of(shared, &self.pod, spec, pod_ips.clone()).await?;
         let hosts = hosts_text(shared, &self.pod, &pod_ips)?;
+        let recursive = self.recursive_read_only(spec).await?;
         let directory = shared.pod_dir(pod::uid(&self.pod));
         let (pod, container, variables) = (self.pod.clone(), spec.clone(), env.clone());
         let (mounts, devices) = tokio::task::spawn_blocking(move || {
@@ -400,8 +411,9 @@ impl Worker {
                 }
                 None => None,
             };
+            let file = file.as_deref();
             let mounts =
-                container::prepare(&directory, &pod, &container, &volumes, &variables, file.as_deref())?;
+                container::prepare(&directory, &pod, &container, &volumes, &variables, file, recursive)?;
             container::devices(&directory, &pod, &container).map(|devices| (mounts, devices))
         })
         .await

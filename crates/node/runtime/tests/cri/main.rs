@@ -8,6 +8,7 @@ mod figures;
 mod fixture;
 mod handlers;
 mod images;
+mod mounts;
 mod registry;
 mod restart;
 mod sandboxes;
@@ -59,6 +60,8 @@ cases! {
     images::life_of_an_image,
     images::pulled_from_a_registry,
     images::as_volumes,
+    mounts::read_only_to_the_ground,
+    mounts::which_way_they_travel,
     security::users,
     security::capabilities,
     security::filters,

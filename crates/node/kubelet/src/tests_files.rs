@@ -1,0 +1,45 @@
+//! Files and mounts of pods against a runtime that pretends: what it is asked to make, and what the pod says of it.
+
+use serde_json::{Value, json};
+
+use crate::tests_life::{World, container, is, with};
+
+fn mounting(mode: &str) -> Value {
+    let mount = json!({"name": "v", "mountPath": "v", "readOnly": true, "recursiveReadOnly": mode});
+    json!({"containers": [with(container("a"), json!({"volumeMounts": [mount]}))],
+        "volumes": [{"name": "v", "emptyDir": {}}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_read_only_to_the_ground_where_the_runtime_can() {
+    let Some(world) = World::start() else { return };
+    let shown =
+        |pod: &Value| pod["status"]["containerStatuses"][0]["volumeMounts"][0]["recursiveReadOnly"].clone();
+    let asked = || world.runtime.held.lock().configs.last().unwrap().mounts.clone();
+    world.pod("tries", mounting("IfPossible"));
+    let pod = world.wait("tries", "is ready", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(shown(&pod), "Disabled");
+    assert!(asked().iter().any(|mount| mount.container_path == "/v" && mount.readonly));
+    assert!(!asked().iter().any(|mount| mount.recursive_read_only));
+    world.pod("insists", mounting("Enabled"));
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let pod = world
+        .wait("insists", "is refused", |pod| waiting(pod)["reason"] == "CreateContainerConfigError")
+        .await;
+    assert_eq!(
+        waiting(&pod)["message"],
+        "failed to resolve recursive read-only mode: volume \"v\" requested recursive read-only mode, but it is not \
+         supported by the runtime"
+    );
+    world.runtime.held.lock().recursive_read_only = true;
+    for (name, mode) in [("first", "IfPossible"), ("second", "Enabled")] {
+        world.pod(name, mounting(mode));
+        let pod = world.wait(name, "is ready", |pod| is(pod, "Ready", "True")).await;
+        assert_eq!(shown(&pod), "Enabled");
+        assert!(asked().iter().any(|mount| mount.container_path == "/v" && mount.recursive_read_only));
+    }
+    // What was made before the runtime could is as it was made.
+    let old = world.api.get("pods", "default", "tries").unwrap();
+    assert_eq!(shown(&old), "Disabled");
+    world.stop().await;
+}
