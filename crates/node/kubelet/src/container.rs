@@ -231,6 +231,18 @@ fn termination_log(directory: &PodDir, container: &Container) -> io::Result<Path
     Ok(file)
 }
 
+/// Removes a container's termination messages but those in `kept`. A file is made for each start, also for one that
+/// fails; who calls this before a start keeps their number to that of the runs that the runtime still has. Blocking.
+pub(crate) fn forget_messages(directory: &PodDir, container: &str, kept: &[PathBuf]) {
+    for entry in fs::read_dir(directory.container(container)).into_iter().flatten().flatten() {
+        if !kept.contains(&entry.path())
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::debug!(container, %error, "removing an old termination message failed");
+        }
+    }
+}
+
 /// The part of a volume that a mount is of.
 fn sub_path_of(
     container: &Container,
@@ -341,6 +353,18 @@ mod tests {
             assert_eq!(mounts[0].container_path, expected);
             assert!(Path::new(&mounts[0].host_path).starts_with(directory.container("c")));
         }
+    }
+
+    #[test]
+    fn old_messages_go() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = PodDir::new(root.path(), "u");
+        let container = |name: &str| Container { name: name.into(), ..Default::default() };
+        let [old, last, other] =
+            ["a", "a", "b"].map(|name| termination_log(&directory, &container(name)).unwrap());
+        forget_messages(&directory, "a", std::slice::from_ref(&last));
+        assert!(!old.exists() && last.exists() && other.exists());
+        forget_messages(&directory, "none", &[]);
     }
 
     #[test]

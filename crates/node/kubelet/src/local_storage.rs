@@ -42,7 +42,7 @@ impl Unit {
 /// What a pod has on the node's disk, in bytes or inodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Writable layer and logs of each container.
+    /// Writable layer, logs and termination messages of each container.
     pub(crate) containers: BTreeMap<String, u64>,
     /// emptyDir volumes by name, those in memory too.
     pub(crate) empty_dirs: BTreeMap<String, u64>,
@@ -138,9 +138,12 @@ pub(crate) fn measure(
     unit: Unit,
 ) -> Usage {
     let mut usage = Usage { containers: layers.clone(), ..Usage::default() };
-    for container in pod::containers(pod).iter().chain(pod::init_containers(pod)) {
-        let logs = size(&logs.join(&container.name), unit);
-        *usage.containers.entry(container.name.clone()).or_default() += logs;
+    let ephemeral = pod::ephemeral_containers(pod);
+    for container in pod::containers(pod).iter().chain(pod::init_containers(pod)).chain(&ephemeral) {
+        // The kubelet makes the file of the message, the container may write to it what it likes.
+        let messages = directory.container(&container.name);
+        let kept = size(&logs.join(&container.name), unit) + size(&messages, unit);
+        *usage.containers.entry(container.name.clone()).or_default() += kept;
     }
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         // What lies at a path of the host is the host's.
@@ -300,6 +303,27 @@ mod tests {
         // The root, a directory, a file of two names, a link, one with a hole.
         assert_eq!(size(directory.path(), Unit::Inodes), 5);
         assert_eq!(size(&at("absent"), Unit::Bytes), 0);
+    }
+
+    #[test]
+    fn what_containers_write_into_files_of_the_kubelet_is_theirs() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = volumes::PodDir::new(root.path(), "u");
+        let pod = pod(json!({"containers": [{"name": "c"}], "initContainers": [{"name": "i"}],
+            "ephemeralContainers": [{"name": "e"}]}));
+        let logs = root.path().join("logs");
+        for (name, size) in [("c", 100_000), ("i", 200_000), ("e", 300_000)] {
+            fs::create_dir_all(directory.container(name)).unwrap();
+            fs::write(directory.container(name).join("message"), vec![1; size]).unwrap();
+            fs::create_dir_all(logs.join(name)).unwrap();
+            fs::write(logs.join(name).join("0.log"), vec![1; 50_000]).unwrap();
+        }
+        let layers = BTreeMap::from([("c".to_owned(), 1_000_000)]);
+        let usage = measure(&pod, &directory, &logs, &layers, Unit::Bytes);
+        for (name, least) in [("c", 1_150_000), ("i", 250_000), ("e", 350_000)] {
+            let used = usage.containers[name];
+            assert!((least..least + 40_000).contains(&used), "{name}: {used}");
+        }
     }
 
     #[test]

@@ -43,3 +43,33 @@ async fn mounts_are_read_only_to_the_ground_where_the_runtime_can() {
     assert_eq!(shown(&old), "Disabled");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_runs_that_are_forgotten_go() {
+    let Some(world) = World::start() else { return };
+    world.pod(
+        "web",
+        json!({"containers": [with(container("a"), json!({"terminationMessagePath": "/message"}))]}),
+    );
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let own = world.runtime.path().join("kubelet/pods").join(uid).join("containers/a");
+    // As a start leaves it whose container was not made, or was removed.
+    std::fs::write(own.join("stale"), "").unwrap();
+    world.runtime.end("a", 1);
+    let restarted = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    world.wait("web", "is ready again", |pod| restarted(pod) && is(pod, "Ready", "True")).await;
+    let mut left: Vec<_> = std::fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut held: Vec<std::path::PathBuf> = {
+        let held = world.runtime.held.lock();
+        let mounts = held.containers.iter().flat_map(|(_, one)| &one.mounts);
+        mounts
+            .filter(|mount| mount.container_path == "/message")
+            .map(|mount| mount.host_path.clone().into())
+            .collect()
+    };
+    left.sort();
+    held.sort();
+    assert_eq!((left.len(), &left), (2, &held));
+    world.stop().await;
+}

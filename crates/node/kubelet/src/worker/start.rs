@@ -397,6 +397,9 @@ impl Worker {
         let env = variables::of(shared, &self.pod, spec, pod_ips.clone()).await?;
         let hosts = hosts_text(shared, &self.pod, &pod_ips)?;
         let recursive = self.recursive_read_only(spec).await?;
+        let runs = self.record.containers.iter().filter(|one| one.name == spec.name);
+        let messages: Vec<PathBuf> =
+            runs.flat_map(|one| &one.mounts).map(|(_, host)| PathBuf::from(host)).collect();
         let directory = shared.pod_dir(pod::uid(&self.pod));
         let (pod, container, variables) = (self.pod.clone(), spec.clone(), env.clone());
         let (mounts, devices) = tokio::task::spawn_blocking(move || {
@@ -412,6 +415,7 @@ impl Worker {
                 None => None,
             };
             let file = file.as_deref();
+            container::forget_messages(&directory, &container.name, &messages);
             let mounts =
                 container::prepare(&directory, &pod, &container, &volumes, &variables, file, recursive)?;
             container::devices(&directory, &pod, &container).map(|devices| (mounts, devices))
