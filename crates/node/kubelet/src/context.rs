@@ -19,7 +19,6 @@ use crate::{
     image_gc::ImageGc,
     images::Images,
     metrics::Metrics,
-    network_files::HostResolver,
     node::machine::Machine,
     references::References,
     resources::{Bounds, CpuBounds, Swap},
@@ -52,7 +51,6 @@ pub(crate) struct Context {
     pub(crate) container_manager: ContainerManager,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) machine: Machine,
-    pub(crate) resolver: HostResolver,
     /// Crash back-off of all containers.
     pub(crate) crashes: Mutex<Backoff>,
     /// The runtime's name, the scheme of container ids.

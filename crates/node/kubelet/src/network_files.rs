@@ -1,8 +1,8 @@
-//! What a pod knows of names: its hostname, `/etc/resolv.conf` and `/etc/hosts`. Pure.
+//! What a pod knows of names: its hostname, `/etc/resolv.conf` and `/etc/hosts`. Pure, but for [`host_resolver`].
 //!
 //! Source of the behaviour: upstream's `network/dns/dns.go` and `kubelet_pods.go`.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr, path::Path};
 
 use k8s_openapi::api::core::v1::{HostAlias, Pod, PodDNSConfig};
 use podium_cri::v1::DnsConfig;
@@ -58,6 +58,16 @@ pub(crate) struct HostResolver {
     pub(crate) servers: Vec<String>,
     pub(crate) searches: Vec<String>,
     pub(crate) options: Vec<String>,
+}
+
+/// The host's resolver settings as they are now: networks come and go while the kubelet runs. A host without the file, or
+/// an empty path, has none. Source: upstream's `getHostDNSConfig`.
+pub(crate) async fn host_resolver(resolv_conf: &Path) -> Result<HostResolver, String> {
+    match tokio::fs::read_to_string(resolv_conf).await {
+        Ok(text) => Ok(parse_resolv_conf(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HostResolver::default()),
+        Err(error) => Err(format!("failed to read {}: {error}", resolv_conf.display())),
+    }
 }
 
 /// Reads a resolv.conf.

@@ -28,7 +28,6 @@ use crate::{
     logs,
     manager::Pods,
     metrics::Metrics,
-    network_files,
     node::{NodeKeeper, machine::Machine},
     node_shutdown,
     references::References,
@@ -148,9 +147,6 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         Ok(made) => made.map_err(|error| cgroup_error(&error))?,
         Err(error) => return Err(cgroup_error(&error)),
     };
-    let resolver = network_files::parse_resolv_conf(
-        &std::fs::read_to_string(&config.settings.resolv_conf).unwrap_or_default(),
-    );
     // References tell workers of changes, workers hold references: the way back is weak.
     let pods_slot: Arc<Mutex<Weak<Pods>>> = Arc::default();
     let slot = pods_slot.clone();
@@ -196,7 +192,6 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         services,
         cgroups,
         machine,
-        resolver,
         config,
     });
     let port = server.as_ref().map_or(shared.config.settings.port, Server::port);

@@ -73,3 +73,26 @@ async fn messages_of_runs_that_are_forgotten_go() {
     assert_eq!((left.len(), &left), (2, &held));
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_asks_the_servers_that_the_host_has_when_it_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("resolv.conf");
+    let Some(world) = World::start_as("", &|settings| settings.resolv_conf = file.clone()) else { return };
+    // A host without the file, then two networks one after the other.
+    for (name, server) in [("none", ""), ("home", "192.0.2.1"), ("abroad", "198.51.100.1")] {
+        if !server.is_empty() {
+            std::fs::write(&file, format!("nameserver {server}\n")).unwrap();
+        }
+        world.pod(name, json!({"dnsPolicy": "Default", "containers": [container("a")]}));
+        world.wait(name, "is ready", |pod| is(pod, "Ready", "True")).await;
+        let asked = world.runtime.held.lock().resolvers.last().unwrap().servers.clone();
+        assert_eq!(asked.join(" "), server);
+    }
+    // One that cannot be read is no reason to run a pod without any.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    world.pod("held", json!({"dnsPolicy": "Default", "containers": [container("a")]}));
+    world.event("FailedCreatePodSandBox", "failed to read").await;
+    world.stop().await;
+}

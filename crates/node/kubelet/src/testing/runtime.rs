@@ -22,6 +22,8 @@ pub(crate) struct Held {
     pub(crate) images: Vec<String>,
     /// The calls that change something, in order: `start web`, `stop web 30`.
     pub(crate) calls: Vec<String>,
+    /// The resolver settings of sandboxes that were made, in order.
+    pub(crate) resolvers: Vec<v1::DnsConfig>,
     /// The configurations of containers that were made, in order.
     pub(crate) configs: Vec<v1::ContainerConfig>,
     /// Answers of exec by its command line; others succeed.
@@ -227,6 +229,7 @@ impl RuntimeService for FakeRuntime {
         let options = config.linux.and_then(|linux| linux.security_context?.namespace_options);
         let ip = format!("10.88.0.{}", held.next);
         held.calls.push("sandbox".into());
+        held.resolvers.extend(config.dns_config);
         held.sandboxes.push(v1::PodSandboxStatus {
             id: id.clone(),
             metadata: config.metadata,

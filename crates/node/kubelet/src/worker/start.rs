@@ -64,10 +64,7 @@ impl Worker {
         }
         let prepared = match self.runtime_handler().await {
             Ok(handler) => match self.users(Some(&handler)).await {
-                Ok(users) => {
-                    let config = self.sandbox_config(attempt, &users);
-                    config.map(|config| (config, handler)).map_err(|error| error.to_string())
-                }
+                Ok(users) => self.sandbox_config(attempt, &users).await.map(|config| (config, handler)),
                 Err(message) => Err(message),
             },
             Err(message) => Err(message),
@@ -145,19 +142,20 @@ impl Worker {
         Ok(read_only::is_offered(&status.map_err(|error| error.grpc_text())?.runtime_handlers, &handler))
     }
 
-    fn sandbox_config(
+    async fn sandbox_config(
         &self,
         attempt: u32,
         users: &v1::UserNamespace,
-    ) -> Result<v1::PodSandboxConfig, sandbox::SandboxError> {
+    ) -> Result<v1::PodSandboxConfig, String> {
         let config = &self.shared.config;
-        sandbox::config(
+        let resolver = network_files::host_resolver(&config.settings.resolv_conf).await?;
+        let made = sandbox::config(
             &self.pod,
             attempt,
             &Surroundings {
                 cluster_dns: &config.settings.cluster_dns,
                 cluster_domain: &config.settings.cluster_domain,
-                resolver: &self.shared.resolver,
+                resolver: &resolver,
                 log_root: &config.settings.pod_logs_dir,
                 cgroup_parent: &self.shared.cgroups.pod_path(&self.pod),
                 seccomp: crate::security::Seccomp {
@@ -166,7 +164,8 @@ impl Worker {
                 },
                 users,
             },
-        )
+        );
+        made.map_err(|error| error.to_string())
     }
 
     /// Starts containers in order. None if at least one was tried with success; otherwise when to try
@@ -234,7 +233,8 @@ impl Worker {
         let users = self.users(None).await.map_err(|error| failed("CreateContainerConfigError", error))?;
         let sandbox_config = self
             .sandbox_config(attempt, &users)
-            .map_err(|error| failed("CreateContainerConfigError", error.to_string()))?;
+            .await
+            .map_err(|error| failed("CreateContainerConfigError", error))?;
         let secrets = pull_secrets(&shared, &pod).await;
         let no_image = |missing: NoImage| {
             warn(format!("Error: {}", missing.error.reason));
