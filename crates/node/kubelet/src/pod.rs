@@ -48,6 +48,12 @@ pub(crate) fn is_critical(pod: &Pod) -> bool {
         || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
 }
 
+/// Whether the node itself does not work without the pod. Source: upstream's `IsNodeCriticalPod`.
+pub(crate) fn is_node_critical(pod: &Pod) -> bool {
+    let class = pod.spec.as_ref().and_then(|spec| spec.priority_class_name.as_deref());
+    is_critical(pod) && class == Some("system-node-critical")
+}
+
 /// The regular containers.
 pub(crate) fn containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().map_or(&[], |spec| &spec.containers)

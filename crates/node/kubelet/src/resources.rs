@@ -203,22 +203,41 @@ fn swap_limit(pod: &Pod, container: &Container, bounds: &Bounds) -> Option<i64> 
     }
 }
 
-/// How likely the kernel kills a container's processes first, upstream's formula: the smaller the
-/// part of the machine that was asked for, the likelier.
+/// How likely the kernel kills a container's processes first: the smaller the part of the machine that was asked for, the
+/// likelier. Source: upstream's `GetContainerOOMScoreAdjust`.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
-    if pod::is_critical(pod) {
+    if pod::is_node_critical(pod) {
         return -997;
     }
     match qos(pod) {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let memory = request(container.resources.as_ref(), "memory").map_or(0, |memory| memory.value());
+            let sidecar = pod::is_sidecar(container)
+                && pod::init_containers(pod).iter().any(|init| init.name == container.name);
+            // A sidecar serves the others: it is not killed before any of them.
+            let least = pod::containers(pod).iter().map(memory_request).min().filter(|_| sidecar);
+            let memory = memory_request(container).max(least.unwrap_or(0)) + spare_memory(pod);
             let adjusted = 1000 - (1000 * memory) / memory_capacity.max(1);
             // Always killed before guaranteed pods, and always after best-effort ones.
             adjusted.clamp(3, 999)
         }
     }
+}
+
+fn memory_request(container: &Container) -> i64 {
+    request(container.resources.as_ref(), "memory").map_or(0, |memory| memory.value())
+}
+
+/// What of the whole pod's request for memory no container has asked for, in equal parts.
+fn spare_memory(pod: &Pod) -> i64 {
+    let resources = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let Some(whole) = resources.and_then(|resources| amount(resources.requests.as_ref(), "memory")) else {
+        return 0;
+    };
+    let containers = pod::containers(pod).len() + pod::init_containers(pod).len();
+    let spare = whole.value() - pod::peak(pod, memory_request);
+    i64::try_from(containers).map_or(0, |containers| spare / containers.max(1))
 }
 
 /// A container's limits as CRI takes them.
@@ -329,6 +348,62 @@ mod tests {
         let none = container(&[], &[]);
         let cri = linux_resources(&pod_of(vec![none.clone()]), &none, &bounds(&Configuration::default()));
         assert_eq!((cri.cpu_shares, cri.cpu_quota, cri.oom_score_adj), (2, 0, 1000));
+    }
+
+    #[test]
+    fn what_the_node_needs_is_killed_last() {
+        let web = container(&[("memory", "4Gi")], &[]);
+        let score = |priority: i32, class: &str| {
+            let mut pod = pod_of(vec![web.clone()]);
+            let spec = pod.spec.as_mut().unwrap();
+            (spec.priority, spec.priority_class_name) = (Some(priority), Some(class.into()));
+            oom_score_adj(&pod, &web, 1 << 34)
+        };
+        assert_eq!(score(2_000_001_000, "system-node-critical"), -997);
+        assert_eq!(score(2_000_000_000, "system-cluster-critical"), 750);
+        // A class of that name that somebody made for himself.
+        assert_eq!(score(1000, "system-node-critical"), 750);
+        let mut file = pod_of(vec![web.clone()]);
+        let source = (pod::CONFIG_SOURCE.to_owned(), "file".to_owned());
+        file.metadata.annotations = Some([source].into());
+        assert_eq!(oom_score_adj(&file, &web, 1 << 34), 750);
+        file.spec.as_mut().unwrap().priority_class_name = Some("system-node-critical".into());
+        assert_eq!(oom_score_adj(&file, &web, 1 << 34), -997);
+    }
+
+    #[test]
+    fn sidecars_are_not_killed_before_those_they_serve() {
+        let named = |name: &str, memory: &str, policy: Option<&str>| Container {
+            name: name.into(),
+            restart_policy: policy.map(str::to_owned),
+            ..container(&[("memory", memory)], &[])
+        };
+        let (small, large) = (named("small", "4Gi", None), named("large", "8Gi", Some("Always")));
+        let sidecar = named("sidecar", "1Gi", Some("Always"));
+        let greedy = named("greedy", "12Gi", Some("Always"));
+        let once = named("once", "1Gi", None);
+        let mut pod = pod_of(vec![large.clone(), small.clone()]);
+        let inits = vec![sidecar.clone(), greedy.clone(), once.clone()];
+        pod.spec.as_mut().unwrap().init_containers = Some(inits);
+        // The least of the regular containers' is that of 4Gi out of 16.
+        for (container, expected) in
+            [(&large, 500), (&small, 750), (&sidecar, 750), (&greedy, 250), (&once, 938)]
+        {
+            assert_eq!(oom_score_adj(&pod, container, 1 << 34), expected, "{}", container.name);
+        }
+    }
+
+    #[test]
+    fn a_whole_pods_request_is_spread() {
+        let (web, init) = (container(&[("memory", "2Gi")], &[]), container(&[("memory", "1Gi")], &[]));
+        let mut pod = pod_of(vec![web.clone()]);
+        pod.spec.as_mut().unwrap().init_containers = Some(vec![init.clone()]);
+        pod.spec.as_mut().unwrap().resources = container(&[("memory", "6Gi")], &[]).resources;
+        // Of 6Gi 2Gi are asked for at the peak; the rest is 2Gi for each.
+        assert_eq!(oom_score_adj(&pod, &web, 1 << 34), 750);
+        assert_eq!(oom_score_adj(&pod, &init, 1 << 34), 813);
+        pod.spec.as_mut().unwrap().resources = container(&[("cpu", "1")], &[]).resources;
+        assert_eq!(oom_score_adj(&pod, &web, 1 << 34), 875);
     }
 
     #[test]
