@@ -21,7 +21,10 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
-use nix::mount::{MsFlags, mount};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+};
 
 use crate::{pod, resources};
 use payload::{Lookup, PayloadError};
@@ -298,9 +301,21 @@ fn empty_dir(
     own(target, 0o777, group)
 }
 
+/// Mounts a file system in memory whose files the kernel does not write to a swap device: secrets are among them. Asked for
+/// even while there is no swap, which may come later. Kernels before 6.4 do not know the option, and none takes it in a user
+/// namespace: better such a file system than none.
 fn tmpfs(target: &Path, size_bytes: Option<i64>) -> io::Result<()> {
-    let options = size_bytes.filter(|size| *size > 0).map(|size| format!("size={size}"));
-    mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), options.as_deref())?;
+    let size = size_bytes.filter(|size| *size > 0).map(|size| format!("size={size}"));
+    let mount =
+        |options: Option<&str>| mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), options);
+    let unswapped = match &size {
+        Some(size) => format!("{size},noswap"),
+        None => "noswap".to_owned(),
+    };
+    match mount(Some(&unswapped)) {
+        Err(Errno::EINVAL) => mount(size.as_deref())?,
+        other => other?,
+    }
     Ok(())
 }
 

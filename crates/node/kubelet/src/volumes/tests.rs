@@ -249,6 +249,16 @@ fn host_path_types() {
     assert!(new("d1/d2").is_dir() && new("f1").is_file());
 }
 
+fn kernel_has_noswap(at: &Path) -> bool {
+    let place = at.join("probe");
+    fs::create_dir(&place).unwrap();
+    let has = mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some("noswap")).is_ok();
+    if has {
+        nix::mount::umount(&place).unwrap();
+    }
+    has
+}
+
 #[test]
 fn volumes_come_and_go() {
     if !nix::unistd::geteuid().is_root() {
@@ -281,6 +291,20 @@ fn volumes_come_and_go() {
     let at = |volume: &Volume| host_path_of(&directory, volume).unwrap();
     assert_eq!(fs::read_to_string(at(&secret).join("pw")).unwrap(), "s3");
     assert!(sub_path::is_mounted(&at(&secret)).unwrap() && sub_path::is_mounted(&at(&memory)).unwrap());
+    let options = |at: &Path| {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|line| line.split(' ').nth(4) == at.to_str()).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert!(options(&at(&memory)).contains("size=1024k"), "{}", options(&at(&memory)));
+    if kernel_has_noswap(root.path()) {
+        for volume in [&secret, &memory] {
+            let options = options(&at(volume));
+            assert!(options.split(',').any(|option| option == "noswap"), "{options}");
+        }
+    } else {
+        println!("skipped: this kernel has no file systems in memory that are kept from swap");
+    }
     fs::write(at(&plain).join("f"), "kept").unwrap();
     let target = directory.sub_path("e", "c", 0);
     sub_path::bind(&at(&plain), "f", &target).unwrap();
