@@ -3,14 +3,16 @@
 //! Everything is computed anew for each start, so a restart can never run with less than the spec asks
 //! (CVE-2019-11245).
 
+use std::{fs, path::Path, sync::LazyLock};
+
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 use podium_cri::v1;
 
 use crate::pod;
 
 /// Paths a container must not see or write unless it asks for an unmasked /proc; the lists are those
-/// of the container runtimes.
-const MASKED: [&str; 11] = [
+/// of the container runtimes. What a processor consumes tells what it computes (CVE-2020-8694).
+const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -22,8 +24,26 @@ const MASKED: [&str; 11] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Where processors are, whose throttling counters are masked too.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+
+/// All masked paths of this machine. Source: upstream's `defaultMaskedPaths`.
+static MASKED_HERE: LazyLock<Vec<String>> = LazyLock::new(|| masked(Path::new(PROCESSORS)));
+
+fn masked(processors: &Path) -> Vec<String> {
+    let entries = fs::read_dir(processors).into_iter().flatten().flatten();
+    let mut counters: Vec<String> = entries
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.exists())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    counters.sort();
+    MASKED.iter().map(ToString::to_string).chain(counters).collect()
+}
 
 /// The user of an image: a number, or a name that only the image can resolve.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -186,8 +206,10 @@ pub(crate) fn container_context(
         None => None,
     };
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| -> Vec<String> {
-        if unmasked || privileged { Vec::new() } else { list.iter().map(ToString::to_string).collect() }
+    let (masked_paths, readonly_paths) = if unmasked || privileged {
+        Default::default()
+    } else {
+        (MASKED_HERE.clone(), READ_ONLY.map(str::to_owned).into())
     };
     let selinux = own.se_linux_options.as_ref().or(pod_sc.and_then(|sc| sc.se_linux_options.as_ref()));
     // A user may be without a name in the image; then CRI wants the number.
@@ -215,8 +237,8 @@ pub(crate) fn container_context(
         supplemental_groups: supplemental_groups(pod),
         supplemental_groups_policy: groups_policy(pod).into(),
         no_new_privs,
-        masked_paths: paths(&MASKED),
-        readonly_paths: paths(&READ_ONLY),
+        masked_paths,
+        readonly_paths,
         seccomp: Some(seccomp),
         apparmor,
         ..Default::default()
@@ -302,6 +324,33 @@ mod tests {
             (None, image(Some(1000), ""), true),
         ] {
             assert_eq!(verify_non_root(&pod, &with(user), &image).is_ok(), ok, "{user:?} {image:?}");
+        }
+    }
+
+    #[test]
+    fn what_processors_consume_is_hidden() {
+        let processors = tempfile::tempdir().unwrap();
+        let at = |name: &str| processors.path().join(name);
+        for name in ["cpu1/thermal_throttle", "cpu0/thermal_throttle", "cpu2/topology", "cpuidle"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        let found = masked(processors.path());
+        assert_eq!(found[..MASKED.len()], MASKED);
+        assert!(found.iter().any(|path| path == "/sys/devices/virtual/powercap"));
+        let counters = ["cpu0", "cpu1"].map(|name| at(name).join("thermal_throttle").display().to_string());
+        assert_eq!(found[MASKED.len()..], counters);
+        assert_eq!(masked(&at("none")), MASKED);
+        let built = |own: SecurityContext| {
+            let users = v1::UserNamespace::default();
+            let node = Seccomp { root: "/x", by_default: true };
+            container_context(&Pod::default(), &container(own), &ImageUser::default(), &users, node)
+                .map(|context| (context.masked_paths, context.readonly_paths.len()))
+        };
+        assert_eq!(built(SecurityContext::default()), Ok((MASKED_HERE.clone(), READ_ONLY.len())));
+        let unmasked = SecurityContext { proc_mount: Some("Unmasked".into()), ..Default::default() };
+        let privileged = SecurityContext { privileged: Some(true), ..Default::default() };
+        for own in [unmasked, privileged] {
+            assert_eq!(built(own), Ok((Vec::new(), 0)));
         }
     }
 
