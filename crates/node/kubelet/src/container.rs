@@ -345,11 +345,15 @@ mod tests {
     fn the_file_for_a_last_message_is_mounted_at_an_absolute_path() {
         let root = tempfile::tempdir().unwrap();
         for (path, expected) in [("said", "/said"), ("/run/said", "/run/said")] {
-            let container =
-                Container { termination_message_path: Some(path.into()), name: "c".into(), ..Default::default() };
+            let container = Container {
+                termination_message_path: Some(path.into()),
+                name: "c".into(),
+                ..Default::default()
+            };
             let directory = PodDir::new(root.path(), "u");
             let mounts =
-                prepare(&directory, &Pod::default(), &container, &ImageVolumes::new(), &[], None).unwrap();
+                prepare(&directory, &Pod::default(), &container, &ImageVolumes::new(), &[], None, false)
+                    .unwrap();
             assert_eq!(mounts[0].container_path, expected);
             assert!(Path::new(&mounts[0].host_path).starts_with(directory.container("c")));
         }

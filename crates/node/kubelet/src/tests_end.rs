@@ -29,7 +29,8 @@ async fn a_hook_without_end_does_not_hold_a_deletion_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_interrupts_the_kill_of_one_container() {
     let Some(world) = World::start() else { return };
-    let probe = json!({"livenessProbe": {"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}});
+    let probe =
+        json!({"livenessProbe": {"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}});
     {
         let mut held = world.runtime.held.lock();
         held.ignores_stop.push("a".into());
@@ -68,15 +69,19 @@ async fn hooks_run_at_once_and_sidecars_wait_for_their_turn() {
         let mut held = world.runtime.held.lock();
         held.ignores_stop.extend(["a".to_owned(), "second".to_owned()]);
     }
-    let sidecar = |name: &str| with(hooked(name, "preStop", &format!("bye-{name}")), json!({"restartPolicy": "Always"}));
-    let spec = json!({"initContainers": [sidecar("first"), sidecar("second")], "containers": [container("a")]});
+    let sidecar = |name: &str| {
+        with(hooked(name, "preStop", &format!("bye-{name}")), json!({"restartPolicy": "Always"}))
+    };
+    let spec =
+        json!({"initContainers": [sidecar("first"), sidecar("second")], "containers": [container("a")]});
     world.pod("web", spec);
     world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
     world.api.delete("pods", "default", "web", Some(3600));
     for call in ["stop a 3", "exec bye-first", "exec bye-second"] {
         world.called(call).await;
     }
-    let stopped = |name: &str| world.runtime.calls().iter().any(|call| call.starts_with(&format!("stop {name} ")));
+    let stopped =
+        |name: &str| world.runtime.calls().iter().any(|call| call.starts_with(&format!("stop {name} ")));
     assert!(!stopped("first") && !stopped("second"), "{:?}", world.runtime.calls());
     world.runtime.end("a", 0);
     world.called("stop second 3").await;

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Preconditions};
@@ -197,8 +198,9 @@ impl Worker {
     }
 
     /// Does some work that can take long; None if the pod is to end meanwhile, and the work is left where it was.
-    async fn unless_ending<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(work);
+    ///
+    /// On the heap: what a worker does is nested so deeply that by itself it would fill a thread's stack.
+    async fn unless_ending<T>(&mut self, mut work: BoxFuture<'_, T>) -> Option<T> {
         let mut heard = false;
         let outcome = loop {
             tokio::select! {
@@ -542,8 +544,7 @@ impl Worker {
     async fn terminate(&mut self) -> bool {
         let (sender, grace) = tokio::sync::watch::channel(self.grace());
         let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
-        let killing = kill::pod(&shared, &target, &record, grace);
-        tokio::pin!(killing);
+        let mut killing = Box::pin(kill::pod(&shared, &target, &record, grace));
         loop {
             tokio::select! {
                 () = &mut killing => break,

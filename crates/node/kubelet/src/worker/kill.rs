@@ -53,14 +53,15 @@ impl Worker {
             spec.as_ref().map_or_else(|| grace_of(&pod), |(_, spec)| grace_for(&pod, spec, kill.reason));
         let (_keep, grace) = watch::channel(grace);
         let turn = std::future::ready(());
-        self.unless_ending(stop(&shared, &pod, &record, running, &kill.message, Grace::new(grace), turn)).await
+        let stopping = stop(&shared, &pod, &record, running, &kill.message, Grace::new(grace), turn);
+        self.unless_ending(Box::pin(stopping)).await
     }
 
     /// Kills everything of a pod that is to start anew, or is over. None if it is to end meanwhile, as above.
     pub(super) async fn kill_pod(&mut self) -> Option<()> {
         let (shared, target, record) = (self.shared.clone(), self.pod.clone(), self.record.clone());
         let (_keep, grace) = watch::channel(grace_of(&target));
-        self.unless_ending(pod(&shared, &target, &record, grace)).await
+        self.unless_ending(Box::pin(pod(&shared, &target, &record, grace))).await
     }
 }
 

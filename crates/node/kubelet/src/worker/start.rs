@@ -300,7 +300,7 @@ impl Worker {
         let began = std::time::Instant::now();
         // A pull can be long; a deletion must not wait for it.
         let pull = shared.images.ensure(&pod, wanted, secrets, Some(sandbox));
-        let Some(outcome) = self.unless_ending(pull).await else {
+        let Some(outcome) = self.unless_ending(Box::pin(pull)).await else {
             return Err(failed("ContainerCreating", ""));
         };
         self.starting.pulled(began.elapsed());
@@ -344,7 +344,7 @@ impl Worker {
         let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.address());
         let run = hooks::run(&shared, &pod, spec, id, address, hook);
         // A hook can be long, or have no end.
-        let Some(outcome) = self.unless_ending(run).await else {
+        let Some(outcome) = self.unless_ending(Box::pin(run)).await else {
             return Err(failed("PostStartHookError", "the pod is to end"));
         };
         let Err(error) = outcome else { return Ok(()) };
