@@ -1,15 +1,24 @@
 //! The node's own check before a pod runs: the scheduler may have decided on an older view, or somebody
 //! named the node directly. Pure; messages are upstream's.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod},
+    api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint},
     apimachinery::pkg::api::resource::Quantity as WireQuantity,
 };
 use podium_api::quantity::Quantity;
 
-use crate::{pod, resources, sysctls};
+use crate::{
+    eviction::state::Pressure,
+    pod,
+    resources::{self, Qos},
+    status::EVICTED,
+    sysctls,
+};
 
 /// The pod may not run here; both texts go into its status and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +39,29 @@ impl Refused {
 
 fn predicate(name: &str, text: &str) -> Refused {
     Refused { reason: name.to_owned(), message: format!("Predicate {name} failed: {text}") }
+}
+
+/// A node that is short of something lets nobody in whom it would have to evict again: short of memory it refuses pods that
+/// ask for none of it, short of anything else it refuses all. What holds the system together comes in always.
+pub(crate) fn under_pressure(wanted: &Pod, pressures: &BTreeSet<Pressure>) -> Result<(), Refused> {
+    if pressures.is_empty() || pod::is_critical(wanted) {
+        return Ok(());
+    }
+    if pressures.iter().all(|one| *one == Pressure::Memory) {
+        let taint = Taint {
+            key: "node.kubernetes.io/memory-pressure".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        if resources::qos(wanted) != Qos::BestEffort || tolerates(wanted, &taint) {
+            return Ok(());
+        }
+    }
+    let names: Vec<&str> = pressures.iter().map(|one| one.condition()).collect();
+    Err(Refused {
+        reason: EVICTED.to_owned(),
+        message: format!("The node had condition: [{}]. ", names.join(" ")),
+    })
 }
 
 /// Judges a pod beside those that hold resources here already. `node`: the node as the API has it,
@@ -57,7 +89,7 @@ pub(crate) fn admit(
         if !matches_node(wanted, node) {
             return Err(predicate(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
         }
-        if !tolerates(wanted, node) {
+        if !tolerates_node(wanted, node) {
             return Err(predicate(TAINT_TOLERATION, "node(s) had taints that the pod didn't tolerate"));
         }
     }
@@ -175,19 +207,21 @@ fn matches_requirement(wanted: &NodeSelectorRequirement, value: Option<&str>) ->
 }
 
 /// Only taints that would evict the pod at once count here.
-fn tolerates(wanted: &Pod, node: &Node) -> bool {
+fn tolerates_node(wanted: &Pod, node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().filter(|taint| taint.effect == "NoExecute").all(|taint| tolerates(wanted, taint))
+}
+
+fn tolerates(wanted: &Pod, taint: &Taint) -> bool {
     let tolerations = wanted.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    taints.iter().filter(|taint| taint.effect == "NoExecute").all(|taint| {
-        tolerations.iter().any(|one| {
-            let effect = one.effect.as_deref().unwrap_or_default();
-            let key = one.key.as_deref().unwrap_or_default();
-            let exists = one.operator.as_deref() == Some("Exists");
-            let value = one.value.as_deref().unwrap_or_default();
-            (effect.is_empty() || effect == taint.effect)
-                && (key == taint.key || (key.is_empty() && exists))
-                && (exists || value == taint.value.as_deref().unwrap_or_default())
-        })
+    tolerations.iter().any(|one| {
+        let effect = one.effect.as_deref().unwrap_or_default();
+        let key = one.key.as_deref().unwrap_or_default();
+        let exists = one.operator.as_deref() == Some("Exists");
+        let value = one.value.as_deref().unwrap_or_default();
+        (effect.is_empty() || effect == taint.effect)
+            && (key == taint.key || (key.is_empty() && exists))
+            && (exists || value == taint.value.as_deref().unwrap_or_default())
     })
 }
 
@@ -240,6 +274,37 @@ mod tests {
             refused.message,
             "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"
         );
+    }
+
+    #[test]
+    fn a_node_in_need() {
+        let (memory, disk, pids) = (Pressure::Memory, Pressure::Disk, Pressure::Pid);
+        let judged = |wanted: &Pod, pressures: &[Pressure]| {
+            under_pressure(wanted, &pressures.iter().copied().collect()).map_err(|refused| refused.message)
+        };
+        let modest = pod(json!({"containers": [{"name": "c"}]}));
+        let burstable = asking("1", "1");
+        let critical = pod(json!({"priority": 2_000_000_000, "containers": [{"name": "c"}]}));
+        let tolerating = |key: &str| {
+            pod(json!({"containers": [{"name": "c"}],
+                "tolerations": [{"key": key, "operator": "Exists", "effect": "NoSchedule"}]}))
+        };
+        let daemon = tolerating("node.kubernetes.io/memory-pressure");
+        let other = tolerating("node.kubernetes.io/disk-pressure");
+        for (name, wanted, pressures, expected) in [
+            ("nothing is short", &modest, vec![], None),
+            ("asks for nothing", &modest, vec![memory], Some("[MemoryPressure]")),
+            ("asks for some", &burstable, vec![memory], None),
+            ("tolerates it", &daemon, vec![memory], None),
+            ("tolerates another", &other, vec![memory], Some("[MemoryPressure]")),
+            ("no toleration helps", &other, vec![disk], Some("[DiskPressure]")),
+            ("no request helps", &burstable, vec![pids], Some("[PIDPressure]")),
+            ("memory is not all", &daemon, vec![disk, memory], Some("[MemoryPressure DiskPressure]")),
+            ("has to run", &critical, vec![memory, disk, pids], None),
+        ] {
+            let expected = expected.map(|names| format!("The node had condition: {names}. "));
+            assert_eq!(judged(wanted, &pressures).err(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(crate) fn choose(
             ));
         }
     }
-    Some((first.pod.clone(), Verdict { reason: EVICTED.to_owned(), message }))
+    Some((first.pod.clone(), Verdict::disrupting(EVICTED, message)))
 }
 
 /// A number as upstream's quantities write it: bytes in the largest unit that divides them.

@@ -17,7 +17,11 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use podium_api::quantity::Quantity;
 
-use crate::{pod, resources, status::Verdict, volumes};
+use crate::{
+    pod, resources,
+    status::{EVICTED, Verdict},
+    volumes,
+};
 
 const RESOURCE: &str = "ephemeral-storage";
 
@@ -66,7 +70,7 @@ pub(crate) fn decide(pod: &Pod, usage: &Usage) -> Option<Verdict> {
         return None;
     }
     let message = empty_dirs(pod, usage).or_else(|| whole(pod, usage)).or_else(|| containers(pod, usage))?;
-    Some(Verdict { reason: "Evicted".to_owned(), message })
+    Some(Verdict::plain(EVICTED, message))
 }
 
 fn empty_dirs(pod: &Pod, usage: &Usage) -> Option<String> {

@@ -20,7 +20,7 @@ use crate::{
     context::Shared,
     manager::Pods,
     node,
-    status::{TERMINATED, Verdict},
+    status::Verdict,
 };
 use logind::{Logind, LogindError};
 
@@ -78,10 +78,8 @@ pub(crate) fn grace_seconds(group: Group, pod: &Pod) -> i64 {
 
 /// What a pod that ends for the shutdown is told.
 pub(crate) fn verdict() -> Verdict {
-    Verdict {
-        reason: TERMINATED.to_owned(),
-        message: "Pod was terminated in response to imminent node shutdown.".to_owned(),
-    }
+    let message = "Pod was terminated in response to imminent node shutdown.";
+    Verdict::disrupting("Terminated", message.to_owned())
 }
 
 /// Why a pod that comes now does not start.

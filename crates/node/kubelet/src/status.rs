@@ -30,15 +30,28 @@ pub(crate) struct StartError {
     pub(crate) message: String,
 }
 
-/// The reasons of pods that the node ended, which is a disruption to whoever made them.
+/// The reason of pods that have to go, or may not come, because the node is short of something.
 pub(crate) const EVICTED: &str = "Evicted";
-pub(crate) const TERMINATED: &str = "Terminated";
 
 /// What the kubelet decided about a pod as a whole: refused at admission, over its deadline, evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// What the `DisruptionTarget` condition says, where the node ended a pod that did nothing wrong.
+    pub(crate) disruption: Option<String>,
+}
+
+impl Verdict {
+    /// The pod has itself to thank, or never ran.
+    pub(crate) fn plain(reason: &str, message: String) -> Self {
+        Self { reason: reason.to_owned(), message, disruption: None }
+    }
+
+    /// The node ends the pod for its own sake.
+    pub(crate) fn disrupting(reason: &str, message: String) -> Self {
+        Self { disruption: Some(message.clone()), ..Self::plain(reason, message) }
+    }
 }
 
 /// What a status is computed from.

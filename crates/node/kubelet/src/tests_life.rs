@@ -698,7 +698,9 @@ async fn a_short_node_evicts_its_pods() {
         settings.eviction_hard = Some(levels.into());
     };
     let Some(world) = World::start_as("", &short) else { return };
-    world.pod("web", json!({"containers": [container("a")]}));
+    // What asks for nothing would not come in.
+    let asking = with(container("a"), json!({"resources": {"requests": {"memory": "1Mi"}}}));
+    world.pod("web", json!({"containers": [asking]}));
     world.event("EvictionThresholdMet", "Attempting to reclaim memory").await;
     let node = eventually("the node is short of memory", LIMIT, || async {
         let node = world.api.get("nodes", "", "n1").unwrap_or_default();
@@ -713,6 +715,15 @@ async fn a_short_node_evicts_its_pods() {
     let pod = world.wait("web", "is evicted", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "Evicted");
     assert!(is(&pod, "DisruptionTarget", "True"), "{pod}");
+    world.pod("late", json!({"containers": [container("b")]}));
+    let pod = world.wait("late", "is refused", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    assert_eq!(
+        pod["status"]["message"],
+        "Pod was rejected: The node had condition: [MemoryPressure]. "
+    );
+    assert!(!is(&pod, "DisruptionTarget", "True"), "it never ran: {pod}");
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

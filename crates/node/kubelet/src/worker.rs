@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     actions::{self, PodActions, SandboxPlan},
-    admission::Refused,
+    admission::{self, Refused},
     backoff::{elapsed, go_duration},
     context::Shared,
     metrics, node_shutdown,
@@ -313,7 +313,9 @@ impl Worker {
         let mut outcome = if *self.shared.leaving.borrow() {
             Err(node_shutdown::refusal())
         } else {
-            self.mailbox.admission(&self.pod, None)
+            let pressures = self.shared.pressures.lock().clone();
+            admission::under_pressure(&self.pod, &pressures)
+                .and_then(|()| self.mailbox.admission(&self.pod, None))
         };
         if outcome.as_ref().is_err_and(Refused::is_about_node) {
             let nodes = Api::<Node>::all(self.shared.client.clone());
@@ -329,7 +331,7 @@ impl Worker {
             self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
             self.shared.metrics.count(&metrics::REJECTIONS, &[("reason", &refused.reason)]);
             let message = format!("Pod was rejected: {}", refused.message);
-            self.verdict = Some(Verdict { reason: refused.reason, message });
+            self.verdict = Some(Verdict::plain(&refused.reason, message));
         }
     }
 
@@ -346,7 +348,7 @@ impl Worker {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             let about = reference_of(&*self.pod);
             self.shared.recorder.event(&about, EventType::Normal, "DeadlineExceeded", message.clone());
-            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
+            self.verdict = Some(Verdict::plain("DeadlineExceeded", message));
         }
     }
 

@@ -33,6 +33,15 @@ impl Pressure {
             _ => Self::Disk,
         }
     }
+
+    /// The type of the node's condition.
+    pub(crate) fn condition(self) -> &'static str {
+        match self {
+            Self::Memory => "MemoryPressure",
+            Self::Disk => "DiskPressure",
+            Self::Pid => "PIDPressure",
+        }
+    }
 }
 
 /// What is remembered from one look to the next.

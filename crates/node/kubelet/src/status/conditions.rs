@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use crate::{
     actions::{SandboxState, sandbox_state},
     pod, rounds,
-    status::{EVICTED, Seen, TERMINATED, time},
+    status::{Seen, time},
 };
 
 /// Types of the conditions this kubelet writes; all others belong to others and are left alone.
@@ -94,9 +94,9 @@ fn disrupted(seen: &Seen<'_>, early: bool) -> Option<PodCondition> {
     if early {
         return None;
     }
-    let verdict = seen.verdict.filter(|verdict| [EVICTED, TERMINATED].contains(&verdict.reason.as_str()))?;
-    let (reason, message) = (Some("TerminationByKubelet"), Some(verdict.message.clone()));
-    Some(condition(seen, DISRUPTION, Judged { met: true, reason, message }))
+    let message = seen.verdict?.disruption.clone()?;
+    let judged = Judged { met: true, reason: Some("TerminationByKubelet"), message: Some(message) };
+    Some(condition(seen, DISRUPTION, judged))
 }
 
 /// Where a resize stands: not granted yet, or granted and not brought about yet.

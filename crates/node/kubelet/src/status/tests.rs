@@ -203,7 +203,7 @@ fn a_terminated_pod_is_over_whatever_its_policy() {
 fn a_verdict_fails_the_pod() {
     let mut refused = case("Always", &["a"], &[]);
     refused.record = PodRecord::default();
-    refused.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into() });
+    refused.verdict = Some(Verdict::plain("OutOfcpu", "m".into()));
     let status = refused.status();
     assert_eq!((status["phase"].as_str(), status["reason"].as_str()), (Some("Failed"), Some("OutOfcpu")));
     assert_eq!(condition(&status, "Ready"), "False PodFailed null");
