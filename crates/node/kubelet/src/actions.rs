@@ -429,7 +429,7 @@ impl Plan<'_> {
     }
 
     fn change(&self, container: &Container, latest: &ContainerRecord) -> Option<Change> {
-        resize::change(container, self.seen.actual.get(&latest.id))
+        resize::change(self.seen.pod, container, self.seen.actual.get(&latest.id))
     }
 
     fn resize(&mut self, kind: ContainerKind, index: usize, container: &Container, latest: &ContainerRecord) {

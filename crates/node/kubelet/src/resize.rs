@@ -4,7 +4,8 @@
 //! The spec says what is wanted. What was granted is the *allocation*: it starts as the spec and follows
 //! it as soon as the node has room. What a running container really has is *actual*: it follows the
 //! allocation. Everything else in the kubelet sees the pod with its allocation, see [`Resize::apply`].
-//! The API keeps both in the container statuses, from where a restarted kubelet reads them.
+//! The same goes for the amounts of the pod as a whole, which its group has. The API keeps both in the
+//! statuses of containers and pod, from where a restarted kubelet reads them.
 //!
 //! Source of the behaviour: upstream's `allocation` package and `computePodResizeAction` at v1.36.
 
@@ -22,9 +23,15 @@ use serde_json::{Value, json};
 
 use crate::{admission::Refused, pod, record::ContainerRecord, resources};
 
-/// Amounts by container name, of every container that may be resized: regular ones and sidecars.
-pub(crate) type Allocation = BTreeMap<String, ResourceRequirements>;
-/// What running containers have, by container id.
+/// What a pod was granted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Allocation {
+    /// Of the pod as a whole, where its spec says so.
+    pod: Option<ResourceRequirements>,
+    /// By container name, of every container that may be resized: regular ones and sidecars.
+    containers: BTreeMap<String, ResourceRequirements>,
+}
+/// What running containers have, by container id: [`resources::effective`] ones, for limits of the pod are theirs.
 pub(crate) type Actual = HashMap<String, ResourceRequirements>;
 
 /// Why a wish is not granted yet.
@@ -49,6 +56,8 @@ pub(crate) enum Change {
 pub(crate) struct Resize {
     allocation: Option<Allocation>,
     pub(crate) actual: Actual,
+    /// What the pod's group has. None: there is no group yet.
+    group: Option<ResourceRequirements>,
     pub(crate) pending: Option<Pending>,
     /// The generation whose amounts are being brought about, and what went wrong at it.
     pub(crate) progress: Option<(i64, Option<String>)>,
@@ -76,14 +85,33 @@ impl Resize {
     }
 
     /// Remembers what a container that was started now has.
-    pub(crate) fn started(&mut self, id: &str, container: &Container) {
-        self.actual.insert(id.to_owned(), container.resources.clone().unwrap_or_default());
+    pub(crate) fn started(&mut self, id: &str, pod: &Pod, container: &Container) {
+        self.actual.insert(id.to_owned(), resources::effective(container, level(pod)));
     }
 
-    /// Forgets containers that are gone; takes running ones that an earlier kubelet started from the API's
-    /// status of them.
+    /// Remembers what the pod's group now has.
+    pub(crate) fn bounded(&mut self, pod: &Pod) {
+        self.group = Some(resources::whole(pod));
+    }
+
+    /// What the pod's group has; before there is one, what it will have.
+    pub(crate) fn group(&self, pod: &Pod) -> ResourceRequirements {
+        self.group.clone().unwrap_or_else(|| resources::whole(pod))
+    }
+
+    /// Whether the pod's group has other amounts than the pod was granted.
+    pub(crate) fn is_group_behind(&self, pod: &Pod) -> bool {
+        let wanted = resources::whole(pod);
+        self.group.as_ref().is_some_and(|have| !RESIZABLE.iter().all(|name| same(have, &wanted, name)))
+    }
+
+    /// Forgets containers that are gone; takes what an earlier kubelet started from the API's status of it.
     pub(crate) fn observe(&mut self, pod: &Pod, running: &[&ContainerRecord]) {
         self.actual.retain(|id, _| running.iter().any(|one| one.id == *id));
+        if self.group.is_none() && !running.is_empty() {
+            let known = pod.status.as_ref().and_then(|status| status.resources.clone());
+            self.group = Some(known.unwrap_or_else(|| resources::whole(pod)));
+        }
         for one in running {
             if self.actual.contains_key(&one.id) {
                 continue;
@@ -91,8 +119,10 @@ impl Resize {
             let status = pod::all_statuses(pod)
                 .find(|status| status.container_id.as_deref().is_some_and(|id| id.ends_with(&one.id)));
             let known = status.and_then(|status| status.resources.clone());
-            let spec = || pod::find_container(pod, &one.name).and_then(|(_, found)| found.resources);
-            self.actual.insert(one.id.clone(), known.or_else(spec).unwrap_or_default());
+            let Some((_, mut container)) = pod::find_container(pod, &one.name) else { continue };
+            container.resources = known.or(container.resources);
+            let level = self.group.as_ref().and_then(|group| level_in(pod, group));
+            self.actual.insert(one.id.clone(), resources::effective(&container, level.as_ref()));
         }
     }
 }
@@ -108,7 +138,7 @@ pub(crate) fn judge(
     if let Some(message) = forbidden {
         return Err(Pending { reason: "Infeasible", message });
     }
-    for name in ["cpu", "memory"] {
+    for name in RESIZABLE {
         let number = |amount: Quantity| if name == "cpu" { amount.milli_value() } else { amount.value() };
         let requested = number(resources::pod_request(wanted, name));
         let capacity = resources::amount(Some(allocatable), name).map_or(0, number);
@@ -130,11 +160,14 @@ pub(crate) fn judge(
 }
 
 /// What the difference between granted and actual amounts of a running container asks for.
-pub(crate) fn change(container: &Container, actual: Option<&ResourceRequirements>) -> Option<Change> {
+pub(crate) fn change(
+    pod: &Pod,
+    container: &Container,
+    actual: Option<&ResourceRequirements>,
+) -> Option<Change> {
     let actual = actual?;
-    let granted = container.resources.clone().unwrap_or_default();
-    let changed: Vec<&str> =
-        ["cpu", "memory"].into_iter().filter(|name| !same(&granted, actual, name)).collect();
+    let granted = resources::effective(container, level(pod));
+    let changed: Vec<&str> = RESIZABLE.into_iter().filter(|name| !same(&granted, actual, name)).collect();
     if changed.is_empty() {
         return None;
     }
@@ -144,28 +177,52 @@ pub(crate) fn change(container: &Container, actual: Option<&ResourceRequirements
     Some(if restarts { Change::Restart } else { Change::Update })
 }
 
-/// The pod with, for each container, the larger of what it has and what it was granted: what its group has
-/// to bear while the containers are being changed.
-pub(crate) fn peak(pod: &Pod, running: &[&ContainerRecord], actual: &Actual) -> Pod {
+/// What a container has of the amounts that its spec names: without limits that are the pod's.
+pub(crate) fn own(have: &ResourceRequirements, container: &Container) -> ResourceRequirements {
+    let named = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let mut own = have.clone();
+    own.limits = own.limits.filter(|_| named.is_some()).map(|mut limits| {
+        limits.retain(|name, _| named.is_some_and(|named| named.contains_key(name)));
+        limits
+    });
+    own
+}
+
+/// The pod with, for itself and for each container, the larger of what it has and what it was granted: what
+/// its group has to bear while the containers are being changed.
+pub(crate) fn peak(pod: &Pod, running: &[&ContainerRecord], resize: &Resize) -> Pod {
     let mut peak = of_spec(pod);
-    for (name, granted) in &mut peak {
-        let Some(have) = running.iter().find(|one| one.name == *name).and_then(|one| actual.get(&one.id))
-        else {
-            continue;
-        };
-        raise(&mut granted.requests, have.requests.as_ref(), false);
-        // No limit is more than any limit.
-        raise(&mut granted.limits, have.limits.as_ref(), true);
+    for (name, granted) in &mut peak.containers {
+        let id = running.iter().find(|one| one.name == *name).map(|one| &one.id);
+        if let Some(have) = id.and_then(|id| resize.actual.get(id)) {
+            raise_all(granted, have);
+        }
+    }
+    let have = resize.group.as_ref().and_then(|group| level_in(pod, group));
+    if let (Some(granted), Some(have)) = (&mut peak.pod, have) {
+        raise_all(granted, &have);
     }
     with(pod, &peak)
 }
 
-/// Names a limit that would fall below what is in use, in upstream's words.
-pub(crate) fn below_usage(container: &Container, usage_bytes: Option<i64>) -> Option<String> {
-    let limit = resources::limit(container.resources.as_ref(), "memory")?.value();
-    let usage = usage_bytes?;
+fn raise_all(granted: &mut ResourceRequirements, have: &ResourceRequirements) {
+    raise(&mut granted.requests, have.requests.as_ref(), false);
+    // No limit is more than any limit.
+    raise(&mut granted.limits, have.limits.as_ref(), true);
+}
+
+/// Names a limit of memory that would fall below what is in use, in upstream's words. `whose`: the container's or the pod's.
+/// `before`: the limit there is, None if there is none. One that does not come down kills nobody: what is used up to it may
+/// be memory that the kernel takes back.
+pub(crate) fn below_usage(
+    whose: &str,
+    limit: i64,
+    before: Option<i64>,
+    usage_bytes: Option<i64>,
+) -> Option<String> {
+    let usage = usage_bytes.filter(|_| before.is_none_or(|before| limit < before))?;
     (limit > 0 && usage >= limit)
-        .then(|| format!("attempting to set container memory limit ({limit}) below current usage ({usage})"))
+        .then(|| format!("attempting to set {whose} memory limit ({limit}) below current usage ({usage})"))
 }
 
 /// The text of a resize event: the amounts asked for, with the generation that asks.
@@ -194,23 +251,62 @@ fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
     sidecars.chain(pod::containers(pod))
 }
 
+/// What can be resized in place.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// The amounts of the pod as a whole.
+fn level(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
+}
+
 fn of_spec(pod: &Pod) -> Allocation {
-    resizable(pod).map(|one| (one.name.clone(), one.resources.clone().unwrap_or_default())).collect()
+    let of = |one: &Container| (one.name.clone(), one.resources.clone().unwrap_or_default());
+    Allocation { pod: level(pod).cloned(), containers: resizable(pod).map(of).collect() }
 }
 
 /// What the API remembers of a pod that was here before: its statuses' amounts, else the spec's.
 fn recalled(pod: &Pod) -> Allocation {
     let mut allocation = of_spec(pod);
     for status in pod::all_statuses(pod) {
-        let (Some(mine), Some(actual)) = (allocation.get_mut(&status.name), &status.resources) else {
+        let (Some(mine), Some(actual)) = (allocation.containers.get_mut(&status.name), &status.resources)
+        else {
             continue;
         };
-        for name in ["cpu", "memory"] {
+        for name in RESIZABLE {
             carry(&mut mine.requests, status.allocated_resources.as_ref(), name);
             carry(&mut mine.limits, actual.limits.as_ref(), name);
         }
     }
+    let status = pod.status.as_ref();
+    if let Some(actual) = status.and_then(|status| status.resources.as_ref()) {
+        let requests = status.and_then(|status| status.allocated_resources.clone());
+        allocation.pod = level_in(pod, &ResourceRequirements { requests, ..actual.clone() });
+    }
     allocation
+}
+
+/// The amounts of the pod as a whole, those that its spec names, out of all that its group has: without the overhead of the
+/// pod's class, and unlimited where the group is.
+fn level_in(pod: &Pod, group: &ResourceRequirements) -> Option<ResourceRequirements> {
+    let mut level = level(pod)?.clone();
+    let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let own = |have: Option<&Amounts>, name: &str| {
+        let above = resources::amount(overhead, name).unwrap_or(Quantity::ZERO);
+        Some(WireQuantity((resources::amount(have, name)? - above).to_string()))
+    };
+    for (mine, have) in
+        [(&mut level.requests, group.requests.as_ref()), (&mut level.limits, group.limits.as_ref())]
+    {
+        let Some(mine) = mine else { continue };
+        mine.retain(|name, amount| {
+            if !RESIZABLE.contains(&name.as_str()) {
+                return true;
+            }
+            let own = own(have, name);
+            own.map(|own| *amount = own).is_some()
+        });
+    }
+    Some(level)
 }
 
 type Amounts = BTreeMap<String, WireQuantity>;
@@ -233,7 +329,7 @@ fn carry(to: &mut Option<Amounts>, from: Option<&Amounts>, name: &str) {
 fn raise(to: &mut Option<Amounts>, have: Option<&Amounts>, missing_is_more: bool) {
     let Some(amounts) = to else { return };
     amounts.retain(|name, amount| {
-        if !matches!(name.as_str(), "cpu" | "memory") {
+        if !RESIZABLE.contains(&name.as_str()) {
             return true;
         }
         let Some(old) = resources::amount(have, name) else { return !missing_is_more };
@@ -253,23 +349,35 @@ fn same(a: &ResourceRequirements, b: &ResourceRequirements, name: &str) -> bool 
 }
 
 fn alike(a: &Allocation, b: &Allocation) -> bool {
-    a.len() == b.len()
-        && a.iter().all(|(name, mine)| {
-            b.get(name).is_some_and(|other| ["cpu", "memory"].into_iter().all(|kind| same(mine, other, kind)))
-        })
+    let alike = |mine: &ResourceRequirements, other: &ResourceRequirements| {
+        RESIZABLE.into_iter().all(|kind| same(mine, other, kind))
+    };
+    let none = ResourceRequirements::default();
+    alike(a.pod.as_ref().unwrap_or(&none), b.pod.as_ref().unwrap_or(&none))
+        && a.containers.len() == b.containers.len()
+        && a.containers
+            .iter()
+            .all(|(name, mine)| b.containers.get(name).is_some_and(|other| alike(mine, other)))
 }
 
 /// The pod with these amounts of CPU and memory instead of its own.
 fn with(pod: &Pod, allocation: &Allocation) -> Pod {
     let mut changed = pod.clone();
     let Some(spec) = changed.spec.as_mut() else { return changed };
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        let Some(granted) = allocation.get(&container.name) else { continue };
-        let mine = container.resources.get_or_insert_default();
-        for name in ["cpu", "memory"] {
+    let replace = |mine: &mut ResourceRequirements, granted: &ResourceRequirements| {
+        for name in RESIZABLE {
             carry(&mut mine.requests, granted.requests.as_ref(), name);
             carry(&mut mine.limits, granted.limits.as_ref(), name);
         }
+    };
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        let Some(granted) = allocation.containers.get(&container.name) else { continue };
+        replace(container.resources.get_or_insert_default(), granted);
+    }
+    match &allocation.pod {
+        Some(granted) => replace(spec.resources.get_or_insert_default(), granted),
+        // Nothing but CPU and memory can have been added.
+        None => spec.resources = None,
     }
     changed
 }

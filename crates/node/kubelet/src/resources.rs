@@ -55,6 +55,42 @@ pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Opt
     amount(resources?.limits.as_ref(), name)
 }
 
+/// What a container has in effect: where it has no limit of CPU or memory itself, that of the pod as a whole is its own.
+pub(crate) fn effective(container: &Container, pod: Option<&ResourceRequirements>) -> ResourceRequirements {
+    let mut all = container.resources.clone().unwrap_or_default();
+    for name in ["cpu", "memory"] {
+        let own = amount(all.limits.as_ref(), name).is_some_and(|own| !own.is_zero());
+        if let Some(of_pod) = pod.and_then(|pod| pod.limits.as_ref()?.get(name)).filter(|_| !own) {
+            all.limits.get_or_insert_default().insert(name.to_owned(), of_pod.clone());
+        }
+    }
+    all
+}
+
+/// All that a pod takes of the resources it names, and all that bounds it.
+pub(crate) fn whole(pod: &Pod) -> ResourceRequirements {
+    let requests =
+        named(pod, |resources| resources.requests.as_ref(), |name| Some(pod_request(pod, name)));
+    let limits = named(pod, |resources| resources.limits.as_ref(), |name| pod_limit(pod, name));
+    let some = |list: Amounts| Some(list).filter(|list| !list.is_empty());
+    ResourceRequirements { requests: some(requests), limits: some(limits), claims: None }
+}
+
+fn named(
+    pod: &Pod,
+    list: impl Fn(&ResourceRequirements) -> Option<&Amounts>,
+    amount: impl Fn(&str) -> Option<Quantity>,
+) -> Amounts {
+    let containers = pod::containers(pod).iter().chain(pod::init_containers(pod));
+    let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    containers
+        .filter_map(|container| container.resources.as_ref())
+        .chain(own)
+        .flat_map(|resources| list(resources).into_iter().flatten())
+        .filter_map(|(name, _)| Some((name.clone(), WireQuantity(amount(name)?.to_string()))))
+        .collect()
+}
+
 /// The class the API server gave the pod, or the one its containers make.
 pub(crate) fn qos(pod: &Pod) -> Qos {
     match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
@@ -93,10 +129,8 @@ pub(crate) fn pod_request(pod: &Pod, name: &str) -> Quantity {
 
 /// The pod's limit on one resource; None if some container has none.
 pub(crate) fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
-    if let Some(limit) = pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), name)) {
-        return Some(limit);
-    }
-    let bounded = pod::containers(pod)
+    let whole = pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), name));
+    let bounded = whole.is_some() || pod::containers(pod)
         .iter()
         .chain(pod::init_containers(pod))
         .all(|container| limit(container.resources.as_ref(), name).is_some());
@@ -246,12 +280,9 @@ pub(crate) fn linux_resources(
     container: &Container,
     bounds: &Bounds,
 ) -> v1::LinuxContainerResources {
-    let resources = container.resources.as_ref();
-    let cpu_request = request(resources, "cpu").map_or(0, |cpu| cpu.milli_value());
-    let cpu_limit = limit(resources, "cpu")
-        .or_else(|| pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "cpu")));
-    let memory_limit = limit(resources, "memory")
-        .or_else(|| pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), "memory")));
+    let resources = effective(container, pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()));
+    let cpu_request = request(Some(&resources), "cpu").map_or(0, |cpu| cpu.milli_value());
+    let (cpu_limit, memory_limit) = (limit(Some(&resources), "cpu"), limit(Some(&resources), "memory"));
     let mut unified = std::collections::HashMap::new();
     if bounds.cgroup_v2 {
         // Upstream kills the container's processes together, so that none is left half alive.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{HostIP, Pod, PodIP, PodStatus},
+    api::core::v1::{HostIP, Pod, PodIP, PodStatus, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
@@ -19,6 +19,7 @@ use crate::{
     pod::{self, ProbeKind},
     record::{PodRecord, RunState},
     resize::Resize,
+    resources,
 };
 
 pub(crate) use conditions::{OWNED_CONDITIONS, PASSING_CONDITIONS};
@@ -90,7 +91,7 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
     let Seen { pod, record, old, now, .. } = *seen;
     let mut status = PodStatus {
         start_time: old.start_time.clone().or_else(|| time(now)),
-        qos_class: Some(crate::resources::qos(pod).as_str().to_owned()),
+        qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata.generation,
         ..Default::default()
     };
@@ -136,8 +137,16 @@ pub(crate) fn generate(seen: &Seen<'_>) -> PodStatus {
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = Some(regular);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
+    amounts(seen, &mut status);
     addresses(seen, &mut status);
     status
+}
+
+/// What the pod was granted as a whole, and what its group has.
+fn amounts(seen: &Seen<'_>, status: &mut PodStatus) {
+    status.allocated_resources = resources::whole(seen.pod).requests;
+    let have = seen.resize.group(seen.pod);
+    status.resources = (have != ResourceRequirements::default()).then_some(have);
 }
 
 fn addresses(seen: &Seen<'_>, status: &mut PodStatus) {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The status fields a kubelet owns; all others are left as they are.
-const OWNED_FIELDS: [&str; 11] = [
+const OWNED_FIELDS: [&str; 13] = [
     "phase",
     "reason",
     "message",
@@ -31,6 +31,8 @@ const OWNED_FIELDS: [&str; 11] = [
     "initContainerStatuses",
     "containerStatuses",
     "ephemeralContainerStatuses",
+    "resources",
+    "allocatedResources",
 ];
 /// Pause after a failed write: short at first, because statuses are what others wait for.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -167,6 +169,8 @@ pub(crate) fn patch(base: &Pod, wanted: &PodStatus) -> Option<Value> {
             ("hostIPs" | "podIPs", Some(Value::Array(items))) => Value::Array(
                 std::iter::once(json!({"$patch": "replace"})).chain(items.iter().cloned()).collect(),
             ),
+            // These are merged by name; what is gone from them has to be removed by it.
+            ("resources" | "allocatedResources", Some(want)) => replacing(have, want),
             (_, Some(want)) => want.clone(),
         };
         changes.insert(field.to_owned(), new);
@@ -181,6 +185,19 @@ pub(crate) fn patch(base: &Pod, wanted: &PodStatus) -> Option<Value> {
         changes.insert("conditions".to_owned(), Value::Array(changed));
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": pod::uid(base)}, "status": changes}))
+}
+
+/// What makes a map, and maps in it, what is wanted when it is merged into another.
+fn replacing(have: Option<&Value>, want: &Value) -> Value {
+    let Some(want) = want.as_object() else { return want.clone() };
+    let mut new: Map<String, Value> = want
+        .iter()
+        .map(|(name, want)| (name.clone(), replacing(have.and_then(|have| have.get(name)), want)))
+        .collect();
+    for gone in have.and_then(Value::as_object).into_iter().flat_map(|have| have.keys()) {
+        new.entry(gone.clone()).or_insert(Value::Null);
+    }
+    Value::Object(new)
 }
 
 /// Our conditions that differ from the API's; conditions are merged by type there.
@@ -271,6 +288,16 @@ mod tests {
             patch(&base, &status(json!({}))),
             Some(json!({"metadata": {"uid": "u"}, "status": {
                 "conditions": [{"$patch": "delete", "type": "PodResizeInProgress"}]}}))
+        );
+    }
+
+    #[test]
+    fn amounts_are_replaced() {
+        let base = pod(json!({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}}));
+        assert_eq!(
+            patch(&base, &status(json!({"resources": {"requests": {"cpu": "2"}}}))),
+            Some(json!({"metadata": {"uid": "u"}, "status": {
+                "resources": {"requests": {"cpu": "2", "memory": null}, "limits": null}}}))
         );
     }
 

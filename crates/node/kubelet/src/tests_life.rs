@@ -557,6 +557,42 @@ async fn resizing_leaves_containers_running_unless_they_asked_for_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn resizing_a_pod_as_a_whole() {
+    let Some(world) = World::start() else { return };
+    let level = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
+    world.pod("web", json!({"containers": [container("a")], "resources": level("10m", "64Mi")}));
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    assert_eq!(pod["status"]["resources"], level("10m", "64Mi"));
+    assert_eq!(pod["status"]["allocatedResources"], json!({"cpu": "10m"}));
+    let change = |generation: i64, resources: Value| {
+        let mut pod = world.api.get("pods", "default", "web").unwrap();
+        pod["metadata"]["generation"] = generation.into();
+        pod["spec"]["resources"] = resources;
+        world.api.put("pods", pod);
+    };
+    change(2, level("20m", "128Mi"));
+    let pod = world
+        .wait("web", "is resized", |pod| {
+            pod["status"]["resources"] == level("20m", "128Mi")
+                && !pod["status"]["conditions"].to_string().contains("PodResize")
+        })
+        .await;
+    assert_eq!(pod["status"]["allocatedResources"], json!({"cpu": "20m"}));
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    let calls = world.runtime.calls();
+    assert!(calls.contains(&format!("resize a {} {}", 2, 128 << 20)), "its own by way of the pod: {calls:?}");
+    world.event("ResizeStarted", "Pod resize started: ").await;
+    world.event("ResizeCompleted", "Pod resize completed: ").await;
+    // Requests alone concern nobody but the group.
+    change(3, level("30m", "128Mi"));
+    world.wait("web", "asks for more", |pod| pod["status"]["resources"] == level("30m", "128Mi")).await;
+    change(4, level("9000", "128Mi"));
+    let pod = world.wait("web", "waits", |pod| is(pod, "PodResizePending", "True")).await;
+    assert_eq!(pod["status"]["resources"], level("30m", "128Mi"));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn volumes_follow_labels_and_tokens_are_renewed() {
     let Some(world) = World::start() else { return };
     world.api.short_tokens();

@@ -4,12 +4,21 @@ use super::*;
 use crate::record::RunState;
 
 fn pod_of(resources: Value, status: Value) -> Arc<Pod> {
+    whole_of(resources, None, status)
+}
+
+/// With amounts of the pod as a whole.
+fn whole_of(resources: Value, level: Option<Value>, status: Value) -> Arc<Pod> {
     let pod = json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 4},
-        "spec": {"containers": [{"name": "a", "image": "i", "resources": resources}]},
+        "spec": {"containers": [{"name": "a", "image": "i", "resources": resources}], "resources": level},
         "status": status,
     });
     Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn level_of(pod: &Pod) -> Value {
+    serde_json::to_value(level(pod)).unwrap()
 }
 
 fn amounts(value: Value) -> ResourceRequirements {
@@ -96,17 +105,88 @@ fn changes_of_running_containers() {
         (json!({"requests": {"cpu": "1"}, "limits": {"memory": "2Gi"}}), on_memory, Some(Change::Restart)),
         (json!({"requests": {"cpu": "1"}, "limits": {"memory": "2Gi"}}), json!([]), Some(Change::Update)),
     ] {
-        assert_eq!(change(&container(wanted.clone(), policy), Some(&has)), expected, "{wanted}");
+        let container = container(wanted.clone(), policy);
+        assert_eq!(change(&Pod::default(), &container, Some(&has)), expected, "{wanted}");
     }
-    assert_eq!(change(&container(json!({}), json!([])), None), None, "nothing is known of what it has");
+    let bare = container(json!({}), json!([]));
+    assert_eq!(change(&Pod::default(), &bare, None), None, "nothing is known of what it has");
+}
+
+#[test]
+fn limits_of_the_pod_are_those_of_containers_without() {
+    let with = |level: Value| whole_of(json!({}), Some(level), json!({}));
+    let container = |policy: Value| -> Container {
+        serde_json::from_value(json!({"name": "a", "resizePolicy": policy})).unwrap()
+    };
+    let (before, after) = (json!({"limits": {"memory": "1Gi"}}), json!({"limits": {"memory": "2Gi"}}));
+    let mut resize = Resize::default();
+    resize.started("1", &with(before.clone()), &container(json!([])));
+    let has = Some(&resize.actual["1"]);
+    assert_eq!(own(&resize.actual["1"], &container(json!([]))), ResourceRequirements::default());
+    assert_eq!(change(&with(before), &container(json!([])), has), None);
+    assert_eq!(change(&with(after.clone()), &container(json!([])), has), Some(Change::Update));
+    let restarts = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    assert_eq!(change(&with(after), &container(restarts), has), Some(Change::Restart));
+    let other = with(json!({"requests": {"cpu": "3"}, "limits": {"memory": "1Gi"}}));
+    assert_eq!(change(&other, &container(json!([])), has), None, "its requests are its group's");
+}
+
+#[test]
+fn a_wish_of_the_pod_as_a_whole() {
+    let with = |cpu: &str| whole_of(json!({}), Some(json!({"requests": {"cpu": cpu}})), json!({}));
+    let mut resize = Resize::default();
+    let held = resize.apply(&with("1"));
+    resize.bounded(&held);
+    let wish = with("2");
+    assert!(resize.is_wanted(&wish));
+    let held = resize.apply(&wish);
+    assert_eq!(level_of(&held), json!({"requests": {"cpu": "1"}}));
+    assert!(!resize.is_group_behind(&held));
+    resize.grant(&wish);
+    let held = resize.apply(&wish);
+    assert!(resize.is_group_behind(&held));
+    assert_eq!(resize.group(&held), amounts(json!({"requests": {"cpu": "1"}})), "not yet");
+    resize.bounded(&held);
+    assert!(!resize.is_group_behind(&held));
+    assert_eq!(resize.group(&held), amounts(json!({"requests": {"cpu": "2"}})));
+    // Amounts of the pod can come where there were none.
+    let mut resize = Resize::default();
+    resize.apply(&pod_of(json!({}), json!({})));
+    assert_eq!(level_of(&resize.apply(&wish)), Value::Null);
+}
+
+#[test]
+fn a_restarted_kubelet_reads_the_pods_amounts_too() {
+    let status = json!({"allocatedResources": {"cpu": "3", "memory": "64Mi"}, "resources": {
+        "requests": {"cpu": "2", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}});
+    let level = json!({"requests": {"cpu": "4", "memory": "32Mi"}, "limits": {"memory": "2Gi", "cpu": "8"}});
+    let mut wish = (*whole_of(json!({"requests": {"memory": "32Mi"}}), Some(level), status)).clone();
+    wish.spec.as_mut().unwrap().overhead = amounts(json!({"limits": {"cpu": "1", "memory": "32Mi"}})).limits;
+    let wish = Arc::new(wish);
+    let mut resize = Resize::default();
+    let held = resize.apply(&wish);
+    assert_eq!(level_of(&held), json!({"requests": {"cpu": "2", "memory": "32Mi"}, "limits": {"memory": "992Mi"}}));
+    assert!(resize.is_wanted(&wish));
+    resize.observe(&held, &[&running()]);
+    assert!(resize.is_group_behind(&held), "two CPUs were granted, beside one of overhead");
+    assert_eq!(resize.actual["1"].limits.as_ref().unwrap()["memory"].0, "992Mi");
 }
 
 #[test]
 fn a_group_bears_the_larger_amount_meanwhile() {
     let peak_of = |wanted: Value, has: Value| {
         let actual: Actual = [("1".to_owned(), amounts(has))].into();
-        resources_of(&peak(&pod_of(wanted, json!({})), &[&running()], &actual))
+        let resize = Resize { actual, ..Resize::default() };
+        resources_of(&peak(&pod_of(wanted, json!({})), &[&running()], &resize))
     };
+    let level = |wanted: Value, has: Value| {
+        let mut resize = Resize::default();
+        resize.bounded(&whole_of(json!({}), Some(has), json!({})));
+        level_of(&peak(&whole_of(json!({}), Some(wanted), json!({})), &[], &resize))
+    };
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}, "limits": {"cpu": amount}});
+    assert_eq!(level(cpu("1"), cpu("2")), cpu("2"));
+    assert_eq!(level(cpu("2"), cpu("1")), cpu("2"));
     let (small, large) = (json!({"limits": {"memory": "1Gi"}}), json!({"limits": {"memory": "2Gi"}}));
     assert_eq!(peak_of(small.clone(), large.clone()), large);
     assert_eq!(peak_of(large.clone(), small), large);
@@ -116,15 +196,14 @@ fn a_group_bears_the_larger_amount_meanwhile() {
 
 #[test]
 fn limits_below_what_is_used() {
-    let container = |limit: &str| -> Container {
-        serde_json::from_value(json!({"name": "a", "resources": {"limits": {"memory": limit}}})).unwrap()
-    };
-    assert_eq!(below_usage(&container("100"), Some(99)), None);
-    assert_eq!(below_usage(&container("100"), None), None);
+    assert_eq!(below_usage("pod", 100, None, Some(99)), None);
+    assert_eq!(below_usage("pod", 100, None, None), None);
+    assert_eq!(below_usage("pod", 100, Some(100), Some(100)), None, "it was so before");
     assert_eq!(
-        below_usage(&container("100"), Some(150)).unwrap(),
+        below_usage("container", 100, Some(200), Some(150)).unwrap(),
         "attempting to set container memory limit (100) below current usage (150)"
     );
+    assert!(below_usage("pod", 100, None, Some(150)).unwrap().contains("set pod memory limit"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     container::inside,
     pod::{self, ContainerKind, ProbeKind},
     record::{ContainerRecord, RunState},
-    rounds,
+    resize, rounds,
     status::{Seen, cri_time},
 };
 
@@ -195,7 +195,7 @@ fn from_record(
         state: Some(state_of(seen, latest, old)),
         volume_mounts: volume_mounts(container, Some(latest)),
         resources: match latest.state {
-            RunState::Running => seen.resize.actual.get(&latest.id).cloned(),
+            RunState::Running => seen.resize.actual.get(&latest.id).map(|have| resize::own(have, container)),
             _ => None,
         }
         .or_else(|| container.resources.clone()),

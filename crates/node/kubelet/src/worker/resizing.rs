@@ -7,6 +7,8 @@ use podium_client::{EventType, reference_of};
 use podium_cri::v1;
 use tokio::time::Instant;
 
+use podium_api::quantity::Quantity;
+
 use crate::{
     actions::ToResize,
     pod,
@@ -45,6 +47,10 @@ impl Worker {
             self.resize.grant(&self.wanted);
         }
         self.pod = self.resize.apply(&self.wanted);
+        if self.resize.progress.is_none() && self.resize.is_group_behind(&self.pod) {
+            // An earlier kubelet granted it and ended before its work did.
+            self.resize.progress = Some((self.wanted.metadata.generation.unwrap_or(0), None));
+        }
         self.mailbox.set_held(&self.pod);
     }
 
@@ -52,7 +58,7 @@ impl Worker {
     /// when to try again if that failed.
     pub(super) async fn raise_group(&mut self) -> Option<Instant> {
         self.resize.progress.as_ref()?;
-        let peak = resize::peak(&self.pod, &self.running(), &self.resize.actual);
+        let peak = resize::peak(&self.pod, &self.running(), &self.resize);
         self.bound_group(Arc::new(peak)).await
     }
 
@@ -61,13 +67,19 @@ impl Worker {
     pub(super) async fn resize_containers(&mut self, wanted: &[ToResize]) -> Option<Instant> {
         for one in wanted {
             let Some(container) = container_at(&self.pod, one.kind, one.index) else { continue };
-            let usage = self.memory_usage(&one.id);
-            let outcome = match resize::below_usage(&container, usage) {
+            let path =
+                self.shared.cgroups.container_path(&self.pod, &one.id, &self.shared.runtime_name);
+            let level = self.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+            let limit = resources::limit(Some(&resources::effective(&container, level)), "memory");
+            let outcome = match self.below_usage("container", &path, limit) {
                 Some(refused) => Err(refused),
                 None => self.update(&one.id, &container).await.map_err(|error| error.to_string()),
             };
             match outcome {
-                Ok(()) => self.resize.started(&one.id, &container),
+                Ok(()) => {
+                    let pod = self.pod.clone();
+                    self.resize.started(&one.id, &pod, &container);
+                }
                 Err(error) => return Some(self.resize_failed(error)),
             }
         }
@@ -78,6 +90,10 @@ impl Worker {
     /// answer is when to try again if it could not be finished.
     pub(super) async fn finish_resize(&mut self) -> Option<Instant> {
         self.resize.progress.as_ref()?;
+        let path = self.shared.cgroups.pod_path(&self.pod);
+        if let Some(refused) = self.below_usage("pod", &path, resources::pod_limit(&self.pod, "memory")) {
+            return Some(self.resize_failed(refused));
+        }
         if let Some(at) = self.bound_group(self.pod.clone()).await {
             return Some(at);
         }
@@ -91,10 +107,13 @@ impl Worker {
     }
 
     async fn bound_group(&mut self, pod: Arc<Pod>) -> Option<Instant> {
-        let shared = self.shared.clone();
-        let bounded = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&pod)).await;
+        let (shared, target) = (self.shared.clone(), pod.clone());
+        let bounded = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&target)).await;
         match bounded {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => {
+                self.resize.bounded(&pod);
+                None
+            }
             Ok(Err(error)) => Some(self.resize_failed(error.to_string())),
             Err(error) => Some(self.resize_failed(error.to_string())),
         }
@@ -116,14 +135,14 @@ impl Worker {
         self.shared.cri.update_container_resources(request).await.map(|_| ())
     }
 
-    /// What a container uses, where the kernel would kill it for a lower limit; version 1 refuses instead.
-    fn memory_usage(&self, id: &str) -> Option<i64> {
+    /// Why a group cannot have a limit of memory, where the kernel would kill in it; version 1 refuses instead.
+    fn below_usage(&self, whose: &str, path: &str, limit: Option<Quantity>) -> Option<String> {
         let cgroups = &self.shared.cgroups;
         if !cgroups.is_v2() {
             return None;
         }
-        let path = cgroups.container_path(&self.pod, id, &self.shared.runtime_name);
-        cgroups.read(&path, "memory", "memory.current")?.trim().parse().ok()
+        let number = |file: &str| cgroups.read(path, "memory", file)?.trim().parse::<i64>().ok();
+        resize::below_usage(whose, limit?.value(), number("memory.max"), number("memory.current"))
     }
 
     fn resize_failed(&mut self, error: String) -> Instant {

@@ -278,7 +278,7 @@ impl Worker {
         };
         shared.metrics.count(&metrics::CONTAINERS_STARTED, &[("container_type", type_of(kind))]);
         shared.recorder.event(&about, EventType::Normal, "Created", "Container created");
-        self.resize.started(&id, spec);
+        self.resize.started(&id, &pod, spec);
         if let Err(error) =
             shared.cri.start_container(v1::StartContainerRequest { container_id: id.clone() }).await
         {

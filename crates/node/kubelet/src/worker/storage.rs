@@ -65,7 +65,16 @@ impl Worker {
         let uid = pod::uid(&self.pod).to_owned();
         self.shared.references.set(&uid, pod::namespace(&self.pod), &references(&self.pod));
         self.storage.stale = false;
-        match make(&self.shared, &self.pod, self.pod_ips()).await {
+        let made = match self.storage.ready {
+            // Its bounds are the resizing's.
+            true => Ok(()),
+            false => self.make_group().await,
+        };
+        let made = match made {
+            Ok(()) => make(&self.shared, &self.pod, self.pod_ips()).await,
+            trouble => trouble,
+        };
+        match made {
             Ok(()) => {
                 self.storage.ready = true;
                 self.storage.retry = None;
@@ -82,6 +91,23 @@ impl Worker {
                 self.storage.retry = Some((at, pause));
                 Err(at)
             }
+        }
+    }
+
+    async fn make_group(&mut self) -> Result<(), Trouble> {
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let made = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&pod)).await;
+        match made {
+            Ok(Ok(())) => {
+                self.resize.bounded(&self.pod);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Trouble {
+                reason: "FailedCreatePodContainer",
+                message: format!("unable to ensure pod container exists: {error}"),
+                soon: false,
+            }),
+            Err(error) => Err(trouble(error)),
         }
     }
 
@@ -122,11 +148,6 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
     mount_remote(shared, pod, &lookup).await?;
     let (shared, pod) = (shared.clone(), pod.clone());
     let made = tokio::task::spawn_blocking(move || {
-        shared.cgroups.make_pod(&pod).map_err(|error| Trouble {
-            reason: "FailedCreatePodContainer",
-            message: format!("unable to ensure pod container exists: {error}"),
-            soon: false,
-        })?;
         let directory = shared.pod_dir(pod::uid(&pod));
         make_private(directory.path())
             .and_then(|()| std::fs::create_dir_all(shared.log_directory(&pod)))
