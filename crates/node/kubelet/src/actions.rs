@@ -357,7 +357,10 @@ impl Plan<'_> {
             return if started { InitStep::Done } else { InitStep::Waiting };
         }
         match latest.state {
-            RunState::Running => InitStep::Waiting,
+            RunState::Running => {
+                self.resize(ContainerKind::Init, index, container, latest);
+                InitStep::Waiting
+            }
             // Made but never started: the start failed.
             RunState::Created => {
                 self.start(ContainerKind::Init, index);

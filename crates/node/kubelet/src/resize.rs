@@ -28,7 +28,7 @@ use crate::{admission::Refused, pod, record::ContainerRecord, resources};
 pub(crate) struct Allocation {
     /// Of the pod as a whole, where its spec says so.
     pod: Option<ResourceRequirements>,
-    /// By container name, of every container that may be resized: regular ones and sidecars.
+    /// By container name, of every container that may be resized: regular ones and those that initialise.
     containers: BTreeMap<String, ResourceRequirements>,
 }
 /// What running containers have, by container id: [`resources::effective`] ones, for limits of the pod are theirs.
@@ -247,8 +247,7 @@ pub(crate) fn summary(prefix: &str, pod: &Pod, error: Option<&str>) -> String {
 }
 
 fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
-    let sidecars = pod::init_containers(pod).iter().filter(|one| pod::is_sidecar(one));
-    sidecars.chain(pod::containers(pod))
+    pod::init_containers(pod).iter().chain(pod::containers(pod))
 }
 
 /// What can be resized in place.

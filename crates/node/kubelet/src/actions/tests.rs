@@ -271,8 +271,8 @@ fn amounts_change_in_place_or_by_a_restart() {
             "resources": {"requests": {"cpu": "200m", "memory": "64Mi"}}})
     };
     let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
-    let decide = |policy: Value, cpu: &str, memory: &str| {
-        let pod = from(json!({"restartPolicy": "Always", "containers": [container(policy)]}));
+    let decide_of = |spec: Value, cpu: &str, memory: &str| {
+        let pod = from(spec);
         let requests = json!({"requests": {"cpu": cpu, "memory": memory}});
         let actual = [("id-a".to_owned(), serde_json::from_value(requests).unwrap())].into();
         let record = record(&["a:run"], false);
@@ -287,6 +287,9 @@ fn amounts_change_in_place_or_by_a_restart() {
         };
         compute_actions(&seen)
     };
+    let decide = |policy: Value, cpu: &str, memory: &str| {
+        decide_of(json!({"restartPolicy": "Always", "containers": [container(policy)]}), cpu, memory)
+    };
     assert!(decide(json!([]), "0.2", "67108864").is_idle(), "other spellings of the same amounts");
     let plan = decide(json!([]), "100m", "64Mi");
     assert_eq!(plan.resize, [ToResize { id: "id-a".into(), kind: ContainerKind::Regular, index: 0 }]);
@@ -295,6 +298,11 @@ fn amounts_change_in_place_or_by_a_restart() {
     assert_eq!(plan.kill[0].message, "Container a resize requires restart, will be restarted");
     assert_eq!((plan.start.len(), plan.resize.len()), (1, 0));
     assert_eq!(decide(restart, "200m", "32Mi").resize.len(), 1, "its policy is about the other resource");
+    let initialising = json!({"restartPolicy": "Always", "initContainers": [container(json!([]))],
+        "containers": [{"name": "b", "image": "i"}]});
+    let plan = decide_of(initialising, "100m", "64Mi");
+    assert_eq!(plan.resize, [ToResize { id: "id-a".into(), kind: ContainerKind::Init, index: 0 }]);
+    assert!(plan.start.is_empty(), "it still runs: {plan:?}");
 }
 
 /// A pod in which the end of `b` with 42 begins all containers anew.

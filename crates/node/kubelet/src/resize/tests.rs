@@ -89,6 +89,25 @@ fn too_much_for_the_node_and_too_much_for_now() {
 }
 
 #[test]
+fn containers_that_initialise_have_wishes_too() {
+    let with = |cpu: &str| {
+        let mut pod = (*pod_of(json!({}), json!({}))).clone();
+        let one = json!({"name": "first", "image": "i", "resources": {"requests": {"cpu": cpu}}});
+        pod.spec.as_mut().unwrap().init_containers = Some(vec![serde_json::from_value(one).unwrap()]);
+        Arc::new(pod)
+    };
+    let cpu = |pod: &Pod| {
+        resources::request(pod::init_containers(pod)[0].resources.as_ref(), "cpu").unwrap().milli_value()
+    };
+    let mut resize = Resize::default();
+    resize.apply(&with("1"));
+    assert!(resize.is_wanted(&with("2")));
+    assert_eq!(cpu(&resize.apply(&with("2"))), 1000);
+    resize.grant(&with("2"));
+    assert_eq!(cpu(&resize.apply(&with("2"))), 2000);
+}
+
+#[test]
 fn changes_of_running_containers() {
     let container = |resources: Value, policy: Value| -> Container {
         serde_json::from_value(json!({"name": "a", "resources": resources, "resizePolicy": policy})).unwrap()
