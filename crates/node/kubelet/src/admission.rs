@@ -31,6 +31,11 @@ const NODE_AFFINITY: &str = "NodeAffinity";
 const TAINT_TOLERATION: &str = "TaintToleration";
 
 impl Refused {
+    /// Whether nothing but a lack of room is the reason, of a critical pod.
+    pub(crate) fn is_shortage(&self) -> bool {
+        self.reason.starts_with("OutOf")
+    }
+
     /// Whether the node's labels or taints are the reason: the node's own copy of them may be older than the scheduler's.
     pub(crate) fn is_about_node(&self) -> bool {
         matches!(self.reason.as_str(), NODE_AFFINITY | TAINT_TOLERATION)
@@ -84,48 +89,92 @@ pub(crate) fn admit(
             message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
         });
     }
-    fits(wanted, others, allocatable)?;
-    if let Some(node) = node {
-        if !matches_node(wanted, node) {
-            return Err(predicate(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
-        }
-        if !tolerates_node(wanted, node) {
-            return Err(predicate(TAINT_TOLERATION, "node(s) had taints that the pod didn't tolerate"));
-        }
+    let fits = || match shortages(wanted, others, allocatable).into_iter().next() {
+        Some(short) => Err(short.refused()),
+        None => Ok(()),
+    };
+    // Room is made for a critical pod: a lack of it is all that may be wrong then.
+    if pod::is_critical(wanted) {
+        suits(wanted, others, node)?;
+        return fits();
     }
-    ports(wanted, others)
+    fits()?;
+    suits(wanted, others, node)
 }
 
-fn fits(
+/// Whether the pod may be on this node, however much room there is.
+fn suits(wanted: &Pod, others: &[Arc<Pod>], node: Option<&Node>) -> Result<(), Refused> {
+    if let Some(node) = node
+        && !matches_node(wanted, node)
+    {
+        return Err(predicate(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
+    }
+    ports(wanted, others)?;
+    // Nobody chose this node for a static pod.
+    if let Some(node) = node
+        && !pod::is_static(wanted)
+        && !tolerates_node(wanted, node)
+    {
+        return Err(predicate(TAINT_TOLERATION, "node(s) had taints that the pod didn't tolerate"));
+    }
+    Ok(())
+}
+
+/// A resource that a pod asks more of than is free; CPU in thousandths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) resource: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Shortage {
+    /// How much more would have to be free.
+    pub(crate) fn missing(&self) -> i64 {
+        self.requested - (self.capacity - self.used)
+    }
+
+    fn refused(&self) -> Refused {
+        let Self { resource, requested, used, capacity } = self;
+        Refused {
+            reason: format!("OutOf{resource}"),
+            message: format!(
+                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
+        }
+    }
+}
+
+/// What a pod takes of a resource, in the numbers of [`Shortage`].
+pub(crate) fn taken(pod: &Pod, resource: &str) -> i64 {
+    match resource {
+        "pods" => 1,
+        "cpu" => resources::pod_request(pod, resource).milli_value(),
+        _ => resources::pod_request(pod, resource).value(),
+    }
+}
+
+/// All that there is too little of for the pod, in upstream's order.
+pub(crate) fn shortages(
     wanted: &Pod,
     others: &[Arc<Pod>],
     allocatable: &BTreeMap<String, WireQuantity>,
-) -> Result<(), Refused> {
-    let short = |name: &str, requested: i64, used: i64, capacity: i64| Refused {
-        reason: format!("OutOf{name}"),
-        message: format!(
-            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-        ),
+) -> Vec<Shortage> {
+    let short = |resource: &str| {
+        let requested = taken(wanted, resource);
+        let number = |amount: Quantity| if resource == "cpu" { amount.milli_value() } else { amount.value() };
+        let capacity = match resources::amount(Some(allocatable), resource).map(number) {
+            Some(capacity) => capacity,
+            // Nobody says how many there may be.
+            None if resource == "pods" => return None,
+            None => 0,
+        };
+        let used: i64 = others.iter().map(|other| taken(other, resource)).sum();
+        (requested > 0 && used + requested > capacity)
+            .then(|| Shortage { resource: resource.to_owned(), requested, used, capacity })
     };
-    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    if let Some(pods) = resources::amount(Some(allocatable), "pods").map(|pods| pods.value())
-        && count + 1 > pods
-    {
-        return Err(short("pods", 1, count, pods));
-    }
-    for name in ["cpu", "memory", "ephemeral-storage"] {
-        let number = |amount: Quantity| if name == "cpu" { amount.milli_value() } else { amount.value() };
-        let requested = number(resources::pod_request(wanted, name));
-        if requested == 0 {
-            continue;
-        }
-        let used: i64 = others.iter().map(|other| number(resources::pod_request(other, name))).sum();
-        let capacity = resources::amount(Some(allocatable), name).map_or(0, number);
-        if used + requested > capacity {
-            return Err(short(name, requested, used, capacity));
-        }
-    }
-    Ok(())
+    ["pods", "cpu", "memory", "ephemeral-storage"].into_iter().filter_map(short).collect()
 }
 
 type HostPort = (String, i32, String);
@@ -335,6 +384,27 @@ mod tests {
         }
         assert_eq!(affinity(json!({"key": "cores", "operator": "Gt", "values": ["4"]})), "");
         assert_eq!(affinity(json!({"key": "cores", "operator": "Lt", "values": ["4"]})), "NodeAffinity");
+    }
+
+    #[test]
+    fn room_is_all_that_a_critical_pod_may_lack() {
+        let critical = |extra: serde_json::Value| {
+            let mut spec = json!({"priority": 2_000_000_000, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": "3", "memory": "5Gi"}}}]});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            pod(spec)
+        };
+        let tolerating = critical(json!({"tolerations": [{"operator": "Exists"}]}));
+        assert_eq!(reason(&tolerating, &[], Some(&node())), "OutOfcpu");
+        assert_eq!(reason(&critical(json!({})), &[], Some(&node())), "TaintToleration");
+        let mut from_a_file = critical(json!({}));
+        let mark = (pod::CONFIG_SOURCE.to_owned(), "file".to_owned());
+        from_a_file.metadata.annotations = Some([mark].into());
+        assert_eq!(reason(&from_a_file, &[], Some(&node())), "OutOfcpu", "taints do not concern it");
+        let one = Arc::new(asking("1", "1Gi"));
+        let short = shortages(&tolerating, &[one], &allocatable());
+        let missing: Vec<_> = short.iter().map(|one| (one.resource.as_str(), one.missing())).collect();
+        assert_eq!(missing, [("cpu", 2000), ("memory", 2 << 30)]);
     }
 
     #[test]

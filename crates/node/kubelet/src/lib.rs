@@ -41,6 +41,7 @@ mod node_shutdown;
 mod observe;
 mod plugin_manager;
 mod pod;
+mod preemption;
 mod probes;
 mod record;
 mod references;

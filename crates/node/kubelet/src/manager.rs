@@ -1,5 +1,6 @@
 //! Pods of this node and their workers: who is here, who is new, who is gone, and what nobody knows.
 
+mod beside;
 mod bounds;
 mod leave;
 mod relief;
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use podium_client::{Change, Informer, ObjectKey};
 use podium_cri::v1;
@@ -21,7 +22,6 @@ use tokio::{
 };
 
 use crate::{
-    admission,
     context::Shared,
     metrics,
     observe::Observer,
@@ -108,13 +108,8 @@ impl Pods {
             entry.mailbox.pod(pod.clone());
             return;
         }
-        let this = Arc::downgrade(self);
-        let own = uid.clone();
-        let admission = Arc::new(move |wanted: &Pod, newer: Option<&Node>| match this.upgrade() {
-            Some(this) => this.admit(wanted, &own, newer),
-            None => Ok(()),
-        });
-        let mailbox = Arc::new(Mailbox::new(admission));
+        let others = beside::Beside { pods: Arc::downgrade(self), uid: uid.clone() };
+        let mailbox = Arc::new(Mailbox::new(Box::new(others)));
         let worker = Worker::new(self.shared.clone(), pod.clone(), mailbox.clone());
         let this = Arc::downgrade(self);
         let task = runtime.spawn(async move {
@@ -140,21 +135,6 @@ impl Pods {
         if entry.task.as_ref().is_none_or(JoinHandle::is_finished) {
             entries.remove(pod::uid(pod));
         }
-    }
-
-    fn admit(&self, wanted: &Pod, uid: &str, newer: Option<&Node>) -> Result<(), admission::Refused> {
-        let others: Vec<Arc<Pod>> = {
-            let entries = self.entries.lock();
-            entries
-                .iter()
-                .filter(|(other, entry)| *other != uid && entry.mailbox.is_active() && !is_over(&entry.pod))
-                .map(|(_, entry)| entry.mailbox.held().unwrap_or_else(|| entry.pod.clone()))
-                .collect()
-        };
-        let node = self.shared.node.lock().clone();
-        let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
-        let unsafe_sysctls = &self.shared.config.settings.allowed_unsafe_sysctls;
-        admission::admit(wanted, &others, newer.or(node.as_deref()), &allocatable, unsafe_sysctls)
     }
 
     /// Wakes the worker of a pod.

@@ -100,6 +100,8 @@ families! {
         "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.";
     REJECTIONS: "kubelet_admission_rejections_total", Kind::Counter, true,
         "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
+    PREEMPTIONS: "kubelet_preemptions", Kind::Counter, true,
+        "[ALPHA] Cumulative number of pod preemptions by preemption resource";
     DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Kind::Counter, true,
         "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.";
     DEVICE_ALLOCATION: "kubelet_device_plugin_alloc_duration_seconds", Kind::Seconds(DEFAULT), true,

@@ -462,6 +462,34 @@ async fn a_pod_that_does_not_fit_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_critical_pod_takes_the_place_of_others() {
+    let Some(world) = World::start() else { return };
+    world.pod("idle", json!({"containers": [container("a")]}));
+    world.wait("idle", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let node = world.api.get("nodes", "", "n1").unwrap_or_default();
+    let cpus = node["status"]["allocatable"]["cpu"].clone();
+    let all = |name: &str| with(container(name), json!({"resources": {"requests": {"cpu": cpus}}}));
+    world.pod("web", json!({"containers": [all("b")]}));
+    world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    world.pod("vital", json!({"priority": 2_000_000_000, "containers": [all("c")]}));
+    let pod = world.wait("web", "makes room", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "Preempting");
+    assert_eq!(pod["status"]["message"], "Preempted in order to admit critical pod");
+    assert!(is(&pod, "DisruptionTarget", "True"), "{pod}");
+    world.event("Preempting", "Preempted in order to admit critical pod").await;
+    world.wait("vital", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let calls = world.runtime.calls();
+    let at = |call: &str| calls.iter().position(|one| one == call).unwrap_or_else(|| panic!("{call}: {calls:?}"));
+    assert!(at("stop b 30") < at("start c"), "{calls:?}");
+    assert_eq!(world.api.get("pods", "default", "idle").unwrap()["status"]["phase"], "Running");
+    // Nobody is left who would go for another of its kind.
+    world.pod("late", json!({"priority": 2_000_000_000, "containers": [all("d")]}));
+    let pod = world.wait("late", "is refused", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "UnexpectedAdmissionError");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_label_that_the_scheduler_saw_first_is_asked_for() {
     let Some(world) = World::start() else { return };
     world.pod("first", json!({"containers": [container("a")]}));

@@ -4,6 +4,7 @@
 //! result, a timer), it does the same: observe, publish the status, take the next actions. A restarted
 //! kubelet therefore continues where the last one stopped, and touches nothing that is as it should be.
 
+mod admitting;
 mod kill;
 mod mailbox;
 mod probing;
@@ -21,7 +22,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Preconditions};
 use podium_client::{Api, EventType, error_chain, is_conflict, is_not_found, reference_of};
 use podium_cri::v1;
@@ -30,10 +31,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     actions::{self, PodActions, SandboxPlan},
-    admission::{self, Refused},
     backoff::{elapsed, go_duration},
     context::Shared,
-    metrics, node_shutdown,
+    metrics,
     observe::{self, Observer},
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
@@ -43,7 +43,7 @@ use crate::{
     status_writer::StatusWriter,
 };
 pub(crate) use kill::recorded_grace;
-pub(crate) use mailbox::Mailbox;
+pub(crate) use mailbox::{Departure, Mailbox, Neighbours};
 use probing::Probes;
 pub(crate) use storage::references;
 
@@ -302,37 +302,6 @@ impl Worker {
             actual: &self.resize.actual,
             now: Timestamp::now(),
         })
-    }
-
-    /// Decides once whether the pod may be here at all. One that ran before was let in before.
-    async fn admit(&mut self) {
-        self.admitted = true;
-        if !self.record.containers.is_empty() || !self.record.sandboxes.is_empty() {
-            return;
-        }
-        let mut outcome = if *self.shared.leaving.borrow() {
-            Err(node_shutdown::refusal())
-        } else {
-            let pressures = self.shared.pressures.lock().clone();
-            admission::under_pressure(&self.pod, &pressures)
-                .and_then(|()| self.mailbox.admission(&self.pod, None))
-        };
-        if outcome.as_ref().is_err_and(Refused::is_about_node) {
-            let nodes = Api::<Node>::all(self.shared.client.clone());
-            if let Ok(node) = nodes.get(&self.shared.config.node_name).await {
-                outcome = self.mailbox.admission(&self.pod, Some(&node));
-            }
-        }
-        if outcome.is_ok() {
-            outcome = self.shared.container_manager.admit(&self.pod).await;
-        }
-        if let Err(refused) = outcome {
-            let about = reference_of(&*self.pod);
-            self.shared.recorder.event(&about, EventType::Warning, &refused.reason, refused.message.clone());
-            self.shared.metrics.count(&metrics::REJECTIONS, &[("reason", &refused.reason)]);
-            let message = format!("Pod was rejected: {}", refused.message);
-            self.verdict = Some(Verdict::plain(&refused.reason, message));
-        }
     }
 
     fn deadline(&self) -> Option<Instant> {

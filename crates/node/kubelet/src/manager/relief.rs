@@ -108,7 +108,7 @@ impl Pods {
         verdict: Verdict,
         grace: i64,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let message = verdict.message.clone();
+        let (reason, message) = (verdict.reason.clone(), verdict.message.clone());
         let (first, ended) = {
             let entries = self.entries.lock();
             let mailbox = &entries.get(pod::uid(pod))?.mailbox;
@@ -116,7 +116,7 @@ impl Pods {
         };
         if first {
             let about = podium_client::reference_of(pod);
-            self.shared.recorder.event(&about, EventType::Warning, "Evicted", message);
+            self.shared.recorder.event(&about, EventType::Warning, &reason, message);
         }
         first.then_some(ended)
     }

@@ -216,7 +216,7 @@ fn no_pod_is_over_while_something_may_run() {
         (status["phase"].clone(), status["reason"].clone(), status["message"].clone(), disrupted)
     };
     let mut evicted = case("Always", &["a"], &["a:run"]);
-    evicted.verdict = Some(Verdict { reason: EVICTED.into(), message: "m".into() });
+    evicted.verdict = Some(Verdict::disrupting(EVICTED, "m".into()));
     evicted.old.phase = Some("Running".into());
     evicted.old.message = Some("before".into());
     let status = evicted.status();

@@ -1,8 +1,11 @@
 //! What others tell a worker: the newest state of its pod, and that it should look.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -11,8 +14,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::{admission::Refused, status::Verdict};
 
-/// Decides whether a pod may run beside those that are here.
-pub(crate) type Admission = Arc<dyn Fn(&Pod, Option<&Node>) -> Result<(), Refused> + Send + Sync>;
+/// Is over when pods that were ended for another have gone.
+pub(crate) type Departure = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The other pods of the node.
+pub(crate) trait Neighbours: Send + Sync {
+    /// Decides whether a pod may run beside them. `newer`: the node as the API has it at this moment, if it was asked.
+    fn admit(&self, wanted: &Pod, newer: Option<&Node>) -> Result<(), Refused>;
+
+    /// Ends some of them for a critical pod.
+    fn make_room(&self, wanted: &Pod) -> Result<Departure, Refused>;
+}
 
 /// The letters that have come since the last reading; only the newest of each kind counts.
 #[derive(Debug, Default)]
@@ -35,7 +47,7 @@ pub(crate) struct Mailbox {
     evicted: AtomicBool,
     /// The pod with the resources it was granted.
     held: Mutex<Option<Arc<Pod>>>,
-    admission: Admission,
+    neighbours: Box<dyn Neighbours>,
 }
 
 impl std::fmt::Debug for Mailbox {
@@ -45,14 +57,14 @@ impl std::fmt::Debug for Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(admission: Admission) -> Self {
+    pub(crate) fn new(neighbours: Box<dyn Neighbours>) -> Self {
         Self {
             mail: Mutex::default(),
             notify: Notify::new(),
             active: watch::Sender::new(true),
             evicted: AtomicBool::new(false),
             held: Mutex::default(),
-            admission,
+            neighbours,
         }
     }
 
@@ -108,9 +120,8 @@ impl Mailbox {
         std::mem::take(&mut self.mail.lock())
     }
 
-    /// `newer`: the node as the API has it at this moment, if it was asked.
-    pub(crate) fn admission(&self, pod: &Pod, newer: Option<&Node>) -> Result<(), Refused> {
-        (self.admission)(pod, newer)
+    pub(crate) fn neighbours(&self) -> &dyn Neighbours {
+        &*self.neighbours
     }
 
     /// The pod with what it was granted, once its worker has looked at it.

@@ -1,0 +1,99 @@
+//! What the worker of a pod may ask about the others: whether there is room beside them, and to make some.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
+
+use super::{Pods, is_over};
+use crate::{
+    admission::{self, Refused},
+    metrics, pod, preemption,
+    worker::{Departure, Neighbours},
+};
+
+/// How long a pod that goes is waited for at least, upstream's.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The others as one pod's worker sees them.
+pub(super) struct Beside {
+    pub(super) pods: Weak<Pods>,
+    pub(super) uid: String,
+}
+
+impl Neighbours for Beside {
+    fn admit(&self, wanted: &Pod, newer: Option<&Node>) -> Result<(), Refused> {
+        self.pods.upgrade().map_or(Ok(()), |pods| pods.admit(wanted, &self.uid, newer))
+    }
+
+    fn make_room(&self, wanted: &Pod) -> Result<Departure, Refused> {
+        match self.pods.upgrade() {
+            Some(pods) => pods.make_room(wanted, &self.uid),
+            None => Ok(Box::pin(async {})),
+        }
+    }
+}
+
+impl Pods {
+    /// The pods that take something of the node, with what they were granted.
+    fn others(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let entries = self.entries.lock();
+        entries
+            .iter()
+            .filter(|(other, entry)| *other != uid && entry.mailbox.is_active() && !is_over(&entry.pod))
+            .map(|(_, entry)| entry.mailbox.held().unwrap_or_else(|| entry.pod.clone()))
+            .collect()
+    }
+
+    fn allocatable(&self) -> BTreeMap<String, Quantity> {
+        self.shared.machine.allocatable(&self.shared.config.settings)
+    }
+
+    fn admit(&self, wanted: &Pod, uid: &str, newer: Option<&Node>) -> Result<(), Refused> {
+        let node = self.shared.node.lock().clone();
+        let unsafe_sysctls = &self.shared.config.settings.allowed_unsafe_sysctls;
+        let node = newer.or(node.as_deref());
+        admission::admit(wanted, &self.others(uid), node, &self.allocatable(), unsafe_sysctls)
+    }
+
+    /// Ends pods so that a critical one has room; the answer is over when they have gone, or have taken too long.
+    fn make_room(&self, wanted: &Pod, uid: &str) -> Result<Departure, Refused> {
+        let others = self.others(uid);
+        let short = admission::shortages(wanted, &others, &self.allocatable());
+        let victims = preemption::choose(wanted, &others, &short).map_err(|error| Refused {
+            reason: "UnexpectedAdmissionError".to_owned(),
+            message: format!(
+                "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: {error}"
+            ),
+        })?;
+        let signal = short.first().map_or("", |short| short.resource.as_str());
+        let grace = |pod: &Pod| {
+            pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or_default()
+        };
+        for victim in &victims {
+            tracing::info!(pod = pod::full_name(victim), "ending a pod for a critical one");
+            self.shared.metrics.count(&metrics::PREEMPTIONS, &[("preemption_signal", signal)]);
+            self.evict(victim, preemption::verdict(), grace(victim));
+        }
+        let going = || victims.iter().chain(others.iter().filter(|other| pod::is_deleting(other)));
+        let longest = going().map(|pod| grace(pod)).max().unwrap_or_default();
+        let patience = Duration::from_secs(u64::try_from(longest).unwrap_or(0)) * 3 / 2;
+        let entries = self.entries.lock();
+        let ends: Vec<_> = going()
+            .filter_map(|pod| entries.get(pod::uid(pod)))
+            .map(|entry| entry.mailbox.ended())
+            .collect();
+        Ok(Box::pin(async move {
+            let all = futures::future::join_all(ends);
+            if tokio::time::timeout(patience.max(LEAST_PATIENCE), all).await.is_err() {
+                tracing::warn!("a pod that was to make room has not ended in time");
+            }
+        }))
+    }
+}
