@@ -10,7 +10,7 @@ use k8s_openapi::{
     api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint},
     apimachinery::pkg::api::resource::Quantity as WireQuantity,
 };
-use podium_api::quantity::Quantity;
+use podium_api::{kinds::pod::is_extended_resource, quantity::Quantity};
 
 use crate::{
     eviction::state::Pressure,
@@ -155,12 +155,15 @@ pub(crate) fn taken(pod: &Pod, resource: &str) -> i64 {
     }
 }
 
-/// All that there is too little of for the pod, in upstream's order.
+/// All that there is too little of for the pod, in upstream's order. Extended resources that this node does not have are
+/// somebody else's to give: the cluster's, or a driver's by way of a claim.
 pub(crate) fn shortages(
     wanted: &Pod,
     others: &[Arc<Pod>],
     allocatable: &BTreeMap<String, WireQuantity>,
 ) -> Vec<Shortage> {
+    let own = unclaimed(wanted);
+    let wanted = own.as_ref().unwrap_or(wanted);
     let short = |resource: &str| {
         let requested = taken(wanted, resource);
         let number = |amount: Quantity| if resource == "cpu" { amount.milli_value() } else { amount.value() };
@@ -174,7 +177,31 @@ pub(crate) fn shortages(
         (requested > 0 && used + requested > capacity)
             .then(|| Shortage { resource: resource.to_owned(), requested, used, capacity })
     };
-    ["pods", "cpu", "memory", "ephemeral-storage"].into_iter().filter_map(short).collect()
+    let named = resources::whole(wanted).requests.unwrap_or_default();
+    let others = named.keys().map(String::as_str).filter(|name| {
+        name.starts_with("hugepages-") || (is_extended_resource(name) && allocatable.contains_key(*name))
+    });
+    ["pods", "cpu", "memory", "ephemeral-storage"].into_iter().chain(others).filter_map(short).collect()
+}
+
+/// The pod without extended resources that its containers have by claims; None if there are none.
+fn unclaimed(wanted: &Pod) -> Option<Pod> {
+    let claimed = wanted.status.as_ref()?.extended_resource_claim_status.as_ref()?;
+    let mut own = wanted.clone();
+    let spec = own.spec.as_mut()?;
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        let Some(resources) = &mut container.resources else { continue };
+        let mine = |name: &String| {
+            claimed
+                .request_mappings
+                .iter()
+                .any(|one| one.container_name == container.name && one.resource_name == *name)
+        };
+        for list in [&mut resources.requests, &mut resources.limits].into_iter().flatten() {
+            list.retain(|name, _| !mine(name));
+        }
+    }
+    Some(own)
 }
 
 type HostPort = (String, i32, String);
@@ -384,6 +411,33 @@ mod tests {
         }
         assert_eq!(affinity(json!({"key": "cores", "operator": "Gt", "values": ["4"]})), "");
         assert_eq!(affinity(json!({"key": "cores", "operator": "Lt", "values": ["4"]})), "NodeAffinity");
+    }
+
+    #[test]
+    fn what_only_some_nodes_have() {
+        let asking = |name: &str, amount: &str| {
+            pod(json!({"containers": [{"name": "c", "resources": {"requests": {name: amount}}}]}))
+        };
+        let mut has = allocatable();
+        for (name, amount) in [("example.com/dongle", "3"), ("hugepages-2Mi", "8Mi")] {
+            has.insert(name.to_owned(), WireQuantity(amount.to_owned()));
+        }
+        let short = |wanted: &Pod, others: &[Arc<Pod>]| {
+            let short = shortages(wanted, others, &has);
+            short.first().map(|short| short.refused().reason).unwrap_or_default()
+        };
+        let two = Arc::new(asking("example.com/dongle", "2"));
+        assert_eq!(short(&two, &[]), "");
+        assert_eq!(short(&two, std::slice::from_ref(&two)), "OutOfexample.com/dongle");
+        assert_eq!(short(&asking("example.com/other", "2"), &[]), "", "not this node's");
+        assert_eq!(short(&asking("hugepages-2Mi", "8Mi"), &[]), "");
+        assert_eq!(short(&asking("hugepages-2Mi", "10Mi"), &[]), "OutOfhugepages-2Mi");
+        assert_eq!(short(&asking("hugepages-1Gi", "1Gi"), &[]), "OutOfhugepages-1Gi");
+        let mut claiming = asking("example.com/dongle", "9");
+        let mapped = json!({"extendedResourceClaimStatus": {"resourceClaimName": "r", "requestMappings": [
+            {"containerName": "c", "requestName": "q", "resourceName": "example.com/dongle"}]}});
+        claiming.status = Some(serde_json::from_value(mapped).unwrap());
+        assert_eq!(short(&claiming, &[]), "", "a driver gives it");
     }
 
     #[test]

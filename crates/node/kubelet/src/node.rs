@@ -125,6 +125,7 @@ impl NodeKeeper {
         if last.is_null() {
             self.shared.container_manager.reset_extended(&old, &mut status);
         }
+        allow_advertised(&old, &mut status);
         let value = serde_json::to_value(&status).unwrap_or_default();
         let core = without_heartbeat(value.clone());
         let theirs = without_heartbeat(serde_json::to_value(&old).unwrap_or_default());
@@ -337,6 +338,21 @@ impl NodeKeeper {
     }
 }
 
+/// Who advertises a resource of the node writes its capacity, and pods may have all of it.
+fn allow_advertised(old: &NodeStatus, status: &mut NodeStatus) {
+    let ours = status.capacity.clone().unwrap_or_default();
+    let allowed = old.allocatable.clone().unwrap_or_default();
+    for (name, amount) in old.capacity.iter().flatten() {
+        // What is there already is not written again: it may just have been taken away.
+        if podium_api::kinds::pod::is_extended_resource(name)
+            && !ours.contains_key(name)
+            && allowed.get(name) != Some(amount)
+        {
+            status.allocatable.get_or_insert_default().insert(name.clone(), amount.clone());
+        }
+    }
+}
+
 fn image_entry(image: &v1::Image) -> ContainerImage {
     let names = image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect();
     ContainerImage { names: Some(names), size_bytes: i64::try_from(image.size).ok() }
@@ -370,4 +386,20 @@ fn with_replacements(mut status: Value) -> Value {
         addresses.insert(0, json!({"$patch": "replace"}));
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advertised_resources_are_allowed() {
+        let read = |status: Value| serde_json::from_value::<NodeStatus>(status).unwrap();
+        let old = read(json!({"capacity": {"cpu": "2", "example.com/dongle": "3", "example.com/device": "1",
+            "example.com/known": "1"}, "allocatable": {"example.com/known": "1"}}));
+        let mut status = read(json!({"capacity": {"cpu": "4", "example.com/device": "0"}, "allocatable": {"cpu": "3"}}));
+        allow_advertised(&old, &mut status);
+        let allowed = serde_json::to_value(status.allocatable).unwrap();
+        assert_eq!(allowed, json!({"cpu": "3", "example.com/dongle": "3"}));
+    }
 }

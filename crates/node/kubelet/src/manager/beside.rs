@@ -11,6 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
+use podium_api::kinds::pod::is_extended_resource;
+
 use super::{Pods, is_over};
 use crate::{
     admission::{self, Refused},
@@ -51,8 +53,18 @@ impl Pods {
             .collect()
     }
 
+    /// What pods may have of the node. Devices are not in it: who gives them out knows better.
     fn allocatable(&self) -> BTreeMap<String, Quantity> {
-        self.shared.machine.allocatable(&self.shared.config.settings)
+        let mut all = self.shared.machine.allocatable(&self.shared.config.settings);
+        let (mut capacity, mut devices) = (BTreeMap::new(), BTreeMap::new());
+        self.shared.container_manager.extend(&mut capacity, &mut devices);
+        let node = self.shared.node.lock().clone();
+        let advertised = node.as_ref().and_then(|node| node.status.as_ref()?.allocatable.as_ref());
+        let others = advertised.into_iter().flatten().filter(|(name, _)| {
+            is_extended_resource(name) && !devices.contains_key(*name)
+        });
+        all.extend(others.map(|(name, amount)| (name.clone(), amount.clone())));
+        all
     }
 
     fn admit(&self, wanted: &Pod, uid: &str, newer: Option<&Node>) -> Result<(), Refused> {
