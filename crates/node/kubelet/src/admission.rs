@@ -174,8 +174,12 @@ pub(crate) fn shortages(
             None => 0,
         };
         let used: i64 = others.iter().map(|other| taken(other, resource)).sum();
-        (requested > 0 && used + requested > capacity)
-            .then(|| Shortage { resource: resource.to_owned(), requested, used, capacity })
+        (requested > 0 && used + requested > capacity).then(|| Shortage {
+            resource: resource.to_owned(),
+            requested,
+            used,
+            capacity,
+        })
     };
     let named = resources::whole(wanted).requests.unwrap_or_default();
     let others = named.keys().map(String::as_str).filter(|name| {

@@ -397,7 +397,8 @@ mod tests {
         let read = |status: Value| serde_json::from_value::<NodeStatus>(status).unwrap();
         let old = read(json!({"capacity": {"cpu": "2", "example.com/dongle": "3", "example.com/device": "1",
             "example.com/known": "1"}, "allocatable": {"example.com/known": "1"}}));
-        let mut status = read(json!({"capacity": {"cpu": "4", "example.com/device": "0"}, "allocatable": {"cpu": "3"}}));
+        let mut status =
+            read(json!({"capacity": {"cpu": "4", "example.com/device": "0"}, "allocatable": {"cpu": "3"}}));
         allow_advertised(&old, &mut status);
         let allowed = serde_json::to_value(status.allocatable).unwrap();
         assert_eq!(allowed, json!({"cpu": "3", "example.com/dongle": "3"}));

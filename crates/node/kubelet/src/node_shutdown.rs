@@ -14,14 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 use podium_client::{EventType, error_chain};
 
-use crate::{
-    Configuration,
-    admission::Refused,
-    context::Shared,
-    manager::Pods,
-    node,
-    status::Verdict,
-};
+use crate::{Configuration, admission::Refused, context::Shared, manager::Pods, node, status::Verdict};
 use logind::{Logind, LogindError};
 
 /// Pause before logind is tried again: it may come up later than the kubelet, and the bus may be started anew.

@@ -27,11 +27,7 @@ pub(crate) fn verdict() -> Verdict {
 type Missing = BTreeMap<String, i64>;
 
 /// The pods to end for `wanted`, empty if those that end anyway do. The error says what nobody can give, in upstream's words.
-pub(crate) fn choose(
-    wanted: &Pod,
-    others: &[Arc<Pod>],
-    short: &[Shortage],
-) -> Result<Vec<Arc<Pod>>, String> {
+pub(crate) fn choose(wanted: &Pod, others: &[Arc<Pod>], short: &[Shortage]) -> Result<Vec<Arc<Pod>>, String> {
     let missing = short.iter().map(|short| (short.resource.clone(), short.missing())).collect();
     let (leaving, staying): (Vec<_>, Vec<_>) =
         others.iter().cloned().partition(|other| pod::is_deleting(other));

@@ -69,8 +69,7 @@ pub(crate) fn effective(container: &Container, pod: Option<&ResourceRequirements
 
 /// All that a pod takes of the resources it names, and all that bounds it.
 pub(crate) fn whole(pod: &Pod) -> ResourceRequirements {
-    let requests =
-        named(pod, |resources| resources.requests.as_ref(), |name| Some(pod_request(pod, name)));
+    let requests = named(pod, |resources| resources.requests.as_ref(), |name| Some(pod_request(pod, name)));
     let limits = named(pod, |resources| resources.limits.as_ref(), |name| pod_limit(pod, name));
     let some = |list: Amounts| Some(list).filter(|list| !list.is_empty());
     ResourceRequirements { requests: some(requests), limits: some(limits), claims: None }
@@ -130,10 +129,11 @@ pub(crate) fn pod_request(pod: &Pod, name: &str) -> Quantity {
 /// The pod's limit on one resource; None if some container has none.
 pub(crate) fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
     let whole = pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), name));
-    let bounded = whole.is_some() || pod::containers(pod)
-        .iter()
-        .chain(pod::init_containers(pod))
-        .all(|container| limit(container.resources.as_ref(), name).is_some());
+    let bounded = whole.is_some()
+        || pod::containers(pod)
+            .iter()
+            .chain(pod::init_containers(pod))
+            .all(|container| limit(container.resources.as_ref(), name).is_some());
     bounded.then(|| pod_total(pod, name, |resources| limit(resources, name)))
 }
 

@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn amounts_are_replaced() {
-        let base = pod(json!({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}}));
+        let base =
+            pod(json!({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}}));
         assert_eq!(
             patch(&base, &status(json!({"resources": {"requests": {"cpu": "2"}}}))),
             Some(json!({"metadata": {"uid": "u"}, "status": {

@@ -479,7 +479,8 @@ async fn a_critical_pod_takes_the_place_of_others() {
     world.event("Preempting", "Preempted in order to admit critical pod").await;
     world.wait("vital", "is ready", |pod| is(pod, "Ready", "True")).await;
     let calls = world.runtime.calls();
-    let at = |call: &str| calls.iter().position(|one| one == call).unwrap_or_else(|| panic!("{call}: {calls:?}"));
+    let at =
+        |call: &str| calls.iter().position(|one| one == call).unwrap_or_else(|| panic!("{call}: {calls:?}"));
     assert!(at("stop b 30") < at("start c"), "{calls:?}");
     assert_eq!(world.api.get("pods", "default", "idle").unwrap()["status"]["phase"], "Running");
     // Nobody is left who would go for another of its kind.
@@ -782,10 +783,7 @@ async fn a_short_node_evicts_its_pods() {
     world.pod("late", json!({"containers": [container("b")]}));
     let pod = world.wait("late", "is refused", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "Evicted");
-    assert_eq!(
-        pod["status"]["message"],
-        "Pod was rejected: The node had condition: [MemoryPressure]. "
-    );
+    assert_eq!(pod["status"]["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
     assert!(!is(&pod, "DisruptionTarget", "True"), "it never ran: {pod}");
     world.stop().await;
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use k8s_openapi::{
@@ -16,12 +15,9 @@ use podium_api::kinds::pod::is_extended_resource;
 use super::{Pods, is_over};
 use crate::{
     admission::{self, Refused},
-    metrics, pod, preemption,
+    eviction, metrics, pod, preemption,
     worker::{Departure, Neighbours},
 };
-
-/// How long a pod that goes is waited for at least, upstream's.
-const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The others as one pod's worker sees them.
 pub(super) struct Beside {
@@ -60,9 +56,10 @@ impl Pods {
         self.shared.container_manager.extend(&mut capacity, &mut devices);
         let node = self.shared.node.lock().clone();
         let advertised = node.as_ref().and_then(|node| node.status.as_ref()?.allocatable.as_ref());
-        let others = advertised.into_iter().flatten().filter(|(name, _)| {
-            is_extended_resource(name) && !devices.contains_key(*name)
-        });
+        let others = advertised
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| is_extended_resource(name) && !devices.contains_key(*name));
         all.extend(others.map(|(name, amount)| (name.clone(), amount.clone())));
         all
     }
@@ -95,15 +92,13 @@ impl Pods {
         }
         let going = || victims.iter().chain(others.iter().filter(|other| pod::is_deleting(other)));
         let longest = going().map(|pod| grace(pod)).max().unwrap_or_default();
-        let patience = Duration::from_secs(u64::try_from(longest).unwrap_or(0)) * 3 / 2;
+        let patience = eviction::patience(longest);
         let entries = self.entries.lock();
-        let ends: Vec<_> = going()
-            .filter_map(|pod| entries.get(pod::uid(pod)))
-            .map(|entry| entry.mailbox.ended())
-            .collect();
+        let ends: Vec<_> =
+            going().filter_map(|pod| entries.get(pod::uid(pod))).map(|entry| entry.mailbox.ended()).collect();
         Ok(Box::pin(async move {
             let all = futures::future::join_all(ends);
-            if tokio::time::timeout(patience.max(LEAST_PATIENCE), all).await.is_err() {
+            if tokio::time::timeout(patience, all).await.is_err() {
                 tracing::warn!("a pod that was to make room has not ended in time");
             }
         }))

@@ -184,7 +184,10 @@ fn a_restarted_kubelet_reads_the_pods_amounts_too() {
     let wish = Arc::new(wish);
     let mut resize = Resize::default();
     let held = resize.apply(&wish);
-    assert_eq!(level_of(&held), json!({"requests": {"cpu": "2", "memory": "32Mi"}, "limits": {"memory": "992Mi"}}));
+    assert_eq!(
+        level_of(&held),
+        json!({"requests": {"cpu": "2", "memory": "32Mi"}, "limits": {"memory": "992Mi"}})
+    );
     assert!(resize.is_wanted(&wish));
     resize.observe(&held, &[&running()]);
     assert!(resize.is_group_behind(&held), "two CPUs were granted, beside one of overhead");

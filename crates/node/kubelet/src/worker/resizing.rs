@@ -67,8 +67,7 @@ impl Worker {
     pub(super) async fn resize_containers(&mut self, wanted: &[ToResize]) -> Option<Instant> {
         for one in wanted {
             let Some(container) = container_at(&self.pod, one.kind, one.index) else { continue };
-            let path =
-                self.shared.cgroups.container_path(&self.pod, &one.id, &self.shared.runtime_name);
+            let path = self.shared.cgroups.container_path(&self.pod, &one.id, &self.shared.runtime_name);
             let level = self.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
             let limit = resources::limit(Some(&resources::effective(&container, level)), "memory");
             let outcome = match self.below_usage("container", &path, limit) {
