@@ -337,6 +337,7 @@ impl Runtime {
             sandbox_directory: &sandbox.directory,
             runtime: handler.binary.as_deref(),
             available_capabilities: self.available_capabilities,
+            open_files: self.open_files,
         })?;
         let devices: Vec<String> = config.cdi_devices.iter().map(|device| device.name.clone()).collect();
         cdi::inject(&mut spec, &devices, &self.config.cdi.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;

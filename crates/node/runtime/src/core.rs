@@ -22,6 +22,7 @@ use crate::cni::{Cni, Network};
 use crate::container::{Container, State};
 use crate::handlers::Handlers;
 use crate::images::store::Store;
+use crate::limits;
 use crate::registry::progress::Pulls;
 use crate::sandbox::Sandbox;
 use crate::shim::{self, Lines, Program, ShimError};
@@ -66,6 +67,8 @@ pub(crate) struct Runtime {
     pub(crate) cni: Cni,
     pub(crate) cgroups: Cgroups,
     pub(crate) available_capabilities: u64,
+    /// How many files each process of a container may have open.
+    pub(crate) open_files: u64,
     /// Whether pods may have user namespaces, or why not.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
@@ -134,6 +137,10 @@ impl Runtime {
         if let Err(why) = &user_namespaces {
             tracing::info!(why, "no user namespaces for pods");
         }
+        if let Err(error) = limits::raise_own() {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+        let available_capabilities = crate::capabilities::available();
         Ok(Arc::new(Self {
             store: Arc::new(store),
             program,
@@ -141,7 +148,8 @@ impl Runtime {
             handlers,
             cni,
             cgroups: Cgroups::of_machine().map_err(io("finding cgroups"))?,
-            available_capabilities: crate::capabilities::available(),
+            available_capabilities,
+            open_files: limits::of_containers(available_capabilities).map_err(io("reading limits"))?,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             events: broadcast::channel(EVENTS).0,

@@ -18,6 +18,7 @@ mod container;
 mod core;
 mod handlers;
 mod images;
+mod limits;
 mod oci;
 mod registry;
 mod remove;

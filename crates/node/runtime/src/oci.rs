@@ -1,9 +1,11 @@
 //! A container's specification as another OCI runtime reads it (`config.json`). Pure. The shim adds what is known there only:
-//! the user's numbers and the pod's namespaces. Limits are not in it: the shim makes the container's group with them.
+//! the user's numbers and the pod's namespaces. Limits of groups are not in it: the shim makes the
+//! container's group with them.
 //! Source: OCI runtime specification 1.0.2.
 
 use std::path::Path;
 
+use nix::sys::resource::Resource;
 use podium_shim::oci::{SHM, image_name};
 use podium_shim::protocol::{Bind, ContainerSpec, DeviceFile, Propagation};
 use serde_json::{Value, json};
@@ -47,6 +49,7 @@ pub(crate) fn config(spec: &ContainerSpec, seccomp: Option<Value>) -> Result<Val
                 "ambient": ambient,
             },
             "noNewPrivileges": process.no_new_privs,
+            "rlimits": process.rlimits.iter().map(limit).collect::<Result<Vec<_>, _>>()?,
         },
         "root": {"path": "rootfs", "readonly": spec.rootfs.read_only},
         "mounts": mounts(spec)?,
@@ -127,6 +130,14 @@ fn device(device: &DeviceFile) -> Value {
 }
 
 /// Who may use which device: nobody any, but for those of the container. The program adds those that every one has.
+/// A limit by its name.
+fn limit((resource, soft, hard): &(u32, u64, u64)) -> Result<Value, Status> {
+    if *resource != Resource::RLIMIT_NOFILE as u32 {
+        return Err(Status::internal(format!("resource {resource} has no name here")));
+    }
+    Ok(json!({"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}))
+}
+
 fn rules(spec: &ContainerSpec) -> Vec<Value> {
     if spec.all_devices {
         return vec![json!({"allow": true, "access": "rwm"})];

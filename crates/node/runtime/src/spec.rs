@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::Resource;
 use podium_cri::v1;
 use podium_shim::protocol::{
     Bind, ContainerSpec, DeviceFile, IdMaps, ImageFiles, PidMode, ProcessSpec, Propagation, Resources,
@@ -40,6 +41,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) runtime: Option<&'a Path>,
     /// What this machine lets us give away.
     pub(crate) available_capabilities: u64,
+    /// See [`crate::limits`].
+    pub(crate) open_files: u64,
 }
 
 fn invalid(message: impl Into<String>) -> Status {
@@ -147,7 +150,7 @@ fn process(
             security.selinux_options.as_ref(),
             security.privileged,
         )?,
-        rlimits: Vec::new(),
+        rlimits: vec![(Resource::RLIMIT_NOFILE as u32, from.open_files, from.open_files)],
         oom_score_adj,
     })
 }

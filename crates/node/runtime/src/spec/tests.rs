@@ -37,6 +37,7 @@ fn build(config: &v1::ContainerConfig, sandbox: &v1::PodSandboxConfig) -> Result
         sandbox_directory: Path::new("/s"),
         runtime: None,
         available_capabilities: u64::MAX,
+        open_files: 4096,
     })
 }
 
@@ -45,6 +46,16 @@ fn with(security: v1::LinuxContainerSecurityContext) -> v1::ContainerConfig {
         linux: Some(v1::LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
         ..Default::default()
     }
+}
+
+#[test]
+fn open_files_are_limited_whatever_the_daemon_may_have() {
+    let spec = build(&v1::ContainerConfig::default(), &v1::PodSandboxConfig::default()).unwrap();
+    let files = nix::libc::RLIMIT_NOFILE as u32;
+    assert_eq!(spec.process.rlimits, [(files, 4096, 4096)]);
+    let config = crate::oci::config(&spec, None).unwrap();
+    let expected = serde_json::json!([{"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096}]);
+    assert_eq!(config["process"]["rlimits"], expected);
 }
 
 #[test]

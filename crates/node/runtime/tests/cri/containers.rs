@@ -211,6 +211,17 @@ pub(crate) async fn limits(fixture: &Fixture) {
     }
     let (_, score, _) = fixture.exec(&id, "cat /proc/1/oom_score_adj").await;
     assert_eq!(score.trim(), "500");
+    // How many files may be open is the same wherever the daemon was started; containerd passes on what it has itself.
+    if fixture.kind == super::Kind::Podium {
+        let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        let least = hard.min(1 << 20);
+        for script in ["ulimit -n; ulimit -Hn", "grep 'open files' /proc/1/limits | sed 's/[^0-9]*//'"] {
+            let (_, text, error) = fixture.exec(&id, &script.replace("sed", "busybox sed")).await;
+            let limits: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            assert!(limits.len() == 2 && limits[0] == limits[1], "{text}{error}");
+            assert!((least..=1 << 20).contains(&limits[0]), "{text}");
+        }
+    }
     let update = v1::UpdateContainerResourcesRequest {
         container_id: id.clone(),
         linux: Some(v1::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..resources }),
