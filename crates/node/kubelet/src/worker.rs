@@ -204,7 +204,7 @@ impl Worker {
         let mut heard = false;
         let outcome = loop {
             tokio::select! {
-                outcome = &mut work => break Some(outcome),
+                outcome = work.as_mut() => break Some(outcome),
                 () = self.mailbox.wait() => {
                     heard = true;
                     self.read_mail();
@@ -282,7 +282,7 @@ impl Worker {
         if plan.is_idle() {
             return Next::Wait(Some(until));
         }
-        match self.act(plan).await {
+        match Box::pin(self.act(plan)).await {
             None => Next::Now,
             Some(at) => {
                 sooner(Some(at));
@@ -488,16 +488,22 @@ impl Worker {
         }
         if !self.removed {
             self.writer.flush().await;
-            if let Err(error) = self.delete_object().await {
-                tracing::warn!(
-                    pod = pod::full_name(&self.pod),
-                    error = error_chain(&error),
-                    "deleting a pod failed"
-                );
-                return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
-            }
         }
-        self.remove_rest().await;
+        if let Err(error) = self.remove_files().await {
+            tracing::warn!(pod = pod::full_name(&self.pod), error, "removing a pod's files failed");
+            return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+        }
+        if !self.removed
+            && let Err(error) = self.delete_object().await
+        {
+            tracing::warn!(
+                pod = pod::full_name(&self.pod),
+                error = error_chain(&error),
+                "deleting a pod failed"
+            );
+            return Next::Wait(Some(Instant::now() + RUNTIME_RETRY));
+        }
+        self.remove_from_runtime().await;
         Next::Gone
     }
 
@@ -577,8 +583,15 @@ impl Worker {
         }
     }
 
-    /// Removes sandboxes (and with them containers), logs and files. What fails is left to garbage collection.
-    async fn remove_rest(&self) {
+    /// Removes what release() has left on disk.
+    async fn remove_files(&self) -> Result<(), String> {
+        let directory = self.shared.pod_dir(pod::uid(&self.pod));
+        let removed = tokio::task::spawn_blocking(move || crate::volumes::teardown(&directory)).await;
+        removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Removes sandboxes (and with them containers) and logs. What fails is left to garbage collection.
+    async fn remove_from_runtime(&self) {
         for sandbox in &self.record.sandboxes {
             let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
             if let Err(error) = self.shared.cri.remove_pod_sandbox(request).await {
@@ -586,14 +599,11 @@ impl Worker {
             }
         }
         let logs = self.shared.log_directory(&self.pod);
-        let directory = self.shared.pod_dir(pod::uid(&self.pod));
-        let removed = tokio::task::spawn_blocking(move || {
-            [podium_shim::remove::tree(&logs), crate::volumes::teardown(&directory)]
-        });
-        for error in removed.await.into_iter().flatten().filter_map(Result::err) {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing logs and files failed");
-            }
+        let removed = tokio::task::spawn_blocking(move || podium_shim::remove::tree(&logs)).await;
+        if let Ok(Err(error)) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(pod = pod::full_name(&self.pod), %error, "removing logs failed");
         }
     }
 

@@ -16,7 +16,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, fchmod, fstat, lstat, mkdirat},
+    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, mkdirat},
 };
 
 /// How often a name is resolved anew. The kernel gives up (`EAGAIN`) when something anywhere was renamed or mounted
@@ -79,8 +79,9 @@ pub(crate) fn bind(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let found = fstat(&opened)?;
     let directory = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
     if is_mounted(target)? {
-        let mounted = lstat(target)?;
-        if (mounted.st_dev, mounted.st_ino) == (found.st_dev, found.st_ino) {
+        // A mount that does not answer, of a file that its server has removed for one, is another file too.
+        let same = |mounted: FileStat| (mounted.st_dev, mounted.st_ino) == (found.st_dev, found.st_ino);
+        if lstat(target).is_ok_and(same) {
             return Ok(());
         }
         unmount_below(target)?;

@@ -51,7 +51,7 @@ fn with(security: v1::LinuxContainerSecurityContext) -> v1::ContainerConfig {
 #[test]
 fn open_files_are_limited_whatever_the_daemon_may_have() {
     let spec = build(&v1::ContainerConfig::default(), &v1::PodSandboxConfig::default()).unwrap();
-    let files = nix::libc::RLIMIT_NOFILE as u32;
+    let files = nix::sys::resource::Resource::RLIMIT_NOFILE as u32;
     assert_eq!(spec.process.rlimits, [(files, 4096, 4096)]);
     let config = crate::oci::config(&spec, None).unwrap();
     let expected = serde_json::json!([{"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096}]);
