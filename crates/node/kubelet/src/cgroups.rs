@@ -16,7 +16,9 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    Configuration, pod,
+    Configuration,
+    huge_pages::{self, PageSizes},
+    pod,
     resources::{self, CpuBounds, Qos},
 };
 use podium_systemd::SystemdError;
@@ -24,6 +26,11 @@ use systemd::Systemd;
 
 /// Controllers of version 1 that limits are written to.
 const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Controllers of version 2 that groups are to have.
+const HANDED_DOWN: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
+/// The controller of huge pages.
+const PAGES: &str = "hugetlb";
 
 /// The groups of classes; guaranteed pods are beside them.
 const BURSTABLE: &str = "burstable";
@@ -64,6 +71,8 @@ pub(crate) struct Cgroups {
     cpu: CpuBounds,
     /// `podPidsLimit`; None is no limit.
     pod_pids: Option<i64>,
+    /// Of huge pages, those that the machine has.
+    page_sizes: PageSizes,
     /// Who makes groups; None is this kubelet.
     systemd: Option<Systemd>,
 }
@@ -115,6 +124,7 @@ impl Cgroups {
             root: root.trim_end_matches('/').to_owned(),
             cpu: CpuBounds::of(settings),
             pod_pids: Some(settings.pod_pids_limit).filter(|limit| *limit > 0),
+            page_sizes: huge_pages::read(Path::new(huge_pages::KERNEL)).into_keys().collect(),
             systemd: None,
         })
     }
@@ -201,7 +211,36 @@ impl Cgroups {
 
     /// Makes and bounds a pod's group; safe to repeat.
     pub(crate) fn make_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
-        self.make(&self.pod_path(pod), Limits { pids: self.pod_pids, ..pod_limits(pod, self.cpu) })
+        let path = self.pod_path(pod);
+        self.make(&path, Limits { pids: self.pod_pids, ..pod_limits(pod, self.cpu) })?;
+        self.limit_pages(&path, pod)
+    }
+
+    /// Where the kernel bounds huge pages by group, a pod gets what it asks for and no more. Nobody else does it: systemd does
+    /// not know of them.
+    fn limit_pages(&self, path: &str, pod: &Pod) -> Result<(), CgroupError> {
+        let Some(mount) = self.mount_of(PAGES) else { return Ok(()) };
+        let group = join(mount, path);
+        let last = if self.is_v2() {
+            let offered = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+            if !offered.split_whitespace().any(|controller| controller == PAGES) {
+                return Ok(());
+            }
+            delegate(mount, path, &[PAGES])?;
+            "max"
+        } else {
+            fs::create_dir_all(&group).map_err(|source| CgroupError { path: group.clone(), source })?;
+            "limit_in_bytes"
+        };
+        for size in self.page_sizes.iter() {
+            let bytes = resources::pod_request(pod, &size.resource()).value();
+            let file = group.join(format!("{PAGES}.{}.{last}", size.group_name()));
+            // A size that groups know nothing of is none that a pod could have.
+            if bytes > 0 || file.exists() {
+                fs::write(&file, bytes.to_string()).map_err(|source| CgroupError { path: file, source })?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a pod's group with what is left below it.
@@ -293,7 +332,7 @@ impl Cgroups {
             }
             Layout::V2 { mount } => {
                 make(join(mount, path))?;
-                delegate(mount, path)?;
+                delegate(mount, path, &HANDED_DOWN)?;
             }
         }
         self.limit(path, limits)
@@ -370,14 +409,14 @@ fn join(mount: &Path, path: &str) -> PathBuf {
 }
 
 /// Hands the controllers down to a group: each one above it must pass them on.
-fn delegate(mount: &Path, path: &str) -> Result<(), CgroupError> {
+fn delegate(mount: &Path, path: &str, controllers: &[&str]) -> Result<(), CgroupError> {
     let mut at = mount.to_owned();
     for part in path.trim_matches('/').split('/') {
-        for controller in ["cpu", "memory", "pids", "io", "cpuset"] {
+        for controller in controllers {
             let file = at.join("cgroup.subtree_control");
             let offered = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
             let enabled = fs::read_to_string(&file).unwrap_or_default();
-            let has = |list: &str| list.split_whitespace().any(|have| have == controller);
+            let has = |list: &str| list.split_whitespace().any(|have| have == *controller);
             if has(&offered) && !has(&enabled) {
                 fs::write(&file, format!("+{controller}"))
                     .map_err(|source| CgroupError { path: file, source })?;
@@ -406,119 +445,4 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layouts() {
-        let v1 = "30 1 0:1 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-            31 30 0:2 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-            32 30 0:3 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-            33 30 0:4 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let mount = |controller: &str| {
-            (vec![controller.to_owned()], PathBuf::from(format!("/sys/fs/cgroup/{controller}")))
-        };
-        assert_eq!(
-            parse_layout(v1),
-            Some(Layout::V1 {
-                mounts: vec![mount("cpu"), mount("memory"), (vec![], "/sys/fs/cgroup/unified".into())]
-            })
-        );
-        let joint = "31 30 0:2 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
-        assert_eq!(
-            parse_layout(joint),
-            Some(Layout::V1 {
-                mounts: vec![(vec!["cpu".into(), "cpuacct".into()], "/sys/fs/cgroup/cpu,cpuacct".into())]
-            })
-        );
-        let v2 = "31 30 0:2 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(parse_layout(v2), Some(Layout::V2 { mount: "/sys/fs/cgroup".into() }));
-        assert_eq!(parse_layout("1 0 0:1 / / rw - ext4 /dev/vda rw\n"), None);
-    }
-
-    #[tokio::test]
-    async fn paths_of_both_drivers() {
-        let pod = |uid: &str, resources: serde_json::Value| -> Pod {
-            let containers = serde_json::json!([{"name": "c", "resources": resources}]);
-            let value = serde_json::json!({"metadata": {"uid": uid}, "spec": {"containers": containers}});
-            serde_json::from_value(value).unwrap()
-        };
-        let best = pod("1-2", serde_json::json!({}));
-        let burstable = pod("a-b", serde_json::json!({"requests": {"cpu": "1"}}));
-        let guaranteed = pod("g", serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}}));
-        let of = |root: &str| Cgroups {
-            layout: Layout::V2 { mount: "/sys/fs/cgroup".into() },
-            root: root.to_owned(),
-            cpu: CpuBounds::of(&Configuration::default()),
-            pod_pids: None,
-            systemd: None,
-        };
-        for (root, pod, plain, slice) in [
-            (
-                "",
-                &best,
-                "/kubepods/besteffort/pod1-2",
-                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice",
-            ),
-            (
-                "",
-                &burstable,
-                "/kubepods/burstable/poda-b",
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice",
-            ),
-            ("", &guaranteed, "/kubepods/podg", "/kubepods.slice/kubepods-podg.slice"),
-            (
-                "/own-root",
-                &guaranteed,
-                "/own-root/kubepods/podg",
-                "/own_root.slice/own_root-kubepods.slice/own_root-kubepods-podg.slice",
-            ),
-        ] {
-            let through = of(root).through(Systemd::new(podium_systemd::Systemd::at("/nonexistent")));
-            assert_eq!((of(root).pod_path(pod).as_str(), through.pod_path(pod).as_str()), (plain, slice));
-            assert_eq!(of(root).container_path(pod, "id", "cri-o"), format!("{plain}/id"));
-            for (runtime, scope) in [
-                ("cri-o", "crio-id.scope"),
-                ("containerd", "cri-containerd-id.scope"),
-                ("podium", "cri-podium-id.scope"),
-            ] {
-                assert_eq!(through.container_path(pod, "id", runtime), format!("{slice}/{scope}"));
-            }
-        }
-    }
-
-    #[test]
-    fn weights() {
-        for (shares, expected) in [(2, 1), (1024, 39), (262_144, 10_000)] {
-            assert_eq!(weight(shares), expected);
-        }
-    }
-
-    /// A daemon that was killed while it removed a pod's group finds the rest of it.
-    #[test]
-    fn what_is_left_in_any_tree_is_found_and_goes() {
-        let trees = tempfile::tempdir().unwrap();
-        let mounts = ["cpu", "memory", "pids"].map(|name| (vec![name.to_owned()], trees.path().join(name)));
-        let groups = |controller: &str| trees.path().join(controller).join("r/kubepods/besteffort/podx");
-        for controller in ["memory", "pids"] {
-            fs::create_dir_all(groups(controller).join("container")).unwrap();
-        }
-        let cgroups = Cgroups {
-            layout: Layout::V1 { mounts: mounts.to_vec() },
-            root: "/r".to_owned(),
-            cpu: CpuBounds::of(&Configuration::default()),
-            pod_pids: None,
-            systemd: None,
-        };
-        let path = "/r/kubepods/besteffort/podx".to_owned();
-        assert_eq!(cgroups.pods(), [("x".to_owned(), path.clone())].into());
-        // One that cannot go yet keeps no other.
-        let held = groups("memory").join("held");
-        fs::write(&held, "").unwrap();
-        cgroups.remove(&path).unwrap_err();
-        assert!(groups("memory").exists() && !groups("pids").exists());
-        fs::remove_file(held).unwrap();
-        cgroups.remove(&path).unwrap();
-        assert!(cgroups.pods().is_empty());
-    }
-}
+mod tests;

@@ -93,6 +93,7 @@ impl Context {
             memory_capacity: self.machine.memory_bytes,
             cgroup_v2: self.cgroups.is_v2(),
             cpu: CpuBounds::of(settings),
+            huge_pages: self.machine.huge_pages.keys().copied().collect(),
             swap: match settings.memory_swap.swap_behavior.as_str() {
                 _ if !self.cgroups.bounds_swap() => Swap::Unbounded,
                 "LimitedSwap" => Swap::Limited { capacity: self.machine.swap_bytes },

@@ -29,6 +29,7 @@ mod healthz;
 mod hooks;
 mod host_checks;
 mod http_get;
+mod huge_pages;
 mod image_gc;
 mod images;
 mod local_storage;
@@ -63,6 +64,8 @@ mod worker;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests_amounts;
 #[cfg(test)]
 mod tests_devices;
 #[cfg(test)]

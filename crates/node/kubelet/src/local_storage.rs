@@ -116,7 +116,10 @@ fn exceeds(used: u64, limit: &Quantity) -> bool {
 }
 
 fn is_memory(volume: &Volume) -> bool {
-    volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref() == Some("Memory"))
+    volume
+        .empty_dir
+        .as_ref()
+        .is_some_and(|source| source.medium.as_deref().is_some_and(|medium| !medium.is_empty()))
 }
 
 /// Whether the kubelet writes the volume's files.
@@ -277,7 +280,9 @@ mod tests {
         check(disk(json!({"sizeLimit": "0"})), &[], &[("v", 1025)], None);
         let total = Some("Pod ephemeral local storage usage exceeds the total limit of containers 4Ki. ");
         check(disk(json!({})), &[], &[("v", 5000)], total);
-        check(disk(json!({"medium": "Memory"})), &[], &[("v", 5000)], None);
+        for medium in ["Memory", "HugePages-2Mi"] {
+            check(disk(json!({"medium": medium})), &[], &[("v", 5000)], None);
+        }
     }
 
     #[test]

@@ -9,7 +9,12 @@ use k8s_openapi::{
 use podium_api::quantity::Quantity;
 use podium_cri::v1;
 
-use crate::{Configuration, cgroups::Limits, pod};
+use crate::{
+    Configuration,
+    cgroups::Limits,
+    huge_pages::{self, PageSizes},
+    pod,
+};
 
 /// One CPU in shares, and the least the kernel takes.
 const SHARES_PER_CPU: i64 = 1024;
@@ -206,6 +211,8 @@ pub(crate) struct Bounds {
     pub(crate) cgroup_v2: bool,
     pub(crate) cpu: CpuBounds,
     pub(crate) swap: Swap,
+    /// The sizes that the machine has.
+    pub(crate) huge_pages: PageSizes,
 }
 
 #[cfg(test)]
@@ -213,7 +220,8 @@ impl Bounds {
     /// Those of a machine with so much memory, cgroups of version 1 and nothing configured.
     pub(crate) fn unlimited(memory_capacity: i64) -> Self {
         let cpu = CpuBounds::of(&Configuration::default());
-        Self { memory_capacity, cgroup_v2: false, cpu, swap: Swap::Unbounded }
+        let huge_pages = PageSizes::default();
+        Self { memory_capacity, cgroup_v2: false, cpu, swap: Swap::Unbounded, huge_pages }
     }
 }
 
@@ -297,6 +305,7 @@ pub(crate) fn linux_resources(
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit.map_or(0, |memory| memory.value()),
         oom_score_adj: oom_score_adj(pod, container, bounds.memory_capacity),
+        hugepage_limits: huge_pages::limits(pod, container, bounds.huge_pages),
         unified,
         ..Default::default()
     }
@@ -338,6 +347,7 @@ mod tests {
             cgroup_v2: false,
             cpu: CpuBounds::of(settings),
             swap: Swap::Limited { capacity: 1 << 30 },
+            huge_pages: PageSizes::default(),
         }
     }
 

@@ -26,7 +26,7 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use crate::{pod, resources};
+use crate::{huge_pages, pod, resources};
 use payload::{Lookup, PayloadError};
 
 /// Why a volume is not ready; the text goes into the FailedMount event.
@@ -293,12 +293,25 @@ fn empty_dir(
             };
             tmpfs(target, size.map(|size| size.value()))?;
         }
+        "HugePages" => pages(target, medium, pod)?,
+        sized if sized.starts_with("HugePages-") => pages(target, medium, pod)?,
         other => {
             let text = format!("emptyDir medium {other:?} is not supported by this kubelet");
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
     }
     own(target, 0o777, group)
+}
+
+fn pages(target: &Path, medium: &str, pod: &Pod) -> io::Result<()> {
+    if target.is_dir() && sub_path::is_mounted(target)? {
+        return Ok(());
+    }
+    let size = huge_pages::of_medium(medium, pod).map_err(io::Error::other)?;
+    fs::create_dir_all(target)?;
+    let options = format!("pagesize={}", size.bytes());
+    mount(Some("nodev"), target, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
 }
 
 /// Mounts a file system in memory whose files the kernel does not write to a swap device: secrets are among them. Asked for

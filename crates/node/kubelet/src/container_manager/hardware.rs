@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{cpu_set::CpuSet, numa::NodeMask};
+use crate::huge_pages;
 
 /// Where a processor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,12 +155,8 @@ fn memory(node: &Path) -> BTreeMap<String, u64> {
         rest.split_whitespace().next()?.parse::<u64>().ok()
     });
     let mut found = BTreeMap::from([("memory".to_owned(), kib.unwrap_or(0) * 1024)]);
-    for entry in fs::read_dir(node.join("hugepages")).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((size, kib)) = crate::node::machine::huge_page_size(&name) else { continue };
-        let pages = number(&entry.path().join("nr_hugepages")).unwrap_or(0) as u64;
-        found.insert(format!("hugepages-{size}"), pages * kib * 1024);
-    }
+    let pages = huge_pages::read(&node.join("hugepages"));
+    found.extend(pages.into_iter().map(|(size, all)| (size.resource(), all)));
     found
 }
 

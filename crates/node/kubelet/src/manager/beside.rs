@@ -30,6 +30,11 @@ impl Neighbours for Beside {
         self.pods.upgrade().map_or(Ok(()), |pods| pods.admit(wanted, &self.uid, newer))
     }
 
+    fn fits(&self, wanted: &Pod) -> Result<(), Refused> {
+        let Some(pods) = self.pods.upgrade() else { return Ok(()) };
+        admission::fits(wanted, &pods.others(&self.uid), &pods.allocatable())
+    }
+
     fn make_room(&self, wanted: &Pod) -> Result<Departure, Refused> {
         match self.pods.upgrade() {
             Some(pods) => pods.make_room(wanted, &self.uid),

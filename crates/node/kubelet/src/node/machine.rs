@@ -16,6 +16,7 @@ use crate::{
     Configuration,
     cgroups::Limits,
     eviction::thresholds::{Signal, kept_free},
+    huge_pages::{self, PageSize},
     resources,
 };
 
@@ -35,7 +36,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) os_image: String,
     pub(crate) architecture: &'static str,
-    pub(crate) huge_pages: Vec<String>,
+    /// Bytes set aside as huge pages, by the size of a page.
+    pub(crate) huge_pages: BTreeMap<PageSize, u64>,
 }
 
 impl Machine {
@@ -67,7 +69,7 @@ impl Machine {
             kernel,
             os_image: os_image(&text("/etc/os-release")),
             architecture: architecture(),
-            huge_pages: huge_pages(),
+            huge_pages: huge_pages::read(Path::new(huge_pages::KERNEL)),
         }
     }
 
@@ -80,13 +82,14 @@ impl Machine {
             ("memory".to_owned(), kib(self.memory_bytes)),
             ("ephemeral-storage".to_owned(), kib(self.disk_bytes)),
         ]);
-        list.extend(self.huge_pages.iter().map(|size| (format!("hugepages-{size}"), "0".to_owned())));
+        list.extend(self.huge_pages.iter().map(|(size, all)| (size.resource(), huge_pages::binary(*all))));
         list.into_iter().map(|(name, amount)| (name, WireQuantity(amount))).collect()
     }
 
     /// `status.allocatable`: what is left of the capacity for pods, without what is reserved and what is kept free by evicting.
     pub(crate) fn allocatable(&self, settings: &Configuration) -> BTreeMap<String, WireQuantity> {
         let mut list = self.capacity(settings);
+        let in_pages = i64::try_from(self.huge_pages.values().sum::<u64>()).unwrap_or(i64::MAX);
         for (name, amount) in &mut list {
             let kept = settings.reserved(name);
             let left = match name.as_str() {
@@ -95,8 +98,9 @@ impl Machine {
                         "{}Ki",
                         (self.memory_bytes
                             - kept_free(settings, Signal::Memory, self.memory_bytes)
-                            - kept.value())
-                        .max(0)
+                            - kept.value()
+                            - in_pages)
+                            .max(0)
                             / 1024
                     )
                 }
@@ -186,24 +190,6 @@ pub(crate) fn architecture() -> &'static str {
     }
 }
 
-fn huge_pages() -> Vec<String> {
-    let mut sizes: Vec<String> = fs::read_dir("/sys/kernel/mm/hugepages")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| huge_page_size(&entry.file_name().to_string_lossy()).map(|(size, _)| size))
-        .collect();
-    sizes.sort();
-    sizes
-}
-
-/// The size that a directory of the kernel's is about, as resources name it and in KiB: `hugepages-2048kB` is `2Mi`.
-pub(crate) fn huge_page_size(directory: &str) -> Option<(String, u64)> {
-    let kib: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-    let size = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
-    Some((size, kib))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +228,26 @@ mod tests {
                 .unwrap_err()
                 .contains("\"memory\" has a reservation of 9Gi but capacity of 8Gi")
         );
+    }
+
+    #[test]
+    fn memory_in_huge_pages_is_not_for_all() {
+        let pages = |name: &str| PageSize::of_resource(name).unwrap();
+        let machine = Machine {
+            memory_bytes: 8 << 30,
+            huge_pages: [(pages("hugepages-2Mi"), 512 << 20), (pages("hugepages-1Gi"), 0)].into(),
+            ..Machine::default()
+        };
+        let settings = Configuration::default();
+        let (all, left) = (machine.capacity(&settings), machine.allocatable(&settings));
+        let of = |list: &BTreeMap<String, WireQuantity>, name: &str| list[name].0.clone();
+        assert_eq!(of(&all, "hugepages-2Mi"), "512Mi");
+        assert_eq!((of(&left, "hugepages-2Mi"), of(&left, "hugepages-1Gi")), ("512Mi".into(), "0".into()));
+        let without = Machine { huge_pages: BTreeMap::new(), ..machine }.allocatable(&settings);
+        let kib = |list: &BTreeMap<String, WireQuantity>| {
+            of(list, "memory").trim_end_matches("Ki").parse::<i64>().unwrap()
+        };
+        assert_eq!(kib(&without) - kib(&left), 512 << 10);
     }
 
     #[test]

@@ -260,6 +260,38 @@ fn kernel_has_noswap(at: &Path) -> bool {
 }
 
 #[test]
+fn volumes_of_huge_pages() {
+    let size = crate::huge_pages::PageSize::of_resource("hugepages-2Mi").unwrap();
+    let kernel = std::path::Path::new(crate::huge_pages::KERNEL);
+    if !nix::unistd::geteuid().is_root() || !crate::huge_pages::read(kernel).contains_key(&size) {
+        println!("skipped: needs root and a kernel with pages of 2 MiB");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let directory = PodDir::new(root.path(), "u1");
+    let medium = Some("HugePages".to_owned());
+    let volume = Volume {
+        name: "h".into(),
+        empty_dir: Some(EmptyDirVolumeSource { medium, size_limit: None }),
+        ..Default::default()
+    };
+    let mut pod = pod(vec![volume.clone()]);
+    let refused = ensure(&directory, &pod, &volume, &lookup()).unwrap_err();
+    let text = podium_client::error_chain(&refused);
+    assert!(text.contains("there is no resource request for huge pages"), "{text}");
+    let container = serde_json::json!({"name": "c", "resources": {"requests": {"hugepages-2Mi": "4Mi"}}});
+    pod.spec.as_mut().unwrap().containers = vec![serde_json::from_value(container).unwrap()];
+    for _ in 0..2 {
+        ensure(&directory, &pod, &volume, &lookup()).unwrap();
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let here = mounts.lines().find(|line| line.contains(&*root.path().to_string_lossy())).unwrap();
+    assert!(here.contains(" hugetlbfs ") && here.contains("pagesize=2M"), "{here}");
+    teardown(&directory).unwrap();
+    assert!(!directory.path().exists());
+}
+
+#[test]
 fn volumes_come_and_go() {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: mounting needs root");

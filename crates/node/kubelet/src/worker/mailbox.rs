@@ -22,6 +22,9 @@ pub(crate) trait Neighbours: Send + Sync {
     /// Decides whether a pod may run beside them. `newer`: the node as the API has it at this moment, if it was asked.
     fn admit(&self, wanted: &Pod, newer: Option<&Node>) -> Result<(), Refused>;
 
+    /// Whether there is room beside them.
+    fn fits(&self, wanted: &Pod) -> Result<(), Refused>;
+
     /// Ends some of them for a critical pod.
     fn make_room(&self, wanted: &Pod) -> Result<Departure, Refused>;
 }

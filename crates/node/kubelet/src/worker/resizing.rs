@@ -25,7 +25,7 @@ impl Worker {
     pub(super) fn consider_resize(&mut self) {
         if self.resize.is_wanted(&self.wanted) {
             let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
-            let fits = self.mailbox.neighbours().admit(&self.wanted, None);
+            let fits = self.mailbox.neighbours().fits(&self.wanted);
             let forbidden = self.shared.container_manager.forbids_resize(&self.wanted);
             match resize::judge(&self.wanted, &allocatable, forbidden, fits) {
                 Ok(()) => {
