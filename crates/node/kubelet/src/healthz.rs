@@ -160,7 +160,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_tried_again() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // No other test is given a port there while it is free.
+        let taken = TcpListener::bind("127.0.0.77:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         let shutdown = Shutdown::new();
         let end = shutdown.clone();

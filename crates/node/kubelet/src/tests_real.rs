@@ -175,7 +175,10 @@ async fn pods_live_and_die() {
     let mut eater = container("c", "cat /dev/zero | sh -c 'x=$(cat)'");
     eater["resources"]["limits"]["memory"] = json!("16Mi");
     eater["command"] = json!(["sh", "-c", "x=a; while true; do x=$x$x; done"]);
-    api.put("pods", pod("eater", json!({"restartPolicy": "Never", "containers": [eater]})));
+    // Beside another: by itself its limit would be the pod's too, whose group has the pause in it and reaches it first.
+    // containerd looks at the groups of containers only.
+    let bystander = container("d", "true");
+    api.put("pods", pod("eater", json!({"restartPolicy": "Never", "containers": [eater, bystander]})));
     let eaten = node.wait("eater", "fails", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(eaten["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled");
 
