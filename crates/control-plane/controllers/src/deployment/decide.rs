@@ -378,6 +378,7 @@ fn scale_in_proportion(plan: &mut Plan<'_>, active: &[usize], new_active: bool) 
         *first = (*first + difference - moved).max(0);
     }
     keep_available(plan, &sets, &mut sizes);
+    stay_within(plan, &sets, &mut sizes, room);
     for (which, size) in sets.into_iter().zip(sizes) {
         match which {
             Which::Old(index) => plan.scale_old(index, size),
@@ -429,6 +430,15 @@ fn keep_available(plan: &Plan<'_>, sets: &[Which], sizes: &mut [i32]) {
                 missing -= gives;
             }
         }
+    }
+}
+
+/// Takes back growth that only fits when others have shrunk: their pods are there until then. It comes with the next round.
+fn stay_within(plan: &Plan<'_>, sets: &[Which], sizes: &mut [i32], mut room: i32) {
+    for (which, size) in sets.iter().zip(sizes) {
+        let there = which.of(plan).possible();
+        *size = (*size).min(there + room);
+        room -= (*size - there).max(0);
     }
 }
 

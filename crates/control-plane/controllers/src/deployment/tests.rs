@@ -258,6 +258,9 @@ fn scaling_makes_no_more_pods_than_there_may_be_while_others_are_not_gone() {
         let old = left(sized(&wide(3), "v1", 1, 1), pods, settled);
         check(&paused, vec![old, sized(&wide(3), "v2", 3, 2)], &expected);
     }
+    // One that grows while another shrinks does not take the place of pods that are still there: seed 98203.
+    let both = vec![sized(&wide(7), "v1", 2, 2), sized(&wide(7), "v2", 2, 2)];
+    check(&with_template(wide(3), "v2"), both, &[("v2", (2, 3)), ("v1", (2, 1))]);
     // To shrink nobody has to wait.
     let old = left(sized(&wide(4), "v1", 1, 1), 3, false);
     check(&wide(0), vec![old], &[("v1", (1, 0))]);
