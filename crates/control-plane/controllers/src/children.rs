@@ -9,7 +9,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use podium_client::{
     Change, Informer, Object, ObjectKey, is_already_exists, is_conflict, is_invalid, is_not_found,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::context::{self, Context, Error};
 use crate::expect::{Expectations, Expected};
@@ -91,15 +91,27 @@ impl<K: Owner> Children<'_, K> {
 
     /// Takes pods over and lets pods go.
     pub(crate) async fn claim(&self, adopt: &[Target], release: &[Target]) -> Result<(), Error> {
-        if !adopt.is_empty() {
-            self.confirm_alive().await?;
-        }
-        let reference = owner::controller_reference(self.owner);
-        for target in adopt {
-            self.patch(target, &owner::adopt_patch(&reference, &target.uid)).await?;
-        }
+        self.adopt(adopt, None).await?;
+        let uid = owner::uid(Resource::meta(self.owner));
         for target in release {
-            self.patch(target, &owner::release_patch(&reference.uid, &target.uid)).await?;
+            self.patch(target, &owner::release_patch(uid, &target.uid)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes pods over, and puts a finalizer on them in the same step.
+    pub(crate) async fn adopt(&self, targets: &[Target], finalizer: Option<&str>) -> Result<(), Error> {
+        if targets.is_empty() {
+            return Ok(());
+        }
+        self.confirm_alive().await?;
+        let reference = owner::controller_reference(self.owner);
+        for target in targets {
+            let mut patch = owner::adopt_patch(&reference, &target.uid);
+            if let Some(finalizer) = finalizer {
+                patch["metadata"]["finalizers"] = json!([finalizer]);
+            }
+            self.patch(target, &patch).await?;
         }
         Ok(())
     }

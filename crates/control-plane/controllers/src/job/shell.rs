@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, Namespace, ObjectFieldSelector, Pod, PodTemplateSpec,
 };
 use kube::api::{Api, ListParams, PostParams};
-use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of, run_workers};
+use serde_json::{Value, json};
 
-use super::decide::{Decision, NewPod, Observed, decide, is_held};
+use super::decide::{Decision, NewPod, Observed, decide, is_held, is_managed_elsewhere};
 use super::freshness::Freshness;
 use super::status;
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: Context) {
         namespaces: context.informers.of::<Namespace>(),
         pods,
         queue: WorkQueue::new("job"),
+        orphans: WorkQueue::new("job_orphan_pod"),
         expectations: Expectations::default(),
         own_writes: Expectations::default(),
         freshness: Freshness::default(),
@@ -50,8 +52,12 @@ pub(crate) async fn run(context: Context) {
     });
     controller.watch();
     context.ready([controller.jobs.synced().boxed(), controller.pods.synced().boxed()]).await;
-    let queue = controller.queue.clone();
-    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+    let (queue, orphans) = (controller.queue.clone(), controller.orphans.clone());
+    let other = Arc::clone(&controller);
+    // One is enough: it is rare that a Job leaves its pods behind. Source: upstream starts one as well.
+    let freeing =
+        run_workers(orphans, 1, context.shutdown.clone(), move |key| free_orphan(Arc::clone(&other), key));
+    tokio::join!(context.work(queue, move |key| reconcile(Arc::clone(&controller), key)), freeing);
 }
 
 #[derive(Debug)]
@@ -61,6 +67,8 @@ struct Controller {
     namespaces: Informer<Namespace>,
     pods: Informer<Pod>,
     queue: WorkQueue<ObjectKey>,
+    /// Pods that carry the finalizer and name no controller.
+    orphans: WorkQueue<ObjectKey>,
     /// Writes to pods.
     expectations: Expectations,
     /// Writes to the Job itself: what is counted there must not be counted again.
@@ -72,7 +80,7 @@ impl Controller {
     fn watch(&self) {
         let queue = self.queue.clone();
         self.jobs.on_event(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
-        let (queue, jobs) = (self.queue.clone(), self.jobs.clone());
+        let (queue, jobs, orphans) = (self.queue.clone(), self.jobs.clone(), self.orphans.clone());
         self.pods.on_event(move |change| {
             let selector =
                 |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
@@ -84,6 +92,9 @@ impl Controller {
                 && is_held(pod)
             {
                 owner_of::<Job>(&pod.metadata).into_iter().for_each(|key| queue.add(key));
+            }
+            if is_orphan(change.object()) && !matches!(change, Change::Deleted(_)) {
+                orphans.add(ObjectKey::of(change.object().as_ref()));
             }
         });
     }
@@ -120,7 +131,8 @@ impl Controller {
         }
     }
 
-    async fn free_orphans(&self, key: &ObjectKey, living: Option<&str>) -> Result<(), Error> {
+    /// Frees pods whose Job is gone, or another one by its name, and that still name it.
+    async fn free_left(&self, key: &ObjectKey, living: Option<&str>) -> Result<(), Error> {
         for pod in self.pods.by_index(HELD, &key.to_string()) {
             let owner = owner::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
             if owner.is_none() || owner == living {
@@ -153,13 +165,32 @@ async fn read(api: &Api<Pod>, pod: &Pod) -> Result<Option<Pod>, Error> {
 
 /// Takes the finalizer off a pod, if it is still the same one.
 async fn release(api: &Api<Pod>, target: &Target) -> Result<Option<Pod>, Error> {
-    let patch = finalizers::remove(&target.uid, FINALIZER);
+    patch(api, &target.key, finalizers::remove(&target.uid, FINALIZER)).await
+}
+
+/// Patches a pod, unless it is gone or another one.
+async fn patch(api: &Api<Pod>, key: &ObjectKey, patch: Value) -> Result<Option<Pod>, Error> {
     let params = kube::api::PatchParams::default();
-    match api.patch(&target.key.name, &params, &kube::api::Patch::Strategic(patch)).await {
+    match api.patch(&key.name, &params, &kube::api::Patch::Strategic(patch)).await {
         Ok(pod) => Ok(Some(pod)),
         Err(error) if is_not_found(&error) || podium_client::is_conflict(&error) => Ok(None),
-        Err(error) => Err(Error::call("release pod", target.key.to_string())(error)),
+        Err(error) => Err(Error::call("release pod", key.to_string())(error)),
     }
+}
+
+/// Whether the pod is held for a Job, but names no controller: its Job was deleted and left it behind.
+fn is_orphan(pod: &Pod) -> bool {
+    is_held(pod) && owner::controller_of(&pod.metadata).is_none()
+}
+
+/// Frees a pod that no Job will ever count. Source: `syncOrphanPod`.
+async fn free_orphan(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(pod) = controller.pods.get(&key).filter(|pod| is_orphan(pod)) else { return Ok(()) };
+    let mut change = finalizers::remove(owner::uid(&pod.metadata), FINALIZER);
+    // A Job may have taken it over in the meantime, and counts on the finalizer. If so, the cache is about to tell.
+    change["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
+    let api = Api::namespaced(controller.context.client.clone(), &key.namespace);
+    patch(&api, &key, change).await.map(drop)
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
@@ -167,9 +198,12 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         controller.expectations.forget(&key);
         controller.own_writes.forget(&key);
         controller.freshness.forget(&key);
-        return controller.free_orphans(&key, None).await;
+        return controller.free_left(&key, None).await;
     };
-    controller.free_orphans(&key, job.metadata.uid.as_deref()).await?;
+    controller.free_left(&key, job.metadata.uid.as_deref()).await?;
+    if is_managed_elsewhere(&job) {
+        return Ok(());
+    }
     let now = controller.context.now();
     let pods_shown = controller.expectations.satisfied(&key, &controller.pods, now);
     let job_shown = controller.own_writes.satisfied(&key, &controller.jobs, now);
@@ -253,7 +287,9 @@ async fn claim(
             Claim::Adopt | Claim::Ignore => {}
         }
     }
-    children.claim(&adopt, &let_go).await?;
+    // What is taken over is counted as well.
+    children.adopt(&adopt, Some(FINALIZER)).await?;
+    children.claim(&[], &let_go).await?;
     for target in &let_go {
         release(&children.pods(), target).await?;
     }

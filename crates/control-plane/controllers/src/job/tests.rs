@@ -423,6 +423,42 @@ async fn pods_do_not_stay_held_by_a_job_that_is_gone() {
     running.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn pods_that_a_deleted_job_leaves_behind_are_free() {
+    let api = FakeApi::default();
+    api.create("batch/jobs", &job(2, 2));
+    let running = Running::start(&api, &["job-controller", "garbage-collector-controller"]);
+    api.until("two pods", |_| {}, |api| api.list::<Pod>("/pods").len() == 2).await;
+    api.settle().await;
+    assert!(api.list::<Pod>("/pods").iter().all(is_held));
+    api.delete("batch/jobs", "ns", "work", "Orphan");
+    api.until("it is gone", |_| {}, |api| api.list::<Job>("batch/jobs").is_empty()).await;
+    api.until("they are free", |_| {}, |api| !api.list::<Pod>("/pods").iter().any(is_held)).await;
+    let pods: Vec<Pod> = api.list("/pods");
+    assert_eq!(pods.len(), 2, "they stay");
+    assert!(pods.iter().all(|pod| pod.metadata.owner_references.iter().flatten().next().is_none()));
+    running.stop().await;
+}
+
+/// Of two pods that were left behind while nobody looked, a Job takes one over: it counts that one, and the other is free.
+#[tokio::test(start_paused = true)]
+async fn pods_left_behind_are_free_or_counted_by_who_takes_them_over() {
+    let api = FakeApi::default();
+    api.create("batch/jobs", &job(1, 1));
+    let orphan = |name: &str| ours(name).edit(|pod| pod.metadata.owner_references = None);
+    api.create("/pods", &orphan("taken"));
+    api.create("/pods", &orphan("left").labelled(&[("job", "other")]));
+    let running = Running::start(&api, CONTROLLER);
+    let get = |api: &FakeApi, name: &str| api.get::<Pod>("/pods", "ns", name).unwrap();
+    let owned = |pod: &Pod| pod.metadata.owner_references.iter().flatten().next().is_some();
+    api.until("one is free", |_| {}, |api| !is_held(&get(api, "left"))).await;
+    api.until("one is taken over", |_| {}, |api| owned(&get(api, "taken"))).await;
+    api.settle().await;
+    assert!(is_held(&get(&api, "taken")) && !owned(&get(&api, "left")));
+    api.until("it counts", |api| end_pods(api, 0), |api| stored(api).succeeded == Some(1)).await;
+    running.stop().await;
+}
+
 /// Another process has counted a pod's end and let the pod go; this one knows of the count, but not yet of the pod.
 #[tokio::test(start_paused = true)]
 async fn an_end_that_another_process_has_counted_is_not_counted_again() {

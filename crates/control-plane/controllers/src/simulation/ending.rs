@@ -23,6 +23,9 @@ pub(super) fn judge(scenario: &Scenario, objects: &Objects, judge: &Judge) -> Ve
         {
             broken.push(format!("{}/{} outlived its owners", key.0, key.2));
         }
+        if is_held_for_nobody(object) {
+            broken.push(format!("{}/{} is held although its Job left it behind", key.0, key.2));
+        }
         if scenario.ends_with == Ending::DeleteNamespace && key.1 == NAMESPACE {
             broken.push(format!("{}/{} outlived its namespace", key.0, key.2));
         }
@@ -41,6 +44,14 @@ pub(super) fn judge(scenario: &Scenario, objects: &Objects, judge: &Judge) -> Ve
         }
     }
     broken
+}
+
+/// Whether it waits to be counted by a Job, and no Job is its controller.
+fn is_held_for_nobody(object: &Value) -> bool {
+    let meta = &object["metadata"];
+    let list = |field: &str| meta[field].as_array().cloned().unwrap_or_default();
+    list("finalizers").iter().any(|it| it == crate::job::FINALIZER)
+        && !list("ownerReferences").iter().any(|it| it["controller"] == true)
 }
 
 struct Report<'a> {
