@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kube::Client;
 use kube::core::{ApiResource, GroupVersionKind};
-use podium_client::ResourcePath;
+use podium_client::{ResourcePath, status_of};
 
 use crate::context;
 
@@ -74,6 +74,14 @@ pub(crate) async fn discover(client: &Client) -> Result<Found, kube::Error> {
         }
     }
     Ok(found)
+}
+
+/// Whether a call failed because nothing is served at its path: the kind is gone, or a version of it. Unlike the 404 of an object
+/// that is not there it names none. Source: `NewNotFound` and `NewGenericServerResponse`.
+pub(crate) fn is_path_missing(error: &kube::Error) -> bool {
+    status_of(error).is_some_and(|status| {
+        status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty())
+    })
 }
 
 type Listed = k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;

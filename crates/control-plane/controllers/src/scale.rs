@@ -8,12 +8,12 @@ use kube::api::{Api, DynamicObject, PostParams};
 use parking_lot::Mutex;
 
 use crate::context::words;
-use crate::discovery::{Served, discover};
+use crate::discovery::{Served, discover, is_path_missing};
 
 /// Reads and writes scales under one identity.
 pub(crate) struct Scales {
     client: Client,
-    /// What was served when it was last asked; asked again for a kind that is not among it.
+    /// What was served when it was last asked; asked again for a kind that is not among it, or no longer served there.
     served: Mutex<Arc<Vec<Served>>>,
 }
 
@@ -57,7 +57,14 @@ impl Scales {
 
     /// The scale of one object.
     pub(crate) async fn get(&self, of: &Served, namespace: &str, name: &str) -> Result<Scale, kube::Error> {
-        self.api(of, namespace).get_scale(name).await
+        self.api(of, namespace).get_scale(name).await.inspect_err(|error| self.heard(error))
+    }
+
+    /// Forgets what was served if it is no longer.
+    fn heard(&self, error: &kube::Error) {
+        if is_path_missing(error) {
+            *self.served.lock() = Arc::default();
+        }
     }
 
     /// Sets the scale of one object to that many replicas, whoever else writes to it: what is set does not depend on what was.
@@ -88,3 +95,29 @@ impl Scales {
 
 /// How often a conflict is answered by reading again. Source: client-go's `retry.DefaultRetry`.
 const CONFLICTS: u32 = 4;
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_gone_is_forgotten() {
+    use crate::testing::api::FakeApi;
+    use podium_client::ClientSource;
+    let api = FakeApi::default();
+    api.serve("apps", &["v1beta1"]);
+    api.create(
+        "apps/deployments",
+        &serde_json::json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": {"replicas": 3}}),
+    );
+    let scales = Scales::new(api.client("horizontal-pod-autoscaler"));
+    let find = || async { scales.find("apps/v1", "Deployment").await.unwrap() };
+    let replicas = |scale: Scale| scale.spec.unwrap().replicas;
+    let old = find().await;
+    assert_eq!(scales.get(&old, "ns", "web").await.map(replicas).unwrap(), Some(3));
+    assert!(scales.get(&old, "ns", "nobody").await.is_err());
+    assert_eq!(find().await.path.version, "v1beta1");
+    api.serve("apps", &["v1"]);
+    assert!(scales.get(&old, "ns", "web").await.is_err());
+    let new = find().await;
+    assert_eq!(
+        (new.path.version.as_str(), scales.get(&new, "ns", "web").await.map(replicas).unwrap()),
+        ("v1", Some(3))
+    );
+}

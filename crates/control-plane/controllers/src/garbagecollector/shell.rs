@@ -22,7 +22,7 @@ use super::decide::{Action, OwnerState, Propagation, Surroundings, decide};
 use super::graph::{Graph, Identity, Kind, Outcome, Uid, Work};
 use super::{FOREGROUND, ORPHAN};
 use crate::context::{Context, Error};
-use crate::discovery::{Served, discover};
+use crate::discovery::{Found, Served, discover, is_path_missing};
 use crate::owner;
 
 /// A definition of new kinds is followed by its controller's own writes; one look after the last of them is enough.
@@ -70,6 +70,9 @@ fn is_definition(path: &ResourcePath) -> bool {
     )
 }
 
+/// By `apiVersion` and `kind`.
+type Resources = BTreeMap<(String, String), Served>;
+
 /// The one item of the discovery queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Discover;
@@ -79,8 +82,7 @@ struct Controller {
     queue: WorkQueue<Work>,
     discovery: WorkQueue<Discover>,
     graph: Mutex<Graph>,
-    /// By `apiVersion` and `kind`.
-    resources: RwLock<BTreeMap<(String, String), Served>>,
+    resources: RwLock<Resources>,
     followed: Mutex<BTreeSet<ResourcePath>>,
     absent: Mutex<AbsentOwners>,
     /// Whether the resources have been discovered once.
@@ -114,20 +116,14 @@ impl AbsentOwners {
 
 /// Starts following resources that are new, and stops with those that are gone.
 async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
-    let found =
+    let Found { served, failed } =
         discover(&controller.context.client).await.map_err(Error::call("discover", "the API's resources"))?;
     // Events own nothing and are many. A group that does not answer keeps what was known of it.
     let relevant = |served: &Served| served.path.plural != "events" || !is_event_group(&served.path.group);
-    let wanted: Vec<Served> = found
-        .served
-        .into_iter()
-        .filter(|it| it.supports(&["delete", "list", "watch"]) && relevant(it))
-        .collect();
-    controller
-        .resources
-        .write()
-        .extend(wanted.iter().map(|served| ((served.api_version(), served.kind.clone()), served.clone())));
-    if found.failed.is_empty() {
+    let wanted: Vec<Served> =
+        served.into_iter().filter(|it| it.supports(&["delete", "list", "watch"]) && relevant(it)).collect();
+    renew(&mut controller.resources.write(), &wanted, &failed);
+    if failed.is_empty() {
         controller.forget_all_but(&wanted.iter().map(|served| served.path.clone()).collect());
     }
     for served in wanted {
@@ -137,11 +133,19 @@ async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
         }
     }
     controller.discovered.send_replace(true);
-    if !found.failed.is_empty() {
+    if !failed.is_empty() {
         // Nobody tells when a group answers again.
         controller.discovery.add_after(Discover, DISCOVERY_RETRY);
     }
     Ok(())
+}
+
+/// Takes over what is served now. A version that is gone must not stay: its path says of every object that there is none. What did
+/// not answer stays as it was known.
+fn renew(resources: &mut Resources, wanted: &[Served], failed: &[(String, String)]) {
+    resources.retain(|(api_version, _), _| failed.iter().any(|(of, _)| of == api_version));
+    resources
+        .extend(wanted.iter().map(|served| ((served.api_version(), served.kind.clone()), served.clone())));
 }
 
 /// Whether [`Controller::follow_one`] follows it through the informer of its own type.
@@ -231,7 +235,13 @@ impl Controller {
 
     fn note(&self, kind: &Arc<Kind>, deleted: bool, meta: &ObjectMeta) {
         let outcome = if deleted {
-            self.graph.lock().removed(owner::uid(meta))
+            let uid = owner::uid(meta);
+            let mut graph = self.graph.lock();
+            // Its kind may be gone before its dependents are looked at, and then nobody could be asked.
+            if graph.node(uid).is_some_and(|node| !node.dependents.is_empty()) {
+                self.absent.lock().add(uid, owner::namespace(meta));
+            }
+            graph.removed(uid)
         } else {
             self.graph.lock().observe(kind, meta)
         };
@@ -322,10 +332,8 @@ impl Controller {
             Err(_) if !observed => return self.look_at_dependents_of_unknown(uid),
             Err(error) => return Err(error),
         };
-        let live =
-            api.get_metadata_opt(&identity.name).await.map_err(Error::call("get", describe(&identity)))?;
-        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*identity.uid))
-        else {
+        let live = read(&api, &identity.name).await.map_err(Error::call("get", describe(&identity)))?;
+        let Some(live) = live.filter(|it| it.uid.as_deref() == Some(&*identity.uid)) else {
             self.absent.lock().add(&identity.uid, &identity.namespace);
             let outcome = self.graph.lock().absent(&identity);
             self.follow_up(outcome);
@@ -377,12 +385,9 @@ impl Controller {
             return Ok(None);
         }
         let api = self.calls(&served, &item.namespace);
-        let live = api
-            .get_metadata_opt(&reference.name)
-            .await
-            .map_err(Error::call("get the owner of", describe(item)))?;
-        let Some(live) = live.map(|it| it.metadata).filter(|it| it.uid.as_ref() == Some(&reference.uid))
-        else {
+        let live =
+            read(&api, &reference.name).await.map_err(Error::call("get the owner of", describe(item)))?;
+        let Some(live) = live.filter(|it| it.uid.as_ref() == Some(&reference.uid)) else {
             let namespace = if served.namespaced { &*item.namespace } else { "" };
             self.absent.lock().add(&reference.uid, namespace);
             return Ok(Some(OwnerState::Dangling));
@@ -441,7 +446,7 @@ impl Controller {
         };
         match api.delete(&identity.name, &params).await {
             Ok(_) => Ok(()),
-            Err(error) if is_not_found(&error) => {
+            Err(error) if is_not_found(&error) && !is_path_missing(&error) => {
                 let outcome = self.graph.lock().absent(identity);
                 self.follow_up(outcome);
                 Ok(())
@@ -460,8 +465,8 @@ impl Controller {
         let freed = join_all(dependents.iter().map(|dependent| self.set_free(dependent, &owner))).await;
         freed.into_iter().collect::<Result<Vec<()>, _>>()?;
         let api = self.api(&owner)?;
-        let live = api.get_metadata_opt(&owner.name).await.map_err(Error::call("get", describe(&owner)))?;
-        match live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*owner.uid)) {
+        let live = read(&api, &owner.name).await.map_err(Error::call("get", describe(&owner)))?;
+        match live.filter(|it| it.uid.as_deref() == Some(&*owner.uid)) {
             Some(live) => remove_finalizer(&api, &owner, &live, ORPHAN).await,
             None => Ok(()),
         }
@@ -469,9 +474,8 @@ impl Controller {
 
     async fn set_free(&self, dependent: &Identity, owner: &Identity) -> Result<(), Error> {
         let api = self.api(dependent)?;
-        let live =
-            api.get_metadata_opt(&dependent.name).await.map_err(Error::call("get", describe(dependent)))?;
-        match live.map(|it| it.metadata).filter(|it| it.uid.as_deref() == Some(&*dependent.uid)) {
+        let live = read(&api, &dependent.name).await.map_err(Error::call("get", describe(dependent)))?;
+        match live.filter(|it| it.uid.as_deref() == Some(&*dependent.uid)) {
             Some(live) => remove_owners(&api, dependent, &live, &[owner.uid.to_string()]).await,
             None => Ok(()),
         }
@@ -481,6 +485,16 @@ impl Controller {
 fn describe(identity: &Identity) -> String {
     let key = ObjectKey::new(&*identity.namespace, &*identity.name);
     format!("{} {key}", identity.kind.kind)
+}
+
+/// An object's metadata, or `None` when there is no such object. A path that is not served tells nothing about objects: to take
+/// that for an answer would delete what belongs to them.
+async fn read(api: &Api<DynamicObject>, name: &str) -> Result<Option<ObjectMeta>, kube::Error> {
+    match api.get_metadata(name).await {
+        Ok(live) => Ok(Some(live.metadata)),
+        Err(error) if is_not_found(&error) && !is_path_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {

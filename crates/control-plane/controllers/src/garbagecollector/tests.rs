@@ -302,6 +302,64 @@ async fn strangers_under_the_owners_name_do_not_count() {
     running.stop().await;
 }
 
+/// A ConfigMap `c`, owned by a CronJob by a version of its kind that is about to go, and by a ConfigMap `a`.
+fn owned_by_an_old_version(api: &FakeApi) -> OwnerReference {
+    api.serve("batch", &["v1beta1", "v1"]);
+    let cron =
+        api.create("batch/cronjobs", &serde_json::json!({"metadata": {"name": "cron", "namespace": "ns"}}));
+    let old =
+        OwnerReference { api_version: "batch/v1beta1".to_owned(), kind: "CronJob".to_owned(), ..to(&cron) };
+    let a = api.create("/configmaps", &config_map("a", vec![]));
+    api.create("/configmaps", &config_map("c", vec![old.clone(), to(&a)]));
+    old
+}
+
+fn owners_of_c(api: &FakeApi) -> Vec<OwnerReference> {
+    let c: ConfigMap = api.get("/configmaps", "ns", "c").expect("it stays");
+    c.metadata.owner_references.unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_lives_on_when_the_version_that_names_it_is_gone() {
+    let api = FakeApi::default();
+    let cron = owned_by_an_old_version(&api);
+    let running = Running::start(&api, CONTROLLER);
+    api.settle().await;
+    api.serve("batch", &["v1"]);
+    // Nobody has told of it yet, so nobody knows whether the owner is there.
+    api.delete("/configmaps", "ns", "a", "Background");
+    api.settle().await;
+    assert_eq!(owners_of_c(&api).len(), 2, "as it was");
+    let definition = serde_json::json!({"metadata": {"name": "crons"}});
+    api.create("apiextensions.k8s.io/customresourcedefinitions", &definition);
+    api.until(
+        "only the dead owner is taken off",
+        |api| drop(owners_of_c(api)),
+        |api| owners_of_c(api) == [cron.clone()],
+    )
+    .await;
+    api.delete("batch/cronjobs", "ns", "cron", "Background");
+    api.until("it goes with its owner", |_| {}, |api| names(api).is_empty()).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dependents_go_although_the_kind_of_their_owner_is_gone_too() {
+    let api = FakeApi::default();
+    owned_by_an_old_version(&api);
+    let running = Running::start(&api, CONTROLLER);
+    api.settle().await;
+    api.hold("batch/cronjobs");
+    api.delete("batch/cronjobs", "ns", "cron", "Background");
+    api.serve("batch", &[]);
+    api.delete("/configmaps", "ns", "a", "Background");
+    api.settle().await;
+    assert_eq!(names(&api), ["c"]);
+    api.release("batch/cronjobs");
+    api.until("it goes", |_| {}, |api| names(api).is_empty()).await;
+    running.stop().await;
+}
+
 /// All of it together: a namespace with a Deployment goes away without a trace.
 #[tokio::test(start_paused = true)]
 async fn a_namespace_is_filled_and_emptied() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::decide::{Contents, Counted, Decision, Kind, decide, kinds};
 use crate::clock;
 use crate::context::{Context, Error};
-use crate::discovery::{Served, discover};
+use crate::discovery::{Served, discover, is_path_missing};
 use crate::owner;
 use crate::pods;
 
@@ -45,8 +45,8 @@ struct Controller {
     queue: WorkQueue<ObjectKey>,
     /// When each quota was last seen to change.
     changed: Mutex<HashMap<ObjectKey, Timestamp>>,
-    /// Kinds that some quota has counted, followed from then on.
-    watched: Mutex<HashSet<Kind>>,
+    /// Where the kinds are that some quota has counted, followed from then on.
+    watched: Mutex<HashSet<ResourcePath>>,
     /// What the API serves, as far as it has been asked for.
     served: Mutex<Vec<Served>>,
 }
@@ -75,8 +75,11 @@ impl Controller {
 
     /// Follows the kinds that a quota counts, for what they free.
     fn follow(self: &Arc<Self>, kinds: &[Kind], served: &[Served]) {
+        // Followed again if it comes back.
+        self.watched.lock().retain(|path| served.iter().any(|it| it.path == *path));
         for kind in kinds {
-            if !self.watched.lock().insert(kind.clone()) {
+            let Some(path) = path_of(kind, served) else { continue };
+            if !self.watched.lock().insert(path.clone()) {
                 continue;
             }
             let controller = self.clone();
@@ -98,7 +101,6 @@ impl Controller {
                     });
                 }
                 _ => {
-                    let Some(path) = path_of(kind, served) else { continue };
                     informers.metadata(&path).on_event(move |change| {
                         if !matches!(change, Change::Modified { .. }) {
                             controller.wake(owner::namespace(&change.object().metadata));
@@ -123,7 +125,13 @@ impl Controller {
 
     async fn contents(&self, namespace: &str, kinds: &[Kind], served: &[Served]) -> Result<Contents, Error> {
         let all = ListParams::default();
-        let failed = |source| Error::call("list what a quota counts in", namespace)(source);
+        let failed = |source| {
+            // Its version is gone. What is served instead is found out when this is tried again.
+            if is_path_missing(&source) {
+                self.served.lock().clear();
+            }
+            Error::call("list what a quota counts in", namespace)(source)
+        };
         let mut contents = Contents::new();
         for kind in kinds {
             let of_kind = |it: &&Served| it.path.group == kind.0 && it.path.plural == kind.1;

@@ -86,15 +86,16 @@ fn scopes_choose_pods() {
     }
 }
 
+fn used(api: &FakeApi, name: &str) -> Option<String> {
+    let quota: ResourceQuota = api.get("/resourcequotas", "ns", "quota").unwrap();
+    quota.status.and_then(|it| it.used).and_then(|it| it.get(name).map(|amount| amount.0.clone()))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_quota_follows_its_namespace() {
     let api = FakeApi::default();
     api.create("/resourcequotas", &quota(&[("pods", "5"), ("count/configmaps", "5")], &[]));
     let running = Running::start(&api, &["resourcequota-controller"]);
-    let used = |api: &FakeApi, name: &str| {
-        let quota: ResourceQuota = api.get("/resourcequotas", "ns", "quota").unwrap();
-        quota.status.and_then(|it| it.used).and_then(|it| it.get(name).map(|amount| amount.0.clone()))
-    };
     api.until("counted", |_| {}, |api| used(api, "pods").as_deref() == Some("0")).await;
     api.create("/pods", &Pod { metadata: ObjectMeta { uid: None, ..meta("p") }, ..pod("p") });
     api.create(
@@ -119,5 +120,22 @@ async fn a_quota_follows_its_namespace() {
         },
     )
     .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_counted_wherever_it_is_served() {
+    let api = FakeApi::default();
+    api.serve("batch", &["v1beta1"]);
+    let create = |name: &str| {
+        api.create("batch/cronjobs", &serde_json::json!({"metadata": {"name": name, "namespace": "ns"}}));
+    };
+    create("one");
+    api.create("/resourcequotas", &quota(&[("count/cronjobs.batch", "5")], &[]));
+    let running = Running::start(&api, &["resourcequota-controller"]);
+    api.until("counted", |_| {}, |api| used(api, "count/cronjobs.batch").as_deref() == Some("1")).await;
+    api.serve("batch", &["v1"]);
+    create("two");
+    api.until("counted again", |_| {}, |api| used(api, "count/cronjobs.batch").as_deref() == Some("2")).await;
     running.stop().await;
 }

@@ -70,6 +70,7 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false),
     ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
     ("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false),
+    ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
 ];
 
@@ -149,6 +150,8 @@ struct State {
     lose: Option<(String, String)>,
     /// See [`FakeApi::forbidden`].
     forbidden: BTreeSet<String>,
+    /// See [`FakeApi::serve`].
+    versions: discovery::Versions,
 }
 
 /// The server. Cheap to clone.
@@ -415,21 +418,26 @@ impl FakeApi {
         strategic: bool,
         client: Option<usize>,
     ) -> Answer {
-        if let Some(document) = discovery::document(uri.path()) {
-            return respond(200, &document);
+        let no_such_path = || respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
+        {
+            let state = self.state.lock();
+            if state.versions.lack(uri.path()) {
+                return no_such_path();
+            }
+            if let Some(document) = discovery::document(uri.path(), &state.versions) {
+                return respond(200, &document);
+            }
         }
         let query: BTreeMap<&str, &str> =
             uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
-        let Some(target) = Target::parse(uri.path()) else {
-            return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
-        };
+        let Some(target) = Target::parse(uri.path()) else { return no_such_path() };
         let selected = name_selector(uri.query().unwrap_or_default());
         let mut state = self.state.lock();
         // Nobody serves metrics in a cluster without any.
         let measured = target.resource != "metrics.k8s.io/pods"
             || state.objects.keys().any(|it| it.0 == target.resource);
         if !measured {
-            return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
+            return no_such_path();
         }
         if *method == Method::GET && query.get("watch") == Some(&"true") {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
@@ -461,7 +469,14 @@ impl FakeApi {
                 respond(500, &failure(&Refusal(500, "InternalError", "by arrangement".to_owned())))
             }
             Ok(text) => send(if *method == Method::POST { 201 } else { 200 }, text),
-            Err(refusal) => respond(refusal.0, &failure(&refusal)),
+            Err(refusal) => {
+                let mut status = failure(&refusal);
+                // By this a missing object is told from a missing path.
+                if refusal.0 == 404 {
+                    status["details"] = json!({"name": target.name});
+                }
+                respond(refusal.0, &status)
+            }
         }
     }
 }

@@ -1,13 +1,41 @@
 //! What is served, in the documents by which clients find out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::RESOURCES;
+use super::{FakeApi, RESOURCES};
+
+/// By group: its versions, where they are not just v1.
+#[derive(Default)]
+pub(super) struct Versions(BTreeMap<String, Vec<String>>);
+
+impl Versions {
+    fn of(&self, group: &str) -> Vec<String> {
+        self.0.get(group).cloned().unwrap_or_else(|| vec!["v1".to_owned()])
+    }
+
+    /// Whether the path is that of a version that was taken away.
+    pub(super) fn lack(&self, path: &str) -> bool {
+        match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
+            ["apis", group, version, ..] => {
+                self.0.get(group).is_some_and(|of| !of.iter().any(|it| it == version))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FakeApi {
+    /// Serves the group in these versions from now on, the preferred one first, and in no others.
+    pub(crate) fn serve(&self, group: &str, versions: &[&str]) {
+        let versions = versions.iter().map(|it| (*it).to_owned()).collect();
+        self.state.lock().versions.0.insert(group.to_owned(), versions);
+    }
+}
 
 /// The document at that path, if it is one of discovery's.
-pub(super) fn document(path: &str) -> Option<Value> {
+pub(super) fn document(path: &str, versions: &Versions) -> Option<Value> {
     // Metrics are nobody's objects: no controller of all kinds looks for them.
     let named = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty() && *it != "metrics.k8s.io");
     let groups = named.collect::<BTreeSet<_>>();
@@ -30,9 +58,11 @@ pub(super) fn document(path: &str) -> Option<Value> {
             let groups: Vec<Value> = groups
                 .into_iter()
                 .map(|group| {
-                    let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
-                    json!({"name": group, "versions": [version], "preferredVersion": version})
+                    let version = |it| json!({"groupVersion": format!("{group}/{it}"), "version": it});
+                    (group, versions.of(group).iter().map(version).collect::<Vec<_>>())
                 })
+                .filter(|(_, versions)| !versions.is_empty())
+                .map(|(group, versions)| json!({"name": group, "versions": versions, "preferredVersion": versions[0]}))
                 .collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
