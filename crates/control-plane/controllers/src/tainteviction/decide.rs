@@ -24,22 +24,25 @@ pub(crate) enum Decision {
 }
 
 /// Decides about one pod on a node with these `NoExecute` taints.
+///
+/// A time begins when the taint was added, or when the pod came to the node if that was later. Upstream begins when its controller
+/// first sees them together, which is the same unless it starts anew: then pods there have their whole time once more.
 pub(crate) fn decide(pod: &Pod, taints: &[Since<'_>]) -> Decision {
     if pods::is_terminating(pod) {
         return Decision::Stay;
     }
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let began = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    let began = bound_since(pod);
     let mut leave: Option<Timestamp> = None;
     for Since { taint, since } in taints {
         // A pod that came later has its own time.
         let since = (*since).max(began);
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|it| tolerates(it, taint)).collect();
-        let until = if matching.is_empty() {
-            Some(since)
-        } else {
-            let seconds = matching.iter().filter_map(|it| it.toleration_seconds).min();
-            seconds.map(|seconds| clock::after(since, seconds.max(0)))
+        // The first that is about the taint speaks for it, whatever others say. Source: `GetMatchingTolerations`.
+        let until = match tolerations.iter().find(|it| tolerates(it, taint)) {
+            Some(toleration) => {
+                toleration.toleration_seconds.map(|seconds| clock::after(since, seconds.max(0)))
+            }
+            None => Some(since),
         };
         leave = match (leave, until) {
             (Some(leave), Some(until)) => Some(leave.min(until)),
@@ -47,6 +50,13 @@ pub(crate) fn decide(pod: &Pod, taints: &[Since<'_>]) -> Decision {
         };
     }
     leave.map_or(Decision::Stay, Decision::Leave)
+}
+
+/// Since when the pod is on its node; since it exists, where nobody says.
+fn bound_since(pod: &Pod) -> Timestamp {
+    let bound = pods::condition(pod, "PodScheduled").filter(|condition| condition.status == "True");
+    let bound = bound.and_then(|condition| condition.last_transition_time.as_ref());
+    bound.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::MIN, |time| time.0)
 }
 
 /// Whether the toleration is about the taint. Source: `Toleration.ToleratesTaint`.

@@ -57,10 +57,12 @@ fn the_shortest_time_wins() {
         ("for a while", vec![exists("a", Some(300)), exists("b", None)], Decision::Leave(at(400))),
         ("the shorter", vec![exists("a", Some(300)), exists("b", Some(10))], Decision::Leave(at(210))),
         (
-            "two for one",
+            "the first of two for one",
             vec![exists("a", Some(300)), exists("a", Some(5)), exists("b", None)],
-            Decision::Leave(at(105)),
+            Decision::Leave(at(400)),
         ),
+        ("the first is for ever", vec![exists("", None), exists("a", Some(5))], Decision::Stay),
+        ("the first is for all", vec![exists("", Some(30)), exists("a", None)], Decision::Leave(at(130))),
         ("negative", vec![exists("", Some(-1))], Decision::Leave(at(100))),
     ] {
         let pod = pod("p").edit(|pod| pod.spec.as_mut().unwrap().tolerations = Some(tolerations));
@@ -70,6 +72,10 @@ fn the_shortest_time_wins() {
         .created(500)
         .edit(|pod| pod.spec.as_mut().unwrap().tolerations = Some(vec![exists("", Some(60))]));
     assert_eq!(decide(&late, &both), Decision::Leave(at(560)), "its time begins with itself");
+    let waited = late.clone().condition("PodScheduled", "True", 900);
+    assert_eq!(decide(&waited, &both), Decision::Leave(at(960)), "or when it came to the node");
+    let unbound = late.clone().condition("PodScheduled", "False", 900);
+    assert_eq!(decide(&unbound, &both), Decision::Leave(at(560)), "nobody says when");
     assert_eq!(decide(&late, &[]), Decision::Stay);
     assert_eq!(decide(&pod("p").deleting(), &both), Decision::Stay, "it goes already");
 }
