@@ -225,16 +225,7 @@ impl Work<'_> {
         let second = schedule.next(first)?;
         let interval = (second.as_second() - first.as_second()).max(1);
         let missed = (self.now.as_second() - first.as_second()) / interval + 1;
-        // Counting one by one would take for ever after a long sleep.
-        let mut due = first;
-        let near = clock::after(first, (missed - 2).max(0) * interval);
-        if let Some(later) = schedule.next(near).filter(|later| *later <= self.now) {
-            due = later;
-        }
-        while let Some(next) = schedule.next(due).filter(|next| *next <= self.now) {
-            due = next;
-        }
-        Some((due, missed))
+        Some((schedule.latest(first, self.now), missed))
     }
 
     fn replace_running(&mut self) {

@@ -90,6 +90,45 @@ impl Schedule {
             Self::Fields(fields) => fields.next(after),
         }
     }
+
+    /// The latest of its times up to `now`. `first` is one of them.
+    pub(crate) fn latest(&self, first: Timestamp, now: Timestamp) -> Timestamp {
+        match self {
+            // Only these depend on where one begins.
+            Self::Every(seconds) => {
+                let times = (now.as_second() - first.as_second()) / seconds;
+                Timestamp::from_second(first.as_second() + times * seconds).unwrap_or(first)
+            }
+            Self::Fields(fields) => latest(|after| fields.next(after), first, now),
+        }
+    }
+}
+
+/// The latest time up to `now`, found by halving: one after the other would take seconds after a year of sleep. `first` is one of
+/// the times, and all of them are whole seconds.
+pub(super) fn latest(
+    next: impl Fn(Timestamp) -> Option<Timestamp>,
+    first: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    let following = |second: i64| {
+        let after = Timestamp::from_second(second).ok()?;
+        next(after).filter(|time| *time <= now)
+    };
+    // It comes after `low` and not after `high`.
+    let (mut low, mut high) = (first.as_second(), now.as_second());
+    let Some(mut found) = following(low) else { return first };
+    // Mostly it is not long ago, so the halving begins at the end.
+    let mut step = 60;
+    while high - low > 1 {
+        let middle = (low + (high - low) / 2).max(high - step);
+        step *= 2;
+        match following(middle) {
+            Some(time) => (low, found) = (middle, time),
+            None => high = middle,
+        }
+    }
+    found
 }
 
 impl Fields {

@@ -10,7 +10,7 @@ use k8s_openapi::api::batch::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{Decision, Observed, decide, job_name, with_job};
-use super::schedule::Schedule;
+use super::schedule::{Schedule, latest};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{controlled_by, meta, template};
 
@@ -103,6 +103,65 @@ fn times_that_do_not_exist_and_times_that_come_twice() {
             moment = schedule.next(moment).unwrap();
             assert_eq!(moment, ts(expected), "{case}");
         }
+    }
+}
+
+/// What `latest` finds, and how often it asks for a next time.
+fn latest_of(schedule: &str, zone: &TimeZone, since: &str, now: &str) -> (Option<Timestamp>, usize) {
+    let (schedule, asked) = (Schedule::parse(schedule, zone).unwrap(), std::cell::Cell::new(0));
+    let next = |after| {
+        asked.set(asked.get() + 1);
+        schedule.next(after)
+    };
+    let first = schedule.next(ts(since)).filter(|first| *first <= ts(now));
+    (first.map(|first| latest(next, first, ts(now))), asked.get())
+}
+
+#[test]
+fn the_latest_time_is_found_in_a_few_steps() {
+    let year = "2025-01-01T00:00:00Z";
+    for (schedule, now, expected) in [
+        ("* 0-11 * * *", "2026-01-01T23:00:00Z", "2026-01-01T11:59:00Z"),
+        ("* * * * *", "2026-01-01T23:00:00.5Z", "2026-01-01T23:00:00Z"),
+        ("* * 1 2 *", "2026-01-31T23:59:59Z", "2025-02-01T23:59:00Z"),
+        ("0 0 * * *", "2025-01-02T00:00:00Z", "2025-01-02T00:00:00Z"),
+        ("0 0 1 1 *", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+    ] {
+        let (found, asked) = latest_of(schedule, &TimeZone::UTC, year, now);
+        assert_eq!(found, Some(ts(expected)), "{schedule}");
+        assert!(asked < 60, "{schedule}: {asked}");
+    }
+    let every = Schedule::parse("@every 90m", &TimeZone::UTC).unwrap();
+    assert_eq!(
+        every.latest(ts("2026-01-01T00:00:05Z"), ts("2026-01-01T04:30:04Z")),
+        ts("2026-01-01T03:00:05Z")
+    );
+    assert_eq!(
+        every.latest(ts("2026-01-01T00:00:05Z"), ts("2026-01-01T04:30:05Z")),
+        ts("2026-01-01T04:30:05Z")
+    );
+}
+
+proptest::proptest! {
+    // Walking takes its time.
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// It is the time that going through them one by one ends at, also where clocks are set back and forth.
+    #[test]
+    fn the_latest_time_is_where_walking_ends(
+        schedule in proptest::sample::select(vec!["*/7 * * * *", "30 1-3 * * *", "5,50 2 * * *", "0 22 * * 6", "* 0-11 * * *"]),
+        spring in proptest::bool::ANY,
+        begin in 0..150_000i64,
+        length in 0..60_000i64,
+    ) {
+        let berlin = TimeZone::get("Europe/Berlin").expect("time zone data is installed");
+        let origin = ts(if spring { "2026-03-27T12:00:00Z" } else { "2026-10-23T12:00:00Z" }).as_second();
+        let (since, now) = (crate::testing::at(origin + begin), crate::testing::at(origin + begin + length));
+        let parsed = Schedule::parse(schedule, &berlin).unwrap();
+        let walk = std::iter::successors(parsed.next(since), |time| parsed.next(*time));
+        let expected = walk.take_while(|time| *time <= now).last();
+        let (found, _) = latest_of(schedule, &berlin, &since.to_string(), &now.to_string());
+        proptest::prop_assert_eq!(found, expected);
     }
 }
 
