@@ -7,6 +7,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use parking_lot::Mutex;
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of};
@@ -65,8 +66,9 @@ struct Controller {
     expectations: Expectations,
     /// Writes to revisions.
     kept: Expectations,
-    /// By set and node: how often a failed pod was replaced, and when last.
-    failures: Mutex<HashMap<(String, String), (u32, Timestamp)>>,
+    /// By set, its generation and node: how often a failed pod was replaced, and when last. An edit may have mended what failed, so
+    /// it begins anew. Source: `failedPodsBackoffKey`.
+    failures: Mutex<HashMap<(String, i64, String), (u32, Timestamp)>>,
 }
 
 impl Controller {
@@ -94,18 +96,20 @@ impl Controller {
         });
     }
 
-    fn retries(&self, set: &str) -> BTreeMap<String, Timestamp> {
+    fn retries(&self, set: &ObjectMeta) -> BTreeMap<String, Timestamp> {
         let failures = self.failures.lock();
-        let of_set = failures.iter().filter(|((of, _), _)| of == set);
-        of_set.map(|((_, node), (count, last))| (node.clone(), retry_at(*last, *count))).collect()
+        let now = (owner::uid(set), set.generation.unwrap_or_default());
+        let of_set = failures.iter().filter(|((uid, generation, _), _)| (uid.as_str(), *generation) == now);
+        of_set.map(|((_, _, node), (count, last))| (node.clone(), retry_at(*last, *count))).collect()
     }
 
     /// A replacement long after the last one starts from the beginning; what is that old is forgotten, of whatever set or node.
-    fn note_failure(&self, set: &str, node: &str) {
+    fn note_failure(&self, set: &ObjectMeta, node: &str) {
         let now = self.context.now();
         let mut failures = self.failures.lock();
         failures.retain(|_, (count, last)| clock::after(retry_at(*last, *count), 900) >= now);
-        let entry = failures.entry((set.to_owned(), node.to_owned())).or_insert((0, now));
+        let key = (owner::uid(set).to_owned(), set.generation.unwrap_or_default(), node.to_owned());
+        let entry = failures.entry(key).or_insert((0, now));
         *entry = (entry.0 + 1, now);
     }
 }
@@ -136,7 +140,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let Some(hash) = sync.revision().await? else { return Ok(()) };
     let Some(pods) = sync.claim().await? else { return Ok(()) };
     let nodes = controller.nodes.list();
-    let retry = controller.retries(owner::uid(&set.metadata));
+    let retry = controller.retries(&set.metadata);
     let seen = Observed { set: &set, pods: &pods, nodes: &nodes, hash: &hash, retry: &retry };
     let decision = decide(&seen, now);
     if let Some(moment) = decision.next_check {
@@ -216,7 +220,7 @@ impl Sync<'_> {
             self.children.context.event_about(&reference_of(set), type_, reason, message);
         }
         for node in &decision.failed_on {
-            self.controller.note_failure(owner::uid(&set.metadata), node);
+            self.controller.note_failure(&set.metadata, node);
         }
         let gone = self.children.delete_all(&decision.delete).await;
         let template = daemon_template(set, hash);
@@ -239,9 +243,7 @@ impl Sync<'_> {
     async fn forget_old(&self, pods: &[Arc<Pod>]) -> Result<(), Error> {
         let set = self.set();
         let existing = history::of(&self.controller.revisions, owner::uid(&set.metadata));
-        let hash = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
-            labels::value(meta.labels.as_ref(), HASH_LABEL).map(str::to_owned)
-        };
+        let hash = |meta: &ObjectMeta| labels::value(meta.labels.as_ref(), HASH_LABEL).map(str::to_owned);
         let used: Vec<_> = pods.iter().filter_map(|pod| hash(&pod.metadata)).collect();
         let newest = existing.last().map(|revision| revision.revision);
         let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit);

@@ -287,3 +287,35 @@ async fn pods_follow_nodes_and_templates() {
     assert_eq!(numbers, [2, 3], "the old revision is the newest again");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_template_is_not_held_up_by_failures_of_the_old_one() {
+    let api = FakeApi::default();
+    api.create("apps/daemonsets", &set());
+    api.create("/nodes", &node("a"));
+    let running = Running::start(&api, &["daemonset-controller"]);
+    let failures = std::cell::Cell::new(0);
+    let fail = |api: &FakeApi, image: &str| {
+        for pod in api.list::<Pod>("/pods") {
+            let runs = pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(image);
+            if runs && !crate::pods::is_finished(&pod) {
+                failures.set(failures.get() + 1);
+                api.edit("/pods", "ns", pod.metadata.name.as_deref().unwrap(), |pod| {
+                    pod["spec"]["nodeName"] = "a".into();
+                    pod["status"]["phase"] = "Failed".into();
+                });
+            }
+        }
+    };
+    let begin = tokio::time::Instant::now();
+    api.until("it fails", |api| fail(api, "v1"), |_| failures.get() == 8).await;
+    assert!(begin.elapsed().as_secs() >= 60, "with growing pauses: {:?}", begin.elapsed());
+    failures.set(0);
+    api.edit("apps/daemonsets", "ns", "agent", |set| {
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = "v2".into();
+    });
+    let begin = tokio::time::Instant::now();
+    api.until("the new one fails too", |api| fail(api, "v2"), |_| failures.get() == 3).await;
+    assert!(begin.elapsed().as_secs() < 20, "from the beginning: {:?}", begin.elapsed());
+    running.stop().await;
+}
