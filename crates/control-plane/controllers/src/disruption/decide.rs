@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,6 +15,12 @@ use crate::pods;
 
 /// How long an evicted pod may take to be seen in deletion. Source: `DeletionTimeout`.
 const DELETION_SECONDS: i64 = 120;
+
+/// How long a pod may say that it is about to be disrupted while nobody deletes it. Source: `stalePodDisruptionTimeout`.
+const ANNOUNCED_SECONDS: i64 = 120;
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// The kubelet's reason: it may take any time until such a pod is in deletion.
+const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// Pods in all, and how many of them are to be healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,4 +106,33 @@ pub(crate) fn healthy<'a>(
             && !disrupted.contains_key(owner::name(&pod.metadata))
     };
     i32::try_from(selected.filter(counts).count()).unwrap_or(i32::MAX)
+}
+
+/// When it is wrong to go on saying that the pod is about to be disrupted; `None` when it does not say so, or is right.
+pub(crate) fn stale_at(pod: &Pod) -> Option<Timestamp> {
+    let announced = pods::condition(pod, DISRUPTION_TARGET)
+        .filter(|it| it.status == "True" && it.reason.as_deref() != Some(BY_KUBELET))
+        .filter(|_| !pods::is_terminating(pod) && !pods::is_finished(pod))?;
+    let since = announced.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(clock::after(since, ANNOUNCED_SECONDS))
+}
+
+/// The pod, saying no longer that it is about to be disrupted, nor why.
+pub(crate) fn undisturbed(pod: &Pod, now: Timestamp) -> Pod {
+    let mut pod = pod.clone();
+    let generation = pod.metadata.generation;
+    let Some(status) = &mut pod.status else { return pod };
+    let observed = status.observed_generation;
+    let conditions = status.conditions.iter_mut().flatten();
+    for condition in conditions.filter(|condition| condition.type_ == DISRUPTION_TARGET) {
+        *condition = PodCondition {
+            type_: DISRUPTION_TARGET.to_owned(),
+            status: "False".to_owned(),
+            last_transition_time: Some(clock::time(now)),
+            // Told only where somebody has told one before. Source: `CalculatePodConditionObservedGeneration`.
+            observed_generation: condition.observed_generation.or(observed).and(generation),
+            ..PodCondition::default()
+        };
+    }
+    pod
 }

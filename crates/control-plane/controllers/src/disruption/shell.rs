@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, PostParams};
-use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found};
+use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found, run_workers};
 
-use super::decide::{disrupted, expected, healthy};
+use super::decide::{disrupted, expected, healthy, stale_at, undisturbed};
 use super::status::status;
 use crate::clock;
 use crate::context::{Context, Error};
@@ -28,6 +28,7 @@ pub(crate) async fn run(context: Context) {
         stateful: informers.of::<StatefulSet>(),
         controllers: informers.of::<ReplicationController>(),
         queue: WorkQueue::new("disruption"),
+        announced: WorkQueue::new("stale_pod_disruption"),
         context: context.clone(),
     });
     controller.watch();
@@ -40,8 +41,12 @@ pub(crate) async fn run(context: Context) {
         controller.controllers.synced().boxed(),
     ];
     context.ready(caches).await;
-    let queue = controller.queue.clone();
-    context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
+    let (queue, announced) = (controller.queue.clone(), controller.announced.clone());
+    let other = Arc::clone(&controller);
+    // One is enough: evictions that come to nothing are rare. Source: upstream starts one as well.
+    let clearing =
+        run_workers(announced, 1, context.shutdown.clone(), move |key| clear_stale(Arc::clone(&other), key));
+    tokio::join!(context.work(queue, move |key| reconcile(Arc::clone(&controller), key)), clearing);
 }
 
 struct Controller {
@@ -53,6 +58,8 @@ struct Controller {
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
     queue: WorkQueue<ObjectKey>,
+    /// Pods that say they are about to be disrupted, whether a budget is about them or not.
+    announced: WorkQueue<ObjectKey>,
 }
 
 /// The budget's selector; one that is absent selects nothing, an empty one every pod of the namespace.
@@ -79,7 +86,14 @@ impl Controller {
             }
         });
         let (queue, budgets) = (self.queue.clone(), self.budgets.clone());
+        let (announced, context) = (self.announced.clone(), self.context.clone());
         self.pods.on_event(move |change| {
+            if let Some(moment) = stale_at(change.object())
+                && !matches!(change, Change::Deleted(_))
+            {
+                let delay = clock::until(moment, context.now());
+                announced.add_after(ObjectKey::of(change.object().as_ref()), delay);
+            }
             if budgets.is_empty() {
                 return;
             }
@@ -140,6 +154,27 @@ impl Controller {
                 self.controllers.get(&key).filter(|it| is(&it.metadata, reference))?.spec.as_ref()?.replicas
             }
             _ => None,
+        }
+    }
+}
+
+/// Takes back what a pod says of its disruption, if nobody has deleted it by now.
+async fn clear_stale(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let Some(pod) = controller.pods.get(&key) else { return Ok(()) };
+    let now = controller.context.now();
+    match stale_at(&pod) {
+        None => Ok(()),
+        Some(moment) if moment > now => {
+            controller.announced.add_after(key, clock::until(moment, now));
+            Ok(())
+        }
+        Some(_) => {
+            let api: Api<Pod> = Api::namespaced(controller.context.client.clone(), &key.namespace);
+            match api.replace_status(&key.name, &PostParams::default(), &undisturbed(&pod, now)).await {
+                Ok(_) => Ok(()),
+                Err(error) if is_not_found(&error) => Ok(()),
+                Err(error) => Err(Error::call("update status of pod", key.to_string())(error)),
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::decide::{Expected, disrupted, expected, healthy};
+use super::decide::{Expected, disrupted, expected, healthy, stale_at, undisturbed};
 use super::status::status;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, controlled_by, meta, pod, selector, time};
@@ -86,6 +86,58 @@ fn the_status_allows_what_is_beyond_the_minimum() {
     assert_eq!(allowed(status(&current, None, Some("why"), at(1)).unwrap()), text("False", "SyncFailed", 0));
     let same = PodDisruptionBudget { status: status(&current, counted(3), None, at(1)), ..current };
     assert_eq!(status(&same, counted(3), None, at(9)), None);
+}
+
+#[test]
+fn announcements_go_stale_unless_they_come_true() {
+    let reason = |reason: &str| {
+        member("a").condition("DisruptionTarget", "True", 100).edit(|pod| {
+            let conditions = pod.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions.last_mut().unwrap().reason = Some(reason.to_owned());
+        })
+    };
+    let evicted = || reason("EvictionByEvictionAPI");
+    for (case, pod, expected) in [
+        ("evicted", evicted(), Some(at(220))),
+        ("never", member("a"), None),
+        ("taken back", evicted().condition("DisruptionTarget", "False", 150), None),
+        ("the kubelet's", reason("TerminationByKubelet"), None),
+        ("in deletion", evicted().deleting(), None),
+        ("ended", evicted().phase("Failed"), None),
+    ] {
+        assert_eq!(stale_at(&pod), expected, "{case}");
+    }
+    let taken_back = undisturbed(&evicted(), at(300));
+    let condition = crate::pods::condition(&taken_back, "DisruptionTarget").unwrap();
+    assert_eq!((condition.status.as_str(), &condition.reason), ("False", &None));
+    assert_eq!(condition.last_transition_time, Some(time(300)));
+    assert!(crate::pods::is_ready(&taken_back), "the other conditions stay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_that_came_to_nothing_is_taken_back_without_any_budget() {
+    let api = FakeApi::default();
+    let running = Running::start(&api, &["disruption-controller"]);
+    for name in ["a", "b"] {
+        api.create("/pods", &pod(name));
+        api.edit("/pods", "ns", name, |pod| {
+            pod["status"]["conditions"] = serde_json::json!([{"type": "DisruptionTarget", "status": "True",
+                "reason": "EvictionByEvictionAPI", "lastTransitionTime": at(1_000_000).to_string()}]);
+        });
+    }
+    let says = |api: &FakeApi, name: &str| {
+        let pod: Pod = api.get("/pods", "ns", name).unwrap();
+        crate::pods::condition(&pod, "DisruptionTarget").unwrap().status.clone()
+    };
+    crate::testing::pass(110).await;
+    assert_eq!((says(&api, "a"), says(&api, "b")), ("True".to_owned(), "True".to_owned()));
+    api.edit("/pods", "ns", "b", |pod| {
+        pod["status"]["conditions"][0]["lastTransitionTime"] = at(1_000_110).to_string().into();
+    });
+    api.until("it is taken back", |_| {}, |api| says(api, "a") == "False").await;
+    assert_eq!(says(&api, "b"), "True", "it was said again");
+    api.until("that too", |_| {}, |api| says(api, "b") == "False").await;
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
