@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::serde::Deserialize;
 use podium_api::quantity::Quantity;
 use podium_api::quota::{Amounts, Tally, kind_of};
 use serde_json::Value;
+
+use crate::clock;
+use crate::pods;
 
 /// A kind of object: group and plural.
 pub(crate) type Kind = (String, String);
@@ -58,6 +63,32 @@ pub(crate) fn decide(quota: &ResourceQuota, contents: &Contents, quiet: bool, no
     let list: BTreeMap<String, Wire> =
         used.into_iter().map(|(name, amount)| (name, Wire(amount.to_string()))).collect();
     Decision::Write(ResourceQuotaStatus { hard: spec.hard, used: Some(list) })
+}
+
+/// Whether a change of a pod may change what it counts for: it has ended, its size is another, or it has another scope. Source:
+/// `DefaultUpdateFilter`.
+pub(crate) fn recounts(old: &Pod, new: &Pod) -> bool {
+    let size = |spec: &PodSpec| {
+        let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let each: Vec<_> = containers.map(|it| it.resources.clone()).collect();
+        (each, spec.resources.clone(), spec.active_deadline_seconds)
+    };
+    pods::is_finished(old) != pods::is_finished(new)
+        || old.spec.as_ref().map(size) != new.spec.as_ref().map(size)
+}
+
+/// When a pod in deletion counts no more although it is still there. Source: `QuotaV1Pod`.
+pub(crate) fn let_off_at(pod: &ObjectMeta) -> Option<Timestamp> {
+    let since = pod.deletion_timestamp.as_ref()?.0;
+    // In that last second it still counts.
+    Some(clock::after(since, pod.deletion_grace_period_seconds?.saturating_add(1)))
+}
+
+/// When the first of the pods counts no more without anything happening to it.
+pub(crate) fn next_let_off(contents: &Contents, now: Timestamp) -> Option<Timestamp> {
+    let Some(Counted::Objects(pods)) = contents.get(&(String::new(), "pods".to_owned())) else { return None };
+    let metas = pods.iter().filter_map(|pod| ObjectMeta::deserialize(&pod["metadata"]).ok());
+    metas.filter_map(|meta| let_off_at(&meta)).filter(|moment| *moment > now).min()
 }
 
 /// A list as objects have it. What does not parse is left out.

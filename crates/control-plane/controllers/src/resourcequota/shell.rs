@@ -12,12 +12,11 @@ use parking_lot::Mutex;
 use podium_client::{Change, Informer, ObjectKey, ResourcePath, WorkQueue, is_not_found};
 use serde_json::Value;
 
-use super::decide::{Contents, Counted, Decision, Kind, decide, kinds};
+use super::decide::{Contents, Counted, Decision, Kind, decide, kinds, let_off_at, next_let_off, recounts};
 use crate::clock;
 use crate::context::{Context, Error};
 use crate::discovery::{Served, discover, is_path_missing};
 use crate::owner;
-use crate::pods;
 
 /// How long a quota must not have been charged before its counts go down. An object is stored within milliseconds of the charge.
 const QUIET: Duration = Duration::from_secs(2);
@@ -73,6 +72,13 @@ impl Controller {
         }
     }
 
+    fn wake_at(&self, namespace: &str, moment: Timestamp) {
+        let delay = clock::until(moment, self.context.now());
+        for quota in self.quotas.list_namespace(namespace) {
+            self.queue.add_after(ObjectKey::of(quota.as_ref()), delay);
+        }
+    }
+
     /// Follows the kinds that a quota counts, for what they free.
     fn follow(self: &Arc<Self>, kinds: &[Kind], served: &[Served]) {
         // Followed again if it comes back.
@@ -86,10 +92,14 @@ impl Controller {
             let informers = self.context.informers.clone();
             match (kind.0.as_str(), kind.1.as_str()) {
                 ("", "pods") => informers.of::<Pod>().on_event(move |change| {
-                    let ended =
-                        matches!(change, Change::Modified { old, new } if !pods::is_finished(old) && pods::is_finished(new));
-                    if ended || !matches!(change, Change::Modified { .. }) {
-                        controller.wake(owner::namespace(&change.object().metadata));
+                    let namespace = owner::namespace(&change.object().metadata);
+                    let Change::Modified { old, new } = change else { return controller.wake(namespace) };
+                    if recounts(old, new) {
+                        controller.wake(namespace);
+                    }
+                    let moment = let_off_at(&new.metadata);
+                    if let Some(moment) = moment.filter(|_| moment != let_off_at(&old.metadata)) {
+                        controller.wake_at(namespace, moment);
                     }
                 }),
                 ("", "services") => informers.of::<Service>().on_event(move |change| {
@@ -176,6 +186,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     controller.follow(&kinds, &served);
     let contents = controller.contents(&key.namespace, &kinds, &served).await?;
     let now = controller.context.now();
+    if let Some(moment) = next_let_off(&contents, now) {
+        controller.queue.add_after(key.clone(), clock::until(moment, now));
+    }
     let changed = controller.changed.lock().get(&key).copied();
     let quiet = changed.is_none_or(|changed| changed + QUIET <= now);
     match decide(&quota, &contents, quiet, now) {

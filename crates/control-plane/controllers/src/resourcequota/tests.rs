@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Pod, ResourceQuota, ResourceQuotaSpec, ResourceRequirements,
+    ConfigMap, Container, Pod, PodSpec, ResourceQuota, ResourceQuotaSpec, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::decide::{Contents, Counted, Decision, decide, kinds};
+use super::decide::{Contents, Counted, Decision, decide, kinds, recounts};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, meta, pod};
 
@@ -138,4 +138,68 @@ async fn a_kind_is_counted_wherever_it_is_served() {
     create("two");
     api.until("counted again", |_| {}, |api| used(api, "count/cronjobs.batch").as_deref() == Some("2")).await;
     running.stop().await;
+}
+
+#[test]
+fn some_changes_of_pods_change_what_they_count_for() {
+    let spec = |edit: fn(&mut PodSpec)| {
+        with(vec![container(&[("cpu", "1")], &[])]).edit(|pod| edit(pod.spec.as_mut().unwrap()))
+    };
+    let old = spec(|_| {});
+    for (case, new, expected) in [
+        ("nothing", old.clone(), false),
+        ("its node", old.clone().on("n"), false),
+        ("it serves", old.clone().ready(1), false),
+        ("it ends", old.clone().phase("Failed"), true),
+        ("its size", spec(|spec| spec.containers = vec![container(&[("cpu", "2")], &[])]), true),
+        (
+            "its size as a whole",
+            spec(|spec| spec.resources = container(&[("cpu", "2")], &[]).resources),
+            true,
+        ),
+        ("its scope", spec(|spec| spec.active_deadline_seconds = Some(5)), true),
+    ] {
+        assert_eq!(recounts(&old, &new), expected, "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_resized_counts_for_its_new_size() {
+    let api = FakeApi::default();
+    api.create("/resourcequotas", &quota(&[("requests.cpu", "5")], &[]));
+    api.create("/pods", &with(vec![container(&[("cpu", "1")], &[])]));
+    let running = Running::start(&api, &["resourcequota-controller"]);
+    api.until("counted", |_| {}, |api| used(api, "requests.cpu").as_deref() == Some("1")).await;
+    for size in ["3", "2"] {
+        api.edit("/pods", "ns", "p", |pod| {
+            pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = size.into();
+        });
+        api.until("counted anew", |_| {}, |api| used(api, "requests.cpu").as_deref() == Some(size)).await;
+    }
+    running.stop().await;
+}
+
+/// Its node is lost: nobody ends it.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_should_be_gone_is_let_off() {
+    for deleted_before in [true, false] {
+        let api = FakeApi::default();
+        api.create("/resourcequotas", &quota(&[("pods", "5")], &[]));
+        api.create("/pods", &pod("p"));
+        api.run_pods();
+        if deleted_before {
+            api.delete("/pods", "ns", "p", "Background");
+        }
+        let running = Running::start(&api, &["resourcequota-controller"]);
+        api.until("counted", |_| {}, |api| used(api, "pods").as_deref() == Some("1")).await;
+        if !deleted_before {
+            api.settle().await;
+            api.delete("/pods", "ns", "p", "Background");
+        }
+        api.settle().await;
+        assert_eq!(used(&api, "pods").as_deref(), Some("1"), "it has its time to end");
+        api.until("let off", |_| {}, |api| used(api, "pods").as_deref() == Some("0")).await;
+        assert_eq!(api.list::<Pod>("/pods").len(), 1);
+        running.stop().await;
+    }
 }
