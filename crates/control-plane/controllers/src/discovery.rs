@@ -17,6 +17,8 @@ pub(crate) struct Served {
     pub(crate) kind: String,
     /// Whether its objects live in namespaces.
     pub(crate) namespaced: bool,
+    /// Whether its objects have the subresource `scale`.
+    pub(crate) scalable: bool,
     /// What can be done with it.
     pub(crate) verbs: BTreeSet<String>,
 }
@@ -34,6 +36,12 @@ impl Served {
         } else {
             format!("{}/{}", self.path.group, self.path.version)
         }
+    }
+
+    /// `plural.group`, or the plural alone for the core group.
+    pub(crate) fn group_resource(&self) -> String {
+        let (plural, group) = (&self.path.plural, &self.path.group);
+        if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") }
     }
 
     /// The resource as kube's dynamic calls want it.
@@ -87,6 +95,8 @@ pub(crate) fn is_path_missing(error: &kube::Error) -> bool {
 type Listed = k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
 
 fn add(group: &str, version: &str, resources: Vec<Listed>, served: &mut Vec<Served>) {
+    let scaled: BTreeSet<String> =
+        resources.iter().filter_map(|it| it.name.strip_suffix("/scale")).map(str::to_owned).collect();
     for resource in resources {
         let known = served.iter().any(|it| it.path.group == group && it.path.plural == resource.name);
         // A slash marks a subresource.
@@ -94,6 +104,7 @@ fn add(group: &str, version: &str, resources: Vec<Listed>, served: &mut Vec<Serv
             continue;
         }
         served.push(Served {
+            scalable: scaled.contains(&resource.name),
             path: ResourcePath {
                 group: group.to_owned(),
                 version: version.to_owned(),

@@ -1,7 +1,7 @@
 //! PodDisruptionBudgets: how many pods may be evicted at this moment.
 //!
-//! Source of behaviour: `pkg/controller/disruption`. The number of pods expected is known for the built-in controllers; for pods
-//! of others, which upstream asks through their scale subresource, percentages and `maxUnavailable` are refused with an event.
+//! Source of behaviour: `pkg/controller/disruption`. How many pods controllers are to have is read from the caches of the built-in
+//! kinds, and asked for through the `scale` subresource of others.
 
 mod decide;
 mod shell;

@@ -29,18 +29,29 @@ pub(crate) struct Expected {
     pub(crate) healthy: i32,
 }
 
-/// What a budget adds up to. `scale` tells how many pods a controller is to have, by its uid; `None` when nobody knows.
+/// What is known of the controllers of pods, by the uid that pods know theirs by: whose number of pods it is, by uid, and the number.
+/// A Deployment's is that of all its ReplicaSets together.
+pub(crate) type Scales = BTreeMap<String, (String, i32)>;
+
+/// Whether it matters to the budget how many pods there are to be.
+pub(crate) fn counts_scales(budget: &PodDisruptionBudget) -> bool {
+    budget.spec.as_ref().is_some_and(|spec| {
+        spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)))
+    })
+}
+
+/// What a budget adds up to. `scales` has to be complete where [`counts_scales`].
 ///
 /// # Errors
 ///
-/// The name of a pod whose controller's scale is not known.
+/// The name of a pod whose controller is not among `scales`.
 pub(crate) fn expected<'a>(
     budget: &PodDisruptionBudget,
     selected: impl Iterator<Item = &'a Pod> + Clone,
-    scale: impl Fn(&Pod) -> Option<i32>,
+    scales: &Scales,
 ) -> Result<Expected, String> {
     let spec = budget.spec.clone().unwrap_or_default();
-    let total = || total(selected.clone(), &scale);
+    let total = || total(selected.clone(), scales);
     if let Some(most) = &spec.max_unavailable {
         let pods = total()?;
         return Ok(Expected { pods, healthy: (pods - scaled(most, pods, true)).max(0) });
@@ -59,19 +70,15 @@ pub(crate) fn expected<'a>(
 }
 
 /// The sum over the controllers of the pods. Pods without one are not counted.
-fn total<'a>(
-    selected: impl Iterator<Item = &'a Pod>,
-    scale: impl Fn(&Pod) -> Option<i32>,
-) -> Result<i32, String> {
-    let mut scales = BTreeMap::new();
+fn total<'a>(selected: impl Iterator<Item = &'a Pod>, scales: &Scales) -> Result<i32, String> {
+    let mut found = BTreeMap::new();
     for pod in selected {
         let Some(reference) = controller_of(&pod.metadata) else { continue };
-        if !scales.contains_key(reference.uid.as_str()) {
-            let known = scale(pod).ok_or_else(|| owner::name(&pod.metadata).to_owned())?;
-            scales.insert(reference.uid.as_str(), known);
-        }
+        let (uid, replicas) =
+            scales.get(&reference.uid).ok_or_else(|| owner::name(&pod.metadata).to_owned())?;
+        found.insert(uid, *replicas);
     }
-    Ok(scales.values().sum())
+    Ok(found.values().fold(0, |sum, replicas| sum.saturating_add(*replicas)))
 }
 
 /// Pods that were evicted a moment ago and may not have been seen in deletion yet, and when to look again.

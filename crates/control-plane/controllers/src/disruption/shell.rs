@@ -1,21 +1,22 @@
-//! Watches budgets, pods and what controls them.
+//! Watches budgets, pods and what controls them; asks for the scale of controllers of other kinds.
 
 use std::sync::Arc;
 
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found, run_workers};
 
-use super::decide::{disrupted, expected, healthy, stale_at, undisturbed};
+use super::decide::{Scales, counts_scales, disrupted, expected, healthy, stale_at, undisturbed};
 use super::status::status;
 use crate::clock;
-use crate::context::{Context, Error};
+use crate::context::{Context, Error, words};
 use crate::labels::{Labels, Selector};
 use crate::owner::{self, controller_of};
+use crate::scale;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -27,6 +28,7 @@ pub(crate) async fn run(context: Context) {
         deployments: informers.of::<Deployment>(),
         stateful: informers.of::<StatefulSet>(),
         controllers: informers.of::<ReplicationController>(),
+        scales: scale::Scales::new(context.client.clone()),
         queue: WorkQueue::new("disruption"),
         announced: WorkQueue::new("stale_pod_disruption"),
         context: context.clone(),
@@ -57,6 +59,7 @@ struct Controller {
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
+    scales: scale::Scales,
     queue: WorkQueue<ObjectKey>,
     /// Pods that say they are about to be disrupted, whether a budget is about them or not.
     announced: WorkQueue<ObjectKey>,
@@ -130,31 +133,77 @@ impl Controller {
         });
     }
 
-    /// How many pods the pod's controller is to have.
-    fn scale(&self, pod: &Pod) -> Option<i32> {
-        let reference = controller_of(&pod.metadata)?;
-        let key = ObjectKey::new(owner::namespace(&pod.metadata), reference.name.as_str());
+    /// The controllers of the pods, as far as there are any.
+    ///
+    /// # Errors
+    ///
+    /// In words, when one cannot be asked about.
+    async fn scales(&self, pods: &[Arc<Pod>]) -> Result<Scales, String> {
+        let mut scales = Scales::new();
+        for pod in pods {
+            let Some(reference) = controller_of(&pod.metadata) else { continue };
+            if scales.contains_key(&reference.uid) {
+                continue;
+            }
+            let namespace = owner::namespace(&pod.metadata);
+            let found = match self.cached(namespace, reference) {
+                Some(found) => Some(found),
+                None => self.asked(namespace, reference).await?,
+            };
+            // One without a controller that is known says so where they are counted.
+            scales.extend(found.map(|found| (reference.uid.clone(), found)));
+        }
+        Ok(scales)
+    }
+
+    /// Whose number of pods a controller has, and the number, if it is of a kind that is watched.
+    fn cached(&self, namespace: &str, reference: &OwnerReference) -> Option<(String, i32)> {
+        let key = ObjectKey::new(namespace, reference.name.as_str());
         let is = |meta: &ObjectMeta, reference: &OwnerReference| owner::uid(meta) == reference.uid;
+        let own = |replicas: i32| (reference.uid.clone(), replicas);
         match (reference.api_version.as_str(), reference.kind.as_str()) {
             ("apps/v1", "ReplicaSet") => {
                 let set = self.sets.get(&key).filter(|it| is(&it.metadata, reference))?;
                 match controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") {
                     Some(owner) => {
-                        let key = ObjectKey::new(key.namespace.as_str(), owner.name.as_str());
+                        let key = ObjectKey::new(namespace, owner.name.as_str());
                         let deployment = self.deployments.get(&key).filter(|it| is(&it.metadata, owner))?;
-                        deployment.spec.as_ref()?.replicas
+                        Some((owner.uid.clone(), deployment.spec.as_ref()?.replicas?))
                     }
-                    None => set.spec.as_ref()?.replicas,
+                    None => set.spec.as_ref()?.replicas.map(own),
                 }
             }
             ("apps/v1", "StatefulSet") => {
-                self.stateful.get(&key).filter(|it| is(&it.metadata, reference))?.spec.as_ref()?.replicas
+                let set = self.stateful.get(&key).filter(|it| is(&it.metadata, reference))?;
+                set.spec.as_ref()?.replicas.map(own)
             }
             ("v1", "ReplicationController") => {
-                self.controllers.get(&key).filter(|it| is(&it.metadata, reference))?.spec.as_ref()?.replicas
+                let controller = self.controllers.get(&key).filter(|it| is(&it.metadata, reference))?;
+                controller.spec.as_ref()?.replicas.map(own)
             }
             _ => None,
         }
+    }
+
+    /// The same of any kind, by its scale. `None` when the controller is gone, or another life of its name is there.
+    async fn asked(
+        &self,
+        namespace: &str,
+        reference: &OwnerReference,
+    ) -> Result<Option<(String, i32)>, String> {
+        let resource = self.scales.find(&reference.api_version, &reference.kind).await?;
+        let scale = match self.scales.get(&resource, namespace, &reference.name).await {
+            Ok(scale) => scale,
+            Err(error) if is_not_found(&error) && resource.scalable => return Ok(None),
+            Err(error) if is_not_found(&error) => {
+                let resource = resource.group_resource();
+                return Err(format!("{resource} does not implement the scale subresource"));
+            }
+            Err(error) => return Err(words(&error)),
+        };
+        let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+        let same = scale.metadata.uid.as_ref() == Some(&reference.uid);
+        Ok(same.then(|| (reference.uid.clone(), replicas)))
     }
 }
 
@@ -190,7 +239,15 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     }
     let selected = || pods.iter().map(AsRef::as_ref);
     let now = context.now();
-    let (counted, failure) = match expected(&budget, selected(), |pod| controller.scale(pod)) {
+    let scales = match counts_scales(&budget) {
+        true => controller.scales(&pods).await,
+        false => Ok(Scales::new()),
+    };
+    let expected = scales.and_then(|scales| {
+        let nobody = |pod: String| format!("found no controllers for pod \"{pod}\"");
+        expected(&budget, selected(), &scales).map_err(nobody)
+    });
+    let (counted, failure) = match expected {
         Ok(expected) => {
             let (disrupted, next) = disrupted(&budget, selected(), now);
             if let Some(moment) = next {
@@ -198,15 +255,25 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             }
             (Some((expected, healthy(selected(), &disrupted), disrupted)), None)
         }
-        Err(pod) => {
-            let why = format!("found no controllers for pod \"{pod}\"");
+        Err(why) => {
             let message = format!("Failed to calculate the number of expected pods: {why}");
             context.warning(budget.as_ref(), "CalculateExpectedPodCountFailed", message);
             (None, Some(why))
         }
     };
-    let Some(new) = status(&budget, counted, failure.as_deref(), now) else { return Ok(()) };
-    let updated = PodDisruptionBudget { status: Some(new), ..PodDisruptionBudget::clone(&budget) };
+    write(context, &key, &budget, status(&budget, counted, failure.as_deref(), now)).await?;
+    // Nobody tells when a controller of any kind gets its scale, so it is looked for again.
+    failure.map_or(Ok(()), |why| Err(Error::Unusable { object: key.to_string(), why }))
+}
+
+async fn write(
+    context: &Context,
+    key: &ObjectKey,
+    budget: &PodDisruptionBudget,
+    status: Option<PodDisruptionBudgetStatus>,
+) -> Result<(), Error> {
+    let Some(status) = status else { return Ok(()) };
+    let updated = PodDisruptionBudget { status: Some(status), ..budget.clone() };
     let api: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &key.namespace);
     match api.replace_status(&key.name, &PostParams::default(), &updated).await {
         Ok(_) => Ok(()),

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 
-use super::decide::{Expected, disrupted, expected, healthy, stale_at, undisturbed};
+use super::decide::{Expected, Scales, disrupted, expected, healthy, stale_at, undisturbed};
 use super::status::status;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, controlled_by, meta, pod, selector, time};
@@ -31,6 +33,11 @@ fn member(name: &str) -> Pod {
     pod(name).labelled(LABELS).owned_by(controlled_by("apps/v1", "ReplicaSet", "web")).ready(1)
 }
 
+/// By the uid that pods know: whose number it is, and the number.
+fn scales(known: &[(&str, &str, i32)]) -> Scales {
+    known.iter().map(|(pods, uid, count)| ((*pods).to_owned(), ((*uid).to_owned(), *count))).collect()
+}
+
 #[test]
 fn budgets_count_what_controllers_want() {
     let pods = [member("a"), member("b"), pod("loner").labelled(LABELS)];
@@ -43,12 +50,20 @@ fn budgets_count_what_controllers_want() {
         ("at most missing in percent, rounded up", budget(None, percent("30%")), 5, 3),
         ("more than there are", budget(None, int(9)), 5, 0),
     ] {
-        let found = expected(&budget, pods.iter(), |_| Some(5)).unwrap();
+        let found = expected(&budget, pods.iter(), &scales(&[("web-uid", "web-uid", 5)])).unwrap();
         assert_eq!(found, Expected { pods: expected_pods, healthy: expected_healthy }, "{case}");
     }
-    let unknown = expected(&budget(None, int(1)), pods.iter(), |_| None);
+    let unknown = expected(&budget(None, int(1)), pods.iter(), &Scales::new());
     assert_eq!(unknown, Err("a".to_owned()));
-    assert!(expected(&budget(int(1), None), pods.iter(), |_| None).is_ok());
+    assert!(expected(&budget(int(1), None), pods.iter(), &Scales::new()).is_ok());
+    // While a Deployment goes from one ReplicaSet to another, both have pods.
+    let next = member("c").owned_by(controlled_by("apps/v1", "ReplicaSet", "next"));
+    let both = scales(&[("web-uid", "deployment", 5), ("next-uid", "deployment", 5)]);
+    let found = expected(&budget(None, int(1)), pods.iter().chain([&next]), &both);
+    assert_eq!(found.unwrap().pods, 5);
+    let apart = scales(&[("web-uid", "web-uid", 5), ("next-uid", "next-uid", 2)]);
+    let found = expected(&budget(None, int(1)), pods.iter().chain([&next]), &apart);
+    assert_eq!(found.unwrap().pods, 7);
 }
 
 #[test]
@@ -170,5 +185,57 @@ async fn a_budget_follows_its_pods() {
     api.until("one may go", FakeApi::run_pods, |api| allowed(api) == Some((3, 1))).await;
     api.edit("/pods", "ns", "a", |pod| pod["status"]["conditions"][0]["status"] = "False".into());
     api.until("none may go", |_| {}, |api| allowed(api) == Some((3, 0))).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_counts_pods_of_any_kind_that_has_a_scale() {
+    let api = FakeApi::default();
+    let of = |name: &str, kind: &str, uid: &str| {
+        member(name)
+            .owned_by(OwnerReference { uid: uid.to_owned(), ..controlled_by("example.com/v1", kind, "own") })
+    };
+    let crew = json!({"apiVersion": "example.com/v1", "kind": "Crew",
+        "metadata": {"name": "own", "namespace": "ns", "generation": 1}, "spec": {"replicas": 4}});
+    let uid = api.create("example.com/crews", &crew)["metadata"]["uid"].as_str().unwrap().to_owned();
+    api.create("policy/poddisruptionbudgets", &budget(None, Some(IntOrString::Int(1))));
+    for name in ["a", "b", "c", "d"] {
+        api.create("/pods", &of(name, "Crew", &uid));
+    }
+    let running = Running::start(&api, &["disruption-controller"]);
+    let said = |api: &FakeApi| {
+        let budget: PodDisruptionBudget = api.get("policy/poddisruptionbudgets", "ns", "budget").unwrap();
+        let status = budget.status.unwrap_or_default();
+        let condition = status.conditions.unwrap_or_default().pop();
+        let (reason, message) = condition.map(|it| (it.reason, it.message)).unwrap_or_default();
+        (status.disruptions_allowed.unwrap_or_default(), reason, message)
+    };
+    let says = |allowed, reason: &str, message: &str| (allowed, reason.to_owned(), message.to_owned());
+    api.until("one may go", FakeApi::run_pods, |api| said(api) == says(1, "SufficientPods", "")).await;
+    // A kind without a scale, and one that nobody serves: nothing may go, and why is said.
+    for (kind, why) in [
+        ("Loner", "loners.example.com does not implement the scale subresource"),
+        ("Stranger", "no matches for kind \"Stranger\" in group \"example.com\""),
+    ] {
+        api.create("/pods", &of("x", kind, "some-uid"));
+        api.until(kind, |_| {}, |api| said(api) == says(0, "SyncFailed", why)).await;
+        api.delete("/pods", "ns", "x", "Background");
+        api.end_pod("ns", "x");
+        api.until("that one is gone", |_| {}, |api| said(api) == says(1, "SufficientPods", "")).await;
+    }
+    // Another life of the controller's name is not the pod's controller.
+    api.delete("example.com/crews", "ns", "own", "Background");
+    api.edit("/pods", "ns", "a", |pod| pod["metadata"]["labels"]["new"] = "label".into());
+    let why = "found no controllers for pod \"a\"";
+    api.until("it is gone", |_| {}, |api| said(api) == says(0, "SyncFailed", why)).await;
+    let uid = api.create("example.com/crews", &crew)["metadata"]["uid"].as_str().unwrap().to_owned();
+    api.settle().await;
+    assert_eq!(said(&api), says(0, "SyncFailed", why));
+    for name in ["a", "b", "c", "d"] {
+        api.edit("/pods", "ns", name, |pod| {
+            pod["metadata"]["ownerReferences"][0]["uid"] = uid.as_str().into()
+        });
+    }
+    api.until("one may go again", |_| {}, |api| said(api) == says(1, "SufficientPods", "")).await;
     running.stop().await;
 }

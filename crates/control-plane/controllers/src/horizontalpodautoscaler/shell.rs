@@ -307,9 +307,7 @@ impl Controller {
             let object = &source.described_object;
             let resource =
                 self.scales.find(object.api_version.as_deref().unwrap_or("v1"), &object.kind).await?;
-            let (group, plural) = (&resource.path.group, &resource.path.plural);
-            let dotted = if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") };
-            let path = match (dotted.as_str(), resource.namespaced) {
+            let path = match (resource.group_resource().as_str(), resource.namespaced) {
                 // Metrics of a namespace are beside its objects'.
                 ("namespaces", _) => format!("metrics/{}", source.metric.name),
                 (dotted, _) => format!("{dotted}/{}/{}", object.name, source.metric.name),

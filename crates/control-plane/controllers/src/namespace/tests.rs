@@ -38,6 +38,7 @@ fn only_our_own_hold_on_a_deleted_namespace_counts() {
 
 fn served(group: &str, plural: &str, namespaced: bool, verbs: &[&str]) -> Served {
     Served {
+        scalable: false,
         path: ResourcePath { group: group.to_owned(), version: "v1".to_owned(), plural: plural.to_owned() },
         kind: plural.to_owned(),
         namespaced,

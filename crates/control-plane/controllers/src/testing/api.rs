@@ -72,6 +72,18 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false),
     ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
+    // Custom resources, the first with a scale.
+    ("example.com", "v1", "crews", "Crew", true),
+    ("example.com", "v1", "loners", "Loner", true),
+];
+
+/// Resources whose objects have a scale.
+const SCALABLE: &[&str] = &[
+    "/replicationcontrollers",
+    "apps/deployments",
+    "apps/replicasets",
+    "apps/statefulsets",
+    "example.com/crews",
 ];
 
 /// Resource (`group/plural`), namespace and name.
@@ -442,6 +454,9 @@ impl FakeApi {
         if *method == Method::GET && query.get("watch") == Some(&"true") {
             let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
             return state.watch(&target, from, selected, client.unwrap_or_default());
+        }
+        if target.subresource == "scale" && !SCALABLE.contains(&target.resource.as_str()) {
+            return respond(404, &failure(&Refusal(404, "NotFound", "no such path".to_owned())));
         }
         let lost = state.loses_answer(method, &target);
         state.writer = client;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{FakeApi, RESOURCES};
+use super::{FakeApi, RESOURCES, SCALABLE};
 
 /// By group: its versions, where they are not just v1.
 #[derive(Default)]
@@ -43,9 +43,15 @@ pub(super) fn document(path: &str, versions: &Versions) -> Option<Value> {
         let resources: Vec<Value> = RESOURCES
             .iter()
             .filter(|it| it.0 == group)
-            .map(|it| {
-                json!({"name": it.2, "kind": it.3, "namespaced": it.4, "singularName": "",
-                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]})
+            .flat_map(|it| {
+                let scalable = SCALABLE.contains(&format!("{group}/{}", it.2).as_str());
+                let scale = scalable.then(|| {
+                    json!({"name": format!("{}/scale", it.2), "kind": "Scale", "group": "autoscaling", "version": "v1",
+                        "namespaced": it.4, "singularName": "", "verbs": ["get", "patch", "update"]})
+                });
+                let whole = json!({"name": it.2, "kind": it.3, "namespaced": it.4, "singularName": "",
+                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]});
+                std::iter::once(whole).chain(scale)
             })
             .collect();
         let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
