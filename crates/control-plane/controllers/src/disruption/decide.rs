@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::clock;
@@ -27,6 +27,8 @@ const BY_KUBELET: &str = "TerminationByKubelet";
 pub(crate) struct Expected {
     pub(crate) pods: i32,
     pub(crate) healthy: i32,
+    /// Whether there are pods that no controller has, so that nobody knows how many there are to be.
+    pub(crate) unmanaged: bool,
 }
 
 /// What is known of the controllers of pods, by the uid that pods know theirs by: whose number of pods it is, by uid, and the number.
@@ -52,20 +54,22 @@ pub(crate) fn expected<'a>(
 ) -> Result<Expected, String> {
     let spec = budget.spec.clone().unwrap_or_default();
     let total = || total(selected.clone(), scales);
+    let unmanaged =
+        counts_scales(budget) && selected.clone().any(|pod| controller_of(&pod.metadata).is_none());
     if let Some(most) = &spec.max_unavailable {
         let pods = total()?;
-        return Ok(Expected { pods, healthy: (pods - scaled(most, pods, true)).max(0) });
+        return Ok(Expected { pods, healthy: (pods - scaled(most, pods, true)).max(0), unmanaged });
     }
     match &spec.min_available {
         Some(IntOrString::Int(healthy)) => {
             let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
-            Ok(Expected { pods, healthy: *healthy })
+            Ok(Expected { pods, healthy: *healthy, unmanaged })
         }
         Some(percentage) => {
             let pods = total()?;
-            Ok(Expected { pods, healthy: scaled(percentage, pods, true) })
+            Ok(Expected { pods, healthy: scaled(percentage, pods, true), unmanaged })
         }
-        None => Ok(Expected { pods: 0, healthy: 0 }),
+        None => Ok(Expected { pods: 0, healthy: 0, unmanaged }),
     }
 }
 
@@ -142,4 +146,33 @@ pub(crate) fn undisturbed(pod: &Pod, now: Timestamp) -> Pod {
         };
     }
     pod
+}
+
+/// What a budget says of pods that no controller has.
+pub(crate) fn unmanaged(budget: &PodDisruptionBudget) -> String {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    format!(
+        "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB \
+         cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \
+         \".spec.minAvailable\" field of the PDB to an integer value.",
+        selector.map_or("nil".to_owned(), printed)
+    )
+}
+
+/// A selector as Go prints one.
+fn printed(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().flatten();
+    let labels: String = labels.map(|(key, value)| format!("{key}: {value},")).collect();
+    let expressions = selector.match_expressions.iter().flatten();
+    let expressions: String = expressions
+        .map(|it| {
+            let values = it.values.clone().unwrap_or_default().join(" ");
+            let (key, operator) = (&it.key, &it.operator);
+            format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+        })
+        .collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
 }

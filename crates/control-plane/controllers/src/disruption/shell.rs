@@ -10,7 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found, run_workers};
 
-use super::decide::{Scales, counts_scales, disrupted, expected, healthy, stale_at, undisturbed};
+use super::decide::{
+    Scales, counts_scales, disrupted, expected, healthy, stale_at, undisturbed, unmanaged,
+};
 use super::status::status;
 use crate::clock;
 use crate::context::{Context, Error, words};
@@ -249,6 +251,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     });
     let (counted, failure) = match expected {
         Ok(expected) => {
+            if expected.unmanaged {
+                context.warning(budget.as_ref(), "UnmanagedPods", unmanaged(&budget));
+            }
             let (disrupted, next) = disrupted(&budget, selected(), now);
             if let Some(moment) = next {
                 controller.queue.add_after(key.clone(), clock::until(clock::after(moment, 1), now));

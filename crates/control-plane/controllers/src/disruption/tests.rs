@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelectorRequirement, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
-use super::decide::{Expected, Scales, disrupted, expected, healthy, stale_at, undisturbed};
+use super::decide::{Expected, Scales, disrupted, expected, healthy, stale_at, undisturbed, unmanaged};
 use super::status::status;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, controlled_by, meta, pod, selector, time};
@@ -43,15 +43,16 @@ fn budgets_count_what_controllers_want() {
     let pods = [member("a"), member("b"), pod("loner").labelled(LABELS)];
     let percent = |text: &str| Some(IntOrString::String(text.to_owned()));
     let int = |number| Some(IntOrString::Int(number));
-    for (case, budget, expected_pods, expected_healthy) in [
-        ("a number needs no scale", budget(int(2), None), 3, 2),
-        ("a percentage", budget(percent("50%"), None), 5, 3),
-        ("at most missing", budget(None, int(1)), 5, 4),
-        ("at most missing in percent, rounded up", budget(None, percent("30%")), 5, 3),
-        ("more than there are", budget(None, int(9)), 5, 0),
+    // The loner is nobody's: that matters where it is counted what controllers want.
+    for (case, budget, expected_pods, expected_healthy, unmanaged) in [
+        ("a number needs no scale", budget(int(2), None), 3, 2, false),
+        ("a percentage", budget(percent("50%"), None), 5, 3, true),
+        ("at most missing", budget(None, int(1)), 5, 4, true),
+        ("at most missing in percent, rounded up", budget(None, percent("30%")), 5, 3, true),
+        ("more than there are", budget(None, int(9)), 5, 0, true),
     ] {
         let found = expected(&budget, pods.iter(), &scales(&[("web-uid", "web-uid", 5)])).unwrap();
-        assert_eq!(found, Expected { pods: expected_pods, healthy: expected_healthy }, "{case}");
+        assert_eq!(found, Expected { pods: expected_pods, healthy: expected_healthy, unmanaged }, "{case}");
     }
     let unknown = expected(&budget(None, int(1)), pods.iter(), &Scales::new());
     assert_eq!(unknown, Err("a".to_owned()));
@@ -84,7 +85,8 @@ fn evicted_pods_do_not_count_for_two_minutes() {
 #[test]
 fn the_status_allows_what_is_beyond_the_minimum() {
     let current = budget(Some(IntOrString::Int(1)), None);
-    let counted = |healthy| Some((Expected { pods: 3, healthy: 2 }, healthy, BTreeMap::new()));
+    let expected = Expected { pods: 3, healthy: 2, unmanaged: false };
+    let counted = |healthy| Some((expected, healthy, BTreeMap::new()));
     let allowed = |status: PodDisruptionBudgetStatus| {
         let condition = status.conditions.unwrap().remove(0);
         (status.disruptions_allowed.unwrap(), condition.status, condition.reason)
@@ -155,6 +157,22 @@ async fn an_eviction_that_came_to_nothing_is_taken_back_without_any_budget() {
     running.stop().await;
 }
 
+#[test]
+fn a_selector_is_printed_as_go_does() {
+    let mut current = budget(None, Some(IntOrString::Int(1)));
+    let requirement = LabelSelectorRequirement {
+        key: "tier".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec!["a".to_owned(), "b".to_owned()]),
+    };
+    let spec = current.spec.as_mut().unwrap();
+    let selector = spec.selector.as_mut().unwrap();
+    selector.match_expressions = Some(vec![requirement]);
+    let expected = "(selector: &LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:\
+                    []LabelSelectorRequirement{LabelSelectorRequirement{Key:tier,Operator:In,Values:[a b],},},}) were found";
+    assert!(unmanaged(&current).contains(expected), "{}", unmanaged(&current));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_budget_follows_its_pods() {
     let api = FakeApi::default();
@@ -185,6 +203,13 @@ async fn a_budget_follows_its_pods() {
     api.until("one may go", FakeApi::run_pods, |api| allowed(api) == Some((3, 1))).await;
     api.edit("/pods", "ns", "a", |pod| pod["status"]["conditions"][0]["status"] = "False".into());
     api.until("none may go", |_| {}, |api| allowed(api) == Some((3, 0))).await;
+    assert_eq!(api.events("UnmanagedPods"), Vec::<String>::new());
+    api.create("/pods", &pod("loner").labelled(LABELS));
+    api.until("one is nobody's", |_| {}, |api| !api.events("UnmanagedPods").is_empty()).await;
+    let message = api.events("UnmanagedPods").remove(0);
+    let begin = "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: web,},\
+                 MatchExpressions:[]LabelSelectorRequirement{},}) were found to be unmanaged. As a result, ";
+    assert!(message.starts_with(begin), "{message}");
     running.stop().await;
 }
 
