@@ -148,29 +148,44 @@ impl<K: Owner> Children<'_, K> {
     /// Creates pods in batches that double while all goes well.
     pub(crate) async fn create_all(
         &self,
-        mut pods: impl ExactSizeIterator<Item = Pod>,
+        pods: impl ExactSizeIterator<Item = Pod>,
     ) -> Result<(), kube::Error> {
+        self.create_counted(pods).await.1
+    }
+
+    /// The same, with how many were created and how many could not be.
+    pub(crate) async fn create_counted(
+        &self,
+        mut pods: impl ExactSizeIterator<Item = Pod>,
+    ) -> ((u64, u64), Result<(), kube::Error>) {
+        let (mut created, mut refused) = (0, 0);
         for size in slow_start::batches(pods.len()) {
             let batch: Vec<Pod> = pods.by_ref().take(size).collect();
             let answers = join_all(batch.iter().map(|pod| self.create(pod))).await;
-            answers.into_iter().collect::<Result<Vec<()>, _>>()?;
+            for answer in &answers {
+                created += u64::from(matches!(answer, Ok(true)));
+                refused += u64::from(answer.is_err());
+            }
+            if let Err(error) = answers.into_iter().collect::<Result<Vec<bool>, _>>() {
+                return ((created, refused), Err(error));
+            }
         }
-        Ok(())
+        ((created, refused), Ok(()))
     }
 
-    /// Creates one pod.
-    pub(crate) async fn create(&self, pod: &Pod) -> Result<(), kube::Error> {
+    /// Creates one pod, and says whether it did. It does not, and nothing is wrong, where the namespace is on its way out.
+    async fn create(&self, pod: &Pod) -> Result<bool, kube::Error> {
         let name = owner::name(&pod.metadata);
         let error = match self.pods().create(&PostParams::default(), pod).await {
             Ok(created) => {
                 self.expectations.wrote(self.key, &created, self.context.now());
                 self.context.normal(self.owner, "SuccessfulCreate", format!("Created pod: {name}"));
-                return Ok(());
+                return Ok(true);
             }
             Err(error) => error,
         };
         if context::namespace_is_terminating(&error) {
-            return Ok(());
+            return Ok(false);
         }
         let may = || Expected::MaybeCreated { key: ObjectKey::new(self.key.namespace.as_str(), name) };
         self.expectations.unanswered(self.key, &error, may, self.context.now());

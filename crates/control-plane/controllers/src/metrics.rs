@@ -44,6 +44,30 @@ pub(crate) static JOB_PODS_FINISHED: Family<Counter, 2> = Family::new(
     ["completion_mode", "result"],
     Counter::default,
 );
+pub(crate) static JOB_POD_FAILURES: Family<Counter, 1> = Family::new(
+    "job_controller_pod_failures_handled_by_failure_policy_total",
+    "[BETA] The number of failed Pods handled by failure policy with respect to the failure policy action applied based on the matched rule.",
+    ["action"],
+    Counter::default,
+);
+pub(crate) static JOB_PODS_HELD: Family<Counter, 1> = Family::new(
+    "job_controller_terminated_pods_tracking_finalizer_total",
+    "[BETA] The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".",
+    ["event"],
+    Counter::default,
+);
+pub(crate) static JOB_INDEXES_FINISHED: Family<Counter, 2> = Family::new(
+    "job_controller_job_finished_indexes_total",
+    "[ALPHA] The number of finished indexes.",
+    ["backoffLimit", "status"],
+    Counter::default,
+);
+pub(crate) static JOB_PODS_CREATED: Family<Counter, 2> = Family::new(
+    "job_controller_job_pods_creation_total",
+    "[ALPHA] The number of Pods created by the Job controller labelled with a reason for the Pod creation.",
+    ["reason", "status"],
+    Counter::default,
+);
 pub(crate) static CRON_SKEW: Family<Histogram, 0> = Family::new(
     "cronjob_controller_job_creation_skew_duration_seconds",
     "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
@@ -150,12 +174,16 @@ pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
 
 /// Everything that is counted here, in Prometheus' text form.
 pub fn collect(out: &mut String) {
-    let families: [&dyn Collect; 19] = [
+    let families: [&dyn Collect; 23] = [
         &RUNNING,
         &JOB_SYNCS,
         &JOB_SYNC_SECONDS,
         &JOBS_FINISHED,
         &JOB_PODS_FINISHED,
+        &JOB_POD_FAILURES,
+        &JOB_PODS_HELD,
+        &JOB_INDEXES_FINISHED,
+        &JOB_PODS_CREATED,
         &CRON_SKEW,
         &TTL_LATE,
         &SLICE_SYNCS,

@@ -53,10 +53,14 @@ pub(crate) struct Decision {
     /// Those of them whose end is not to be counted: their finalizer goes first.
     pub(crate) uncounted: Vec<Target>,
     pub(crate) create: Vec<NewPod>,
+    /// Why, as upstream's metrics have it; empty when none are created.
+    pub(crate) why_create: &'static str,
     /// The new status, when it is another one.
     pub(crate) status: Option<JobStatus>,
     /// Pods whose finalizer is to be taken off once the status is written.
     pub(crate) release: Vec<Target>,
+    /// The actions of the failure policy's rules by which some of them are dealt with now.
+    pub(crate) handled: Vec<String>,
     pub(crate) events: Vec<(EventType, String, String)>,
     /// When to look again although nothing happens.
     pub(crate) next_check: Option<Timestamp>,
@@ -423,6 +427,17 @@ impl<'a> Work<'a> {
     }
 
     fn add(&mut self, missing: usize) {
+        self.create(missing);
+        let only_failed = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
+        self.out.why_create = match (self.out.create.is_empty(), self.failed() > 0) {
+            (true, _) => "",
+            (false, true) if only_failed => "recreate_failed",
+            (false, failed) if failed || self.terminating > 0 => "recreate_terminating_or_failed",
+            (false, _) => "new",
+        };
+    }
+
+    fn create(&mut self, missing: usize) {
         let per_index = self.spec.backoff_limit_per_index.is_some();
         if !per_index && let Some(moment) = self.backoff().filter(|moment| *moment > self.now) {
             self.check_at(moment);
@@ -527,6 +542,9 @@ impl<'a> Work<'a> {
     /// Lets go of pods whose end is noted, or of no interest.
     fn release_counted(&mut self) {
         let ending = self.ending() || self.job.metadata.deletion_timestamp.is_some();
+        let fails = status::holds(&self.status, FAILURE_TARGET).is_some();
+        let before = self.job.status.as_ref().and_then(|status| status.uncounted_terminated_pods.as_ref());
+        let before = before.and_then(|uncounted| uncounted.failed.as_deref()).unwrap_or_default();
         let policy = self.spec.pod_failure_policy.as_ref();
         for pod in self.pods.iter().filter(|pod| is_held(pod)) {
             let uid = owner::uid(&pod.metadata).to_owned();
@@ -539,6 +557,10 @@ impl<'a> Work<'a> {
                 is_failed(pod, self.spec) && (judge(policy, pod) == Verdict::Ignore || !self.is_valid(pod));
             if noted || index_done || (ignored && !kept) || ending {
                 self.out.release.push(Target::of(pod));
+                // One that was noted before was dealt with then. Where the Job fails, what still runs has failed too.
+                let failed = pods::phase(pod) != "Succeeded" && (fails || is_failed(pod, self.spec));
+                let news = failed && self.is_valid(pod) && !before.contains(&uid);
+                self.out.handled.extend(policy::action(policy, pod).filter(|_| news).map(str::to_owned));
             }
         }
         self.out.release.retain(|target| !self.out.uncounted.contains(target));

@@ -38,18 +38,28 @@ pub(crate) fn is_failed(pod: &Pod, spec: &JobSpec) -> bool {
 
 /// The first rule that matches decides; without one the failure counts.
 pub(crate) fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
-    let rules = policy.map(|policy| policy.rules.as_slice()).unwrap_or_default();
-    for (index, rule) in rules.iter().enumerate() {
-        let Some(why) = matches(rule, pod) else { continue };
-        match rule.action.as_str() {
-            "Ignore" => return Verdict::Ignore,
-            "FailIndex" => return Verdict::FailIndex,
-            "Count" => return Verdict::Count,
-            "FailJob" => return Verdict::FailJob(format!("{why} matching FailJob rule at index {index}")),
-            _ => {}
+    match rule(policy, pod) {
+        Some((_, "Ignore", _)) => Verdict::Ignore,
+        Some((_, "FailIndex", _)) => Verdict::FailIndex,
+        Some((index, "FailJob", why)) => {
+            Verdict::FailJob(format!("{why} matching FailJob rule at index {index}"))
         }
+        _ => Verdict::Count,
     }
-    Verdict::Count
+}
+
+/// What the first rule that matches says is to be done, if one does.
+pub(crate) fn action<'a>(policy: Option<&'a PodFailurePolicy>, pod: &Pod) -> Option<&'a str> {
+    rule(policy, pod).map(|(_, action, _)| action)
+}
+
+const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
+
+/// The first rule that matches, of those whose action is known: its place, its action, and what about the pod matches.
+fn rule<'a>(policy: Option<&'a PodFailurePolicy>, pod: &Pod) -> Option<(usize, &'a str, String)> {
+    let rules = policy.map(|policy| policy.rules.as_slice()).unwrap_or_default();
+    let mut known = rules.iter().enumerate().filter(|(_, rule)| ACTIONS.contains(&rule.action.as_str()));
+    known.find_map(|(index, rule)| Some((index, rule.action.as_str(), matches(rule, pod)?)))
 }
 
 /// What about the pod matches the rule, in upstream's words.

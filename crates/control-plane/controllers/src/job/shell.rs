@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, NewPod, Observed, decide, is_held, is_managed_elsewhere};
 use super::freshness::Freshness;
+use super::indexes::Indexes;
 use super::status;
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES};
 use crate::children::{Children, Target, concerned, owner_of};
@@ -82,6 +83,7 @@ impl Controller {
         self.jobs.on_event(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
         let (queue, jobs, orphans) = (self.queue.clone(), self.jobs.clone(), self.orphans.clone());
         self.pods.on_event(move |change| {
+            count_held(change);
             let selector =
                 |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
             for key in concerned(change, &jobs, selector) {
@@ -248,6 +250,19 @@ fn mode(job: &Job) -> &'static str {
     if indexed { "Indexed" } else { "NonIndexed" }
 }
 
+/// Counts pods that have come to their end and are held for that to be counted, and those that are no more.
+fn count_held(change: &Change<Pod>) {
+    let waits = |pod: &Pod| pods::is_finished(pod) && is_held(pod);
+    let (before, after) = match change {
+        Change::Added(pod) => (false, waits(pod)),
+        Change::Modified { old, new } => (waits(old), waits(new)),
+        Change::Deleted(pod) => (waits(pod), false),
+    };
+    if before != after {
+        metrics::JOB_PODS_HELD.with([if after { "add" } else { "delete" }]).increment();
+    }
+}
+
 /// Counts what a status that was written says for the first time.
 fn count_news(job: &Job, written: &Job) {
     let mode = mode(job);
@@ -258,6 +273,21 @@ fn count_news(job: &Job, written: &Job) {
         |old: Option<i32>, new: Option<i32>| u64::try_from(new.unwrap_or(0) - old.unwrap_or(0)).unwrap_or(0);
     metrics::JOB_PODS_FINISHED.with([mode, "succeeded"]).add(news(before.succeeded, after.succeeded));
     metrics::JOB_PODS_FINISHED.with([mode, "failed"]).add(news(before.failed, after.failed));
+    if mode == "Indexed" {
+        let spec = job.spec.as_ref();
+        let completions = spec.and_then(|spec| spec.completions).unwrap_or_default();
+        let per_index = spec.is_some_and(|spec| spec.backoff_limit_per_index.is_some());
+        let limit = if per_index { "perIndex" } else { "global" };
+        let len = |list: &Option<String>| {
+            Some(Indexes::parse(list.as_deref().unwrap_or_default(), completions).len())
+        };
+        let done = news(len(&before.completed_indexes), len(&after.completed_indexes));
+        metrics::JOB_INDEXES_FINISHED.with([limit, "succeeded"]).add(done);
+        if per_index {
+            let failed = news(len(&before.failed_indexes), len(&after.failed_indexes));
+            metrics::JOB_INDEXES_FINISHED.with([limit, "failed"]).add(failed);
+        }
+    }
     for (type_, result) in [(status::COMPLETE, "succeeded"), (status::FAILED, "failed")] {
         if let (None, Some(condition)) = (status::holds(before, type_), status::holds(after, type_)) {
             let reason = condition.reason.as_deref().unwrap_or_default();
@@ -307,7 +337,7 @@ async fn apply(
     }
     children.delete_all(&decision.uncounted).await.map_err(call("delete pods of"))?;
     children.delete_all(&decision.delete).await.map_err(call("delete pods of"))?;
-    let made = create(children, &decision.create).await;
+    let made = create(children, &decision.create, decision.why_create).await;
     if let Some(status) = decision.status {
         let updated = Job { status: Some(status), ..children.owner.clone() };
         let api: Api<Job> = Api::namespaced(children.context.client.clone(), &children.key.namespace);
@@ -321,6 +351,9 @@ async fn apply(
             Err(error) => return Err(call("update status of job")(error)),
         }
     }
+    for action in &decision.handled {
+        metrics::JOB_POD_FAILURES.with([action]).increment();
+    }
     for target in &decision.release {
         if let Some(pod) = release(&children.pods(), target).await? {
             controller.expectations.wrote(children.key, &pod, children.context.now());
@@ -332,7 +365,7 @@ async fn apply(
     made.map_err(call("create pods of"))
 }
 
-async fn create(children: &Children<'_, Job>, new: &[NewPod]) -> Result<(), kube::Error> {
+async fn create(children: &Children<'_, Job>, new: &[NewPod], why: &str) -> Result<(), kube::Error> {
     let Some(spec) = &children.owner.spec else { return Ok(()) };
     let indexed = mode(children.owner) == "Indexed";
     let mut template = spec.template.clone();
@@ -357,7 +390,13 @@ async fn create(children: &Children<'_, Job>, new: &[NewPod]) -> Result<(), kube
         }
         pod
     };
-    children.create_all(new.iter().map(pod)).await
+    let ((created, refused), outcome) = children.create_counted(new.iter().map(pod)).await;
+    for (status, count) in [("succeeded", created), ("failed", refused)] {
+        if count > 0 {
+            metrics::JOB_PODS_CREATED.with([why, status]).add(count);
+        }
+    }
+    outcome
 }
 
 /// Has every container told the index of its pod.

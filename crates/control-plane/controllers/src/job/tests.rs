@@ -20,6 +20,8 @@ use super::{FINALIZER, INDEX, INDEX_FAILURES};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, controlled_by, labels, meta, pod, selector, template, time};
 
+mod metrics;
+
 #[test]
 fn indexes_are_written_as_upstream_does() {
     for (text, completions, expected, count) in [

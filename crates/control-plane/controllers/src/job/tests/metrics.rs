@@ -1,0 +1,127 @@
+//! What is counted about Jobs and their pods.
+
+use super::*;
+use crate::metrics;
+
+fn on_code(action: &str, code: i32) -> PodFailurePolicyRule {
+    let on_exit_codes = PodFailurePolicyOnExitCodesRequirement {
+        container_name: None,
+        operator: "In".to_owned(),
+        values: vec![code],
+    };
+    PodFailurePolicyRule {
+        action: action.to_owned(),
+        on_exit_codes: Some(on_exit_codes),
+        on_pod_conditions: None,
+    }
+}
+
+fn with_policy(job: Job) -> Job {
+    let rules =
+        vec![on_code("FailJob", 42), on_code("Ignore", 3), on_code("FailIndex", 7), on_code("Count", 5)];
+    edited(job, |spec| spec.pod_failure_policy = Some(PodFailurePolicy { rules }))
+}
+
+#[test]
+fn each_failed_pod_is_dealt_with_by_one_rule_once() {
+    let strict = with_policy(job(3, 1));
+    let noted = JobStatus {
+        uncounted_terminated_pods: Some(UncountedTerminatedPods {
+            failed: Some(vec!["a-uid".to_owned()]),
+            succeeded: None,
+        }),
+        ..JobStatus::default()
+    };
+    let noted = with_status(&strict, noted);
+    for (case, job, code, expected) in [
+        ("the job fails", &strict, 42, vec!["FailJob"]),
+        ("ignored", &strict, 3, vec!["Ignore"]),
+        ("counted by a rule", &strict, 5, vec!["Count"]),
+        ("by no rule", &strict, 1, vec![]),
+        ("a success", &strict, 0, vec![]),
+        ("noted before", &noted, 5, vec![]),
+        ("without rules", &job(3, 1), 42, vec![]),
+    ] {
+        let decision = decided(job, vec![exited(ours("a"), code, 1)]);
+        assert_eq!(decision.release.len(), 1, "{case}");
+        assert_eq!(decision.handled, expected, "{case}");
+    }
+    assert_eq!(decided(&strict, vec![freed(exited(ours("a"), 3, 1))]).handled, Vec::<String>::new());
+}
+
+#[test]
+fn pods_are_created_for_a_reason() {
+    let replacing =
+        |policy: &str| edited(job(3, 3), |spec| spec.pod_replacement_policy = Some(policy.to_owned()));
+    let (failed, leaving) = (exited(ours("a"), 1, 1), ours("a").deleting());
+    for (case, job, pods, expected) in [
+        ("at first", replacing("Failed"), vec![], "new"),
+        ("one has failed", replacing("Failed"), vec![failed.clone()], "recreate_failed"),
+        (
+            "one has failed, and others need not have ended",
+            replacing("TerminatingOrFailed"),
+            vec![failed],
+            "recreate_terminating_or_failed",
+        ),
+        (
+            "one is on its way",
+            replacing("TerminatingOrFailed"),
+            vec![leaving],
+            "recreate_terminating_or_failed",
+        ),
+        (
+            "none are missing",
+            replacing("Failed"),
+            vec![ours("a").ready(1), ours("b").ready(1), ours("c").ready(1)],
+            "",
+        ),
+    ] {
+        let decision = decided(&job, pods);
+        assert_eq!(decision.why_create, expected, "{case}");
+        assert_eq!(decision.create.is_empty(), expected.is_empty(), "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn indexes_and_pods_are_counted_as_they_end() {
+    let indexes = |status: &str| metrics::JOB_INDEXES_FINISHED.with(["perIndex", status]).value();
+    let by_rule = || metrics::JOB_POD_FAILURES.with(["FailIndex"]).value();
+    let held = |event: &str| metrics::JOB_PODS_HELD.with([event]).value();
+    let created = || metrics::JOB_PODS_CREATED.with(["new", "succeeded"]).value();
+    // Nobody else's Jobs in these tests run with a limit for each index.
+    let before = (indexes("succeeded"), indexes("failed"), by_rule());
+    let shared = (held("add"), held("delete"), created());
+    let api = FakeApi::default();
+    let work = edited(with_policy(indexed(3, 3)), |spec| spec.backoff_limit_per_index = Some(0));
+    api.create("batch/jobs", &work);
+    let running = Running::start(&api, CONTROLLER);
+    let end = |api: &FakeApi| {
+        for pod in api.list::<Pod>("/pods") {
+            let meta = &pod.metadata;
+            let (name, index) =
+                (meta.name.clone().unwrap(), meta.annotations.as_ref().unwrap()[INDEX].clone());
+            if !crate::pods::is_finished(&pod) {
+                let code = if index == "1" { 7 } else { 0 };
+                let like = serde_json::to_value(exited(pod, code, 1_000_000)).unwrap();
+                api.edit("/pods", "ns", &name, |pod| pod["status"] = like["status"].clone());
+            }
+        }
+    };
+    let finished = |api: &FakeApi| {
+        let stored: Job = api.get("batch/jobs", "ns", "work").unwrap();
+        stored.status.is_some_and(|status| status::is_finished(&status))
+    };
+    api.until("it ends", end, finished).await;
+    api.settle().await;
+    running.stop().await;
+    assert_eq!(
+        (indexes("succeeded"), indexes("failed"), by_rule()),
+        (before.0 + 2, before.1 + 1, before.2 + 1)
+    );
+    // Other tests of this process may have added to these.
+    assert!(held("add") >= shared.0 + 3 && held("delete") >= shared.1 + 3 && created() >= shared.2 + 3);
+    let mut text = String::new();
+    metrics::collect(&mut text);
+    let row = "job_controller_job_finished_indexes_total{backoffLimit=\"perIndex\",status=\"failed\"} ";
+    assert!(text.contains(row), "{text}");
+}
