@@ -10,9 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::{Api, PostParams};
 use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue, is_not_found, run_workers};
 
-use super::decide::{
-    Scales, counts_scales, disrupted, expected, healthy, stale_at, undisturbed, unmanaged,
-};
+use super::decide::{Scales, counts_scales, disrupted, expected, healthy, stale_at, undisturbed, unmanaged};
 use super::status::status;
 use crate::clock;
 use crate::context::{Context, Error, words};
