@@ -433,11 +433,14 @@ async fn pods_that_a_deleted_job_leaves_behind_are_free() {
     api.until("two pods", |_| {}, |api| api.list::<Pod>("/pods").len() == 2).await;
     api.settle().await;
     assert!(api.list::<Pod>("/pods").iter().all(is_held));
+    // Somebody keeps it until the pods have been seen without it: then it is not by its name that they are found.
+    api.edit("batch/jobs", "ns", "work", |job| {
+        job["metadata"]["finalizers"] = serde_json::json!(["example.com/x"])
+    });
     api.delete("batch/jobs", "ns", "work", "Orphan");
-    api.until("it is gone", |_| {}, |api| api.list::<Job>("batch/jobs").is_empty()).await;
     api.until("they are free", |_| {}, |api| !api.list::<Pod>("/pods").iter().any(is_held)).await;
     let pods: Vec<Pod> = api.list("/pods");
-    assert_eq!(pods.len(), 2, "they stay");
+    assert_eq!((pods.len(), api.list::<Job>("batch/jobs").len()), (2, 1), "they stay");
     assert!(pods.iter().all(|pod| pod.metadata.owner_references.iter().flatten().next().is_none()));
     running.stop().await;
 }

@@ -171,6 +171,8 @@ async fn a_pod_that_is_resized_counts_for_its_new_size() {
     let running = Running::start(&api, &["resourcequota-controller"]);
     api.until("counted", |_| {}, |api| used(api, "requests.cpu").as_deref() == Some("1")).await;
     for size in ["3", "2"] {
+        // Otherwise it is looked at because of its own status.
+        api.settle().await;
         api.edit("/pods", "ns", "p", |pod| {
             pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = size.into();
         });
