@@ -13,6 +13,7 @@ use crate::daemon::{self, Program};
 mod accounts;
 pub(crate) mod controller_manager;
 mod flags;
+mod gates;
 mod healthz;
 pub(crate) mod kubelet;
 pub(crate) mod proxy;

@@ -18,6 +18,7 @@ pub use certificates::Peer;
 
 pub mod certificates;
 pub mod impersonation;
+pub mod proxy;
 pub mod tokens;
 
 /// An identity. Groups are in order; a logged-in user's always include `system:authenticated`.
@@ -112,7 +113,7 @@ pub struct Config {
 pub struct Authenticator {
     config: Config,
     clients: certificates::Verifier,
-    proxies: certificates::Verifier,
+    proxies: proxy::FrontProxies,
     tokens: tokens::Tokens,
 }
 
@@ -121,7 +122,7 @@ impl Authenticator {
     pub fn new(config: Config, objects: Objects) -> Self {
         Authenticator {
             clients: certificates::Verifier::new(config.client_authorities.clone()),
-            proxies: certificates::Verifier::new(config.proxy_authorities.clone()),
+            proxies: proxy::FrontProxies::new(config.proxy_authorities.clone(), config.proxy_names.clone()),
             tokens: tokens::Tokens::new(
                 config.token_keys.clone(),
                 config.issuers.clone(),
@@ -174,7 +175,7 @@ impl Authenticator {
     ) -> Result<Arc<User>, ApiError> {
         let mut refused = false;
         if let Some(peer) = peer {
-            if let Some(user) = self.front_proxy(peer, headers, now) {
+            if let Some(user) = self.proxies.user(peer, headers, now) {
                 return Ok(Arc::new(user));
             }
             match self.clients.verify_peer(peer, now) {
@@ -217,35 +218,6 @@ impl Authenticator {
     /// The token part, for `TokenReview`.
     pub fn tokens(&self) -> &tokens::Tokens {
         &self.tokens
-    }
-
-    /// A front proxy vouches for the user in the headers. Without a proxy's certificate the headers mean nothing.
-    fn front_proxy(&self, peer: &Peer, headers: &HeaderMap, now: jiff::Timestamp) -> Option<User> {
-        if self.config.proxy_authorities.is_empty() || !headers.contains_key("x-remote-user") {
-            return None;
-        }
-        let proxy = self.proxies.verify_peer(peer, now).ok()?;
-        if !self.config.proxy_names.is_empty() && !self.config.proxy_names.contains(&proxy.name) {
-            return None;
-        }
-        let text =
-            |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let all = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-        };
-        let name = text("x-remote-user");
-        if name.is_empty() {
-            return None;
-        }
-        let mut user =
-            User { name, uid: text("x-remote-uid"), groups: all("x-remote-group"), extra: BTreeMap::new() };
-        for key in headers.keys() {
-            if let Some(rest) = key.as_str().strip_prefix("x-remote-extra-") {
-                user.extra.insert(impersonation::unescape(rest), all(key.as_str()));
-            }
-        }
-        user.add_authenticated();
-        Some(user)
     }
 }
 

@@ -19,5 +19,3 @@ pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Says who looks after a slice.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// The most endpoints of one slice. Source: `--max-endpoints-per-slice`.
-pub(crate) const MOST_ENDPOINTS: usize = 100;

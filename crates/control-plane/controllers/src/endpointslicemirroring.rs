@@ -11,5 +11,3 @@ pub(crate) use shell::run;
 
 /// Names this controller in the label `endpointslice.kubernetes.io/managed-by`.
 pub(crate) const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-/// The most addresses mirrored from one subset.
-pub(crate) const MOST_ADDRESSES: usize = 1000;

@@ -78,6 +78,7 @@ mod volumebinder;
 
 pub use certificates::Signers;
 pub use clock::{Clock, RuntimeClock, SystemClock};
+pub use horizontalpodautoscaler::Autoscaling;
 pub use manager::{Config, Error, Settings, accounts, names, run, workers};
 pub use metrics::collect as collect_metrics;
 pub use names::{CountedNames, NameSource, RandomNames};

@@ -110,6 +110,14 @@ pub struct Settings {
     pub node_eviction: nodelifecycle::Rates,
     /// How many ended pods are kept. Source: `--terminated-pod-gc-threshold`.
     pub terminated_pods_kept: usize,
+    /// What goes for all autoscalers.
+    pub autoscaling: horizontalpodautoscaler::Autoscaling,
+    /// The most endpoints of one EndpointSlice. Source: `--max-endpoints-per-slice`.
+    pub endpoints_per_slice: usize,
+    /// The most addresses of one subset of Endpoints that are mirrored. Source: `--mirroring-max-endpoints-per-subset`.
+    pub mirrored_per_subset: usize,
+    /// How long a Secret's token is kept that nobody uses. Source: `--legacy-service-account-token-clean-up-period`.
+    pub legacy_token_period: Duration,
     /// Signs the tokens of Secrets that users make for service accounts; without it they stay empty.
     pub token_keys: Option<Arc<podium_pki::token::Keys>>,
     /// The name of this host in Events.
@@ -130,6 +138,10 @@ impl Default for Settings {
             node_startup_grace: Duration::from_secs(60),
             node_eviction: nodelifecycle::Rates::default(),
             terminated_pods_kept: 12_500,
+            autoscaling: horizontalpodautoscaler::Autoscaling::default(),
+            endpoints_per_slice: 100,
+            mirrored_per_subset: 1000,
+            legacy_token_period: Duration::from_secs(365 * 24 * 3600),
             token_keys: None,
             host: String::new(),
             signers: Signers::default(),

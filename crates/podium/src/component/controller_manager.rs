@@ -15,8 +15,9 @@ use podium_pki::token::Keys;
 use self::concurrency::Concurrency;
 use self::nodes::Nodes;
 use self::signing::Signing;
+use self::tuning::Tuning;
 use super::accounts::Accounts;
-use super::flags::{Election, Refused};
+use super::flags::{Election, WithoutEffect};
 use super::{Common, healthz};
 use crate::connection::Connection;
 use crate::daemon::Program;
@@ -25,6 +26,7 @@ use crate::parts::Parts;
 mod concurrency;
 mod nodes;
 mod signing;
+mod tuning;
 
 /// The name of its Lease and of its serving certificate.
 const COMPONENT: &str = "kube-controller-manager";
@@ -44,7 +46,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     concurrency: Concurrency,
     #[command(flatten)]
-    _refused: Refused,
+    _without_effect: WithoutEffect,
     /// Controllers to run: * for all that are on by default, NAME for one more, -NAME for one less
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
@@ -75,6 +77,8 @@ pub(crate) struct Flags {
     use_service_account_credentials: bool,
     #[command(flatten)]
     nodes: Nodes,
+    #[command(flatten)]
+    tuning: Tuning,
     /// Addresses of Services: no Node gets a part of them
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     service_cluster_ip_range: Vec<String>,
@@ -178,7 +182,7 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
         }
         None => None,
     };
-    Ok(podium_controllers::Settings {
+    let mut settings = podium_controllers::Settings {
         root_ca_pem: flags.root_ca_file.as_ref().map(read).transpose()?.unwrap_or_default(),
         cluster_cidrs: flags.cluster_cidr.clone(),
         node_cidr_mask_v4: flags.node_cidr_mask_size_ipv4,
@@ -191,7 +195,10 @@ fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
         host: crate::settings::host_name()?,
         token_keys,
         signers: flags.signing.signers()?,
-    })
+        ..podium_controllers::Settings::default()
+    };
+    flags.tuning.apply(&mut settings)?;
+    Ok(settings)
 }
 
 async fn clients(
@@ -220,7 +227,7 @@ mod tests {
         flags: Flags,
     }
 
-    /// What kubeadm v1.36 writes, but `--requestheader-client-ca-file` and `--cluster-name`.
+    /// What kubeadm v1.36 writes, and what people often add.
     #[test]
     fn a_kubeadm_cluster_can_be_taken_over() {
         let program = Program::try_parse_from([
@@ -231,11 +238,17 @@ mod tests {
             "--bind-address=127.0.0.1",
             "--client-ca-file=/etc/kubernetes/pki/ca.crt",
             "--cluster-cidr=10.244.0.0/16",
+            "--cluster-name=kubernetes",
             "--cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt",
             "--cluster-signing-key-file=/etc/kubernetes/pki/ca.key",
             "--controllers=*,bootstrapsigner,tokencleaner",
             "--kubeconfig=/etc/kubernetes/controller-manager.conf",
             "--leader-elect=true",
+            "--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt",
+            "--feature-gates=NodeSwap=true",
+            "--horizontal-pod-autoscaler-sync-period=30s",
+            "--kube-api-burst=100",
+            "--kube-api-qps=50",
             "--node-monitor-grace-period=40s",
             "--concurrent-deployment-syncs=10",
             "--root-ca-file=/etc/kubernetes/pki/ca.crt",

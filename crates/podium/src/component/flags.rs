@@ -1,9 +1,11 @@
-//! Flags that components share: leader election, and upstream's flags that are refused with a reason instead of a guess.
+//! Flags that components share: leader election, and upstream's flags that have nothing to act on here. Of those, one that would be
+//! misunderstood is refused with a reason instead of a guess.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, parser::ValueSource};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use podium_client::{Client, LeaderElection, LeadershipTimings};
 
 /// A duration in Go's form, in whole units such as `1m30s`.
@@ -78,53 +80,100 @@ impl Election {
     }
 }
 
-/// Flags of upstream's controller manager and scheduler that have nothing to act on here, and why.
-const REFUSED: &[(&str, &str)] = &[
-    ("attach-detach-reconcile-sync-period", NO_VOLUMES),
-    ("cidr-allocator-type", "addresses are given from --cluster-cidr only"),
-    ("cloud-config", NO_CLOUD),
-    ("cloud-provider", NO_CLOUD),
-    ("cluster-name", NO_CLOUD),
-    ("concurrent-service-syncs", NO_CLOUD),
-    ("config", "there are no configuration files: give flags"),
-    ("configure-cloud-routes", NO_CLOUD),
-    ("contention-profiling", NO_PROFILING),
-    ("controller-start-interval", "controllers start at once"),
-    ("disable-attach-detach-reconcile-sync", NO_VOLUMES),
-    ("disable-force-detach-on-timeout", NO_VOLUMES),
-    ("enable-dynamic-provisioning", NO_VOLUMES),
-    ("enable-hostpath-provisioner", NO_VOLUMES),
-    ("endpoint-updates-batch-period", NO_BATCHES),
-    ("endpointslice-updates-batch-period", NO_BATCHES),
-    ("feature-gates", "features are those of v1.36 that are on by default"),
-    ("flex-volume-plugin-dir", NO_VOLUMES),
-    ("kube-api-burst", NO_RATES),
-    ("kube-api-content-type", "the API is spoken to in JSON"),
-    ("kube-api-qps", NO_RATES),
-    ("min-resync-period", NO_ROUNDS),
-    ("mirroring-endpointslice-updates-batch-period", NO_BATCHES),
-    ("namespace-sync-period", NO_ROUNDS),
-    ("profiling", NO_PROFILING),
-    ("requestheader-client-ca-file", "requests through a proxy are not accepted on this port"),
-    ("resource-quota-sync-period", NO_ROUNDS),
-    ("route-reconciliation-period", NO_CLOUD),
+/// What becomes of one of upstream's flags that has nothing to act on here.
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    /// Refused, for this reason.
+    Never(&'static str),
+    /// Taken with the value that tells what is so, and refused with any other for this reason.
+    Only(&'static str, &'static str),
+    /// Taken with any value, for this reason.
+    Any(&'static str),
+    /// Taken if the check finds nothing.
+    Checked(fn(&str) -> Result<(), String>),
+}
+use Rule::{Any, Checked, Never, Only};
+
+/// Flags of upstream's controller manager and scheduler that have nothing to act on here.
+const WITHOUT_EFFECT: &[(&str, Rule)] = &[
+    ("attach-detach-reconcile-sync-period", Never(NO_ROUNDS)),
+    ("cidr-allocator-type", Only("RangeAllocator", "addresses are given from --cluster-cidr only")),
+    ("cloud-config", Never(NO_CLOUD)),
+    ("cloud-provider", Only("", NO_CLOUD)),
+    ("cluster-name", Any("The cluster's name for cloud providers, of which there are none")),
+    ("concurrent-service-syncs", Never(NO_CLOUD)),
+    ("config", Never("there are no configuration files: give flags")),
+    ("configure-cloud-routes", Any("Whether a cloud provider makes routes; there is none")),
+    ("contention-profiling", Only("false", NO_PROFILING)),
+    ("controller-start-interval", Never("controllers start at once")),
+    ("disable-attach-detach-reconcile-sync", Only("true", NO_ROUNDS)),
+    (
+        "disable-force-detach-on-timeout",
+        Only("false", "volumes of unhealthy nodes are detached by force after a while"),
+    ),
+    (
+        "enable-dynamic-provisioning",
+        Only("true", "claims are always handed to the provisioners of their classes"),
+    ),
+    ("enable-hostpath-provisioner", Only("false", "no volumes are made in directories of hosts")),
+    ("endpoint-updates-batch-period", Only("0s", NO_BATCHES)),
+    ("endpointslice-updates-batch-period", Only("0s", NO_BATCHES)),
+    ("feature-gates", Checked(super::gates::check)),
+    ("flex-volume-plugin-dir", Never("there are no plugins of that kind: use CSI")),
+    ("kube-api-burst", Any(NO_RATES)),
+    ("kube-api-content-type", Only("application/json", "the API is spoken to in JSON")),
+    ("kube-api-qps", Any(NO_RATES)),
+    ("min-resync-period", Never(NO_ROUNDS)),
+    ("mirroring-endpointslice-updates-batch-period", Only("0s", NO_BATCHES)),
+    ("namespace-sync-period", Never(NO_ROUNDS)),
+    ("profiling", Only("false", NO_PROFILING)),
+    ("resource-quota-sync-period", Never(NO_ROUNDS)),
+    ("route-reconciliation-period", Never(NO_CLOUD)),
 ];
 const NO_BATCHES: &str =
     "changes are written as they come; what comes while a write is under way goes with the next";
 const NO_CLOUD: &str = "there is no cloud provider";
 const NO_PROFILING: &str = "there is no profiling; it is always off";
-const NO_RATES: &str = "the client has no limit of its own; the API server's flow control has";
+const NO_RATES: &str =
+    "Any value is taken and slows nothing down: requests are limited by the API server's flow control only";
 const NO_ROUNDS: &str = "nothing is done in rounds: objects are looked at when something about them changes";
-const NO_VOLUMES: &str = "volumes are not provisioned or attached here";
 
-/// Takes the flags of [`REFUSED`] and answers each with its reason.
+impl Rule {
+    /// What is wrong with that value.
+    fn judge(self, name: &str, value: &str) -> Result<(), String> {
+        match self {
+            Never(why) => Err(format!("--{name} is not supported: {why}")),
+            Only(so, _) if value == so => Ok(()),
+            Only(_, why) => Err(format!("--{name}={value} is not supported: {why}")),
+            Any(_) => Ok(()),
+            Checked(check) => check(value).map_err(|why| format!("--{name}: {why}")),
+        }
+    }
+
+    /// For the help text, where the flag can be of use.
+    fn help(self) -> Option<&'static str> {
+        match self {
+            Any(why) => Some(why),
+            Checked(_) => Some("Features to turn on or off; each must be said to be as it is by default"),
+            Never(_) | Only(..) => None,
+        }
+    }
+}
+
+/// Takes the flags of [`WITHOUT_EFFECT`], and answers those that would be misunderstood.
 #[derive(Debug)]
-pub(crate) struct Refused;
+pub(crate) struct WithoutEffect;
 
-impl Args for Refused {
+impl Args for WithoutEffect {
     fn augment_args(command: Command) -> Command {
-        command.args(REFUSED.iter().map(|(name, _)| {
-            Arg::new(*name).long(*name).hide(true).num_args(0..=1).default_missing_value("true")
+        command.args(WITHOUT_EFFECT.iter().map(|(name, rule)| {
+            let arg = Arg::new(*name).long(*name).num_args(0..=1).default_missing_value("true");
+            // A list may be given in parts.
+            let arg = if matches!(rule, Checked(_)) { arg.action(ArgAction::Append) } else { arg };
+            match rule.help() {
+                Some(help) => arg.help(help).value_name("VALUE"),
+                None => arg.hide(true),
+            }
         }))
     }
 
@@ -133,17 +182,15 @@ impl Args for Refused {
     }
 }
 
-impl FromArgMatches for Refused {
+impl FromArgMatches for WithoutEffect {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        match REFUSED.iter().find(|(name, _)| given(name)) {
-            // What is asked for is so.
-            Some((name, why)) if *why == NO_PROFILING && says_false(matches, name) => Ok(Refused),
-            Some((name, why)) => Err(clap::Error::raw(
-                ErrorKind::UnknownArgument,
-                format!("--{name} is not supported: {why}\n"),
-            )),
-            None => Ok(Refused),
+        let judge = |(name, rule): &(&str, Rule)| {
+            let mut values = matches.get_many::<String>(name).into_iter().flatten();
+            values.try_for_each(|value| rule.judge(name, value))
+        };
+        match WITHOUT_EFFECT.iter().try_for_each(judge) {
+            Ok(()) => Ok(WithoutEffect),
+            Err(why) => Err(clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n"))),
         }
     }
 
@@ -151,10 +198,6 @@ impl FromArgMatches for Refused {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
-}
-
-fn says_false(matches: &ArgMatches, name: &str) -> bool {
-    matches.get_one::<String>(name).is_some_and(|value| value == "false")
 }
 
 #[cfg(test)]
@@ -168,7 +211,7 @@ mod tests {
         #[command(flatten)]
         election: Election,
         #[command(flatten)]
-        _refused: Refused,
+        _without_effect: WithoutEffect,
     }
 
     fn parse(arguments: &[&str]) -> Result<Program, clap::Error> {
@@ -184,14 +227,45 @@ mod tests {
 
     #[test]
     fn a_refused_flag_is_named_with_its_reason() {
-        for flag in [&["--kube-api-qps=50"][..], &["--kube-api-qps", "50"], &["--profiling"]] {
+        for (flag, said) in [
+            (
+                &["--cloud-config=/etc/cloud"][..],
+                "--cloud-config is not supported: there is no cloud provider",
+            ),
+            (
+                &["--cloud-provider", "aws"],
+                "--cloud-provider=aws is not supported: there is no cloud provider",
+            ),
+            (&["--profiling"], "--profiling=true is not supported: there is no profiling"),
+            (
+                &["--feature-gates=NodeSwap=true,Bogus=true"],
+                "--feature-gates: unrecognized feature gate: Bogus",
+            ),
+            (
+                &["--feature-gates=NodeSwap=false", "--feature-gates=NodeSwap=true"],
+                "--feature-gates: NodeSwap=false is not supported: ",
+            ),
+        ] {
             let text = parse(flag).unwrap_err().to_string();
-            let name = flag[0].split('=').next().unwrap();
-            assert!(text.contains(&format!("{name} is not supported: ")), "{text}");
+            assert!(text.contains(said), "{text}");
         }
-        let all: std::collections::BTreeSet<_> = REFUSED.iter().collect();
-        assert_eq!(all.len(), REFUSED.len());
-        parse(&["--profiling=false"]).unwrap();
+        let all: std::collections::BTreeSet<_> = WITHOUT_EFFECT.iter().map(|(name, _)| name).collect();
+        assert_eq!(all.len(), WITHOUT_EFFECT.len());
+    }
+
+    #[test]
+    fn a_flag_that_changes_nothing_is_taken() {
+        for flag in [
+            "--profiling=false",
+            "--kube-api-qps=50",
+            "--kube-api-burst=100",
+            "--cluster-name=kubernetes",
+            "--cloud-provider=",
+            "--enable-dynamic-provisioning",
+            "--feature-gates=NodeSwap=true,AllAlpha=false",
+        ] {
+            assert!(parse(&[flag]).is_ok(), "{flag}");
+        }
     }
 
     #[test]

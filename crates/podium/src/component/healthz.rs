@@ -3,6 +3,7 @@
 //! `/healthz`, `/livez` and `/readyz` are open to everyone, as upstream's are; everything else is asked about at the API server
 //! with a TokenReview and a SubjectAccessReview.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,7 +27,9 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use podium_apiserver::User;
+use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
+use podium_apiserver::authentication::proxy::FrontProxies;
 use podium_client::{Api, Client, Shutdown, error_chain};
 use podium_pki::tls::{AnyClientCertificate, ServingCertificate, server_config};
 use podium_pki::{KeyPair, Secret};
@@ -57,6 +60,13 @@ pub(crate) struct Serving {
     /// Authority of client certificates [default: the one that the API server publishes]
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
+    /// Authority of front proxies, which say in headers whom they speak for [default: the one that the API server publishes]
+    #[arg(long, value_name = "FILE")]
+    requestheader_client_ca_file: Option<PathBuf>,
+    /// Names that a front proxy's certificate may have [default: any that --requestheader-client-ca-file signed, or those that
+    /// the API server publishes]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "requestheader_client_ca_file")]
+    requestheader_allowed_names: Vec<String>,
     /// How to ask the API server who a token is [default: --kubeconfig]
     #[arg(long, value_name = "FILE")]
     authentication_kubeconfig: Option<PathBuf>,
@@ -66,6 +76,11 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
+    /// Whether there is nothing to ask the API server about.
+    fn names_all_authorities(&self) -> bool {
+        self.client_ca_file.is_some() && self.requestheader_client_ca_file.is_some()
+    }
+
     fn pair(&self, component: &str) -> Result<KeyPair> {
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
@@ -97,12 +112,9 @@ pub(crate) async fn serve(
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
-    let authority = match &serving.client_ca_file {
-        Some(path) => {
-            let pem = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            podium_pki::certificate::from_pem(&pem).context("--client-ca-file")?
-        }
-        None => client_authority(&client).await,
+    let published = match serving.names_all_authorities() {
+        true => BTreeMap::new(),
+        false => published(&client).await,
     };
     let other = async |path: &Option<PathBuf>| match path {
         Some(path) => Connection::open(path, None).await?.client(),
@@ -111,7 +123,7 @@ pub(crate) async fn serve(
     let judge = Arc::new(Judge {
         authentication: other(&serving.authentication_kubeconfig).await?,
         authorization: other(&serving.authorization_kubeconfig).await?,
-        certificates: Verifier::new(authority),
+        certificates: Certificates::new(serving, published)?,
     });
     Ok(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -132,17 +144,68 @@ pub(crate) async fn serve(
     })
 }
 
-/// The authorities of client certificates, as the API server publishes them. Without them certificates do not count.
-async fn client_authority(client: &Client) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+/// Whose certificates count: those of clients, and of front proxies.
+struct Certificates {
+    clients: Verifier,
+    proxies: FrontProxies,
+}
+
+impl Certificates {
+    /// What no flag names is as the API server publishes it.
+    fn new(serving: &Serving, mut published: BTreeMap<String, String>) -> Result<Self> {
+        let names = published.remove("requestheader-allowed-names");
+        let mut authorities = |key: &str, given: &Option<PathBuf>| match given {
+            Some(path) => {
+                let pem =
+                    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+                podium_pki::certificate::from_pem(&pem).with_context(|| format!("--{key}"))
+            }
+            None => {
+                let pem = published.remove(key).unwrap_or_default();
+                Ok(podium_pki::certificate::from_pem(&pem).unwrap_or_default())
+            }
+        };
+        let clients = authorities("client-ca-file", &serving.client_ca_file)?;
+        let given = &serving.requestheader_client_ca_file;
+        let mut proxies = authorities("requestheader-client-ca-file", given)?;
+        let names = match given {
+            Some(_) => serving.requestheader_allowed_names.clone(),
+            // A list in JSON. One that cannot be read must not come to mean anybody.
+            None => names.and_then(|list| serde_json::from_str(&list).ok()).unwrap_or_else(|| {
+                proxies.clear();
+                Vec::new()
+            }),
+        };
+        Ok(Certificates { clients: Verifier::new(clients), proxies: FrontProxies::new(proxies, names) })
+    }
+
+    /// The user that a certificate is, or that a front proxy speaks for.
+    fn user(
+        &self,
+        chain: &[rustls::pki_types::CertificateDer<'_>],
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Option<User> {
+        if chain.is_empty() {
+            return None;
+        }
+        let peer = Peer::new(chain);
+        let vouched = self.proxies.user(&peer, headers, now);
+        vouched.or_else(|| self.clients.verify_peer(&peer, now).ok().map(Arc::unwrap_or_clone))
+    }
+}
+
+/// What the API server publishes about whom it trusts. Without it certificates do not count.
+async fn published(client: &Client) -> BTreeMap<String, String> {
     let api = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
     match api.get("extension-apiserver-authentication").await {
-        Ok(map) => {
-            let pem = map.data.and_then(|mut data| data.remove("client-ca-file")).unwrap_or_default();
-            podium_pki::certificate::from_pem(&pem).unwrap_or_default()
-        }
+        Ok(map) => map.data.unwrap_or_default(),
         Err(error) => {
-            tracing::warn!(error = error_chain(&error), "client certificates are not accepted");
-            Vec::new()
+            tracing::warn!(
+                error = error_chain(&error),
+                "certificates of authorities that no flag names are not accepted"
+            );
+            BTreeMap::new()
         }
     }
 }
@@ -216,7 +279,7 @@ enum Verdict {
 struct Judge {
     authentication: Client,
     authorization: Client,
-    certificates: Verifier,
+    certificates: Certificates,
 }
 
 impl Judge {
@@ -226,7 +289,7 @@ impl Judge {
         request: &Request<Incoming>,
     ) -> Verdict {
         let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let user = if let Ok(user) = self.certificates.verify(chain, Timestamp::now()) {
+        let user = if let Some(user) = self.certificates.user(chain, request.headers(), Timestamp::now()) {
             user
         } else if let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")) {
             match self.review(token).await {
@@ -282,6 +345,87 @@ impl Judge {
                 false
             }
             Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use podium_pki::Authority;
+    use podium_pki::authority::{Request, Usage};
+
+    use super::*;
+
+    fn client_of(authority: &Authority, name: &str) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        let life = Duration::from_secs(3600);
+        let request = Request {
+            common_name: name,
+            organization: None,
+            names: Default::default(),
+            usage: Usage::Client,
+            life,
+        };
+        authority.issue(&request, Timestamp::now()).unwrap().chain().unwrap()
+    }
+
+    fn authority(name: &str) -> Authority {
+        Authority::generate(name, Timestamp::now()).unwrap()
+    }
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        serving: Serving,
+    }
+
+    fn certificates(arguments: &[&str], published: &[(&str, &str)]) -> Certificates {
+        let serving = Program::try_parse_from(std::iter::once(&"program").chain(arguments)).unwrap().serving;
+        let published = published.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Certificates::new(&serving, published.collect()).unwrap()
+    }
+
+    /// Who a request that names jane is from, by the certificate it comes with.
+    fn who(certificates: &Certificates, chain: &[rustls::pki_types::CertificateDer<'_>]) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-remote-user", http::HeaderValue::from_static("jane"));
+        let user = certificates.user(chain, &headers, Timestamp::now());
+        user.map_or("nobody".to_owned(), |user| user.name)
+    }
+
+    #[test]
+    fn a_front_proxy_speaks_for_others_and_nobody_else_does() {
+        let (clients, proxies) = (authority("clients"), authority("proxies"));
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("proxies.crt");
+        std::fs::write(&file, proxies.certificate()).unwrap();
+        let flag = format!("--requestheader-client-ca-file={}", file.display());
+        let published = |names| {
+            [
+                ("client-ca-file", clients.certificate()),
+                ("requestheader-client-ca-file", proxies.certificate()),
+                ("requestheader-allowed-names", names),
+            ]
+        };
+        let (front, other) = (client_of(&proxies, "front"), client_of(&proxies, "other"));
+        let client = client_of(&clients, "front");
+        let one = "[\"front\"]";
+        for (case, arguments, names, expected) in [
+            ("as published", vec![], one, ["jane", "nobody", "front"]),
+            ("any, as published", vec![], "[]", ["jane", "jane", "front"]),
+            ("a list that cannot be read", vec![], "front", ["nobody", "nobody", "front"]),
+            ("any by flag", vec![flag.as_str()], one, ["jane", "jane", "front"]),
+            (
+                "one by flag",
+                vec![flag.as_str(), "--requestheader-allowed-names=other"],
+                one,
+                ["nobody", "jane", "front"],
+            ),
+        ] {
+            let certificates = certificates(&arguments, &published(names));
+            let found = [&front, &other, &client].map(|chain| who(&certificates, chain));
+            assert_eq!(found, expected, "{case}");
+            assert_eq!(who(&certificates, &[]), "nobody", "{case}");
         }
     }
 }

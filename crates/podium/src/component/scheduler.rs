@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use podium_client::{SharedInformers, SingleClient};
 
-use super::flags::{Election, Refused};
+use super::flags::{Election, WithoutEffect};
 use super::{Common, healthz};
 use crate::daemon::Program;
 use crate::parts::Parts;
@@ -25,7 +25,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     election: Election,
     #[command(flatten)]
-    _refused: Refused,
+    _without_effect: WithoutEffect,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {

@@ -32,6 +32,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) nodes: &'a BTreeMap<String, Option<String>>,
     /// What the zones have of the cluster's processors, if that can be told. Needed only where [`topology::is_asked`].
     pub(crate) shares: Option<&'a Shares>,
+    /// The most endpoints of one slice.
+    pub(crate) most: usize,
     /// When the change happened that is not told yet, if there is one.
     pub(crate) news: Option<Timestamp>,
 }
@@ -61,7 +63,7 @@ pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
         let (mut groups, homeless) = wanted(seen, family);
         decision.homeless = homeless;
         decision.events.extend(hint(seen, family, &mut groups));
-        let part = Family { parent: &parent, family, names }.reconcile(seen.slices, groups);
+        let part = Family { parent: &parent, family, most: seen.most, names }.reconcile(seen.slices, groups);
         decision.create.extend(part.create);
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);

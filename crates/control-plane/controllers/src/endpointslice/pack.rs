@@ -8,7 +8,6 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::MOST_ENDPOINTS;
 use super::decide::Decision;
 use crate::labels::Labels;
 use crate::names::{self, NameSource};
@@ -67,6 +66,8 @@ pub(crate) fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
 pub(crate) struct Family<'a> {
     pub(crate) parent: &'a Parent,
     pub(crate) family: &'a str,
+    /// The most endpoints of one slice. Slices that have more stay as they are until they change.
+    pub(crate) most: usize,
     pub(crate) names: &'a dyn NameSource,
 }
 
@@ -143,14 +144,14 @@ impl Family<'_> {
         let mut order: Vec<usize> = (0..drafts.len()).filter(|index| drafts[*index].changed).collect();
         order.sort_by_key(|index| std::cmp::Reverse(drafts[*index].len()));
         for index in order {
-            top_up(&mut drafts[index], &mut left);
+            top_up(&mut drafts[index], &mut left, self.most);
         }
         while !left.is_empty() {
-            match best_fit(&drafts, left.len()) {
-                Some(index) => top_up(&mut drafts[index], &mut left),
+            match best_fit(&drafts, left.len(), self.most) {
+                Some(index) => top_up(&mut drafts[index], &mut left, self.most),
                 None => {
                     let mut fresh = Draft { slice: self.new_slice(group.ports.clone()), changed: true };
-                    top_up(&mut fresh, &mut left);
+                    top_up(&mut fresh, &mut left, self.most);
                     decision.create.push(fresh.slice);
                 }
             }
@@ -246,8 +247,8 @@ fn is_same(old: &Endpoint, new: &Endpoint) -> bool {
     old == *new
 }
 
-fn top_up(draft: &mut Draft, left: &mut BTreeMap<EndpointKey, Endpoint>) {
-    while draft.len() < MOST_ENDPOINTS
+fn top_up(draft: &mut Draft, left: &mut BTreeMap<EndpointKey, Endpoint>, most: usize) {
+    while draft.len() < most
         && let Some((_, endpoint)) = left.pop_first()
     {
         draft.push(endpoint);
@@ -255,8 +256,8 @@ fn top_up(draft: &mut Draft, left: &mut BTreeMap<EndpointKey, Endpoint>) {
 }
 
 /// The untouched slice that takes all `count` endpoints and has the least room to spare after.
-fn best_fit(drafts: &[Draft], count: usize) -> Option<usize> {
+fn best_fit(drafts: &[Draft], count: usize, most: usize) -> Option<usize> {
     (0..drafts.len())
-        .filter(|index| !drafts[*index].changed && drafts[*index].len() + count <= MOST_ENDPOINTS)
+        .filter(|index| !drafts[*index].changed && drafts[*index].len() + count <= most)
         .max_by_key(|index| drafts[*index].len())
 }

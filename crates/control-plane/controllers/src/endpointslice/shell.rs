@@ -148,7 +148,8 @@ impl Controller {
         let shares = if topology::is_asked(service) { self.capacity.lock().shares() } else { None };
         let shares = shares.as_ref();
         let news = self.times.news(key, service, &selected);
-        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes, shares, news };
+        let most = self.context.settings.endpoints_per_slice;
+        let seen = Observed { service, pods: &selected, slices: &slices, nodes: &nodes, shares, most, news };
         decide(&seen, self.context.names.as_ref())
     }
 }

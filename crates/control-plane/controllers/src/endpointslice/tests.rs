@@ -54,11 +54,22 @@ fn backend(index: usize) -> Pod {
 }
 
 fn decided(service: &Service, pods: &[Pod], slices: &[EndpointSlice]) -> Decision {
+    decided_with(100, service, pods, slices)
+}
+
+fn decided_with(most: usize, service: &Service, pods: &[Pod], slices: &[EndpointSlice]) -> Decision {
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
     let nodes = BTreeMap::from([("n1".to_owned(), Some("zone-a".to_owned())), ("n2".to_owned(), None)]);
-    let seen =
-        Observed { service, pods: &pods, slices: &slices, nodes: &nodes, shares: None, news: Some(at(100)) };
+    let seen = Observed {
+        service,
+        pods: &pods,
+        slices: &slices,
+        nodes: &nodes,
+        shares: None,
+        most,
+        news: Some(at(100)),
+    };
     decide(&seen, &CountedNames::default())
 }
 
@@ -79,6 +90,7 @@ fn hinted(slices: &[EndpointSlice], shares: Option<&[(&str, f64)]>, in_b: usize)
         slices: &slices,
         nodes: &nodes,
         shares: shares.as_ref(),
+        most: 100,
         news: None,
     };
     decide(&seen, &CountedNames::default())
@@ -341,6 +353,8 @@ fn changes_touch_as_little_as_possible() {
     sizes.sort_unstable();
     assert_eq!(sizes, [50, 100, 100]);
     assert_eq!(decided(&service(), &many, &slices), Decision::default(), "nothing to do");
+    assert_eq!(decided_with(200, &service(), &[], &[]).create.len(), 1);
+    assert_eq!(decided_with(200, &service(), &many, &[]).create.len(), 2, "as large as the operator says");
     let counts = |decision: &Decision| (decision.create.len(), decision.update.len(), decision.delete.len());
     let mut one_more = many.clone();
     one_more.push(backend(250));

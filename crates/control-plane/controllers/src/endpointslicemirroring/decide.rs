@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
-use super::{MANAGER, MOST_ADDRESSES};
+use super::MANAGER;
 use crate::endpointslice::{
     Decision, Family, Group, Groups, MANAGED_BY, Parent, SERVICE_NAME, endpoint_key, port_key,
 };
@@ -23,11 +23,13 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that are about the Endpoints object itself.
 const NOT_COPIED: [&str; 2] = [trigger::TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
 
-/// Chooses the writes: mirrors where there is something to mirror, and else removes what was.
+/// Chooses the writes: mirrors where there is something to mirror, and else removes what was. `most` is how many addresses of a
+/// subset are mirrored, and how many endpoints a slice has at most.
 pub(crate) fn decide(
     endpoints: Option<&Endpoints>,
     service: Option<&Service>,
     slices: &[Arc<EndpointSlice>],
+    most: usize,
     names: &dyn NameSource,
 ) -> Decision {
     let mirrored = service.filter(|service| services::selector(service).is_none()).and(endpoints);
@@ -37,8 +39,8 @@ pub(crate) fn decide(
     };
     let parent = parent(endpoints);
     let mut decision = Decision::default();
-    for (family, groups) in wanted(endpoints) {
-        let part = Family { parent: &parent, family, names }.reconcile(slices, groups);
+    for (family, groups) in wanted(endpoints, most) {
+        let part = Family { parent: &parent, family, most, names }.reconcile(slices, groups);
         decision.create.extend(part.create);
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);
@@ -72,7 +74,7 @@ fn parent(endpoints: &Endpoints) -> Parent {
 }
 
 /// Endpoints by family and ports. Addresses beyond the limit of a subset are left out.
-fn wanted(endpoints: &Endpoints) -> [(&'static str, Groups); 2] {
+fn wanted(endpoints: &Endpoints, most: usize) -> [(&'static str, Groups); 2] {
     let mut wanted = [("IPv4", Groups::new()), ("IPv6", Groups::new())];
     for subset in endpoints.subsets.iter().flatten() {
         let ports: Vec<EndpointPort> = subset
@@ -88,7 +90,7 @@ fn wanted(endpoints: &Endpoints) -> [(&'static str, Groups); 2] {
             .collect();
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
         let others = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
-        for (address, ready) in ready.chain(others).take(MOST_ADDRESSES) {
+        for (address, ready) in ready.chain(others).take(most) {
             let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
             let groups = &mut wanted[usize::from(ip.is_ipv6())].1;
             let group = groups

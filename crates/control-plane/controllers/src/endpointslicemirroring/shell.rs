@@ -81,6 +81,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let mut slices = controller.slices.by_index(BY_SERVICE, &key.to_string());
     slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
     let (endpoints, service) = (controller.endpoints.get(&key), controller.services.get(&key));
-    let decision = decide(endpoints.as_deref(), service.as_deref(), &slices, context.names.as_ref());
+    let most = context.settings.mirrored_per_subset;
+    let decision = decide(endpoints.as_deref(), service.as_deref(), &slices, most, context.names.as_ref());
     apply(context, &key, &controller.expectations, decision).await
 }

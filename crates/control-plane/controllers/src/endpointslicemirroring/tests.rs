@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::MANAGER;
 use super::decide::decide;
-use super::{MANAGER, MOST_ADDRESSES};
 use crate::endpointslice::{Decision, MANAGED_BY, SERVICE_NAME};
 use crate::names::CountedNames;
 use crate::testing::api::{FakeApi, Running};
@@ -42,9 +42,21 @@ fn service(selector: bool) -> Service {
     }
 }
 
+/// The most addresses of a subset by default.
+const MOST: usize = 1000;
+
 fn decided(endpoints: Option<&Endpoints>, service: Option<&Service>, slices: &[EndpointSlice]) -> Decision {
+    decided_with(MOST, endpoints, service, slices)
+}
+
+fn decided_with(
+    most: usize,
+    endpoints: Option<&Endpoints>,
+    service: Option<&Service>,
+    slices: &[EndpointSlice],
+) -> Decision {
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
-    decide(endpoints, service, &slices, &CountedNames::default())
+    decide(endpoints, service, &slices, most, &CountedNames::default())
 }
 
 #[test]
@@ -96,12 +108,15 @@ fn what_is_not_to_be_mirrored_is_removed() {
 
 #[test]
 fn subsets_are_cut() {
-    let many: Vec<String> =
-        (0..MOST_ADDRESSES + 9).map(|it| format!("10.0.{}.{}", it / 200, it % 200 + 1)).collect();
+    let many: Vec<String> = (0..MOST + 9).map(|it| format!("10.0.{}.{}", it / 200, it % 200 + 1)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let decision = decided(Some(&endpoints(&many, &[])), Some(&service(false)), &[]);
-    let count: usize = decision.create.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).sum();
-    assert_eq!((decision.create.len(), count), (MOST_ADDRESSES / 100, MOST_ADDRESSES));
+    let (many, service) = (endpoints(&many, &[]), service(false));
+    for most in [MOST, 50] {
+        let decision = decided_with(most, Some(&many), Some(&service), &[]);
+        let sizes: Vec<_> =
+            decision.create.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
+        assert_eq!(sizes, [most], "one slice takes all");
+    }
 }
 
 #[tokio::test(start_paused = true)]

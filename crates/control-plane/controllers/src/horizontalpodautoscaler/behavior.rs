@@ -3,11 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscaler};
 
+use super::Autoscaling;
 use super::status::{ABLE_TO_SCALE, Condition, SCALING_LIMITED};
 use crate::clock::after;
 
-/// For how long the highest recommendation holds. Source: `--horizontal-pod-autoscaler-downscale-stabilization`.
-const DOWNSCALE_SECONDS: i32 = 300;
 /// Without rules of its own an autoscaler at most doubles, and may always go to four. Source: `scaleUpLimitFactor` and
 /// `scaleUpLimitMinimum`.
 const UP_FACTOR: i32 = 2;
@@ -32,18 +31,17 @@ struct Rules {
 }
 
 impl Rules {
-    fn read(rules: Option<&HPAScalingRules>, up: bool) -> Self {
+    /// `window_seconds` is the window where the rules do not tell theirs.
+    fn read(rules: Option<&HPAScalingRules>, window_seconds: i32, up: bool) -> Self {
         let percent = (true, 100, PERIOD_SECONDS);
         let default = if up { vec![(false, UP_LEAST, PERIOD_SECONDS), percent] } else { vec![percent] };
         let policies = rules.and_then(|rules| rules.policies.as_ref()).map(|policies| {
             policies.iter().map(|it| (it.type_ == "Percent", it.value, it.period_seconds)).collect()
         });
         Self {
-            window_seconds: rules.and_then(|rules| rules.stabilization_window_seconds).unwrap_or(if up {
-                0
-            } else {
-                DOWNSCALE_SECONDS
-            }),
+            window_seconds: rules
+                .and_then(|rules| rules.stabilization_window_seconds)
+                .unwrap_or(window_seconds),
             select: rules.and_then(|rules| rules.select_policy.clone()).unwrap_or_else(|| "Max".to_owned()),
             policies: policies.unwrap_or(default),
         }
@@ -54,9 +52,10 @@ impl Rules {
     }
 }
 
-fn rules(autoscaler: &HorizontalPodAutoscaler) -> Option<(Rules, Rules)> {
+fn rules(autoscaler: &HorizontalPodAutoscaler, down_seconds: i32) -> Option<(Rules, Rules)> {
     let behavior = autoscaler.spec.behavior.as_ref()?;
-    Some((Rules::read(behavior.scale_up.as_ref(), true), Rules::read(behavior.scale_down.as_ref(), false)))
+    let up = Rules::read(behavior.scale_up.as_ref(), 0, true);
+    Some((up, Rules::read(behavior.scale_down.as_ref(), down_seconds, false)))
 }
 
 /// Whether the moment lies within the seconds before `now`.
@@ -84,7 +83,8 @@ impl History {
         to: i32,
         now: Timestamp,
     ) {
-        let Some((up, down)) = rules(autoscaler) else { return };
+        // Windows do not matter here.
+        let Some((up, down)) = rules(autoscaler, 0) else { return };
         let longest = up.longest_period().max(down.longest_period());
         let changes = if to > from { &mut self.added } else { &mut self.removed };
         changes.retain(|change| is_recent(change, longest, now));
@@ -95,14 +95,16 @@ impl History {
     pub(crate) fn settle(
         &mut self,
         autoscaler: &HorizontalPodAutoscaler,
+        settings: &Autoscaling,
         (current, wanted): (i32, i32),
         (least, most): (i32, i32),
         now: Timestamp,
     ) -> (i32, [Condition; 2]) {
-        let rules = rules(autoscaler);
+        let down_seconds = i32::try_from(settings.downscale_stabilization.as_secs()).unwrap_or(i32::MAX);
+        let rules = rules(autoscaler, down_seconds);
         let (up_seconds, down_seconds) = match &rules {
             Some((up, down)) => (up.window_seconds, down.window_seconds),
-            None => (0, DOWNSCALE_SECONDS),
+            None => (0, down_seconds),
         };
         let stable = self.stabilize(current, wanted, (up_seconds, down_seconds), rules.is_some(), now);
         let able = |reason: &str, message: &str| Condition::new(ABLE_TO_SCALE, true, reason, message);

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, MetricSpec, MetricStatus};
 
+use super::Autoscaling;
 use super::behavior::History;
 use super::replicas::{Failure, Proposal};
 use super::status::{Condition, SCALING_ACTIVE};
@@ -61,6 +62,7 @@ pub(crate) fn judge(
     current: i32,
     proposals: &[Result<Proposal, Failure>],
     history: &mut History,
+    settings: &Autoscaling,
     now: Timestamp,
 ) -> Verdict {
     let metrics =
@@ -88,7 +90,8 @@ pub(crate) fn judge(
         true => format!("{} above target", best.name),
         false => "All metrics below target".to_owned(),
     };
-    let (replicas, limits) = history.settle(autoscaler, (current, best.replicas), bounds(autoscaler), now);
+    let change = (current, best.replicas);
+    let (replicas, limits) = history.settle(autoscaler, settings, change, bounds(autoscaler), now);
     conditions.extend(limits);
     Verdict { replicas: Some((replicas, why)), conditions, metrics, error }
 }

@@ -217,7 +217,7 @@ fn in_all(
     total: Result<i64, String>,
     around: &Around<'_>,
 ) -> Result<Option<(i32, MetricValueStatus)>, String> {
-    let tolerances = Tolerances::of(around.autoscaler);
+    let tolerances = Tolerances::of(around);
     if let Some(wanted) = millis(target.average_value.as_ref()) {
         let usage = total?;
         let ratio = usage as f64 / (wanted as f64 * f64::from(around.there));

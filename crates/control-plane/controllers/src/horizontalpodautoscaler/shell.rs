@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -24,19 +23,16 @@ use crate::context::{Context, Error, words};
 use crate::discovery::Served;
 use crate::scale::Scales;
 
-/// Source: `--horizontal-pod-autoscaler-sync-period`.
-const PERIOD: Duration = Duration::from_secs(15);
-
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
     let autoscalers = context.informers.of::<HorizontalPodAutoscaler>();
     let pods = context.informers.of::<Pod>();
     let queue = WorkQueue::new("horizontalpodautoscaler");
-    let to = queue.clone();
+    let (to, period) = (queue.clone(), context.settings.autoscaling.sync_period);
     autoscalers.on_event(move |change| {
         let key = ObjectKey::of(change.object().as_ref());
         match change {
-            Change::Added(_) => to.add_after(key, PERIOD),
+            Change::Added(_) => to.add_after(key, period),
             // What it remembers goes with it.
             Change::Deleted(_) => to.add(key),
             // It is looked at soon anyway.
@@ -97,7 +93,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             _ => {}
         }
     }
-    controller.queue.add_after(key, PERIOD);
+    controller.queue.add_after(key, controller.context.settings.autoscaling.sync_period);
     Ok(())
 }
 
@@ -139,7 +135,8 @@ impl Controller {
                 let verdict = {
                     let mut memory = self.memory.lock();
                     let history = &mut memory.entry(key.clone()).or_default().history;
-                    judge(autoscaler, current, &proposals, history, self.context.now())
+                    let settings = &self.context.settings.autoscaling;
+                    judge(autoscaler, current, &proposals, history, settings, self.context.now())
                 };
                 report.conditions.extend(verdict.conditions);
                 report.metrics = verdict.metrics;
@@ -216,6 +213,7 @@ impl Controller {
             let figures = self.figures(spec, &key.namespace, &selector).await;
             let around = Around {
                 autoscaler,
+                settings: &self.context.settings.autoscaling,
                 pods: &pods,
                 wanted: scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0),
                 there: status.replicas,

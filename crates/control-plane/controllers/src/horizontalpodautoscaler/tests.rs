@@ -1,11 +1,14 @@
 //! What figures ask for, how fast a scale may follow, and what an autoscaler says about itself.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, MetricSpec};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use super::Autoscaling;
 use super::behavior::History;
 use super::decide::{Aim, aim, judge};
 use super::figures::{Figures, of_outside, of_pods, of_resource};
@@ -52,10 +55,20 @@ fn usage(pods: &[(&str, &str)]) -> Value {
 
 /// What a metric asks for of three replicas at ten thousand seconds.
 fn asked(spec: &Value, figures: Result<Figures, String>, pods: &[Pod]) -> Result<Proposal, Failure> {
+    asked_by(&Autoscaling::default(), spec, figures, pods)
+}
+
+fn asked_by(
+    settings: &Autoscaling,
+    spec: &Value,
+    figures: Result<Figures, String>,
+    pods: &[Pod],
+) -> Result<Proposal, Failure> {
     let spec: MetricSpec = serde_json::from_value(spec.clone()).unwrap();
     let pods: Vec<&Pod> = pods.iter().collect();
     let autoscaler = autoscaler(json!({}));
-    let around = Around { autoscaler: &autoscaler, pods: &pods, wanted: 3, there: 3, now: at(10_000) };
+    let autoscaler = &autoscaler;
+    let around = Around { autoscaler, settings, pods: &pods, wanted: 3, there: 3, now: at(10_000) };
     propose(&spec, figures, &around)
 }
 
@@ -191,8 +204,18 @@ fn settled(
     change: (i32, i32),
     now: i64,
 ) -> (i32, String, String) {
+    settled_by(&Autoscaling::default(), history, autoscaler, change, now)
+}
+
+fn settled_by(
+    settings: &Autoscaling,
+    history: &mut History,
+    autoscaler: &HorizontalPodAutoscaler,
+    change: (i32, i32),
+    now: i64,
+) -> (i32, String, String) {
     let bounds = super::decide::bounds(autoscaler);
-    let (allowed, [able, limited]) = history.settle(autoscaler, change, bounds, at(now));
+    let (allowed, [able, limited]) = history.settle(autoscaler, settings, change, bounds, at(now));
     (allowed, able.reason, limited.reason)
 }
 
@@ -250,6 +273,47 @@ fn rules_bound_the_pace_in_both_directions() {
 }
 
 #[test]
+fn what_the_operator_chose_holds_where_an_autoscaler_does_not_say() {
+    let chosen = Autoscaling {
+        tolerance: 0.5,
+        downscale_stabilization: Duration::from_secs(60),
+        cpu_initialization: Duration::from_secs(20),
+        initial_readiness_delay: Duration::from_secs(100),
+        ..Autoscaling::default()
+    };
+    let half = cpu(&json!({"type": "Utilization", "averageUtilization": 50}));
+    let three = |last: Pod| vec![worker("a"), worker("b"), last];
+    // Ready or not since then, of a pod that started fifty seconds ago.
+    let young = |ready: &str, since: i64| {
+        worker("c").condition("Ready", ready, since).edit(|pod| {
+            pod.status.as_mut().unwrap().start_time = Some(time(9_950));
+        })
+    };
+    let of = |used: &[(&str, &str)]| of_resource(&usage(used), "cpu", None);
+    let modest = [("a", "700m"), ("b", "700m"), ("c", "700m")];
+    let burning = [("a", "500m"), ("b", "500m"), ("c", "9")];
+    let plain = Autoscaling::default();
+    let eager = Autoscaling { cpu_initialization: Duration::from_secs(20), ..plain };
+    for (case, settings, pods, used, expected) in [
+        ("beyond the tolerance", &plain, three(worker("c")), &modest, 5),
+        ("within one that was chosen", &chosen, three(worker("c")), &modest, 3),
+        ("ready, but its figure is from its start", &plain, three(young("True", 9_960)), &burning, 3),
+        ("its start is taken to be over", &chosen, three(young("True", 9_960)), &burning, 20),
+        ("unready since its start, so never ready", &chosen, three(young("False", 9_990)), &burning, 3),
+        ("it was ready before", &eager, three(young("False", 9_990)), &burning, 20),
+    ] {
+        assert_eq!(asked_by(settings, &half, of(used), &pods).unwrap().replicas, expected, "{case}");
+    }
+    for behavior in [json!(null), json!({"scaleDown": {}})] {
+        let autoscaler = autoscaler(json!({"behavior": behavior}));
+        let mut history = History::default();
+        history.begin(10, at(0));
+        let mut replicas = |now| settled_by(&chosen, &mut history, &autoscaler, (10, 8), now).0;
+        assert_eq!((replicas(59), replicas(61)), (10, 8), "{behavior}");
+    }
+}
+
+#[test]
 fn the_largest_proposal_wins_and_a_failure_keeps_from_shrinking() {
     let proposal =
         |replicas| Ok(Proposal { replicas, name: format!("m{replicas}"), status: Default::default() });
@@ -257,8 +321,9 @@ fn the_largest_proposal_wins_and_a_failure_keeps_from_shrinking() {
         Err(Failure { reason: "FailedGetPodsMetric", why: "no".to_owned(), summary: "failed: no".to_owned() })
     };
     let judged = |proposals: &[Result<Proposal, Failure>]| {
-        let verdict =
-            judge(&autoscaler(json!({})), 3, proposals, &mut History::default(), Timestamp::UNIX_EPOCH);
+        let (autoscaler, settings) = (autoscaler(json!({})), Autoscaling::default());
+        let now = Timestamp::UNIX_EPOCH;
+        let verdict = judge(&autoscaler, 3, proposals, &mut History::default(), &settings, now);
         let active: Vec<Condition> =
             verdict.conditions.into_iter().filter(|it| it.type_ == "ScalingActive").collect();
         (verdict.replicas, active[0].reason.clone(), verdict.error)

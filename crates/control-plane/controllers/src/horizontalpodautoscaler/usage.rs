@@ -1,6 +1,7 @@
 //! What pods use, against what they are meant to use: with pods that tell nothing, or nothing that counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -8,21 +9,15 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use podium_api::quantity;
 
+use super::Autoscaling;
 use super::figures::Samples;
 use crate::owner;
 use crate::pods;
 
-/// How far the use may be from the target before anything is done. Source: `--horizontal-pod-autoscaler-tolerance`.
-const TOLERANCE: f64 = 0.1;
-/// A pod this young may be busy with its start. Source: `--horizontal-pod-autoscaler-cpu-initialization-period`.
-const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_mins(5);
-/// A pod that became unready within this time of its start was never ready. Source:
-/// `--horizontal-pod-autoscaler-initial-readiness-delay`.
-const READINESS_DELAY: SignedDuration = SignedDuration::from_secs(30);
-
 /// Everything a calculation looks at besides the figures.
 pub(crate) struct Around<'a> {
     pub(crate) autoscaler: &'a HorizontalPodAutoscaler,
+    pub(crate) settings: &'a Autoscaling,
     /// The pods of the scale's selector.
     pub(crate) pods: &'a [&'a Pod],
     /// How many replicas the scale asks for, and how many there are.
@@ -36,11 +31,11 @@ pub(crate) struct Around<'a> {
 pub(super) struct Tolerances(f64, f64);
 
 impl Tolerances {
-    pub(super) fn of(autoscaler: &HorizontalPodAutoscaler) -> Self {
-        let behavior = autoscaler.spec.behavior.as_ref();
+    pub(super) fn of(around: &Around<'_>) -> Self {
+        let behavior = around.autoscaler.spec.behavior.as_ref();
         let read = |tolerance: Option<&Quantity>| {
             let exact = tolerance.and_then(|text| text.0.parse::<quantity::Quantity>().ok());
-            exact.map_or(TOLERANCE, |exact| exact.as_f64())
+            exact.map_or(around.settings.tolerance, |exact| exact.as_f64())
         };
         let down = behavior.and_then(|it| it.scale_down.as_ref()).and_then(|rules| rules.tolerance.as_ref());
         let up = behavior.and_then(|it| it.scale_up.as_ref()).and_then(|rules| rules.tolerance.as_ref());
@@ -88,7 +83,7 @@ fn group<'a>(samples: &Samples, resource: &str, around: &Around<'a>) -> Groups<'
         if pods::is_terminating(pod) || pods::phase(pod) == "Failed" {
             groups.ignored.insert(name);
         } else if pods::phase(pod) == "Pending"
-            || (resource == "cpu" && is_starting(pod, sample.at, sample.window, around.now))
+            || (resource == "cpu" && is_starting(pod, sample.at, sample.window, around))
         {
             groups.unready.insert(name);
         } else {
@@ -99,15 +94,16 @@ fn group<'a>(samples: &Samples, resource: &str, around: &Around<'a>) -> Groups<'
 }
 
 /// Whether a pod's use of CPU tells of its start rather than of its work.
-fn is_starting(pod: &Pod, at: Timestamp, window: SignedDuration, now: Timestamp) -> bool {
+fn is_starting(pod: &Pod, at: Timestamp, window: SignedDuration, around: &Around<'_>) -> bool {
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
     let Some((ready, started)) = pods::condition(pod, "Ready").zip(started) else { return true };
     let changed = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    let later = |moment: Timestamp, by| moment.saturating_add(by).unwrap_or(Timestamp::MAX);
-    if later(started.0, CPU_INITIALIZATION) > now {
+    let later = |moment: Timestamp, by: SignedDuration| moment.saturating_add(by).unwrap_or(Timestamp::MAX);
+    let signed = |span: Duration| SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
+    if later(started.0, signed(around.settings.cpu_initialization)) > around.now {
         ready.status == "False" || at < later(changed, window)
     } else {
-        ready.status == "False" && later(started.0, READINESS_DELAY) > changed
+        ready.status == "False" && later(started.0, signed(around.settings.initial_readiness_delay)) > changed
     }
 }
 
@@ -128,7 +124,7 @@ fn settle(
     if around.pods.is_empty() {
         return Err("no pods returned by selector while calculating replica count".to_owned());
     }
-    let tolerances = Tolerances::of(around.autoscaler);
+    let tolerances = Tolerances::of(around);
     let groups = group(samples, resource, around);
     let mut usage = counted(samples, &groups);
     if usage.is_empty() {

@@ -12,15 +12,13 @@ use crate::clock;
 use crate::labels;
 use crate::owner;
 
-/// Unused for so long means unused. Source: `--legacy-service-account-token-clean-up-period`.
-const UNUSED_SECONDS: i64 = 365 * 24 * 3600;
 const DAY_SECONDS: i64 = 24 * 3600;
 
 /// What one Secret needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Keep,
-    /// It is refused from that day on, and deleted after another year.
+    /// It is refused from that day on, and deleted after another such time.
     Invalidate(Date),
     Delete,
 }
@@ -35,22 +33,24 @@ fn read(text: Option<&str>) -> Option<Date> {
 }
 
 /// Whether uses have been noted for long enough to judge by them.
-pub(crate) fn is_known_long_enough(tracking: &ConfigMap, now: Timestamp) -> bool {
+pub(crate) fn is_known_long_enough(tracking: &ConfigMap, unused_seconds: i64, now: Timestamp) -> bool {
     let since = labels::value(tracking.data.as_ref(), "since").and_then(|text| read(Some(text)));
     let since = since.and_then(|date| date.to_zoned(TimeZone::UTC).ok()).map(|zoned| zoned.timestamp());
     // The first day is not a whole one.
-    since.is_some_and(|since| clock::after(since, DAY_SECONDS + UNUSED_SECONDS) <= now)
+    since.is_some_and(|since| clock::after(since, unused_seconds.saturating_add(DAY_SECONDS)) <= now)
 }
 
-/// Decides about one Secret. `account` is the one it names, `mounted` the Secrets that pods of its namespace name.
+/// Decides about one Secret. `account` is the one it names, `mounted` the Secrets that pods of its namespace name. What was not used
+/// for `unused_seconds` is unused.
 pub(crate) fn decide(
     secret: &Secret,
     account: Option<&ServiceAccount>,
     mounted: &BTreeSet<String>,
+    unused_seconds: i64,
     now: Timestamp,
 ) -> Decision {
     let meta = &secret.metadata;
-    let horizon = clock::after(now, -UNUSED_SECONDS);
+    let horizon = clock::after(now, -unused_seconds);
     let young = meta.creation_timestamp.as_ref().is_none_or(|created| created.0 >= horizon);
     if secret.type_.as_deref() != Some(SECRET_TYPE) || young || meta.deletion_timestamp.is_some() {
         return Decision::Keep;

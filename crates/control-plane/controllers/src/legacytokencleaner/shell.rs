@@ -58,7 +58,9 @@ impl Controller {
         let maps: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), "kube-system");
         let tracking = maps.get_opt(TRACKING).await.map_err(Error::call("get", TRACKING))?;
         let now = self.context.now();
-        if !tracking.is_some_and(|tracking| is_known_long_enough(&tracking, now)) {
+        let period = self.context.settings.legacy_token_period;
+        let unused_seconds = i64::try_from(period.as_secs()).unwrap_or(i64::MAX);
+        if !tracking.is_some_and(|tracking| is_known_long_enough(&tracking, unused_seconds, now)) {
             return Ok(());
         }
         let mut mounted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -73,7 +75,7 @@ impl Controller {
             let account =
                 labels::value(secret.metadata.annotations.as_ref(), ACCOUNT_NAME).unwrap_or_default();
             let account = self.accounts.get(&ObjectKey::new(namespace, account));
-            let decision = decide(&secret, account.as_deref(), mounted, now);
+            let decision = decide(&secret, account.as_deref(), mounted, unused_seconds, now);
             if let Err(error) = self.apply(&secret, decision).await {
                 // Every other token is still to be looked at, and this one tomorrow.
                 let cause = podium_client::error_chain(&error);

@@ -12,6 +12,7 @@ use super::decide::{Decision, decide, is_known_long_enough, secrets_of};
 use crate::testing::{PodExt, at, labels, meta, pod, time};
 
 const DAY: i64 = 24 * 3600;
+const YEAR: i64 = 365 * DAY;
 /// 1971-06-29: a year and a half after the tokens were made.
 const NOW: i64 = 544 * DAY;
 
@@ -76,7 +77,12 @@ fn unused_tokens_are_refused_and_then_deleted() {
             Decision::Keep,
         ),
     ] {
-        assert_eq!(decide(&secret, account.as_ref(), mounted, at(NOW)), expected, "{what}");
+        assert_eq!(decide(&secret, account.as_ref(), mounted, YEAR, at(NOW)), expected, "{what}");
+    }
+    for (days, expected) in [(30, Decision::Delete), (70, Decision::Keep), (600, Decision::Keep)] {
+        let secret = token(&[(LAST_USED, "1971-02-01"), (INVALID_SINCE, "1971-05-15")]);
+        let decision = decide(&secret, Some(&account()), &none, days * DAY, at(NOW));
+        assert_eq!(decision, expected, "unused after {days} days");
     }
 }
 
@@ -84,9 +90,10 @@ fn unused_tokens_are_refused_and_then_deleted() {
 fn uses_must_have_been_noted_for_a_year() {
     let since = |text: &str| ConfigMap { data: Some(labels(&[("since", text)])), ..ConfigMap::default() };
     for (text, known) in [("1970-01-01", true), ("1970-12-31", false), ("soon", false)] {
-        assert_eq!(is_known_long_enough(&since(text), at(366 * DAY)), known, "{text}");
+        assert_eq!(is_known_long_enough(&since(text), YEAR, at(366 * DAY)), known, "{text}");
     }
-    assert!(!is_known_long_enough(&ConfigMap::default(), at(NOW)));
+    assert!(is_known_long_enough(&since("1970-12-31"), 0, at(366 * DAY)));
+    assert!(!is_known_long_enough(&ConfigMap::default(), YEAR, at(NOW)));
 }
 
 #[test]
