@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::identity::{first, is_identified, ordinal, revision};
+use super::identity::{claim_names, doom, first, is_identified, numbers, ordinal, revision};
 use super::status::{self, is_running_and_ready};
 use crate::children::Target;
 use crate::deployment::scaled;
@@ -23,12 +23,17 @@ pub(crate) struct Revisions<'a> {
     pub(crate) update: &'a PodTemplateSpec,
 }
 
+/// Claims by name.
+pub(crate) type Claims = BTreeMap<String, Arc<PersistentVolumeClaim>>;
+
 /// What the caches show. The shell has waited until they show all that was written for the set.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
     pub(crate) set: &'a StatefulSet,
     /// The pods it controls.
     pub(crate) pods: &'a [Arc<Pod>],
+    /// The stored claims of its numbers.
+    pub(crate) claims: &'a Claims,
     pub(crate) revisions: Revisions<'a>,
 }
 
@@ -41,6 +46,8 @@ pub(crate) struct Decision {
     pub(crate) identify: Vec<(i32, Target)>,
     /// Pods whose claims must exist, be it that the pod waits for them, by number.
     pub(crate) claims: Vec<i32>,
+    /// Claims that keep a pod from being made until they are gone, and why.
+    pub(crate) awaited: Vec<(String, &'static str)>,
     /// Pods beyond the number wanted, whose claims may have to go with them: number, pod.
     pub(crate) condemned: Vec<(i32, Target)>,
     pub(crate) delete: Vec<Target>,
@@ -91,9 +98,8 @@ enum Next {
 
 impl<'a> Work<'a> {
     fn new(seen: &'a Observed<'a>, spec: &'a StatefulSetSpec, now: Timestamp) -> Self {
-        let first = first(seen.set);
-        let wanted = first..first + spec.replicas.unwrap_or(1);
-        let mut replicas: BTreeMap<i32, Option<Arc<Pod>>> = wanted.map(|number| (number, None)).collect();
+        let mut replicas: BTreeMap<i32, Option<Arc<Pod>>> =
+            numbers(seen.set).map(|number| (number, None)).collect();
         let mut condemned = Vec::new();
         for pod in seen.pods {
             let Some(number) = ordinal(seen.set, pod) else { continue };
@@ -141,6 +147,9 @@ impl<'a> Work<'a> {
     /// Brings one pod that is to be nearer to being.
     fn replica(&mut self, number: i32, pod: Option<&Pod>) -> Next {
         let Some(pod) = pod else {
+            if self.awaits_claims(number) {
+                return Next::Wait;
+            }
             self.out.claims.push(number);
             self.out.create.push((number, self.version(number)));
             return if self.ordered() { Next::Wait } else { Next::Go };
@@ -161,6 +170,18 @@ impl<'a> Work<'a> {
             self.out.identify.push((number, Target::of(pod)));
         }
         Next::Go
+    }
+
+    /// Whether a new pod of that number must wait for old claims to go.
+    fn awaits_claims(&mut self, number: i32) -> bool {
+        let doomed = |name: String| {
+            let claim = self.seen.claims.get(&name)?;
+            doom(self.seen.set, number, claim).map(|why| (name, why))
+        };
+        let awaited: Vec<_> = claim_names(self.seen.set, number).filter_map(doomed).collect();
+        let waits = !awaited.is_empty();
+        self.out.awaited.extend(awaited);
+        waits
     }
 
     /// The template for a new pod: during an update, numbers that it has not reached get the one before.

@@ -1,5 +1,7 @@
 //! What makes one pod of a StatefulSet that pod: number, names, labels and volumes.
 
+use std::ops::Range;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
@@ -20,6 +22,12 @@ pub(crate) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
 /// The number of the first pod.
 pub(crate) fn first(set: &StatefulSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or_default()
+}
+
+/// The numbers of the pods that are to be.
+pub(crate) fn numbers(set: &StatefulSet) -> Range<i32> {
+    let replicas = set.spec.as_ref().map_or(0, |spec| spec.replicas.unwrap_or(1));
+    first(set)..first(set).saturating_add(replicas)
 }
 
 /// The name of the pod of that number.
@@ -85,6 +93,41 @@ fn claim_templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
 
 fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32) -> String {
     format!("{}-{}", owner::name(&template.metadata), pod_name(set, ordinal))
+}
+
+/// The names of the claims of the pod of that number.
+pub(crate) fn claim_names(set: &StatefulSet, ordinal: i32) -> impl Iterator<Item = String> {
+    claim_templates(set).iter().map(move |template| claim_name(set, template, ordinal))
+}
+
+/// Whether a claim of that name would be one of the set's, of whatever number.
+pub(crate) fn is_claim_of(set: &StatefulSet, name: &str) -> bool {
+    let number = |template: &PersistentVolumeClaim| {
+        let rest = name.strip_prefix(owner::name(&template.metadata))?.strip_prefix('-')?;
+        rest.strip_prefix(owner::name(&set.metadata))?.strip_prefix('-')?.parse::<i32>().ok()
+    };
+    claim_templates(set).iter().any(|template| number(template).is_some())
+}
+
+/// Why a claim must be gone before the pod of that number is made anew, if it must: what the pod writes would go with the claim.
+///
+/// Source: `PodClaimIsStale` and `createPersistentVolumeClaims`. Upstream looks for an earlier pod only where claims go with pods
+/// that are too many, and not for an earlier set. But the garbage collector takes what an owner that is gone has left, whatever the
+/// policy has become since; and where it finds another owner it takes the reference away, so the wait ends either way.
+pub(crate) fn doom(set: &StatefulSet, ordinal: i32, claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Some("is being deleted");
+    }
+    let (pod, set_uid) = (pod_name(set, ordinal), owner::uid(&set.metadata));
+    claim.metadata.owner_references.iter().flatten().find_map(|it| {
+        match (it.api_version.as_str(), it.kind.as_str()) {
+            ("v1", "Pod") if it.name == pod => Some("belongs to an earlier pod of that name"),
+            ("apps/v1", "StatefulSet") if it.name == owner::name(&set.metadata) && it.uid != set_uid => {
+                Some("belongs to an earlier stateful set of that name")
+            }
+            _ => None,
+        }
+    })
 }
 
 /// What becomes of claims when the set is deleted, and when it shrinks.

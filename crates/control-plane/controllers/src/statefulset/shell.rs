@@ -9,8 +9,11 @@ use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_already_exists, is_conflict, is_not_found};
 use serde_json::json;
 
-use super::decide::{Decision, Observed, Revisions, Version, decide};
-use super::identity::{claim_owners, claims, identify, new_pod, ordinal, pod_name, retention, revision};
+use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
+use super::identity::{
+    claim_names, claim_owners, claims, identify, is_claim_of, new_pod, numbers, ordinal, pod_name, retention,
+    revision,
+};
 use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
@@ -79,6 +82,15 @@ impl Controller {
                 queue.add(key);
             }
         });
+        let (queue, sets) = (self.queue.clone(), self.sets.clone());
+        self.claims.on_event(move |change| {
+            // By name: it may have no owner, or a pod.
+            let meta = &change.object().metadata;
+            let sets = sets.list_namespace(owner::namespace(meta));
+            for set in sets.iter().filter(|set| is_claim_of(set, owner::name(meta))) {
+                queue.add(ObjectKey::of(set.as_ref()));
+            }
+        });
         let queue = self.queue.clone();
         self.revisions.on_event(move |change| {
             owner_of::<StatefulSet>(&change.object().metadata).into_iter().for_each(|key| queue.add(key));
@@ -125,7 +137,8 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         update_name: owner::name(&update.metadata),
         update: &update_template,
     };
-    let decision = decide(&Observed { set: &set, pods: &pods, revisions }, now);
+    let claims = sync.claims(&pods);
+    let decision = decide(&Observed { set: &set, pods: &pods, claims: &claims, revisions }, now);
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }
@@ -205,6 +218,17 @@ impl Sync<'_> {
         Ok((adopt.is_empty() && release.is_empty()).then_some(owned))
     }
 
+    /// What is stored of the claims of all numbers that are, or are to be.
+    fn claims(&self, pods: &[Arc<Pod>]) -> Claims {
+        let set = self.set();
+        let all = numbers(set).chain(pods.iter().filter_map(|pod| ordinal(set, pod)));
+        let stored = |name: String| {
+            let key = ObjectKey::new(self.children.key.namespace.as_str(), name.as_str());
+            self.controller.claims.get(&key).map(|claim| (name, claim))
+        };
+        all.flat_map(|number| claim_names(set, number)).filter_map(stored).collect()
+    }
+
     async fn apply(
         &self,
         decision: Decision,
@@ -239,7 +263,7 @@ impl Sync<'_> {
         if let Some(status) = decision.status {
             self.write_status(status).await?;
         }
-        outcome
+        outcome.and(awaited(&decision.awaited))
     }
 
     fn record(&self, verb: &str, pod: &str, error: Option<&kube::Error>) {
@@ -320,20 +344,18 @@ impl Sync<'_> {
         let set = owner::name(&self.set().metadata);
         for claim in claims(self.set(), number) {
             let name = owner::name(&claim.metadata);
-            match self.controller.claims.get(&ObjectKey::of(&claim)) {
-                Some(found) if found.metadata.deletion_timestamp.is_some() => {
-                    let why = "is being deleted and must be gone before its pod comes".to_owned();
-                    return Err(Error::Unusable { object: format!("claim {name}"), why });
-                }
-                Some(_) => continue,
-                None => {}
+            if self.controller.claims.contains(&ObjectKey::of(&claim)) {
+                continue;
             }
             match self.claim_api().create(&PostParams::default(), &claim).await {
                 Ok(_) => {
                     let message = format!("Create Claim {name} Pod {pod} in StatefulSet {set} success");
                     self.children.context.normal(self.set(), "SuccessfulCreate", message);
                 }
-                Err(error) if is_already_exists(&error) => {}
+                // One that was not seen was not judged either.
+                Err(error) if is_already_exists(&error) => {
+                    return Err(Error::call("create claim", name)(error));
+                }
                 Err(error) => {
                     let why = context::words(&error);
                     let message =
@@ -391,4 +413,11 @@ impl Sync<'_> {
             Err(error) => Err(Error::call("update status of stateful set", key.to_string())(error)),
         }
     }
+}
+
+/// Says which claims are in the way. Their end wakes the set; until then the log is to tell why there is no pod.
+fn awaited(claims: &[(String, &'static str)]) -> Result<(), Error> {
+    let Some((name, why)) = claims.first() else { return Ok(()) };
+    let why = format!("{why} and must be gone before its pod comes");
+    Err(Error::Unusable { object: format!("claim {name}"), why })
 }

@@ -1,5 +1,7 @@
 //! Decisions about one StatefulSet, and the controller against a server.
 
+mod claims;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{
@@ -12,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 
-use super::decide::{Decision, Observed, Revisions, Version, decide};
+use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
 use super::identity::{claim_owners, claims, identify, new_pod, revision};
 use super::{INDEX_LABEL, NAME_LABEL};
 use crate::testing::api::{FakeApi, Running};
@@ -77,10 +79,14 @@ fn well(number: i32, revision: &str) -> Pod {
 }
 
 fn decided(set: &StatefulSet, pods: Vec<Pod>) -> Decision {
+    decided_with(set, pods, &Claims::new())
+}
+
+fn decided_with(set: &StatefulSet, pods: Vec<Pod>, claims: &Claims) -> Decision {
     let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
     let (old, new) = (template(LABELS, "v1"), template(LABELS, "v2"));
     let revisions = Revisions { current_name: "old", current: &old, update_name: "new", update: &new };
-    decide(&Observed { set, pods: &pods, revisions }, at(1000))
+    decide(&Observed { set, pods: &pods, claims, revisions }, at(1000))
 }
 
 fn created(decision: &Decision) -> Vec<i32> {
