@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::identity::{claim_names, doom, first, is_identified, numbers, ordinal, revision};
+use super::identity::{claim_names, claim_owners, doom, first, is_identified, numbers, ordinal, revision};
 use super::status::{self, is_running_and_ready};
 use crate::children::Target;
 use crate::deployment::scaled;
@@ -48,8 +48,9 @@ pub(crate) struct Decision {
     pub(crate) claims: Vec<i32>,
     /// Claims that keep a pod from being made until they are gone, and why.
     pub(crate) awaited: Vec<(String, &'static str)>,
-    /// Pods beyond the number wanted, whose claims may have to go with them: number, pod.
-    pub(crate) condemned: Vec<(i32, Target)>,
+    /// Claims that get other owners, each with the pod that has it: as they are to be.
+    pub(crate) hand_over: Vec<(Target, PersistentVolumeClaim)>,
+    /// A pod whose claim could not be handed over has to stay: it would leave it behind.
     pub(crate) delete: Vec<Target>,
     pub(crate) status: Option<StatefulSetStatus>,
     /// When to look again although nothing happens.
@@ -126,6 +127,13 @@ impl<'a> Work<'a> {
 
     fn manage(&mut self) {
         let replicas: Vec<_> = self.replicas.iter().map(|(number, pod)| (*number, pod.clone())).collect();
+        // Upstream waits for a pod's turn in the order, but the policy does not depend on it. What a pod that goes has taken along
+        // is taken back only where upstream does so, too: in order, the next pod of that number gets new claims.
+        for (number, pod) in &replicas {
+            if let Some(pod) = pod.as_ref().filter(|pod| !self.ordered() || !pods::is_terminating(pod)) {
+                self.keep_policy(*number, pod, false);
+            }
+        }
         let mut waits = false;
         for (number, pod) in replicas {
             if self.replica(number, pod.as_deref()) == Next::Wait {
@@ -184,6 +192,17 @@ impl<'a> Work<'a> {
         waits
     }
 
+    /// Has the claims of a pod go with whom the set's policy says. The policy may be another than when they were made.
+    fn keep_policy(&mut self, number: i32, pod: &Pod, condemned: bool) {
+        for name in claim_names(self.seen.set, number) {
+            let Some(claim) = self.seen.claims.get(&name) else { continue };
+            let Some(owners) = claim_owners(self.seen.set, claim, pod, condemned) else { continue };
+            let mut claim = PersistentVolumeClaim::clone(claim);
+            claim.metadata.owner_references = (!owners.is_empty()).then_some(owners);
+            self.out.hand_over.push((Target::of(pod), claim));
+        }
+    }
+
     /// The template for a new pod: during an update, numbers that it has not reached get the one before.
     fn version(&self, number: i32) -> Version {
         let update = self.spec.update_strategy.as_ref().and_then(|it| it.rolling_update.as_ref());
@@ -202,6 +221,9 @@ impl<'a> Work<'a> {
     /// Removes what is beyond the number wanted: from the highest number, one at a time, and in order only while all the others
     /// are well.
     fn condemn(&mut self) -> Next {
+        for (number, pod) in self.condemned.clone() {
+            self.keep_policy(number, &pod, true);
+        }
         let unhealthy = self.first_unavailable();
         // Upstream looks only at those above; a pod that an update has just taken down counts here too.
         if self.ordered() && self.condemned.iter().any(|(_, pod)| pods::is_terminating(pod)) {
@@ -216,7 +238,6 @@ impl<'a> Work<'a> {
             if self.ordered() && !self.is_available(&pod) && may_get_well {
                 return Next::Wait;
             }
-            self.out.condemned.push((number, Target::of(&pod)));
             self.out.delete.push(Target::of(&pod));
             if self.ordered() {
                 return Next::Wait;

@@ -169,22 +169,37 @@ pub(crate) fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeCla
     claim_templates(set).iter().map(claim).collect()
 }
 
-/// The owners a claim should have, if they are others than it has: a pod that is to go takes its claims along where the policy
-/// says so, and one that is to stay does not.
+/// The owners that a claim of a pod should have, if they are others than it has: a pod that is to go takes its claims along where
+/// the policy says so, and otherwise they go with the set or with nobody.
+///
+/// Source: `isClaimOwnerUpToDate` and `updateClaimOwnerRefForSetAndPod`.
 pub(crate) fn claim_owners(
     set: &StatefulSet,
     claim: &PersistentVolumeClaim,
-    condemned: Option<&Pod>,
+    pod: &Pod,
+    condemned: bool,
 ) -> Option<Vec<OwnerReference>> {
-    let policy = retention(set);
-    let old = claim.metadata.owner_references.clone().unwrap_or_default();
-    let set_uid = owner::uid(&set.metadata);
-    let foreign = |it: &&OwnerReference| it.uid != set_uid && !(it.kind == "Pod" && it.api_version == "v1");
-    let mut new: Vec<OwnerReference> = old.iter().filter(foreign).cloned().collect();
-    match condemned {
-        Some(pod) if policy.delete_with_pod => new.push(owner::controller_reference(pod)),
-        _ if policy.delete_with_set => new.push(owner::controller_reference(set)),
-        _ => {}
+    let (own_set, own_pod) = (owner::controller_reference(set), owner::controller_reference(pod));
+    let names = |it: &OwnerReference, own: &OwnerReference| {
+        (&it.api_version, &it.kind, &it.name) == (&own.api_version, &own.kind, &own.name)
+    };
+    let old = claim.metadata.owner_references.as_deref().unwrap_or_default();
+    let (ours, others): (Vec<_>, Vec<_>) =
+        old.iter().cloned().partition(|it| names(it, &own_set) || names(it, &own_pod));
+    // What an earlier set or pod of that name has left is the garbage collector's.
+    if ours.iter().any(|it| it.uid != own_set.uid && it.uid != own_pod.uid) {
+        return None;
     }
-    (new != old).then_some(new)
+    let policy = retention(set);
+    // There is one controller, and another one comes before the policy.
+    let wanted = if others.iter().any(|it| it.controller == Some(true)) {
+        None
+    } else if condemned && policy.delete_with_pod {
+        Some(own_pod)
+    } else {
+        policy.delete_with_set.then_some(own_set)
+    };
+    let controls = |it: &OwnerReference| (it.uid.clone(), it.controller == Some(true));
+    let is_right = ours.iter().map(controls).eq(wanted.iter().map(controls));
+    (!is_right).then(|| others.into_iter().chain(wanted).collect())
 }

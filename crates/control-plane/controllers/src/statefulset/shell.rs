@@ -11,8 +11,7 @@ use serde_json::json;
 
 use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
 use super::identity::{
-    claim_names, claim_owners, claims, identify, is_claim_of, new_pod, numbers, ordinal, pod_name, retention,
-    revision,
+    claim_names, claims, identify, is_claim_of, new_pod, numbers, ordinal, pod_name, revision,
 };
 use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
@@ -40,6 +39,7 @@ pub(crate) async fn run(context: Context) {
         queue: WorkQueue::new("statefulset"),
         expectations: Expectations::default(),
         kept: Expectations::default(),
+        claimed: Expectations::default(),
         own_writes: Expectations::default(),
         context: context.clone(),
     });
@@ -66,6 +66,8 @@ struct Controller {
     expectations: Expectations,
     /// Writes to revisions.
     kept: Expectations,
+    /// Writes to claims.
+    claimed: Expectations,
     /// Writes to the set's status, by which new pods get their version.
     own_writes: Expectations,
 }
@@ -102,12 +104,14 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let Some(set) = controller.sets.get(&key) else {
         controller.expectations.forget(&key);
         controller.kept.forget(&key);
+        controller.claimed.forget(&key);
         controller.own_writes.forget(&key);
         return Ok(());
     };
     let now = controller.context.now();
     let shown = controller.expectations.satisfied(&key, &controller.pods, now)
         && controller.kept.satisfied(&key, &controller.revisions, now)
+        && controller.claimed.satisfied(&key, &controller.claims, now)
         && controller.own_writes.satisfied(&key, &controller.sets, now);
     if !shown {
         controller.queue.add_after(key, LAG_CHECK);
@@ -252,10 +256,8 @@ impl Sync<'_> {
         for (number, target) in &decision.identify {
             self.identify(*number, target, pods).await?;
         }
-        for (number, target) in &decision.condemned {
-            if let Some(pod) = pods.iter().find(|pod| owner::uid(&pod.metadata) == target.uid) {
-                self.hand_claims_to(*number, pod).await?;
-            }
+        for (_, claim) in &decision.hand_over {
+            self.hand_over(claim).await?;
         }
         for target in &decision.delete {
             self.delete(target).await?;
@@ -348,7 +350,8 @@ impl Sync<'_> {
                 continue;
             }
             match self.claim_api().create(&PostParams::default(), &claim).await {
-                Ok(_) => {
+                Ok(created) => {
+                    self.controller.claimed.wrote(self.children.key, &created, self.children.context.now());
                     let message = format!("Create Claim {name} Pod {pod} in StatefulSet {set} success");
                     self.children.context.normal(self.set(), "SuccessfulCreate", message);
                 }
@@ -368,24 +371,24 @@ impl Sync<'_> {
         Ok(())
     }
 
-    /// Has the claims of a pod that is to go deleted with it, where the policy says so.
-    async fn hand_claims_to(&self, number: i32, pod: &Pod) -> Result<(), Error> {
-        if !retention(self.set()).delete_with_pod {
-            return Ok(());
+    /// Stores a claim with its new owners.
+    async fn hand_over(&self, claim: &PersistentVolumeClaim) -> Result<(), Error> {
+        let (name, now) = (owner::name(&claim.metadata), self.children.context.now());
+        let (claimed, key) = (&self.controller.claimed, self.children.key);
+        // An update with the version that was seen: the controller's role does not allow to patch claims.
+        match self.claim_api().replace(name, &PostParams::default(), claim).await {
+            Ok(stored) => {
+                claimed.wrote(key, &stored, now);
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => Ok(()),
+            Err(error) => {
+                let from = owner::version(&claim.metadata);
+                let may = || Expected::MaybeUpdated { key: ObjectKey::of(claim), from };
+                claimed.unanswered(key, &error, may, now);
+                Err(Error::call("hand over claim", name)(error))
+            }
         }
-        for claim in claims(self.set(), number) {
-            let Some(stored) = self.controller.claims.get(&ObjectKey::of(&claim)) else { continue };
-            let Some(owners) = claim_owners(self.set(), &stored, Some(pod)) else { continue };
-            let name = owner::name(&stored.metadata);
-            // An update with the version that was seen: the controller's role does not allow to patch claims.
-            let mut handed_over = PersistentVolumeClaim::clone(&stored);
-            handed_over.metadata.owner_references = Some(owners);
-            self.claim_api()
-                .replace(name, &PostParams::default(), &handed_over)
-                .await
-                .map_err(Error::call("hand over claim", name))?;
-        }
-        Ok(())
     }
 
     async fn forget_old(&self, pods: &[Arc<Pod>], revisions: &Revisions<'_>) -> Result<(), Error> {

@@ -247,8 +247,8 @@ fn pods_and_claims_have_their_identity() {
         claims(&with("Delete", "Retain"), 1)[0].metadata.owner_references.as_ref().unwrap()[0].kind,
         "StatefulSet"
     );
-    assert_eq!(claim_owners(&keep, &claim, Some(&pod)), None);
-    let owners = claim_owners(&with("Retain", "Delete"), &claim, Some(&pod)).unwrap();
+    assert_eq!(claim_owners(&keep, &claim, &pod, true), None);
+    let owners = claim_owners(&with("Retain", "Delete"), &claim, &pod, true).unwrap();
     assert_eq!(owners[0].kind, "Pod");
 }
 

@@ -71,6 +71,94 @@ fn claims_are_known_by_name() {
     }
 }
 
+#[test]
+fn claims_go_with_whom_the_policy_says() {
+    let pod = member(1, "new");
+    let (of_set, of_pod) = (controller_reference(&set(1)), controller_reference(&pod));
+    let mut weak = of_set.clone();
+    weak.controller = None;
+    let other = controlled_by("v1", "ConfigMap", "other");
+    let mut guest = other.clone();
+    guest.controller = None;
+    let check = |policy: (&str, &str), condemned: bool, old: &[&OwnerReference], new: &[&OwnerReference]| {
+        let owned = |refs: &[&OwnerReference]| refs.iter().map(|it| (*it).clone()).collect::<Vec<_>>();
+        let set = with_claims(set(2), policy.0, policy.1);
+        let (_, claim) = stored(1, &owned(old));
+        let answer = claim_owners(&set, &claim, &pod, condemned);
+        let case = format!("{policy:?} condemned {condemned} old {old:?}");
+        assert_eq!(answer, (old != new).then(|| owned(new)), "{case}");
+        let (_, claim) = stored(1, &owned(new));
+        assert_eq!(claim_owners(&set, &claim, &pod, condemned), None, "again: {case}");
+    };
+    let (keep, with_set, with_pod, both) =
+        (("Retain", "Retain"), ("Delete", "Retain"), ("Retain", "Delete"), ("Delete", "Delete"));
+    for old in [&[][..], &[&of_set], &[&of_pod], &[&weak], &[&of_set, &of_pod]] {
+        check(keep, false, old, &[]);
+        check(keep, true, old, &[]);
+        check(with_set, false, old, &[&of_set]);
+        check(with_set, true, old, &[&of_set]);
+        check(with_pod, false, old, &[]);
+        check(with_pod, true, old, &[&of_pod]);
+        check(both, false, old, &[&of_set]);
+        check(both, true, old, &[&of_pod]);
+    }
+    check(both, false, &[&of_pod, &guest], &[&guest, &of_set]);
+    check(both, true, &[&guest], &[&guest, &of_pod]);
+    check(both, true, &[&other], &[&other]);
+    check(both, true, &[&of_set, &other], &[&other]);
+    let stale = earlier("v1", "Pod", "db-1");
+    check(both, true, &[&stale], &[&stale]);
+    check(
+        keep,
+        false,
+        &[&earlier("apps/v1", "StatefulSet", "db")],
+        &[&earlier("apps/v1", "StatefulSet", "db")],
+    );
+}
+
+#[test]
+fn claims_are_handed_over_and_taken_back() {
+    let owners = |set: &StatefulSet, pods: Vec<Pod>, claims: &Claims| -> Vec<(String, Vec<String>)> {
+        let decision = decided_with(set, pods, claims);
+        let of = |claim: &PersistentVolumeClaim| {
+            let owners = claim.metadata.owner_references.iter().flatten();
+            (claim.metadata.name.clone().unwrap(), owners.map(|it| it.name.clone()).collect())
+        };
+        decision.hand_over.iter().map(|(_, claim)| of(claim)).collect()
+    };
+    let names = |number: i32, owners: &[&str]| {
+        (format!("data-db-{number}"), owners.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
+    };
+    let all = || vec![well(0, "new"), well(1, "new"), well(2, "new")];
+    let free: Claims = (0..3).map(|number| stored(number, &[])).collect();
+    let goes = |replicas| with_claims(set(replicas), "Retain", "Delete");
+    assert_eq!(
+        owners(&goes(1), all(), &free),
+        [names(2, &["db-2"]), names(1, &["db-1"])],
+        "of all that have to go, though they go one after the other"
+    );
+    let early = owners(&goes(1), vec![member(0, "new"), well(1, "new")], &free);
+    assert!(early.is_empty(), "not before its time: {early:?}");
+    let handed: Claims =
+        all().iter().zip(0..).map(|(pod, at)| stored(at, &[controller_reference(pod)])).collect();
+    assert_eq!(
+        owners(&goes(3), all(), &handed),
+        [names(0, &[]), names(1, &[]), names(2, &[])],
+        "the set is to be large again"
+    );
+    let one_goes = || vec![well(0, "new"), well(1, "new"), well(2, "new").deleting()];
+    assert_eq!(owners(&goes(3), one_goes(), &handed), [names(0, &[]), names(1, &[])]);
+    let loose = with_claims(parallel(3), "Retain", "Delete");
+    assert_eq!(owners(&loose, one_goes(), &handed), [names(0, &[]), names(1, &[]), names(2, &[])]);
+    let with_set = with_claims(set(3), "Delete", "Retain");
+    let sick = vec![member(0, "new"), member(1, "new")];
+    assert_eq!(
+        owners(&with_set, sick, &free),
+        [names(0, &["db"]), names(1, &["db"])],
+        "whether they serve or not"
+    );
+}
+
 fn claim_uid(api: &FakeApi, name: &str) -> Option<String> {
     api.get::<PersistentVolumeClaim>("/persistentvolumeclaims", "ns", name)?.metadata.uid
 }
@@ -97,5 +185,32 @@ async fn a_number_that_comes_back_gets_a_new_claim() {
     api.until("three again", FakeApi::run_pods, |api| ready(api) == 3).await;
     let new = claim_uid(&api, "data-db-2");
     assert!(new.is_some() && new != old, "{old:?}, now {new:?}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_changes_is_kept_from_then_on() {
+    let api = FakeApi::default();
+    api.create("apps/statefulsets", &with_claims(set(2), "Retain", "Retain"));
+    let running = Running::start(&api, &["statefulset-controller"]);
+    api.until("two", FakeApi::run_pods, |api| ready(api) == 2).await;
+    let owned_by = |api: &FakeApi, kind: Option<&str>| {
+        let claims: Vec<PersistentVolumeClaim> = api.list("/persistentvolumeclaims");
+        let owner = |it: &PersistentVolumeClaim| {
+            it.metadata.owner_references.iter().flatten().map(|it| it.kind.clone()).next()
+        };
+        claims.len() == 2 && claims.iter().all(|it| owner(it).as_deref() == kind)
+    };
+    api.settle().await;
+    assert!(owned_by(&api, None));
+    let set_policy = |when: &str| {
+        api.edit("apps/statefulsets", "ns", "db", |set| {
+            set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = when.into();
+        });
+    };
+    set_policy("Delete");
+    api.until("they go with the set", |_| {}, |api| owned_by(api, Some("StatefulSet"))).await;
+    set_policy("Retain");
+    api.until("they stay", |_| {}, |api| owned_by(api, None)).await;
     running.stop().await;
 }
