@@ -37,14 +37,14 @@ pub(crate) struct Observed<'a> {
     pub(crate) revisions: Revisions<'a>,
 }
 
-/// To be carried out in this order.
+/// To be carried out in this order. What fails keeps only that from being done that is said to depend on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Decision {
     /// Pods to make by number, each from today's template or the one before.
     pub(crate) create: Vec<(i32, Version)>,
     /// Pods that lack the labels of their number.
     pub(crate) identify: Vec<(i32, Target)>,
-    /// Pods whose claims must exist, be it that the pod waits for them, by number.
+    /// Numbers whose pods wait for claims that are missing. A pod that is to be made gets its claims before it.
     pub(crate) claims: Vec<i32>,
     /// Claims that keep a pod from being made until they are gone, and why.
     pub(crate) awaited: Vec<(String, &'static str)>,
@@ -158,7 +158,6 @@ impl<'a> Work<'a> {
             if self.awaits_claims(number) {
                 return Next::Wait;
             }
-            self.out.claims.push(number);
             self.out.create.push((number, self.version(number)));
             return if self.ordered() { Next::Wait } else { Next::Go };
         };
@@ -168,7 +167,9 @@ impl<'a> Work<'a> {
             }
             return Next::Wait;
         }
-        if pods::phase(pod) == "Pending" && !pods::is_terminating(pod) {
+        let lacks_claims =
+            || claim_names(self.seen.set, number).any(|name| !self.seen.claims.contains_key(&name));
+        if pods::phase(pod) == "Pending" && !pods::is_terminating(pod) && lacks_claims() {
             self.out.claims.push(number);
         }
         if self.ordered() && !self.is_available(pod) {
@@ -267,6 +268,10 @@ impl<'a> Work<'a> {
         let most = strategy.and_then(|it| it.rolling_update.as_ref()?.max_unavailable.as_ref());
         if let Some(most) = most {
             return self.roll_several(lowest, most);
+        }
+        // What could not be made again today may not be made tomorrow: a quota may be used up.
+        if self.replicas.values().any(Option::is_none) {
+            return;
         }
         for (number, pod) in self.replicas.iter().rev() {
             let Some(pod) = pod.as_ref().filter(|_| *number >= lowest) else { return };

@@ -1,8 +1,10 @@
 //! Watches StatefulSets, pods, claims and revisions, decides, and carries it out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -13,6 +15,7 @@ use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
 use super::identity::{
     claim_names, claims, identify, is_claim_of, new_pod, numbers, ordinal, pod_name, revision,
 };
+use super::status;
 use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
@@ -21,6 +24,7 @@ use crate::history::{self, Keeper, Kept, Naming};
 use crate::labels::Selector;
 use crate::owner::{self, Claim};
 use crate::pods;
+use crate::slow_start;
 
 /// Label of revisions: their hash.
 const HASH_LABEL: &str = "controller.kubernetes.io/hash";
@@ -146,8 +150,8 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }
-    sync.apply(decision, &revisions, &pods).await?;
-    sync.forget_old(&pods, &revisions).await
+    let applied = sync.apply(decision, &revisions, &pods).await;
+    applied.and(sync.forget_old(&pods, &revisions).await)
 }
 
 /// One reconcile's calls.
@@ -233,39 +237,74 @@ impl Sync<'_> {
         all.flat_map(|number| claim_names(set, number)).filter_map(stored).collect()
     }
 
+    /// Carries out what can be carried out and tells the first thing that could not. The status is written in any case.
     async fn apply(
         &self,
         decision: Decision,
         revisions: &Revisions<'_>,
         pods: &[Arc<Pod>],
     ) -> Result<(), Error> {
-        for number in &decision.claims {
-            self.make_claims(*number).await?;
+        let mut outcome = self.bring(&decision, revisions).await;
+        for (number, target) in &decision.identify {
+            outcome = outcome.and(self.identify(*number, target, pods).await);
         }
-        let mut outcome = Ok(());
-        for (number, version) in &decision.create {
-            let (name, template): (&str, &PodTemplateSpec) = match version {
-                Version::Current => (revisions.current_name, revisions.current),
-                Version::Update => (revisions.update_name, revisions.update),
-            };
-            outcome = self.create(&new_pod(self.set(), template, name, *number)).await;
-            if outcome.is_err() {
-                break;
+        let mut stays = BTreeSet::new();
+        for (pod, claim) in &decision.hand_over {
+            let handed_over = self.hand_over(claim).await;
+            if handed_over.is_err() {
+                stays.insert(&pod.uid);
+            }
+            outcome = outcome.and(handed_over);
+        }
+        let mut deleted = Vec::new();
+        for target in decision.delete.iter().filter(|target| !stays.contains(&target.uid)) {
+            match self.delete(target).await {
+                Ok(()) => deleted.push(target.clone()),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        for (number, target) in &decision.identify {
-            self.identify(*number, target, pods).await?;
-        }
-        for (_, claim) in &decision.hand_over {
-            self.hand_over(claim).await?;
-        }
-        for target in &decision.delete {
-            self.delete(target).await?;
-        }
-        if let Some(status) = decision.status {
-            self.write_status(status).await?;
+        let status = if deleted == decision.delete {
+            decision.status
+        } else {
+            // The decision has counted them as gone.
+            status::status(self.set(), pods, &deleted, revisions, self.children.context.now())
+        };
+        if let Some(status) = status {
+            outcome = outcome.and(self.write_status(status).await);
         }
         outcome.and(awaited(&decision.awaited))
+    }
+
+    /// Makes the claims and pods that are missing, in the order of their numbers and in batches that double while all goes well.
+    async fn bring(&self, decision: &Decision, revisions: &Revisions<'_>) -> Result<(), Error> {
+        let claims = decision.claims.iter().map(|number| (*number, None));
+        let create = decision.create.iter().map(|(number, version)| (*number, Some(*version)));
+        let mut missing: Vec<(i32, Option<Version>)> = claims.chain(create).collect();
+        missing.sort_by_key(|(number, _)| *number);
+        let mut missing = missing.into_iter();
+        for size in slow_start::batches(missing.len()) {
+            let batch = missing
+                .by_ref()
+                .take(size)
+                .map(|(number, version)| self.bring_one(number, version, revisions));
+            join_all(batch).await.into_iter().collect::<Result<Vec<()>, _>>()?;
+        }
+        Ok(())
+    }
+
+    async fn bring_one(
+        &self,
+        number: i32,
+        version: Option<Version>,
+        revisions: &Revisions<'_>,
+    ) -> Result<(), Error> {
+        self.make_claims(number).await?;
+        let (name, template): (&str, &PodTemplateSpec) = match version {
+            None => return Ok(()),
+            Some(Version::Current) => (revisions.current_name, revisions.current),
+            Some(Version::Update) => (revisions.update_name, revisions.update),
+        };
+        self.create(&new_pod(self.set(), template, name, number)).await
     }
 
     fn record(&self, verb: &str, pod: &str, error: Option<&kube::Error>) {
@@ -344,6 +383,7 @@ impl Sync<'_> {
     async fn make_claims(&self, number: i32) -> Result<(), Error> {
         let pod = pod_name(self.set(), number);
         let set = owner::name(&self.set().metadata);
+        let mut outcome = Ok(());
         for claim in claims(self.set(), number) {
             let name = owner::name(&claim.metadata);
             if self.controller.claims.contains(&ObjectKey::of(&claim)) {
@@ -357,18 +397,18 @@ impl Sync<'_> {
                 }
                 // One that was not seen was not judged either.
                 Err(error) if is_already_exists(&error) => {
-                    return Err(Error::call("create claim", name)(error));
+                    outcome = outcome.and(Err(Error::call("create claim", name)(error)));
                 }
                 Err(error) => {
                     let why = context::words(&error);
                     let message =
                         format!("Create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {why}");
                     self.children.context.warning(self.set(), "FailedCreate", message);
-                    return Err(Error::call("create claim", name)(error));
+                    outcome = outcome.and(Err(Error::call("create claim", name)(error)));
                 }
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Stores a claim with its new owners.

@@ -214,3 +214,53 @@ async fn a_policy_that_changes_is_kept_from_then_on() {
     api.until("they stay", |_| {}, |api| owned_by(api, None)).await;
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_are_refused_hold_up_neither_the_others_nor_the_status() {
+    let api = FakeApi::default();
+    // Two are left from an earlier life, and there is no room for more.
+    for name in ["data-db-0", "data-db-1"] {
+        let metadata = ObjectMeta { uid: None, resource_version: None, ..meta(name) };
+        api.create("/persistentvolumeclaims", &PersistentVolumeClaim { metadata, ..Default::default() });
+    }
+    api.refuse("/persistentvolumeclaims", "exceeded quota");
+    api.create("apps/statefulsets", &with_claims(parallel(5), "Retain", "Retain"));
+    let running = Running::start(&api, &["statefulset-controller"]);
+    let status = |api: &FakeApi| {
+        api.get::<StatefulSet>("apps/statefulsets", "ns", "db").unwrap().status.unwrap_or_default()
+    };
+    api.until("two", FakeApi::run_pods, |api| {
+        let status = status(api);
+        (ready(api), status.ready_replicas, status.observed_generation) == (2, Some(2), Some(1))
+    })
+    .await;
+    api.edit("apps/statefulsets", "ns", "db", |set| set["spec"]["replicas"] = 4.into());
+    let told = |api: &FakeApi| api.events("FailedCreate").iter().any(|it| it.contains("data-db-2"));
+    api.until("the edit is seen", |_| {}, |api| status(api).observed_generation == Some(2) && told(api))
+        .await;
+    let claims = [3, 4].map(|number| format!("data-db-{number}"));
+    let failed = api.events("FailedCreate");
+    let of_others = failed.iter().filter(|message| claims.iter().any(|claim| message.contains(claim)));
+    assert_eq!(of_others.count(), 0, "a quota is met once: {failed:?}");
+    api.accept();
+    api.until("four", FakeApi::run_pods, |api| ready(api) == 4).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_stays_until_its_claim_is_known_to_be_handed_over() {
+    let api = FakeApi::default();
+    api.create("apps/statefulsets", &with_claims(set(2), "Retain", "Delete"));
+    let running = Running::start(&api, &["statefulset-controller"]);
+    api.until("two", FakeApi::run_pods, |api| ready(api) == 2).await;
+    api.settle().await;
+    api.lose_answer("/persistentvolumeclaims", "data-db-1");
+    api.edit("apps/statefulsets", "ns", "db", |set| set["spec"]["replicas"] = 1.into());
+    // Longer than an update without an answer is waited for.
+    crate::testing::pass(60).await;
+    let observed = api.get::<StatefulSet>("apps/statefulsets", "ns", "db").unwrap().status.unwrap();
+    assert_eq!((ready(&api), observed.observed_generation), (2, Some(2)));
+    api.release("/persistentvolumeclaims");
+    api.until("one", FakeApi::run_pods, |api| api.list::<Pod>("/pods").len() == 1).await;
+    running.stop().await;
+}
