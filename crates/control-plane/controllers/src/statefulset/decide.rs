@@ -12,6 +12,7 @@ use super::identity::{claim_names, claim_owners, doom, first, is_identified, num
 use super::status::{self, is_running_and_ready};
 use crate::children::Target;
 use crate::deployment::scaled;
+use crate::owner;
 use crate::pods;
 
 /// The revision the pods had, and the one they are to have.
@@ -134,22 +135,14 @@ impl<'a> Work<'a> {
                 self.keep_policy(*number, pod, false);
             }
         }
-        let mut waits = false;
         for (number, pod) in replicas {
-            if self.replica(number, pod.as_deref()) == Next::Wait {
-                waits = true;
-                if self.ordered() {
-                    return;
-                }
+            if self.replica(number, pod.as_deref()) == Next::Wait && self.ordered() {
+                return;
             }
         }
-        if waits {
-            return;
+        if self.condemn() == Next::Go {
+            self.roll();
         }
-        if self.condemn() == Next::Wait {
-            return;
-        }
-        self.roll();
     }
 
     /// Brings one pod that is to be nearer to being.
@@ -219,8 +212,8 @@ impl<'a> Work<'a> {
         if rolling && number < reached { Version::Current } else { Version::Update }
     }
 
-    /// Removes what is beyond the number wanted: from the highest number, one at a time, and in order only while all the others
-    /// are well.
+    /// Removes what is beyond the number wanted: all of it, or, in order, from the highest number, one at a time, and only while all
+    /// the others are well.
     fn condemn(&mut self) -> Next {
         for (number, pod) in self.condemned.clone() {
             self.keep_policy(number, &pod, true);
@@ -244,7 +237,7 @@ impl<'a> Work<'a> {
                 return Next::Wait;
             }
         }
-        if self.condemned.is_empty() { Next::Go } else { Next::Wait }
+        Next::Go
     }
 
     /// The lowest number that does not serve.
@@ -254,6 +247,12 @@ impl<'a> Work<'a> {
         let mut all: Vec<(i32, Arc<Pod>)> = replicas.chain(self.condemned.iter().cloned()).collect();
         all.sort_by_key(|(number, _)| *number);
         all.iter().find(|(_, pod)| !self.is_available(pod)).map(|(number, _)| *number)
+    }
+
+    /// Whether the pod is on its way out, by this very decision perhaps.
+    fn goes(&self, pod: &Pod) -> bool {
+        let uid = owner::uid(&pod.metadata);
+        pods::is_terminating(pod) || self.out.delete.iter().any(|target| target.uid == uid)
     }
 
     /// Replaces the highest number that has the old template, once everything above it serves; or, where the set says how many may
@@ -275,7 +274,7 @@ impl<'a> Work<'a> {
         }
         for (number, pod) in self.replicas.iter().rev() {
             let Some(pod) = pod.as_ref().filter(|_| *number >= lowest) else { return };
-            if revision(pod) != self.seen.revisions.update_name && !pods::is_terminating(pod) {
+            if revision(pod) != self.seen.revisions.update_name && !self.goes(pod) {
                 self.out.delete.push(Target::of(pod));
                 return;
             }
@@ -294,7 +293,7 @@ impl<'a> Work<'a> {
         let old = self.replicas.iter().rev().take_while(|(number, _)| **number >= lowest);
         let old = old
             .filter_map(|(_, pod)| pod.as_ref())
-            .filter(|pod| revision(pod) != self.seen.revisions.update_name && !pods::is_terminating(pod));
+            .filter(|pod| revision(pod) != self.seen.revisions.update_name && !self.goes(pod));
         let next = old.take(most.saturating_sub(missing)).map(|pod| Target::of(pod)).collect::<Vec<_>>();
         self.out.delete.extend(next);
     }

@@ -166,6 +166,24 @@ fn pods_go_from_the_highest_number() {
 }
 
 #[test]
+fn a_parallel_set_shrinks_and_rolls_whatever_becomes_of_a_pod() {
+    let ended = |revision| well(1, revision).phase("Failed");
+    let going = |set: &StatefulSet, pods| deleted(&decided(set, pods)).join(" ");
+    let of_four = |one: Pod| vec![well(0, "new"), one, well(2, "new"), well(3, "new")];
+    assert_eq!(going(&parallel(2), of_four(ended("new"))), "db-1 db-3 db-2");
+    assert_eq!(going(&parallel(2), of_four(ended("new").deleting())), "db-3 db-2");
+    assert_eq!(going(&set(2), of_four(ended("new").deleting())), "", "in order it waits");
+    let old = |one: Pod| vec![well(0, "old"), one, well(2, "old")];
+    assert_eq!(going(&parallel(3), old(ended("old"))), "db-1 db-2", "each of them once");
+    assert_eq!(going(&parallel(3), old(ended("old").deleting())), "db-2");
+    let last = vec![well(0, "old"), well(1, "old").phase("Succeeded")];
+    assert_eq!(going(&parallel(2), last), "db-1", "the next one waits for what is above it");
+    let beyond = vec![well(0, "old"), well(1, "old"), well(2, "old").deleting()];
+    assert_eq!(going(&parallel(2), beyond), "db-1", "and not for what has to go");
+    assert_eq!(going(&parallel(3), vec![well(0, "old"), well(2, "old")]), "", "but for what is to come");
+}
+
+#[test]
 fn updates_go_down_to_the_partition() {
     let old = || vec![well(0, "old"), well(1, "old"), well(2, "old")];
     assert_eq!(deleted(&decided(&set(3), old())), ["db-2"]);
