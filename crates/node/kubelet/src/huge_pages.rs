@@ -94,7 +94,7 @@ pub(crate) fn read(directory: &Path) -> BTreeMap<PageSize, u64> {
 
 /// What a container may have of each size that the machine has: its own limit, or else the pod's as a whole, or none.
 pub(crate) fn limits(pod: &Pod, container: &Container, sizes: PageSizes) -> Vec<v1::HugepageLimit> {
-    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let whole = resources::of_pod(pod);
     let limit = |size: PageSize| {
         let name = size.resource();
         let own = resources::limit(container.resources.as_ref(), &name);
@@ -107,7 +107,7 @@ pub(crate) fn limits(pod: &Pod, container: &Container, sizes: PageSizes) -> Vec<
 /// The size of page of an emptyDir volume of a medium of huge pages: the one in the medium's name, or the only one that the pod
 /// asks for. The error is upstream's text.
 pub(crate) fn of_medium(medium: &str, pod: &Pod) -> Result<PageSize, String> {
-    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let whole = resources::of_pod(pod);
     let containers = pod::containers(pod).iter().chain(pod::init_containers(pod));
     let mut asked: Vec<PageSize> = containers
         .filter_map(|container| container.resources.as_ref())

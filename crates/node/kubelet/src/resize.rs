@@ -86,7 +86,7 @@ impl Resize {
 
     /// Remembers what a container that was started now has.
     pub(crate) fn started(&mut self, id: &str, pod: &Pod, container: &Container) {
-        self.actual.insert(id.to_owned(), resources::effective(container, level(pod)));
+        self.actual.insert(id.to_owned(), resources::effective(container, resources::of_pod(pod)));
     }
 
     /// Remembers what the pod's group now has.
@@ -166,7 +166,7 @@ pub(crate) fn change(
     actual: Option<&ResourceRequirements>,
 ) -> Option<Change> {
     let actual = actual?;
-    let granted = resources::effective(container, level(pod));
+    let granted = resources::effective(container, resources::of_pod(pod));
     let changed: Vec<&str> = RESIZABLE.into_iter().filter(|name| !same(&granted, actual, name)).collect();
     if changed.is_empty() {
         return None;
@@ -253,14 +253,9 @@ fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
 /// What can be resized in place.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
-/// The amounts of the pod as a whole.
-fn level(pod: &Pod) -> Option<&ResourceRequirements> {
-    pod.spec.as_ref()?.resources.as_ref()
-}
-
 fn of_spec(pod: &Pod) -> Allocation {
     let of = |one: &Container| (one.name.clone(), one.resources.clone().unwrap_or_default());
-    Allocation { pod: level(pod).cloned(), containers: resizable(pod).map(of).collect() }
+    Allocation { pod: resources::of_pod(pod).cloned(), containers: resizable(pod).map(of).collect() }
 }
 
 /// What the API remembers of a pod that was here before: its statuses' amounts, else the spec's.
@@ -287,7 +282,7 @@ fn recalled(pod: &Pod) -> Allocation {
 /// The amounts of the pod as a whole, those that its spec names, out of all that its group has: without the overhead of the
 /// pod's class, and unlimited where the group is.
 fn level_in(pod: &Pod, group: &ResourceRequirements) -> Option<ResourceRequirements> {
-    let mut level = level(pod)?.clone();
+    let mut level = resources::of_pod(pod)?.clone();
     let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
     let own = |have: Option<&Amounts>, name: &str| {
         let above = resources::amount(overhead, name).unwrap_or(Quantity::ZERO);

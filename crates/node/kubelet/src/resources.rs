@@ -60,6 +60,11 @@ pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Opt
     amount(resources?.limits.as_ref(), name)
 }
 
+/// The amounts of the pod as a whole, if it names some.
+pub(crate) fn of_pod(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
+}
+
 /// What a container has in effect: where it has no limit of CPU or memory itself, that of the pod as a whole is its own.
 pub(crate) fn effective(container: &Container, pod: Option<&ResourceRequirements>) -> ResourceRequirements {
     let mut all = container.resources.clone().unwrap_or_default();
@@ -86,7 +91,7 @@ fn named(
     amount: impl Fn(&str) -> Option<Quantity>,
 ) -> Amounts {
     let containers = pod::containers(pod).iter().chain(pod::init_containers(pod));
-    let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let own = of_pod(pod);
     containers
         .filter_map(|container| container.resources.as_ref())
         .chain(own)
@@ -103,7 +108,7 @@ pub(crate) fn qos(pod: &Pod) -> Qos {
         Some("BestEffort") => return Qos::BestEffort,
         _ => {}
     }
-    let pod_level = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let pod_level = of_pod(pod);
     let lists: Vec<Option<&ResourceRequirements>> = if pod_level.is_some() {
         vec![pod_level]
     } else {
@@ -133,8 +138,7 @@ pub(crate) fn pod_request(pod: &Pod, name: &str) -> Quantity {
 
 /// The pod's limit on one resource; None if some container has none.
 pub(crate) fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
-    let whole = pod.spec.as_ref().and_then(|spec| limit(spec.resources.as_ref(), name));
-    let bounded = whole.is_some()
+    let bounded = limit(of_pod(pod), name).is_some()
         || pod::containers(pod)
             .iter()
             .chain(pod::init_containers(pod))
@@ -149,7 +153,7 @@ fn pod_total(
 ) -> Quantity {
     let spec = pod.spec.as_ref();
     let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
-    let total = spec.and_then(|spec| of(spec.resources.as_ref())).unwrap_or_else(|| pod::peak(pod, get));
+    let total = of(of_pod(pod)).unwrap_or_else(|| pod::peak(pod, get));
     let overhead = spec.and_then(|spec| amount(spec.overhead.as_ref(), name)).unwrap_or(Quantity::ZERO);
     total + overhead
 }
@@ -273,8 +277,7 @@ fn memory_request(container: &Container) -> i64 {
 
 /// What of the whole pod's request for memory no container has asked for, in equal parts.
 fn spare_memory(pod: &Pod) -> i64 {
-    let resources = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
-    let Some(whole) = resources.and_then(|resources| amount(resources.requests.as_ref(), "memory")) else {
+    let Some(whole) = of_pod(pod).and_then(|resources| amount(resources.requests.as_ref(), "memory")) else {
         return 0;
     };
     let containers = pod::containers(pod).len() + pod::init_containers(pod).len();
@@ -288,7 +291,7 @@ pub(crate) fn linux_resources(
     container: &Container,
     bounds: &Bounds,
 ) -> v1::LinuxContainerResources {
-    let resources = effective(container, pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()));
+    let resources = effective(container, of_pod(pod));
     let cpu_request = request(Some(&resources), "cpu").map_or(0, |cpu| cpu.milli_value());
     let (cpu_limit, memory_limit) = (limit(Some(&resources), "cpu"), limit(Some(&resources), "memory"));
     let mut unified = std::collections::HashMap::new();

@@ -99,7 +99,15 @@ mod tests {
             fs::write(&script, "read line").unwrap();
             let mut command = Command::new("/bin/sh");
             command.arg0(NAME).arg(&script).stdin(Stdio::piped());
-            (command.spawn().unwrap(), script.display().to_string())
+            let (child, id) = (command.spawn().unwrap(), script.display().to_string());
+            // spawn returns in the middle of execve: the new arguments are shown a moment later.
+            let pid = i32::try_from(child.id()).unwrap();
+            let until = Instant::now() + Duration::from_secs(10);
+            while !is_of(pid, &id) {
+                assert!(Instant::now() < until, "{pid} does not become {id}");
+                std::thread::yield_now();
+            }
+            (child, id)
         };
         let (mut one, id) = start("one");
         let (mut other, _) = start("other");

@@ -258,7 +258,7 @@ async fn a_budget_counts_pods_of_any_kind_that_has_a_scale() {
     assert_eq!(said(&api), says(0, "SyncFailed", why));
     for name in ["a", "b", "c", "d"] {
         api.edit("/pods", "ns", name, |pod| {
-            pod["metadata"]["ownerReferences"][0]["uid"] = uid.as_str().into()
+            pod["metadata"]["ownerReferences"][0]["uid"] = uid.as_str().into();
         });
     }
     api.until("one may go again", |_| {}, |api| said(api) == says(1, "SufficientPods", "")).await;

@@ -18,7 +18,7 @@ fn whole_of(resources: Value, level: Option<Value>, status: Value) -> Arc<Pod> {
 }
 
 fn level_of(pod: &Pod) -> Value {
-    serde_json::to_value(level(pod)).unwrap()
+    serde_json::to_value(resources::of_pod(pod)).unwrap()
 }
 
 fn amounts(value: Value) -> ResourceRequirements {

@@ -68,8 +68,8 @@ impl Worker {
         for one in wanted {
             let Some(container) = container_at(&self.pod, one.kind, one.index) else { continue };
             let path = self.shared.cgroups.container_path(&self.pod, &one.id, &self.shared.runtime_name);
-            let level = self.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
-            let limit = resources::limit(Some(&resources::effective(&container, level)), "memory");
+            let effective = resources::effective(&container, resources::of_pod(&self.pod));
+            let limit = resources::limit(Some(&effective), "memory");
             let outcome = match self.below_usage("container", &path, limit) {
                 Some(refused) => Err(refused),
                 None => self.update(&one.id, &container).await.map_err(|error| error.to_string()),
