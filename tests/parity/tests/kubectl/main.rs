@@ -71,6 +71,8 @@ fn cases() -> Vec<(PathBuf, Case)> {
     paths.into_iter().map(read).collect()
 }
 
+/// Sessions run side by side, each in a namespace of its own: what they make outside of namespaces must not show in others. (Rights
+/// that the user jane has in the whole cluster would.)
 fn run_all(kubeconfig: &Path, suffix: &str) -> Vec<Report> {
     let cases = cases();
     let next = AtomicUsize::new(0);
