@@ -120,7 +120,7 @@ async fn map(server: &Server, name: &str, bytes: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resource_exhaustion_connections_that_say_nothing_are_closed() {
-    let server = Server::start_with(0, |config| config.limits.handshake = Duration::from_millis(300)).await;
+    let server = Server::start_with(0, |config| config.limits.handshake = Duration::from_secs(5)).await;
     let mut silent = Vec::new();
     for _ in 0..500 {
         silent.push(TcpStream::connect(server.server.address()).await.unwrap());
@@ -234,7 +234,7 @@ fn keep_alive_is_armed(from: u16, to: u16) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_nobody_reads_is_cut() {
-    let server = Server::start_with(0, |config| config.limits.request = Duration::from_millis(400)).await;
+    let server = Server::start_with(0, |config| config.limits.request = Duration::from_secs(5)).await;
     for number in 0..20 {
         map(&server, &format!("m{number}"), 200_000).await;
     }
@@ -254,7 +254,7 @@ async fn a_list_that_nobody_reads_is_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_whose_beginning_nobody_reads_is_cut() {
-    let server = Server::start_with(0, |config| config.limits.request = Duration::from_millis(300)).await;
+    let server = Server::start_with(0, |config| config.limits.request = Duration::from_secs(5)).await;
     for number in 0..150 {
         map(&server, &format!("m{number}"), 10_000).await;
     }
