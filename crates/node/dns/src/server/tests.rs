@@ -62,7 +62,7 @@ impl Harness {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.send_to(bytes, self.address).await.unwrap();
         let mut buffer = vec![0; 4096];
-        let size = timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await.unwrap().unwrap();
+        let size = timeout(Duration::from_secs(20), socket.recv(&mut buffer)).await.unwrap().unwrap();
         Message::from_vec(&buffer[..size]).unwrap()
     }
 

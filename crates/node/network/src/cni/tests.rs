@@ -121,7 +121,7 @@ fn pods_get_addresses_and_reach_each_other() {
                 nix::sched::setns(&dialer_ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                 std::net::TcpStream::connect_timeout(
                     &"10.99.0.3:7000".parse().unwrap(),
-                    std::time::Duration::from_secs(5),
+                    std::time::Duration::from_secs(20),
                 )
                 .unwrap();
             })
