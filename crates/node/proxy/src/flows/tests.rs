@@ -156,7 +156,7 @@ fn move_a_flow() {
     let with_old = serve(&[2]);
     // Now it is refused even, as a packet to a port that the Service has not; its sender may be told.
     let _ = early.send_to(b"early again", SERVICE);
-    assert!(!heard(&old, "early again"), "the test would prove nothing");
+    assert!(!heard_within(&old, "early again", Duration::from_millis(500)), "the test would prove nothing");
     assert_eq!(forget_stale(&with_old, &[]).unwrap(), 1);
     ask(&early, "early at last");
     assert!(heard(&old, "early at last"));
@@ -180,9 +180,13 @@ fn ask(client: &UdpSocket, text: &str) {
 }
 
 /// Whether the server gets exactly this next. Over loopback a packet is there when the call that sent it returns, or
-/// soon after; the limit is only waited out where nothing is expected.
+/// when a loaded machine's ksoftirqd had its turn; the limit is only waited out where nothing comes.
 fn heard(server: &UdpSocket, text: &str) -> bool {
-    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    heard_within(server, text, Duration::from_secs(20))
+}
+
+fn heard_within(server: &UdpSocket, text: &str, limit: Duration) -> bool {
+    server.set_read_timeout(Some(limit)).unwrap();
     let mut buffer = [0; 64];
     match server.recv(&mut buffer) {
         Ok(size) => {
