@@ -81,6 +81,9 @@ mod tests {
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Command, Stdio};
 
+    /// Above what a loaded machine needs to start or end a process.
+    const LIMIT: Duration = Duration::from_secs(60);
+
     #[test]
     fn shims_are_known_by_their_arguments() {
         assert!(says(b"podium-shim\0abc\0/var/lib/x\0", "abc"));
@@ -102,7 +105,7 @@ mod tests {
             let (child, id) = (command.spawn().unwrap(), script.display().to_string());
             // spawn returns in the middle of execve: the new arguments are shown a moment later.
             let pid = i32::try_from(child.id()).unwrap();
-            let until = Instant::now() + Duration::from_secs(10);
+            let until = Instant::now() + LIMIT;
             while !is_of(pid, &id) {
                 assert!(Instant::now() < until, "{pid} does not become {id}");
                 std::thread::yield_now();
@@ -114,7 +117,7 @@ mod tests {
         assert!(!is_starting(&id), "one is the shim itself");
         let (mut child, _) = start("one");
         assert!(is_starting(&id));
-        end(&id, Duration::from_secs(10)).unwrap();
+        end(&id, LIMIT).unwrap();
         for ended in [&mut one, &mut child] {
             assert_eq!(ended.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
@@ -122,6 +125,6 @@ mod tests {
         other.kill().unwrap();
         other.wait().unwrap();
         // Safe to repeat.
-        end(&id, Duration::from_secs(10)).unwrap();
+        end(&id, LIMIT).unwrap();
     }
 }
