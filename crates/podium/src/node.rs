@@ -126,6 +126,7 @@ async fn announce_dns(client: &Client, name: &str, address: Ipv4Addr) -> Result<
 
 fn kubelet(node: &Node<'_>, endpoint: &str) -> Result<podium_kubelet::Config> {
     let settings = kubelet::settings(&kubelet::Decided::of(node, endpoint), node.kubelet_config)?;
+    podium_kubelet::apply_to_process(&settings);
     let mut config = podium_kubelet::Config::new(
         node.name,
         node.ip,

@@ -20,10 +20,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::correlate::{Correlator, Outcome};
-use crate::{Object, Shutdown, error_chain, is_already_exists, is_forbidden, is_not_found, is_retriable};
+use crate::{
+    Object, Shutdown, TokenBucket, error_chain, is_already_exists, is_forbidden, is_not_found, is_retriable,
+};
 
 /// Events that may wait. Upstream allows 1000; a burst of pods is scheduled faster here.
 const QUEUED: usize = 8192;
@@ -70,6 +72,7 @@ pub struct EventRecorder {
 pub struct EventSink {
     client: Client,
     queue: mpsc::Receiver<Event>,
+    rate: Option<TokenBucket>,
 }
 
 impl fmt::Debug for EventRecorder {
@@ -95,7 +98,7 @@ impl EventRecorder {
             queue: sender,
             last_nanosecond: Arc::default(),
         };
-        (recorder, EventSink { client, queue: receiver })
+        (recorder, EventSink { client, queue: receiver, rate: None })
     }
 
     /// Records an event about an object. Dropped, with a log line, when too many wait.
@@ -172,6 +175,13 @@ fn event_name(object: &str, nanosecond: u64) -> String {
 }
 
 impl EventSink {
+    /// Writes so many events a second in the long run, and so many at once; without a rate, as many as come.
+    #[must_use]
+    pub fn limited(mut self, per_second: u32, burst: u32) -> Self {
+        self.rate = TokenBucket::new(per_second, burst, Instant::now());
+        self
+    }
+
     /// Writes events until shutdown, then what still waits, for two seconds at most.
     pub async fn run(mut self, shutdown: Shutdown) {
         let too_late = async {
@@ -217,7 +227,12 @@ impl EventSink {
                     }
                     names.insert(name.clone());
                     let client = self.client.clone();
+                    let turn = self.rate.as_mut().map(|rate| rate.reserve(Instant::now()));
                     writing.push(async move {
+                        // Not even an instant without a limit: a simulation's order would change.
+                        if let Some(turn) = turn {
+                            sleep(turn).await;
+                        }
                         write(client, outcome).await;
                         name
                     });

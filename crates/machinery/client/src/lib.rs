@@ -20,6 +20,7 @@ mod leader;
 pub mod metrics;
 mod process;
 mod queue;
+mod rate;
 pub mod testing;
 mod workers;
 
@@ -37,6 +38,7 @@ pub use kube::{self, Api, Client};
 pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
 pub use process::process_metrics;
 pub use queue::WorkQueue;
+pub use rate::TokenBucket;
 pub use tokio_util::sync::CancellationToken as Shutdown;
 pub use workers::{CacheBehind, run_workers};
 

@@ -43,6 +43,10 @@ pub struct Configuration {
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
     pub rotate_certificates: bool,
+    /// Of this process; None leaves it as it is.
+    pub oom_score_adj: Option<i32>,
+    /// Of this process; None leaves it as it is.
+    pub max_open_files: Option<u64>,
     pub authentication: Authentication,
     pub authorization: Authorization,
     /// Of the health server; zero is none.
@@ -57,6 +61,10 @@ pub struct Configuration {
     pub fail_cgroup_v1: bool,
     pub pod_logs_dir: PathBuf,
     pub enable_system_log_handler: bool,
+    pub streaming_connection_idle_timeout: Span,
+    #[serde(rename = "eventRecordQPS")]
+    pub event_record_qps: u32,
+    pub event_burst: u32,
 
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_pod_path: Option<PathBuf>,
@@ -129,6 +137,9 @@ pub struct Configuration {
     pub image_gc_low_threshold_percent: u8,
     pub serialize_image_pulls: Option<bool>,
     pub max_parallel_image_pulls: Option<u32>,
+    #[serde(rename = "registryPullQPS")]
+    pub registry_pull_qps: u32,
+    pub registry_burst: u32,
 
     pub container_log_max_size: String,
     pub container_log_max_files: u32,
@@ -146,6 +157,10 @@ pub struct Configuration {
 
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
+
+    /// What was said of fields that come to nothing here, for the log.
+    #[serde(skip)]
+    pub(crate) without_effect: Vec<String>,
 }
 
 /// An entry of `reservedMemory`.
@@ -270,6 +285,8 @@ impl Default for Configuration {
             tls_min_version: "VersionTLS12".to_owned(),
             server_tls_bootstrap: false,
             rotate_certificates: false,
+            oom_score_adj: Some(-999),
+            max_open_files: Some(1_000_000),
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             healthz_port: 10248,
@@ -282,6 +299,9 @@ impl Default for Configuration {
             fail_cgroup_v1: false,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             enable_system_log_handler: true,
+            streaming_connection_idle_timeout: Span::hours(4),
+            event_record_qps: 50,
+            event_burst: 100,
             static_pod_path: None,
             file_check_frequency: Span::seconds(20),
             static_pod_url: None,
@@ -330,6 +350,8 @@ impl Default for Configuration {
             image_gc_low_threshold_percent: 80,
             serialize_image_pulls: None,
             max_parallel_image_pulls: None,
+            registry_pull_qps: 5,
+            registry_burst: 10,
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             container_log_monitor_interval: Span::seconds(10),
@@ -342,6 +364,7 @@ impl Default for Configuration {
             topology_manager_scope: "container".to_owned(),
             topology_manager_policy_options: BTreeMap::new(),
             feature_gates: BTreeMap::new(),
+            without_effect: Vec::new(),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
 use parking_lot::Mutex;
-use podium_client::{EventRecorder, EventType};
+use podium_client::{EventRecorder, EventType, TokenBucket};
 use podium_cri::{Cri, v1};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
+    Configuration,
     backoff::{Backoff, go_duration},
     credentials::{self, provider::Providers},
     pod,
@@ -68,6 +69,7 @@ pub(crate) struct Images {
     providers: Option<Arc<Providers>>,
     state: Mutex<State>,
     slots: Semaphore,
+    rate: Mutex<Option<TokenBucket>>,
 }
 
 struct State {
@@ -87,15 +89,17 @@ fn error(reason: &str, message: impl Into<String>) -> StartError {
 }
 
 impl Images {
-    /// `parallel_pulls`: how many at a time; None is no limit.
+    /// `settings` say how many images are pulled at a time, and how often.
     pub(crate) fn new(
         cri: Cri,
         recorder: EventRecorder,
         providers: Option<Arc<Providers>>,
-        parallel_pulls: Option<u32>,
+        settings: &Configuration,
     ) -> Self {
-        let slots =
-            parallel_pulls.and_then(|most| usize::try_from(most).ok()).unwrap_or(Semaphore::MAX_PERMITS);
+        let slots = settings
+            .parallel_pulls()
+            .and_then(|most| usize::try_from(most).ok())
+            .unwrap_or(Semaphore::MAX_PERMITS);
         let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         Self {
             cri,
@@ -103,6 +107,11 @@ impl Images {
             providers,
             state: Mutex::new(State { backoff, last_errors: HashMap::new() }),
             slots: Semaphore::new(slots),
+            rate: Mutex::new(TokenBucket::new(
+                settings.registry_pull_qps,
+                settings.registry_burst,
+                Instant::now(),
+            )),
         }
     }
 
@@ -203,8 +212,7 @@ impl Images {
                     None => Image { reference, user: ImageUser::default() },
                 })
             }
-            Err(failure) => {
-                let text = failure.grpc_text();
+            Err(text) => {
                 self.recorder.event(
                     about,
                     EventType::Warning,
@@ -228,7 +236,7 @@ impl Images {
         spec: &v1::ImageSpec,
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
-    ) -> Result<String, podium_cri::Error> {
+    ) -> Result<String, String> {
         let mut found = credentials::for_image(wanted, secrets);
         if let Some(providers) = &self.providers {
             found.extend(providers.for_image(wanted).await);
@@ -237,9 +245,14 @@ impl Images {
         if choices.is_empty() {
             choices.push(None);
         }
-        let mut outcome = Err(podium_cri::Error::Incomplete { call: "PullImage", field: "image_ref" });
+        let mut outcome = Err(String::new());
         for auth in choices {
-            outcome = self.cri.pull_image(spec.clone(), auth, sandbox.cloned()).await;
+            if !self.rate.lock().as_mut().is_none_or(|rate| rate.try_take(Instant::now())) {
+                // Upstream's, of its throttled image service.
+                return Err("pull QPS exceeded".to_owned());
+            }
+            let pulled = self.cri.pull_image(spec.clone(), auth, sandbox.cloned()).await;
+            outcome = pulled.map_err(|error| error.grpc_text());
             if outcome.is_ok() {
                 break;
             }
@@ -289,6 +302,27 @@ mod tests {
             ("Never", false, Need::NeverPull),
         ] {
             assert_eq!(need(policy, present), expected, "{policy} {present}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pulls_are_limited() {
+        let api = crate::testing::api::FakeApi::new();
+        let (recorder, _sink) = EventRecorder::new(api.client(), "kubelet", "n1");
+        let cri = Cri::connect("unix:///nonexistent/cri.sock").unwrap();
+        let settings = Configuration { registry_pull_qps: 1, registry_burst: 2, ..Configuration::default() };
+        let pull = async |images: &Images| {
+            let spec = v1::ImageSpec { image: "r/app:v1".to_owned(), ..Default::default() };
+            images.try_credentials("r/app:v1", &spec, &[], None).await.unwrap_err()
+        };
+        let images = Images::new(cri.clone(), recorder.clone(), None, &settings);
+        for asked in [true, true, false] {
+            let error = pull(&images).await;
+            assert_eq!(error != "pull QPS exceeded", asked, "{error}");
+        }
+        let free = Images::new(cri, recorder, None, &Configuration { registry_pull_qps: 0, ..settings });
+        for _ in 0..3 {
+            assert_ne!(pull(&free).await, "pull QPS exceeded");
         }
     }
 

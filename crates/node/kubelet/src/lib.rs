@@ -44,6 +44,7 @@ mod plugin_manager;
 mod pod;
 mod preemption;
 mod probes;
+mod process;
 mod record;
 mod references;
 mod resize;
@@ -87,5 +88,6 @@ pub use configuration::{
 pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
 pub use node_shutdown::logind::LogindPlaces;
+pub use process::apply as apply_to_process;
 pub use run::{Error, run};
 pub use server::ServerError;

@@ -84,6 +84,9 @@ pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
 }
 
 async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    for note in &config.settings.without_effect {
+        tracing::info!(note, "configuration");
+    }
     let cgroup_error = |error: &dyn std::fmt::Display| Error::Cgroups(error.to_string());
     let cgroups = Cgroups::new(&config.settings).map_err(|error| cgroup_error(&error))?;
     if let Some(trouble) = host_checks::trouble(&config.settings, cgroups.is_v2()) {
@@ -122,6 +125,8 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let machine = Machine::read(&config.root_dir);
     machine.holds(&config.settings).map_err(Error::Machine)?;
     let (recorder, sink) = EventRecorder::new(config.client.clone(), "kubelet", &config.node_name);
+    let settings = &config.settings;
+    let sink = sink.limited(settings.event_record_qps, settings.event_burst);
     let sink = tokio::spawn(sink.run(shutdown.clone()));
     let services = config.informers.of::<Service>();
     let pod_informer = config.informers.scoped::<Pod>(Scope {
@@ -178,7 +183,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             cri.clone(),
             recorder.clone(),
             config.credential_providers.clone(),
-            config.settings.parallel_pulls(),
+            &config.settings,
         ),
         client: config.client.clone(),
         crashes: Mutex::new(crash_backoff(&config.settings)),

@@ -9,6 +9,7 @@ mod cadvisor;
 mod containers;
 mod host;
 mod identity;
+mod idle;
 mod logs;
 mod metrics;
 mod query;
@@ -122,6 +123,7 @@ impl Server {
             access: Access::new(client, host.node_name().to_owned(), settings.authorization.webhook.clone()),
             requests: metrics::Requests::default(),
             tracker: TaskTracker::new(),
+            idle: settings.streaming_connection_idle_timeout.0,
             host,
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -186,6 +188,8 @@ struct Handler {
     access: Access,
     requests: metrics::Requests,
     tracker: TaskTracker,
+    /// How long a stream may be silent.
+    idle: Duration,
 }
 
 impl Handler {

@@ -176,6 +176,7 @@ impl Program for Kubelet<'_> {
         }
         let (client, server, until) = (config.client.clone(), connection.server(), end.clone());
         parts.spawn("connection", async move {
+        podium_kubelet::apply_to_process(settings);
             say_who(&client, &server, &until).await;
             Ok::<(), Infallible>(())
         });

@@ -82,7 +82,12 @@ fn of(decided: &Decided<'_>, mut document: Map<String, Value>) -> Result<Configu
         }
     }
     let flags = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
-    Ok(Configuration::of(&[Value::Object(document)], flags)?)
+    let (scored, limited) = (document.contains_key("oomScoreAdj"), document.contains_key("maxOpenFiles"));
+    let mut read = Configuration::of(&[Value::Object(document)], flags)?;
+    // The process is the whole node, or cluster; its limits are those of whoever started it, and are passed on.
+    read.oom_score_adj = read.oom_score_adj.filter(|_| scored);
+    read.max_open_files = read.max_open_files.filter(|_| limited);
+    Ok(read)
 }
 
 /// As files are written by programs: with fields that hold Go's zero value.
@@ -97,7 +102,7 @@ fn says_nothing(value: &Value) -> bool {
 }
 
 /// Where podium's default is not upstream's.
-fn suggested() -> [(&'static str, Value); 5] {
+fn suggested() -> [(&'static str, Value); 7] {
     [
         // Clusters share the machine, and its port 10248.
         ("healthzPort", json!(0)),
@@ -112,6 +117,9 @@ fn suggested() -> [(&'static str, Value); 5] {
         ),
         // Images that somebody loaded by hand can be had from nowhere else.
         ("imageGCHighThresholdPercent", json!(100)),
+        // The registry and the API server limit what they are asked; a busy node's pods need not wait as well.
+        ("registryPullQPS", json!(0)),
+        ("eventRecordQPS", json!(0)),
         // A slow registry should not stop the others.
         ("maxParallelImagePulls", json!(3)),
     ]
@@ -147,6 +155,8 @@ mod tests {
         assert_eq!((read.port, read.healthz_port, read.fail_swap_on), (10_251, 0, false));
         assert_eq!((read.image_gc_high_threshold_percent, read.max_parallel_image_pulls), (100, Some(3)));
         assert_eq!(read.container_runtime_endpoint, "unix:///run/podium/cri.sock");
+        assert_eq!((read.registry_pull_qps, read.event_record_qps), (0, 0));
+        assert_eq!((read.oom_score_adj, read.max_open_files), (None, None));
         assert_eq!(read.pod_logs_dir, Path::new("/var/lib/podium/logs"));
         let hard = read.eviction_hard.unwrap();
         assert_eq!((hard.len(), hard["pid.available"].as_str()), (4, "1000"));
@@ -158,13 +168,14 @@ mod tests {
     fn a_file_goes_before_what_is_suggested() {
         let read = with(
             "maxPods: 20\nhealthzPort: 10248\nfailSwapOn: true\nserializeImagePulls: true\n\
-            shutdownGracePeriod: 30s\nevictionHard: {memory.available: 1Gi}\nimageGCHighThresholdPercent: 90",
+            shutdownGracePeriod: 30s\nregistryPullQPS: 7\noomScoreAdj: -500\nevictionHard: {memory.available: 1Gi}\nimageGCHighThresholdPercent: 90",
         )
         .unwrap();
         assert_eq!((read.max_pods, read.healthz_port, read.fail_swap_on), (20, 10_248, true));
         assert_eq!((read.max_parallel_image_pulls, read.serialize_image_pulls), (None, Some(true)));
         assert_eq!(read.shutdown_grace_period.to_string(), "30s");
         assert_eq!(read.image_gc_high_threshold_percent, 90);
+        assert_eq!((read.registry_pull_qps, read.oom_score_adj, read.max_open_files), (7, Some(-500), None));
         // A list of thresholds is the whole list, as upstream has it.
         assert_eq!(read.eviction_hard.unwrap().into_keys().collect::<Vec<_>>(), ["memory.available"]);
         assert_eq!((read.port, read.cluster_domain.as_str()), (10_251, "cluster.local"));

@@ -100,3 +100,23 @@ fn event_names_are_valid_and_unique() {
         assert!(name.len() <= 253 && name.ends_with("0000000000000017"), "{odd:?} gave {name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_written_than_the_rate_allows() {
+    let (mut server, client) = HandPlayedServer::new();
+    let (recorder, sink) = EventRecorder::new(client, "kubelet", "");
+    let task = tokio::spawn(sink.limited(1, 2).run(Shutdown::new()));
+    let begun = Instant::now();
+    for number in 0..4 {
+        recorder.event(&reference(&format!("p{number}")), EventType::Normal, "A", "x");
+    }
+    let mut written = Vec::new();
+    for _ in 0..4 {
+        let call = next(&mut server).await;
+        let body = call.body.clone();
+        call.json(&body);
+        written.push(begun.elapsed().as_secs_f64().round());
+    }
+    assert_eq!(written, [0.0, 0.0, 1.0, 2.0]);
+    task.abort();
+}

@@ -151,6 +151,12 @@ fn resources(read: &Configuration, wrong: &mut Wrong) {
     wrong.unless(most == Span::default() || most > least, || {
         format!("imageMaximumGCAge {most} must be greater than imageMinimumGCAge {least}")
     });
+    wrong.unless(read.oom_score_adj.is_none_or(|score| (-1000..=1000).contains(&score)), || {
+        format!(
+            "oomScoreAdj (--oom-score-adj) {} must be between range [-1000, 1000]",
+            read.oom_score_adj.unwrap_or_default()
+        )
+    });
     wrong.unless(read.max_parallel_image_pulls != Some(0), || {
         "maxParallelImagePulls 0 must be a positive number".to_owned()
     });

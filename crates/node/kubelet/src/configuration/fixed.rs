@@ -11,26 +11,30 @@ enum Served {
     Nothing,
     /// Anything: upstream's kubelet does nothing with it either.
     Anything,
+    /// Anything, though upstream's kubelet acts on it: the log says why nothing comes of it here.
+    Taken(&'static str),
+    /// One of these, which say what is not so: the log says what is. Upstream's default is among them.
+    Said(fn() -> Value, &'static str),
 }
 
-use Served::{Anything, Nothing, Only};
+use Served::{Anything, Nothing, Only, Said, Taken};
 
 const FIELDS: &[(&str, Served)] = &[
     ("enableServer", Only(|| json!(true))),
     ("syncFrequency", Only(|| json!("1m0s"))),
     ("readOnlyPort", Only(|| json!(0))),
     ("tlsCurvePreferences", Only(|| json!([]))),
-    ("registryPullQPS", Only(|| json!(0))),
-    ("registryBurst", Only(|| json!(10))),
-    ("imagePullCredentialsVerificationPolicy", Only(|| json!("NeverVerify"))),
+    (
+        "imagePullCredentialsVerificationPolicy",
+        Said(
+            || json!(["NeverVerify", "NeverVerifyPreloadedImages"]),
+            "images that are here are given to every pod",
+        ),
+    ),
     ("preloadedImagesVerificationAllowlist", Only(|| json!([]))),
-    ("eventRecordQPS", Only(|| json!(0))),
-    ("eventBurst", Only(|| json!(100))),
     ("enableDebuggingHandlers", Only(|| json!(true))),
     ("enableContentionProfiling", Only(|| json!(false))),
-    ("oomScoreAdj", Nothing),
-    ("streamingConnectionIdleTimeout", Nothing),
-    ("volumeStatsAggPeriod", Nothing),
+    ("volumeStatsAggPeriod", Taken("volumes are measured when somebody asks")),
     ("kubeletCgroups", Only(|| json!(""))),
     ("systemCgroups", Only(|| json!(""))),
     ("cgroupsPerQOS", Only(|| json!(true))),
@@ -39,24 +43,23 @@ const FIELDS: &[(&str, Served)] = &[
     ("qosReserved", Only(|| json!({}))),
     ("hairpinMode", Anything),
     ("runOnce", Only(|| json!(false))),
-    ("maxOpenFiles", Nothing),
-    ("contentType", Only(|| json!("application/json"))),
-    ("kubeAPIQPS", Only(|| json!(-1))),
-    ("kubeAPIBurst", Nothing),
+    ("contentType", Said(|| json!(["application/json", PROTOBUF]), "the API is spoken to in JSON")),
+    ("kubeAPIQPS", Taken(NO_RATES)),
+    ("kubeAPIBurst", Taken(NO_RATES)),
     ("enableControllerAttachDetach", Only(|| json!(true))),
-    ("makeIPTablesUtilChains", Only(|| json!(false))),
+    ("makeIPTablesUtilChains", Said(|| json!([false, true]), "no rules of iptables are made")),
     ("iptablesMasqueradeBit", Anything),
     ("iptablesDropBit", Anything),
     ("containerLogMaxWorkers", Only(|| json!(1))),
     ("configMapAndSecretChangeDetectionStrategy", Only(|| json!("Watch"))),
     ("showHiddenMetricsForVersion", Only(|| json!(""))),
-    ("volumePluginDir", Nothing),
+    ("volumePluginDir", Taken("there are no FlexVolume drivers: use CSI")),
     ("kernelMemcgNotification", Only(|| json!(false))),
     ("logging", Only(|| json!({"format": "text"}))),
     ("enableSystemLogQuery", Only(|| json!(false))),
-    ("enableProfilingHandler", Only(|| json!(false))),
-    ("enableDebugFlagsHandler", Only(|| json!(false))),
-    ("memoryThrottlingFactor", Nothing),
+    ("enableProfilingHandler", Said(|| json!([false, true]), NO_DEBUGGING)),
+    ("enableDebugFlagsHandler", Said(|| json!([false, true]), NO_DEBUGGING)),
+    ("memoryThrottlingFactor", Said(|| json!([0.9]), "MemoryQoS, which it belongs to, is not built")),
     ("memoryReservationPolicy", Only(|| json!("None"))),
     ("tracing", Nothing),
     ("localStorageCapacityIsolation", Only(|| json!(true))),
@@ -64,17 +67,31 @@ const FIELDS: &[(&str, Served)] = &[
     ("userNamespaces", Nothing),
 ];
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const NO_RATES: &str = "requests are limited by the API server's flow control only";
+const NO_DEBUGGING: &str = "there are no handlers for profiles and flags";
+
+/// What a document's fields that are not built come to.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// What asks for something that is not built.
+    pub(super) refused: Vec<String>,
+    /// What was taken and has no effect.
+    pub(super) notes: Vec<String>,
+}
+
 /// What is true of the fields that are not built.
 pub(super) fn served() -> impl Iterator<Item = (String, Value)> {
     FIELDS.iter().filter_map(|(name, served)| match served {
         Only(value) => Some(((*name).to_owned(), value())),
-        Nothing | Anything => None,
+        Nothing | Anything | Taken(_) | Said(..) => None,
     })
 }
 
-/// Takes these fields out of a document; the texts say which of them ask for what is not built.
-pub(super) fn take(document: &mut Map<String, Value>) -> Vec<String> {
-    let mut refused = Vec::new();
+/// Takes these fields out of a document.
+pub(super) fn take(document: &mut Map<String, Value>) -> Judged {
+    let mut judged = Judged::default();
+    let refused = &mut judged.refused;
     for (name, served) in FIELDS {
         let Some(value) = document.remove(*name) else { continue };
         match served {
@@ -82,9 +99,16 @@ pub(super) fn take(document: &mut Map<String, Value>) -> Vec<String> {
             Only(only) => refused.push(format!("{name} {value} is not supported: only {} is", only())),
             Nothing => refused.push(format!("{name} is not supported by this kubelet")),
             Anything => {}
+            Taken(why) => judged.notes.push(format!("{name} {value} has no effect: {why}")),
+            Said(values, why) if values().as_array().is_some_and(|values| values.contains(&value)) => {
+                judged.notes.push(format!("{name} {value}: {why}"));
+            }
+            Said(values, _) => {
+                refused.push(format!("{name} {value} is not supported: only {} are", values()));
+            }
         }
     }
-    refused
+    judged
 }
 
 /// A part of a document that was written out with nothing in it, as kubeadm writes `logging`.
@@ -99,5 +123,7 @@ fn says_nothing(name: &str, value: &Value) -> bool {
             Value::Object(fields) => fields.values().all(empty),
         }
     }
-    name == "logging" && empty(value)
+    let Some(fields) = value.as_object().filter(|_| name == "logging") else { return false };
+    // Lines are written at once, however often that is asked for.
+    fields.iter().all(|(name, value)| name == "flushFrequency" || empty(value))
 }

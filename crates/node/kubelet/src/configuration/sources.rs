@@ -53,9 +53,11 @@ impl Configuration {
         }
         let Value::Object(mut fields) = merged else { return Ok(Self::default()) };
         prune(&mut fields);
-        let mut wrong = fixed::take(&mut fields);
-        let read: Self = serde_json::from_value(Value::Object(fields))
+        let judged = fixed::take(&mut fields);
+        let mut wrong = judged.refused;
+        let mut read: Self = serde_json::from_value(Value::Object(fields))
             .map_err(|error| ConfigurationError::Decode(error.to_string()))?;
+        read.without_effect = judged.notes;
         wrong.extend(check::check(&read));
         if wrong.is_empty() { Ok(read) } else { Err(ConfigurationError::Values(wrong)) }
     }

@@ -23,6 +23,12 @@ impl Span {
         Self(Duration::from_secs(count * 60))
     }
 
+    /// So many hours.
+    #[must_use]
+    pub const fn hours(count: u64) -> Self {
+        Self::minutes(count * 60)
+    }
+
     /// Reads Go's form: numbers with units, in any order. None if it is not one, or negative.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut rest = text.strip_prefix('+').unwrap_or(text);

@@ -53,6 +53,81 @@ fn a_kubeadm_configuration_is_read() {
     );
 }
 
+/// What upstream's kubelet v1.36 shows at `/configz` when nobody configured it. Source: `SetDefaults_KubeletConfiguration`,
+/// the thresholds that it adds, and zeros where the types leave none out.
+fn upstreams_defaults() -> Value {
+    // A text: the macro would nest too deeply.
+    let text = r#"{
+        "enableServer": true, "podLogsDir": "/var/log/pods", "syncFrequency": "1m0s", "fileCheckFrequency": "20s",
+        "httpCheckFrequency": "20s", "address": "0.0.0.0", "port": 10250, "authentication": {"x509": {},
+            "webhook": {"enabled": true, "cacheTTL": "2m0s"}, "anonymous": {"enabled": false}},
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": "5m0s", "cacheUnauthorizedTTL": "30s"}},
+        "registryPullQPS": 5, "registryBurst": 10, "imagePullCredentialsVerificationPolicy": "NeverVerifyPreloadedImages",
+        "preloadedImagesVerificationAllowlist": null, "eventRecordQPS": 50, "eventBurst": 100,
+        "enableDebuggingHandlers": true, "healthzPort": 10248, "healthzBindAddress": "127.0.0.1", "oomScoreAdj": -999,
+        "streamingConnectionIdleTimeout": "4h0m0s", "nodeStatusUpdateFrequency": "10s",
+        "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40, "imageMinimumGCAge": "2m0s",
+        "imageMaximumGCAge": "0s", "imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80,
+        "volumeStatsAggPeriod": "1m0s", "cgroupsPerQOS": true, "cgroupDriver": "cgroupfs", "cpuManagerPolicy": "none",
+        "cpuManagerReconcilePeriod": "10s", "memoryManagerPolicy": "None", "topologyManagerPolicy": "none",
+        "topologyManagerScope": "container", "runtimeRequestTimeout": "2m0s", "hairpinMode": "promiscuous-bridge",
+        "maxPods": 110, "podPidsLimit": -1, "resolvConf": "/etc/resolv.conf", "cpuCFSQuota": true,
+        "cpuCFSQuotaPeriod": "100ms", "nodeStatusMaxImages": 50, "maxOpenFiles": 1000000,
+        "contentType": "application/vnd.kubernetes.protobuf", "kubeAPIQPS": 50, "kubeAPIBurst": 100,
+        "serializeImagePulls": true, "evictionHard": {"imagefs.available": "15%", "imagefs.inodesFree": "5%",
+            "memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%"},
+        "evictionPressureTransitionPeriod": "5m0s", "mergeDefaultEvictionSettings": false,
+        "enableControllerAttachDetach": true, "makeIPTablesUtilChains": true, "iptablesMasqueradeBit": 14,
+        "iptablesDropBit": 15, "failSwapOn": true, "memorySwap": {}, "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": 5, "containerLogMaxWorkers": 1, "containerLogMonitorInterval": "10s",
+        "configMapAndSecretChangeDetectionStrategy": "Watch", "enforceNodeAllocatable": ["pods"],
+        "volumePluginDir": "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/", "logging": {"format": "text",
+            "flushFrequency": "5s", "verbosity": 0, "options": {"text": {"infoBufferSize": "0"},
+                "json": {"infoBufferSize": "0"}}},
+        "enableSystemLogHandler": true, "enableSystemLogQuery": false, "shutdownGracePeriod": "0s",
+        "shutdownGracePeriodCriticalPods": "0s", "crashLoopBackOff": {"maxContainerRestartPeriod": "5m0s"},
+        "enableProfilingHandler": true, "enableDebugFlagsHandler": true, "seccompDefault": false, "failCgroupV1": true,
+        "memoryThrottlingFactor": 0.9, "memoryReservationPolicy": "None", "registerNode": true,
+        "localStorageCapacityIsolation": true, "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock"
+    }"#;
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn upstreams_own_defaults_are_taken_and_are_ours() {
+    let mut taken = read(upstreams_defaults()).unwrap();
+    let without: Vec<_> =
+        taken.without_effect.iter().filter_map(|note| note.split_whitespace().next()).collect();
+    assert_eq!(
+        without,
+        [
+            "imagePullCredentialsVerificationPolicy",
+            "volumeStatsAggPeriod",
+            "contentType",
+            "kubeAPIQPS",
+            "kubeAPIBurst",
+            "makeIPTablesUtilChains",
+            "volumePluginDir",
+            "enableProfilingHandler",
+            "enableDebugFlagsHandler",
+            "memoryThrottlingFactor",
+        ]
+    );
+    // What they come to is what nobody says, but for groups of version 1, and what is written out.
+    assert!(taken.fail_cgroup_v1);
+    taken.fail_cgroup_v1 = false;
+    let ours = Configuration::default();
+    assert_eq!(taken.shown(), {
+        let mut shown = ours.shown();
+        shown["crashLoopBackOff"] = json!({"maxContainerRestartPeriod": "5m0s"});
+        shown
+    });
+    assert_eq!((taken.registry_pull_qps, taken.registry_burst), (5, 10));
+    assert_eq!((taken.event_record_qps, taken.event_burst), (50, 100));
+    assert_eq!((taken.oom_score_adj, taken.max_open_files), (Some(-999), Some(1_000_000)));
+    assert_eq!(taken.streaming_connection_idle_timeout, Span::hours(4));
+}
+
 #[test]
 fn the_health_server_can_be_off() {
     assert_eq!(read(json!({"healthzPort": 0})).unwrap().healthz_port, 0);
@@ -92,7 +167,11 @@ fn what_is_wrong_or_not_built_is_refused() {
             json!({"shutdownGracePeriodByPodPriority": [{"priority": 0, "shutdownGracePeriodSeconds": -5}]}),
             "must not be negative",
         ),
-        (json!({"oomScoreAdj": -999}), "oomScoreAdj is not supported by this kubelet"),
+        (json!({"oomScoreAdj": -1001}), "oomScoreAdj (--oom-score-adj) -1001 must be between range"),
+        (json!({"registryPullQPS": -1}), "strict decoding error"),
+        (json!({"contentType": "application/cbor"}), "contentType \"application/cbor\" is not supported"),
+        (json!({"memoryThrottlingFactor": 0.5}), "memoryThrottlingFactor 0.5 is not supported"),
+        (json!({"tracing": {"samplingRatePerMillion": 1}}), "tracing is not supported by this kubelet"),
         (json!({"logging": {"verbosity": 4}}), "logging {\"verbosity\":4} is not supported"),
         (json!({"featureGates": {"AllAlpha": true}}), "featureGates: AllAlpha is not built in this kubelet"),
         (json!({"featureGates": {"SidecarContainers": false}}), "SidecarContainers cannot be turned off"),

@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Handler,
+    idle::{Activity, Watched},
     reply::{self, Reply, text},
 };
 
@@ -221,10 +222,12 @@ pub(crate) async fn connect(
     };
     let headers = answer.unwrap_or_else(|| passed(runtime.headers(), &TO_CLIENT));
     let (client, runtime) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut runtime));
-    let shutdown = handler.host.shutdown();
+    let (shutdown, idle) = (handler.host.shutdown(), handler.idle);
+    let activity = Activity::new();
     handler.tracker.spawn(async move {
         tokio::select! {
-            ended = carry(client, runtime, asked, streams) => if let Err(error) = ended {
+            () = activity.none_for(idle) => tracing::debug!(?idle, "a silent stream is ended"),
+            ended = carry(client, runtime, asked, streams, &activity) => if let Err(error) = ended {
                 tracing::debug!(%error, "a stream ended early");
             },
             () = shutdown.cancelled() => {}
@@ -244,9 +247,11 @@ async fn carry(
     runtime: OnUpgrade,
     asked: Asked,
     streams: Option<Streams>,
+    activity: &Activity,
 ) -> io::Result<()> {
     let mut runtime = TokioIo::new(runtime.await.map_err(io::Error::other)?);
-    let mut client = TokioIo::new(client.await.map_err(io::Error::other)?);
+    let client = TokioIo::new(client.await.map_err(io::Error::other)?);
+    let mut client = Watched::new(client, activity.clone());
     match asked {
         Asked::Spdy | Asked::WebSocket => {
             tokio::io::copy_bidirectional(&mut client, &mut runtime).await?;
