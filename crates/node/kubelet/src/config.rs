@@ -23,6 +23,21 @@ impl fmt::Debug for ServingCertificate {
     }
 }
 
+/// Who knows this node's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cloud {
+    /// The kubelet does.
+    #[default]
+    None,
+    /// A cloud's controller does: the node is tainted until that has looked at it. Upstream's `--cloud-provider=external`.
+    External {
+        /// Whether the node has this address until the controller says another.
+        bootstrap: bool,
+        /// Whether the controller is told this address, because somebody named it.
+        provided: bool,
+    },
+}
+
 /// All settings. Nothing is read from the environment.
 #[derive(Clone)]
 pub struct Config {
@@ -30,6 +45,8 @@ pub struct Config {
     pub node_name: String,
     /// The address others reach this node by.
     pub node_ip: IpAddr,
+    /// Whether somebody else, a cloud's controller, initialises this node and says its addresses.
+    pub cloud: Cloud,
     /// Pods' directories, volumes, and the kubelet's own state (upstream: `/var/lib/kubelet`).
     pub root_dir: PathBuf,
     /// What KubeletConfiguration says.
@@ -78,6 +95,7 @@ impl Config {
         Self {
             node_name: node_name.to_owned(),
             node_ip,
+            cloud: Cloud::None,
             root_dir,
             container_manager: settings.container_manager(),
             settings,

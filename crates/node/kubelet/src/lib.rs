@@ -80,7 +80,7 @@ mod tests_real;
 #[cfg(test)]
 mod tests_sources;
 
-pub use config::{Config, ServingCertificate};
+pub use config::{Cloud, Config, ServingCertificate};
 pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
     MemoryReservation, MemorySwap, ShutdownPeriod, Span, WebhookAuthentication, WebhookAuthorization, X509,

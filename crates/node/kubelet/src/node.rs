@@ -16,7 +16,7 @@ use k8s_openapi::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
             ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-            ObjectReference,
+            ObjectReference, Taint,
         },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
@@ -29,7 +29,7 @@ use podium_client::{EventType, error_chain, is_already_exists, is_conflict, is_n
 use podium_cri::v1;
 use serde_json::{Value, json};
 
-use crate::context::Shared;
+use crate::{Cloud, Config, context::Shared};
 use pressure::Report;
 
 /// How often to look while the node is not ready: others wait for it.
@@ -122,6 +122,7 @@ impl NodeKeeper {
             Timestamp::now(),
         );
         let mut status = self.status(conditions, report).await;
+        status.addresses = addresses(&self.shared.config, &old);
         if last.is_null() {
             self.shared.container_manager.reset_extended(&old, &mut status);
         }
@@ -159,12 +160,16 @@ impl NodeKeeper {
                 Err(error) => return Err(error),
             },
         };
-        let labels = self.labels();
-        let have = found.metadata.labels.clone().unwrap_or_default();
-        let found = if labels.iter().all(|(key, value)| have.get(key) == Some(value)) {
+        let (labels, named) = (self.labels(), provided_address(&self.shared.config));
+        let has = |have: &Option<BTreeMap<String, String>>, key: &str, value: Option<&str>| {
+            have.as_ref().and_then(|have| have.get(key)).map(String::as_str) == value
+        };
+        let labelled = labels.iter().all(|(key, value)| has(&found.metadata.labels, key, Some(value)));
+        let found = if labelled && has(&found.metadata.annotations, PROVIDED_ADDRESS, named.as_deref()) {
             found
         } else {
-            let patch = json!({"metadata": {"labels": labels}});
+            // Null takes away what a kubelet with another cloud provider has said.
+            let patch = json!({"metadata": {"labels": labels, "annotations": {PROVIDED_ADDRESS: named}}});
             api.patch(self.name(), &PatchParams::default(), &Patch::Merge(patch)).await?
         };
         let found = Arc::new(found);
@@ -193,10 +198,18 @@ impl NodeKeeper {
             metadata: ObjectMeta {
                 name: Some(self.name().to_owned()),
                 labels: Some(self.labels()),
-                annotations: Some(BTreeMap::from([(
-                    "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-                    "true".to_owned(),
-                )])),
+                annotations: Some(
+                    [(
+                        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                        "true".to_owned(),
+                    )]
+                    .into_iter()
+                    .chain(
+                        provided_address(&self.shared.config)
+                            .map(|address| (PROVIDED_ADDRESS.to_owned(), address)),
+                    )
+                    .collect(),
+                ),
                 ..Default::default()
             },
             spec: self.registered_spec(),
@@ -207,7 +220,7 @@ impl NodeKeeper {
     fn registered_spec(&self) -> Option<NodeSpec> {
         let settings = &self.shared.config.settings;
         let spec = NodeSpec {
-            taints: Some(settings.register_with_taints.clone()).filter(|taints| !taints.is_empty()),
+            taints: Some(taints(&self.shared.config)).filter(|taints| !taints.is_empty()),
             pod_cidr: settings.pod_cidr.clone(),
             pod_cidrs: settings.pod_cidr.clone().map(|cidr| vec![cidr]),
             provider_id: Some(settings.provider_id.clone()).filter(|id| !id.is_empty()),
@@ -222,15 +235,10 @@ impl NodeKeeper {
         report: &Report,
     ) -> NodeStatus {
         let (config, machine) = (&self.shared.config, &self.shared.machine);
-        let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
         let (mut capacity, mut allocatable) =
             (machine.capacity(&config.settings), machine.allocatable(&config.settings));
         self.shared.container_manager.extend(&mut capacity, &mut allocatable);
         NodeStatus {
-            addresses: Some(vec![
-                address("InternalIP", config.node_ip.to_string()),
-                address("Hostname", config.node_name.clone()),
-            ]),
             capacity: Some(capacity),
             allocatable: Some(allocatable),
             conditions: Some(conditions),
@@ -338,6 +346,42 @@ impl NodeKeeper {
     }
 }
 
+/// The taint of nodes that no cloud's controller has looked at, and where one is told what address the kubelet was given.
+/// Source: upstream's k8s.io/cloud-provider/api.
+const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
+const PROVIDED_ADDRESS: &str = "alpha.kubernetes.io/provided-node-ip";
+
+/// The taints to register with.
+fn taints(config: &Config) -> Vec<Taint> {
+    let uninitialized = (config.cloud != Cloud::None).then(|| Taint {
+        key: UNINITIALIZED.to_owned(),
+        value: Some("true".to_owned()),
+        effect: "NoSchedule".to_owned(),
+        ..Default::default()
+    });
+    config.settings.register_with_taints.iter().cloned().chain(uninitialized).collect()
+}
+
+/// What a cloud's controller is told of the address.
+fn provided_address(config: &Config) -> Option<String> {
+    matches!(config.cloud, Cloud::External { provided: true, .. }).then(|| config.node_ip.to_string())
+}
+
+/// The node's addresses, or None to leave them to who has set them.
+///
+/// Source: upstream's `nodestatus.NodeAddress`.
+fn addresses(config: &Config, old: &NodeStatus) -> Option<Vec<NodeAddress>> {
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let host_name = address("Hostname", config.node_name.clone());
+    let all = vec![address("InternalIP", config.node_ip.to_string()), host_name.clone()];
+    match config.cloud {
+        Cloud::None => Some(all),
+        Cloud::External { .. } if old.addresses.as_ref().is_some_and(|theirs| !theirs.is_empty()) => None,
+        Cloud::External { bootstrap: true, .. } => Some(all),
+        Cloud::External { bootstrap: false, .. } => Some(vec![host_name]),
+    }
+}
+
 /// Who advertises a resource of the node writes its capacity, and pods may have all of it.
 fn allow_advertised(old: &NodeStatus, status: &mut NodeStatus) {
     let ours = status.capacity.clone().unwrap_or_default();
@@ -391,6 +435,56 @@ fn with_replacements(mut status: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_cloud_says_the_addresses() {
+        let api = crate::testing::api::FakeApi::new();
+        let informers = podium_client::SharedInformers::new(api.client(), Default::default());
+        let settings = crate::testing::settings("/run/cri.sock", "/", std::path::Path::new("/nonexistent"));
+        let mut config = Config::new(
+            "n1",
+            "10.0.0.1".parse().unwrap(),
+            "/nonexistent".into(),
+            settings,
+            api.client(),
+            informers,
+        );
+        config.settings.register_with_taints =
+            vec![Taint { key: "a".to_owned(), effect: "NoExecute".to_owned(), ..Default::default() }];
+        let fresh = NodeStatus::default();
+        let theirs = NodeStatus {
+            addresses: Some(vec![NodeAddress {
+                type_: "ExternalIP".to_owned(),
+                address: "1.2.3.4".to_owned(),
+            }]),
+            ..Default::default()
+        };
+        let external = |bootstrap, provided| Cloud::External { bootstrap, provided };
+        let both = Some("InternalIP 10.0.0.1, Hostname n1");
+        for (cloud, first, later, told, marked) in [
+            (Cloud::None, both, both, None, false),
+            (external(false, false), Some("Hostname n1"), None, None, true),
+            (external(true, false), both, None, None, true),
+            (external(true, true), both, None, Some("10.0.0.1"), true),
+        ] {
+            config.cloud = cloud;
+            let shown = |old: &NodeStatus| {
+                let texts = |all: Vec<NodeAddress>| {
+                    let texts: Vec<_> =
+                        all.iter().map(|one| format!("{} {}", one.type_, one.address)).collect();
+                    texts.join(", ")
+                };
+                addresses(&config, old).map(texts)
+            };
+            assert_eq!(shown(&fresh).as_deref(), first, "{cloud:?}");
+            assert_eq!(shown(&theirs).as_deref(), later, "{cloud:?}");
+            assert_eq!(provided_address(&config).as_deref(), told, "{cloud:?}");
+            let taints = taints(&config);
+            assert_eq!(taints[0].key, "a");
+            let mark = taints.get(1).map(|one| (one.key.as_str(), one.value.as_deref(), one.effect.as_str()));
+            assert_eq!(mark, marked.then_some((UNINITIALIZED, Some("true"), "NoSchedule")), "{cloud:?}");
+        }
+    }
 
     #[test]
     fn advertised_resources_are_allowed() {

@@ -43,6 +43,15 @@ pub(crate) struct Flags {
     /// Address of this node [default: the one the default route leaves by]
     #[arg(long, value_name = "IP")]
     node_ip: Option<IpAddr>,
+    /// Who says this node's addresses: nobody but the kubelet, or `external`, a cloud's controller
+    #[arg(long, value_name = "NAME", default_value = "", value_parser = cloud_provider)]
+    cloud_provider: String,
+    /// Used by nothing: nodes join by --kubeconfig. Taken while that file is there, as upstream's kubelet takes it
+    #[arg(long, value_name = "FILE")]
+    bootstrap_kubeconfig: Option<PathBuf>,
+    /// Used by nothing: the container runtime says what sandboxes are made of
+    #[arg(long, value_name = "IMAGE")]
+    pod_infra_container_image: Option<String>,
     /// Directory of pods, volumes and the kubelet's own state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
     root_dir: PathBuf,
@@ -60,6 +69,33 @@ pub(crate) struct Flags {
     image_credential_provider_bin_dir: Option<PathBuf>,
     #[command(flatten)]
     fields: Fields,
+}
+
+fn cloud_provider(text: &str) -> Result<String, String> {
+    match text {
+        "" | "external" => Ok(text.to_owned()),
+        other => Err(format!("there is no cloud provider {other:?} within the kubelet: only \"external\"")),
+    }
+}
+
+/// The address that was named, if one was: 0.0.0.0 asks for that of the default route, as upstream has it.
+fn named_address(node_ip: Option<IpAddr>) -> Result<Option<IpAddr>> {
+    ensure!(
+        node_ip != Some(IpAddr::from([0u16; 8])),
+        "--node-ip :: is not supported: give the address itself"
+    );
+    Ok(node_ip.filter(|ip| !ip.is_unspecified()))
+}
+
+/// What was given for a kubelet that starts with less than ours.
+fn check_bootstrap(flags: &Flags) -> Result<()> {
+    let (bootstrap, kubeconfig) = (&flags.bootstrap_kubeconfig, &flags.common.kubeconfig);
+    ensure!(
+        bootstrap.is_none() || kubeconfig.exists(),
+        "--bootstrap-kubeconfig is not supported: there is no {}, and no bootstrap tokens to get one by",
+        kubeconfig.display()
+    );
+    Ok(())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -89,6 +125,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
+    check_bootstrap(flags)?;
     let documents = documents(flags.config.as_deref(), flags.config_dir.as_deref())?;
     let mut settings =
         Configuration::of(&documents, flags.fields.clone().into_settings()).with_context(|| match &flags
@@ -139,6 +176,7 @@ impl Program for Kubelet<'_> {
 
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let (flags, settings) = (self.flags, &self.settings);
+        podium_kubelet::apply_to_process(settings);
         let end = parts.shutdown();
         // Not waited for: what this kubelet runs from files may be the API server.
         let connection = flags.common.open().await?;
@@ -148,7 +186,8 @@ impl Program for Kubelet<'_> {
         } else {
             connection.client()?
         };
-        let ip = flags.node_ip.map_or_else(crate::settings::default_address, Ok)?;
+        let named = named_address(flags.node_ip)?;
+        let ip = named.map_or_else(crate::settings::default_address, Ok)?;
         ensure!(
             !settings.container_runtime_endpoint.is_empty(),
             "--container-runtime-endpoint says where the container runtime is"
@@ -156,6 +195,18 @@ impl Program for Kubelet<'_> {
         let informers = SharedInformers::new(client.clone(), end.clone());
         let root = flags.root_dir.clone();
         let mut config = podium_kubelet::Config::new(&name, ip, root, settings.clone(), client, informers);
+        if flags.cloud_provider == "external" {
+            config.cloud = podium_kubelet::Cloud::External {
+                bootstrap: flags.node_ip.is_some(),
+                provided: named.is_some(),
+            };
+        }
+        if let Some(image) = &flags.pod_infra_container_image {
+            tracing::info!(
+                image,
+                "--pod-infra-container-image has no effect: it is the container runtime's to choose"
+            );
+        }
         config.version = podium_api::VERSION.to_owned();
         config.labels = flags.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();
         let ca = settings.authentication.x509.client_ca_file.as_ref();
@@ -176,7 +227,6 @@ impl Program for Kubelet<'_> {
         }
         let (client, server, until) = (config.client.clone(), connection.server(), end.clone());
         parts.spawn("connection", async move {
-        podium_kubelet::apply_to_process(settings);
             say_who(&client, &server, &until).await;
             Ok::<(), Infallible>(())
         });
@@ -227,6 +277,74 @@ fn read(path: &PathBuf) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Flags, String> {
+        let words = ["kubelet", "--kubeconfig=/proc/self/status"].iter().chain(flags);
+        <Alone as clap::Parser>::try_parse_from(words)
+            .map(|alone| alone.flags)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_of_kubeadm_and_k3s() {
+        // As /var/lib/kubelet/kubeadm-flags.env and kubeadm's unit have them, and k3s's agent.
+        let flags = parse(&[
+            "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
+            "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
+            "--pod-infra-container-image=registry.k8s.io/pause:3.10",
+            "--cloud-provider=external",
+            "--hostname-override=n1",
+            "--node-ip=10.0.0.1",
+            "--node-labels=a=b,c=d",
+            "--register-with-taints=node-role.kubernetes.io/control-plane=:NoSchedule",
+            "--config-dir=/etc/kubelet.d",
+            "--read-only-port=0",
+        ])
+        .unwrap();
+        assert_eq!((flags.cloud_provider.as_str(), flags.node_labels.len()), ("external", 2));
+        assert!(check_bootstrap(&flags).is_ok(), "the kubeconfig is there");
+        let settings = Configuration::of(&[], flags.fields.into_settings()).unwrap();
+        assert_eq!(settings.register_with_taints[0].key, "node-role.kubernetes.io/control-plane");
+        let refused = parse(&["--cloud-provider=aws"]).unwrap_err();
+        assert!(refused.contains("there is no cloud provider \"aws\""), "{refused}");
+        assert_eq!(parse(&[]).unwrap().cloud_provider, "");
+        let flags = parse(&["--bootstrap-kubeconfig=/b"]).unwrap();
+        let common = Common { kubeconfig: "/nonexistent/kubelet.conf".into(), ..flags.common };
+        let refused = check_bootstrap(&Flags { common, ..flags }).unwrap_err().to_string();
+        assert!(refused.contains("no /nonexistent/kubelet.conf"), "{refused}");
+    }
+
+    #[test]
+    fn addresses_that_are_named() {
+        let named = |text: &str| named_address(Some(text.parse().unwrap()));
+        assert_eq!(named("10.0.0.1").unwrap(), Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!(named("0.0.0.0").unwrap(), None);
+        assert_eq!(named_address(None).unwrap(), None);
+        assert!(named("::").is_err());
+    }
+
+    #[test]
+    fn drop_ins_are_merged_in_the_order_of_their_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, most: u32| {
+            let text = format!(
+                "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: {most}\n"
+            );
+            std::fs::write(directory.path().join(name), text).unwrap();
+        };
+        write("20-b.conf", 2);
+        write("10-a.conf", 1);
+        write("30-c.yaml", 3);
+        let documents = documents(None, Some(directory.path())).unwrap();
+        assert_eq!(Configuration::of(&documents, []).unwrap().max_pods, 2);
+        assert!(super::documents(None, Some(Path::new("/nonexistent"))).is_err());
+    }
 
     #[test]
     fn labels_are_read_or_refused() {
