@@ -209,10 +209,14 @@ impl Cgroups {
         self.limit(path, limits)
     }
 
-    /// Makes and bounds a pod's group; safe to repeat.
-    pub(crate) fn make_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
+    /// Makes and bounds a pod's group; safe to repeat. `own_cpus`: whether a container of it has processors for itself, of
+    /// whose time there is no bound then.
+    pub(crate) fn make_pod(&self, pod: &Pod, own_cpus: bool) -> Result<(), CgroupError> {
         let path = self.pod_path(pod);
-        self.make(&path, Limits { pids: self.pod_pids, ..pod_limits(pod, self.cpu) })?;
+        let limits = pod_limits(pod, self.cpu);
+        // Not left out: an earlier version may have bounded the group.
+        let cpu_quota = if own_cpus { Some(UNBOUNDED) } else { limits.cpu_quota };
+        self.make(&path, Limits { pids: self.pod_pids, cpu_quota, ..limits })?;
         self.limit_pages(&path, pod)
     }
 
@@ -362,6 +366,7 @@ impl Cgroups {
                 write("cpu", "cpu.weight", weight(limits.cpu_shares).to_string())?;
             }
             if let Some(quota) = limits.cpu_quota {
+                let quota = if quota == UNBOUNDED { "max".to_owned() } else { quota.to_string() };
                 write("cpu", "cpu.max", format!("{quota} {}", self.cpu.period_micros))?;
             }
             if let Some(bytes) = limits.memory_bytes {
@@ -386,6 +391,9 @@ impl Cgroups {
 fn told(path: &str, error: SystemdError) -> CgroupError {
     CgroupError { path: path.into(), source: io::Error::other(error) }
 }
+
+/// A quota of processors' time that is none, as version 1 and runtimes have it.
+const UNBOUNDED: i64 = -1;
 
 /// What bounds a pod as a whole: limits only if every container has one.
 pub(crate) fn pod_limits(pod: &Pod, bounds: CpuBounds) -> Limits {

@@ -202,6 +202,7 @@ impl ContainerManager {
         let uid = pod::uid(wanted);
         let mut options = self.devices.options(uid, &container.name);
         self.claims.options(wanted, container, &mut options)?;
+        options.own_cpus = !self.cpus.exclusive(uid, &container.name).is_empty();
         if let Some(cpus) = self.cpus.cpus(uid, &container.name) {
             options.cpuset_cpus = cpus.to_string();
         }
@@ -209,6 +210,12 @@ impl ContainerManager {
             options.cpuset_mems = nodes.nodes().collect::<cpu_set::CpuSet>().to_string();
         }
         Ok(options)
+    }
+
+    /// Whether a container of the pod has processors for itself.
+    pub(crate) fn has_own_cpus(&self, wanted: &Pod) -> bool {
+        let all = pod::containers(wanted).iter().chain(pod::init_containers(wanted));
+        all.into_iter().any(|one| !self.cpus.exclusive(pod::uid(wanted), &one.name).is_empty())
     }
 
     /// Why a pod cannot be resized in place: what was given out is for its whole life.

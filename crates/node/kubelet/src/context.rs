@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     Config,
     backoff::Backoff,
-    cgroups::Cgroups,
+    cgroups::{CgroupError, Cgroups},
     container_manager::ContainerManager,
     eviction::{state::Pressure, thresholds::Threshold},
     image_gc::ImageGc,
@@ -74,6 +74,11 @@ impl Context {
     /// A pod's directory below the kubelet's root.
     pub(crate) fn pod_dir(&self, uid: &str) -> PodDir {
         PodDir::new(&self.config.root_dir, uid)
+    }
+
+    /// Makes the pod's group, bounded by what the pod may use; safe to repeat. Blocks.
+    pub(crate) fn make_group(&self, pod: &Pod) -> Result<(), CgroupError> {
+        self.cgroups.make_pod(pod, self.container_manager.has_own_cpus(pod))
     }
 
     /// The node's addresses as text, the primary one first.

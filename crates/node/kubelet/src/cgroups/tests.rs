@@ -112,7 +112,7 @@ fn pods_have_the_huge_pages_they_ask_for() {
     let group = trees.path().join(PAGES).join("kubepods/burstable/podx");
     fs::create_dir_all(&group).unwrap();
     fs::write(group.join("hugetlb.1GB.limit_in_bytes"), "9223372036854771712").unwrap();
-    cgroups.make_pod(&pod).unwrap();
+    cgroups.make_pod(&pod, false).unwrap();
     let limit = |size: &str| fs::read_to_string(group.join(format!("hugetlb.{size}.limit_in_bytes"))).ok();
     assert_eq!(limit("2MB").as_deref(), Some("6291456"));
     assert_eq!(limit("1GB").as_deref(), Some("0"));
@@ -146,4 +146,33 @@ fn what_is_left_in_any_tree_is_found_and_goes() {
     fs::remove_file(held).unwrap();
     cgroups.remove(&path).unwrap();
     assert!(cgroups.pods().is_empty());
+}
+
+#[test]
+fn a_pod_with_processors_of_its_own_has_no_quota() {
+    let trees = tempfile::tempdir().unwrap();
+    let cgroups = |layout: Layout| Cgroups {
+        layout,
+        root: String::new(),
+        cpu: CpuBounds::of(&Configuration::default()),
+        pod_pids: None,
+        page_sizes: PageSizes::default(),
+        systemd: None,
+    };
+    let pod: Pod =
+        serde_json::from_value(serde_json::json!({"metadata": {"uid": "g"}, "spec": {"containers": [
+        {"name": "a", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}}}]}}))
+        .unwrap();
+    let mounts = ["cpu", "memory", "pids"].map(|name| (vec![name.to_owned()], trees.path().join(name)));
+    let old = cgroups(Layout::V1 { mounts: mounts.to_vec() });
+    let new = cgroups(Layout::V2 { mount: trees.path().join("v2") });
+    for (cgroups, file, bounded, free) in [
+        (old, "cpu/kubepods/podg/cpu.cfs_quota_us", "200000", "-1"),
+        (new, "v2/kubepods/podg/cpu.max", "200000 100000", "max 100000"),
+    ] {
+        for (own_cpus, expected) in [(false, bounded), (true, free)] {
+            cgroups.make_pod(&pod, own_cpus).unwrap();
+            assert_eq!(fs::read_to_string(trees.path().join(file)).unwrap(), expected, "{file} {own_cpus}");
+        }
+    }
 }

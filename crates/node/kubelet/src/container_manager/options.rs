@@ -12,6 +12,8 @@ pub(crate) struct RunOptions {
     pub(crate) cdi_devices: Vec<v1::CdiDevice>,
     /// Processors, as cgroups take them; empty for no restriction.
     pub(crate) cpuset_cpus: String,
+    /// Nobody else runs on them: time on them has no bound. Upstream's `DisableCPUQuotaWithExclusiveCPUs`.
+    pub(crate) own_cpus: bool,
     /// NUMA nodes to take memory from; empty for no restriction.
     pub(crate) cpuset_mems: String,
 }
@@ -75,6 +77,9 @@ impl RunOptions {
         if !self.cpuset_cpus.is_empty() {
             resources.cpuset_cpus = self.cpuset_cpus;
         }
+        if self.own_cpus {
+            resources.cpu_quota = -1;
+        }
         if !self.cpuset_mems.is_empty() {
             resources.cpuset_mems = self.cpuset_mems;
         }
@@ -114,5 +119,19 @@ mod tests {
         assert_eq!(config.cdi_devices.len(), 1);
         let resources = config.linux.unwrap().resources.unwrap();
         assert_eq!((resources.cpuset_cpus.as_str(), resources.cpuset_mems.as_str()), ("2-3", ""));
+        assert_eq!(resources.cpu_quota, 0);
+    }
+
+    #[test]
+    fn own_processors_have_no_quota() {
+        let linux = v1::LinuxContainerConfig {
+            resources: Some(v1::LinuxContainerResources { cpu_quota: 200_000, ..Default::default() }),
+            ..Default::default()
+        };
+        for (own_cpus, quota) in [(true, -1), (false, 200_000)] {
+            let mut config = v1::ContainerConfig { linux: Some(linux.clone()), ..Default::default() };
+            RunOptions { own_cpus, cpuset_cpus: "2-3".into(), ..Default::default() }.apply(&mut config);
+            assert_eq!(config.linux.unwrap().resources.unwrap().cpu_quota, quota);
+        }
     }
 }

@@ -107,7 +107,7 @@ impl Worker {
 
     async fn bound_group(&mut self, pod: Arc<Pod>) -> Option<Instant> {
         let (shared, target) = (self.shared.clone(), pod.clone());
-        let bounded = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&target)).await;
+        let bounded = tokio::task::spawn_blocking(move || shared.make_group(&target)).await;
         match bounded {
             Ok(Ok(())) => {
                 self.resize.bounded(&pod);

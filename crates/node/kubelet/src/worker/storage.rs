@@ -96,7 +96,7 @@ impl Worker {
 
     async fn make_group(&mut self) -> Result<(), Trouble> {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
-        let made = tokio::task::spawn_blocking(move || shared.cgroups.make_pod(&pod)).await;
+        let made = tokio::task::spawn_blocking(move || shared.make_group(&pod)).await;
         match made {
             Ok(Ok(())) => {
                 self.resize.bounded(&self.pod);
