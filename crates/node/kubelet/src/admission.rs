@@ -81,12 +81,32 @@ pub(crate) fn admit(
     if let Some(message) = sysctls::forbidden(wanted, unsafe_sysctls) {
         return Err(Refused { reason: sysctls::FORBIDDEN.to_owned(), message });
     }
+    // Upstream looks at the pod's label here, not at its selector.
+    if wanted
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("kubernetes.io/os"))
+        .is_some_and(|os| os != "linux")
+    {
+        return Err(Refused {
+            reason: "PodOSSelectorNodeLabelDoesNotMatch".to_owned(),
+            message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"
+                .to_owned(),
+        });
+    }
     if let Some(os) = wanted.spec.as_ref().and_then(|spec| spec.os.as_ref())
         && os.name != "linux"
     {
         return Err(Refused {
             reason: "PodOSNotSupported".to_owned(),
             message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+        });
+    }
+    if strict_groups(wanted) && node.is_some_and(lacks_strict_groups) {
+        return Err(Refused {
+            reason: "SupplementalGroupsPolicyNotSupported".to_owned(),
+            message: "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned(),
         });
     }
     let fits = || fits(wanted, others, allocatable);
@@ -97,6 +117,21 @@ pub(crate) fn admit(
     }
     fits()?;
     suits(wanted, others, node)
+}
+
+fn strict_groups(wanted: &Pod) -> bool {
+    let context = wanted.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict")
+}
+
+/// Whether the node's status says that its runtime gives processes more groups than the pod lists. A node whose status
+/// nobody has written yet says nothing.
+fn lacks_strict_groups(node: &Node) -> bool {
+    node.status.as_ref().is_some_and(|status| {
+        let features = status.features.as_ref();
+        status.node_info.is_some()
+            && features.and_then(|features| features.supplemental_groups_policy) != Some(true)
+    })
 }
 
 /// Whether the pod may be on this node, however much room there is.

@@ -182,3 +182,40 @@ fn host_ports_clash() {
         assert_eq!(reason(&wanted, std::slice::from_ref(&there), None) == "NodePorts", clash);
     }
 }
+
+#[test]
+fn a_label_of_another_system() {
+    let labelled = |os: &str| Pod {
+        metadata: serde_json::from_value(json!({"name": "p", "labels": {"kubernetes.io/os": os}})).unwrap(),
+        ..pod(json!({"containers": [{"name": "c"}]}))
+    };
+    assert_eq!(reason(&labelled("windows"), &[], None), "PodOSSelectorNodeLabelDoesNotMatch");
+    assert_eq!(reason(&labelled("linux"), &[], None), "");
+}
+
+#[test]
+fn strict_groups_need_a_runtime_that_knows_them() {
+    let with = |policy: &str| {
+        pod(json!({"containers": [{"name": "c"}], "securityContext": {"supplementalGroupsPolicy": policy}}))
+    };
+    let info = json!({"architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+        "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "",
+        "systemUUID": ""});
+    let node = |status: serde_json::Value| -> Node {
+        serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap()
+    };
+    for (policy, status, expected) in [
+        ("Strict", json!({"nodeInfo": info, "features": {"supplementalGroupsPolicy": true}}), ""),
+        (
+            "Strict",
+            json!({"nodeInfo": info, "features": {"supplementalGroupsPolicy": false}}),
+            "SupplementalGroupsPolicyNotSupported",
+        ),
+        ("Strict", json!({"nodeInfo": info}), "SupplementalGroupsPolicyNotSupported"),
+        ("Merge", json!({"nodeInfo": info}), ""),
+        // Not written yet.
+        ("Strict", json!({}), ""),
+    ] {
+        assert_eq!(reason(&with(policy), &[], Some(&node(status.clone()))), expected, "{policy} {status}");
+    }
+}
