@@ -13,6 +13,8 @@ use crate::pod;
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_CHARACTERS: usize = 2048;
+/// Of one of them: some resolvers, glibc 2.28's among them, abort on a longer one.
+const MAX_SEARCH_LENGTH: usize = 253;
 /// The longest host name Linux takes.
 const MAX_HOSTNAME: usize = 63;
 
@@ -92,6 +94,25 @@ pub(crate) fn parse_resolv_conf(text: &str) -> HostResolver {
 
 /// The resolver settings of a pod.
 pub(crate) fn dns(pod: &Pod, cluster_dns: &[IpAddr], cluster_domain: &str, host: &HostResolver) -> DnsConfig {
+    form(pod, cluster_dns, cluster_domain, host).0
+}
+
+/// What a pod's resolver settings lack of what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DnsTrouble {
+    /// The cluster's DNS was asked for and nobody said where it is: the host's settings were taken.
+    NoClusterDns,
+    /// More than resolvers can take: what is left is in the text.
+    TooMuch(String),
+}
+
+/// The resolver settings of a pod, and what its owner should be told of them. Source: upstream's `network/dns`.
+pub(crate) fn form(
+    pod: &Pod,
+    cluster_dns: &[IpAddr],
+    cluster_domain: &str,
+    host: &HostResolver,
+) -> (DnsConfig, Vec<DnsTrouble>) {
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let cluster = match policy {
@@ -123,12 +144,30 @@ pub(crate) fn dns(pod: &Pod, cluster_dns: &[IpAddr], cluster_domain: &str, host:
     if let Some(extra) = spec.and_then(|spec| spec.dns_config.as_ref()) {
         merge(&mut config, extra);
     }
-    config.servers.truncate(MAX_NAMESERVERS);
+    let mut troubles = Vec::new();
+    if cluster && cluster_dns.is_empty() {
+        troubles.push(DnsTrouble::NoClusterDns);
+    }
+    if config.servers.len() > MAX_NAMESERVERS {
+        config.servers.truncate(MAX_NAMESERVERS);
+        troubles.push(DnsTrouble::TooMuch(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            config.servers.join(" ")
+        )));
+    }
+    let asked = config.searches.len();
     config.searches.truncate(MAX_SEARCHES);
+    config.searches.retain(|search| search.len() <= MAX_SEARCH_LENGTH);
     while config.searches.join(" ").len() > MAX_SEARCH_CHARACTERS {
         config.searches.pop();
     }
-    config
+    if config.searches.len() < asked {
+        troubles.push(DnsTrouble::TooMuch(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            config.searches.join(" ")
+        )));
+    }
+    (config, troubles)
 }
 
 fn merge(config: &mut DnsConfig, extra: &PodDNSConfig) {
@@ -311,5 +350,43 @@ mod tests {
         assert!(text.ends_with("\n# Entries added by HostAliases.\n9.9.9.9\tx\ty\n"), "{text}");
         let text = hosts_file(&[], &[], "a", "", Some("127.0.0.1 localhost\n"));
         assert_eq!(text, "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n");
+    }
+
+    #[test]
+    fn owners_are_told_what_their_settings_lack() {
+        let host = HostResolver::default();
+        let pod = |spec: serde_json::Value| -> Pod {
+            serde_json::from_value(
+                serde_json::json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}),
+            )
+            .unwrap()
+        };
+        let first = |spec: serde_json::Value, dns: &[IpAddr]| {
+            let (config, troubles) = form(&pod(spec), dns, "cluster.local", &host);
+            (config.servers.len(), config.searches.len(), troubles)
+        };
+        let dns = [IpAddr::from([10, 96, 0, 10])];
+        let none = || serde_json::json!({"containers": []});
+        assert_eq!(first(none(), &dns), (1, 3, vec![]));
+        assert_eq!(first(none(), &[]).2, [DnsTrouble::NoClusterDns]);
+        // On the host's network, or by the host's settings, nobody misses it.
+        for spec in [
+            serde_json::json!({"containers": [], "hostNetwork": true}),
+            serde_json::json!({"containers": [], "dnsPolicy": "Default"}),
+        ] {
+            assert_eq!(first(spec, &[]).2, []);
+        }
+        let servers = serde_json::json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}});
+        assert_eq!(first(servers, &dns), (3, 0, vec![DnsTrouble::TooMuch(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: \
+            1.1.1.1 1.1.1.2 1.1.1.3".to_owned()
+        )]));
+        let long = serde_json::json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a".repeat(254), "b"]}});
+        assert_eq!(first(long, &dns), (1, 1, vec![DnsTrouble::TooMuch(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: b"
+                .to_owned()
+        )]));
     }
 }

@@ -140,6 +140,11 @@ impl NodeKeeper {
         let written =
             self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
         *self.shared.node.lock() = Some(Arc::new(written));
+        if last.is_null() && rebooted(&old, &self.shared.machine.boot_id) {
+            let boot = &self.shared.machine.boot_id;
+            let text = format!("Node {} has been rebooted, boot id: {boot}", self.name());
+            self.shared.recorder.event(&reference(self.name()), EventType::Warning, "Rebooted", text);
+        }
         *last = core;
         for transition in transitions {
             self.event(transition, format!("Node {} status is now: {transition}", self.name()));
@@ -382,6 +387,11 @@ fn addresses(config: &Config, old: &NodeStatus) -> Option<Vec<NodeAddress>> {
     }
 }
 
+/// Whether the machine has been started again since a kubelet last wrote of it.
+fn rebooted(old: &NodeStatus, boot_id: &str) -> bool {
+    old.node_info.as_ref().is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != boot_id)
+}
+
 /// Who advertises a resource of the node writes its capacity, and pods may have all of it.
 fn allow_advertised(old: &NodeStatus, status: &mut NodeStatus) {
     let ours = status.capacity.clone().unwrap_or_default();
@@ -483,6 +493,22 @@ mod tests {
             assert_eq!(taints[0].key, "a");
             let mark = taints.get(1).map(|one| (one.key.as_str(), one.value.as_deref(), one.effect.as_str()));
             assert_eq!(mark, marked.then_some((UNINITIALIZED, Some("true"), "NoSchedule")), "{cloud:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_was_started_again() {
+        let status = |boot: &str| NodeStatus {
+            node_info: Some(k8s_openapi::api::core::v1::NodeSystemInfo {
+                boot_id: boot.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        for (old, expected) in
+            [(NodeStatus::default(), false), (status(""), false), (status("b"), false), (status("a"), true)]
+        {
+            assert_eq!(rebooted(&old, "b"), expected, "{old:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::Mutex;
-use podium_client::{EventRecorder, Running, Scope, Shutdown};
+use podium_client::{EventRecorder, EventType, Running, Scope, Shutdown};
 use podium_cri::{Cri, Timeouts, v1};
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ use crate::{
     logs,
     manager::Pods,
     metrics::Metrics,
-    node::{NodeKeeper, machine::Machine},
+    node::{self, NodeKeeper, machine::Machine},
     node_shutdown,
     references::References,
     resources,
@@ -152,6 +152,14 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         Ok(made) => made.map_err(|error| cgroup_error(&error))?,
         Err(error) => return Err(cgroup_error(&error)),
     };
+    for text in enforced(&config.settings) {
+        recorder.event(
+            &node::reference(&config.node_name),
+            EventType::Normal,
+            "NodeAllocatableEnforced",
+            text,
+        );
+    }
     // References tell workers of changes, workers hold references: the way back is weak.
     let pods_slot: Arc<Mutex<Weak<Pods>>> = Arc::default();
     let slot = pods_slot.clone();
@@ -274,6 +282,22 @@ fn make_groups(cgroups: &Cgroups, machine: &Machine, settings: &Configuration) -
     Ok(())
 }
 
+/// What was bounded, in upstream's words. Source: `cm/node_container_manager_linux.go`.
+fn enforced(settings: &Configuration) -> Vec<String> {
+    let of_group = |who: &str, group: &str| format!("Updated limits on {who} reserved cgroup {group}");
+    let tell = |option: &String| match option.as_str() {
+        "pods" => Some("Updated Node Allocatable limit across pods".to_owned()),
+        "system-reserved" | "system-reserved-compressible" => {
+            Some(of_group("system", &settings.system_reserved_cgroup))
+        }
+        "kube-reserved" | "kube-reserved-compressible" => {
+            Some(of_group("kube", &settings.kube_reserved_cgroup))
+        }
+        _ => None,
+    };
+    settings.enforce_node_allocatable.iter().filter_map(tell).collect()
+}
+
 /// The driver in use: the runtime's word goes before the configuration's, as upstream.
 async fn cgroup_driver(cri: &Cri, settings: &Configuration) -> String {
     let answer = cri.runtime_config(v1::RuntimeConfigRequest {}).await;
@@ -307,5 +331,31 @@ async fn runtime_version(cri: &Cri, shutdown: &Shutdown) -> Option<v1::VersionRe
             () = tokio::time::sleep(RUNTIME_RETRY) => {}
             () = shutdown.cancelled() => return None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bounded_is_told() {
+        let told = |options: &[&str]| {
+            enforced(&Configuration {
+                enforce_node_allocatable: options.iter().map(|one| (*one).to_owned()).collect(),
+                system_reserved_cgroup: "/system".to_owned(),
+                kube_reserved_cgroup: "/kube".to_owned(),
+                ..Configuration::default()
+            })
+        };
+        assert_eq!(told(&["none"]), Vec::<String>::new());
+        assert_eq!(
+            told(&["pods", "kube-reserved", "system-reserved-compressible"]),
+            [
+                "Updated Node Allocatable limit across pods",
+                "Updated limits on kube reserved cgroup /kube",
+                "Updated limits on system reserved cgroup /system",
+            ]
+        );
     }
 }

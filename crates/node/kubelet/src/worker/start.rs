@@ -17,7 +17,8 @@ use crate::{
     context::Shared,
     hooks,
     images::{Image, NoImage, Wanted},
-    metrics, network_files,
+    metrics,
+    network_files::{self, DnsTrouble},
     pod::{self, ContainerKind},
     record::RunState,
     sandbox::{self, Surroundings},
@@ -30,6 +31,10 @@ use crate::{
 /// Pauses between tries to make a sandbox: the network may come up any moment.
 const SANDBOX_FIRST_RETRY: Duration = Duration::from_millis(500);
 const SANDBOX_LAST_RETRY: Duration = Duration::from_secs(10);
+/// The event of pods that asked for a DNS that this node does not know, and its words.
+const MISSING_DNS: &str = "MissingClusterDNS";
+const NO_CLUSTER_DNS: &str = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
+
 /// Pause before a container that could not be made or started is tried again, upstream's.
 const START_RETRY: Duration = Duration::from_secs(10);
 
@@ -149,6 +154,7 @@ impl Worker {
     ) -> Result<v1::PodSandboxConfig, String> {
         let config = &self.shared.config;
         let resolver = network_files::host_resolver(&config.settings.resolv_conf).await?;
+        self.tell_of_dns(&resolver);
         let made = sandbox::config(
             &self.pod,
             attempt,
@@ -166,6 +172,33 @@ impl Worker {
             },
         );
         made.map_err(|error| error.to_string())
+    }
+
+    /// Tells the pod's owner, and of a node without the cluster's DNS whoever runs that, what resolver settings lack.
+    fn tell_of_dns(&self, resolver: &network_files::HostResolver) {
+        let (pod, recorder) = (&self.pod, &self.shared.recorder);
+        let settings = &self.shared.config.settings;
+        let (_, troubles) =
+            network_files::form(pod, &settings.cluster_dns, &settings.cluster_domain, resolver);
+        for trouble in troubles {
+            let about = reference_of(&**pod);
+            match trouble {
+                DnsTrouble::TooMuch(text) => {
+                    recorder.event(&about, EventType::Warning, "DNSConfigForming", text);
+                }
+                DnsTrouble::NoClusterDns => {
+                    let node = crate::node::reference(&self.shared.config.node_name);
+                    let name = format!("{}_{}({})", pod::name(pod), pod::namespace(pod), pod::uid(pod));
+                    recorder.event(&node, EventType::Warning, MISSING_DNS, NO_CLUSTER_DNS);
+                    recorder.event(
+                        &about,
+                        EventType::Warning,
+                        MISSING_DNS,
+                        format!("pod: {name:?}. {NO_CLUSTER_DNS}"),
+                    );
+                }
+            }
+        }
     }
 
     /// Starts containers in order. None if at least one was tried with success; otherwise when to try
