@@ -7,6 +7,7 @@
 mod decide;
 mod plan;
 mod revision;
+mod rollback;
 mod shell;
 mod status;
 mod strategy;

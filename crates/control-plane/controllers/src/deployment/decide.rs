@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::plan::{Plan, Planned, Write};
 use super::revision::{self, HASH_LABEL, REVISION};
+use super::rollback::{self, Rollback};
 use super::status::{self, PROGRESSING, condition, reason};
 use crate::hash;
 use crate::labels;
@@ -26,6 +27,8 @@ pub(crate) struct Observed<'a> {
 pub(crate) struct Decision {
     /// Changes to ReplicaSets.
     pub(crate) writes: Vec<Write>,
+    /// The Deployment goes back to another revision. Its status waits for the next look.
+    pub(crate) rollback: Option<Rollback>,
     /// The new status, when it is another one.
     pub(crate) status: Option<DeploymentStatus>,
     /// The new revision annotation, when it is another one.
@@ -53,6 +56,9 @@ pub(crate) fn decide(seen: Observed<'_>, now: Timestamp) -> Decision {
     rollout.note_pause(deployment);
     rollout.sync_revision(&mut plan);
     let paused = spec.paused == Some(true);
+    if let Some(wanted) = rollback::wanted(deployment).filter(|_| !paused) {
+        return rollout.roll_back(plan, wanted);
+    }
     let new = if paused || is_scaling(&plan) {
         scale(&mut plan, &seen.sets_with_pods);
         if paused {
@@ -91,7 +97,7 @@ fn finish(
         status: (changed || revision.is_some()).then_some(new),
         revision,
         next_check,
-        selects_all: false,
+        ..Decision::default()
     }
 }
 
@@ -165,6 +171,22 @@ impl Rollout {
         self.revision = Some(revision.to_string());
         plan.writes.push(Write::Create(Box::new(set.clone())));
         plan.new = Some(Planned { set });
+    }
+
+    /// Goes back to an earlier revision. A template that has no set yet gets one first, so that it has a revision too: an empty
+    /// one where pods of two templates must not meet.
+    fn roll_back(mut self, mut plan: Plan<'_>, wanted: i64) -> Decision {
+        if plan.new.is_some() {
+            let rollback = Some(rollback::decide(&plan, wanted));
+            return Decision { writes: plan.writes, rollback, ..Decision::default() };
+        }
+        if !plan.all().all(Planned::is_settled) {
+            return Decision::default();
+        }
+        let size = if plan.strategy.rolling { room_for_new(&plan, 0) } else { 0 };
+        self.create_new(&mut plan, size);
+        let counts = status::counts(&plan, &self.status, self.now);
+        finish(&plan, self.revision, counts, None)
     }
 
     /// One step of a rolling update: grow the new set as far as the surge allows, or else shrink the old ones as far as

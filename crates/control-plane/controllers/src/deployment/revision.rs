@@ -19,17 +19,20 @@ pub(crate) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-repl
 /// The same plus the surge.
 pub(crate) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 
+/// Asks for an earlier revision. Source: `apps.DeprecatedRollbackTo`.
+pub(crate) const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
+
 /// The longest revision history, in characters. Source: `maxRevHistoryLengthInChars`.
 const HISTORY_LENGTH: usize = 2000;
 
 /// Annotations of a Deployment that its ReplicaSets do not inherit.
-const NOT_COPIED: [&str; 6] = [
+pub(crate) const NOT_COPIED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
     DESIRED_REPLICAS,
     MAX_REPLICAS,
-    "deprecated.deployment.rollback.to",
+    ROLLBACK_TO,
 ];
 
 /// The ReplicaSet's revision; 0 when it has none.

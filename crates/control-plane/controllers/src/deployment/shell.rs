@@ -14,6 +14,7 @@ use podium_client::{
 use super::decide::{Decision, Observed, after_collision, after_failed_create, decide, is_same_set};
 use super::plan::Write;
 use super::revision::REVISION;
+use super::rollback::Rollback;
 use super::strategy::Strategy;
 use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
@@ -264,10 +265,25 @@ impl Sync<'_> {
                 Write::Delete(set) => self.delete(set).await?,
             }
         }
+        if let Some(rollback) = &decision.rollback {
+            return self.roll_back(rollback).await;
+        }
         match decision.status {
             Some(status) => self.write_status(status, decision.revision).await,
             None => Ok(()),
         }
+    }
+
+    async fn roll_back(&self, rollback: &Rollback) -> Result<(), Error> {
+        let answer =
+            self.deployments().replace(&self.key.name, &PostParams::default(), &rollback.deployment).await;
+        answer.map_err(Error::call("roll back deployment", self.key.to_string()))?;
+        let context = &self.controller.context;
+        match rollback.warning {
+            true => context.warning(self.deployment, rollback.reason, rollback.message.as_str()),
+            false => context.normal(self.deployment, rollback.reason, rollback.message.as_str()),
+        }
+        Ok(())
     }
 
     async fn create(&self, set: &ReplicaSet) -> Result<(), Error> {

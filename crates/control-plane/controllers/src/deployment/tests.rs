@@ -18,6 +18,8 @@ use super::strategy::Strategy as Numbers;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, labels, meta, pod, selector, template, time};
 
+mod rollback;
+
 const LABELS: &[(&str, &str)] = &[("app", "web")];
 
 fn deployment(replicas: i32, surge: IntOrString, unavailable: IntOrString) -> Deployment {
