@@ -66,6 +66,7 @@ mod services;
 mod simulation;
 mod slow_start;
 mod statefulset;
+mod storageversiongc;
 mod tainteviction;
 #[cfg(test)]
 mod testing;

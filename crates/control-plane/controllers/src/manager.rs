@@ -22,8 +22,8 @@ use crate::{
     devicetainteviction, disruption, endpoints, endpointslice, endpointslicemirroring, ephemeralvolume,
     garbagecollector, horizontalpodautoscaler, job, legacytokencleaner, namespace, nodeipam, nodelifecycle,
     podgc, pvcprotection, pvprotection, replicaset, resourceclaim, resourcequota, rootca, serviceaccount,
-    serviceaccounttoken, servicecidr, statefulset, tainteviction, tokencleaner, ttl, ttlafterfinished,
-    vacprotection, validatingadmissionpolicystatus, volumebinder,
+    serviceaccounttoken, servicecidr, statefulset, storageversiongc, tainteviction, tokencleaner, ttl,
+    ttlafterfinished, vacprotection, validatingadmissionpolicystatus, volumebinder,
 };
 
 mod choice;
@@ -416,6 +416,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         // One: two claims decided at once could choose the same volume.
         workers: 1,
         start: |context| volumebinder::run(context).boxed(),
+    },
+    Entry {
+        name: "storageversion-garbage-collector-controller",
+        account: "storage-version-garbage-collector",
+        component: "storageversion-garbage-collector-controller",
+        workers: 1,
+        start: |context| storageversiongc::run(context).boxed(),
     },
     Entry {
         name: "persistentvolume-protection-controller",

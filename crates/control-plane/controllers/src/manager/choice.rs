@@ -57,7 +57,6 @@ const UPSTREAM_ONLY: &[&str] = &[
     "selinux-warning-controller",
     "service-ca-certificate-publisher-controller",
     "storage-version-migrator-controller",
-    "storageversion-garbage-collector-controller",
 ];
 
 /// Reads a list as `--controllers` has it. Later entries win.

@@ -71,6 +71,8 @@ const RESOURCES: &[(&str, &str, &str, &str, bool)] = &[
     ("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false),
     ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
+    // Only where it is asked for by [`FakeApi::serve`].
+    (discovery::STORAGE_VERSIONS, "v1alpha1", "storageversions", "StorageVersion", false),
     // Custom resources, the first with a scale.
     ("example.com", "v1", "crews", "Crew", true),
     ("example.com", "v1", "loners", "Loner", true),

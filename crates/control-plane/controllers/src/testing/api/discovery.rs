@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::{FakeApi, RESOURCES, SCALABLE};
 
+/// A group that no server serves unless it is told to.
+pub(super) const STORAGE_VERSIONS: &str = "internal.apiserver.k8s.io";
+
 /// By group: its versions, where they are not just v1.
 #[derive(Default)]
 pub(super) struct Versions(BTreeMap<String, Vec<String>>);
@@ -19,7 +22,8 @@ impl Versions {
     pub(super) fn lack(&self, path: &str) -> bool {
         match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
             ["apis", group, version, ..] => {
-                self.0.get(group).is_some_and(|of| !of.iter().any(|it| it == version))
+                let missing = group == STORAGE_VERSIONS;
+                self.0.get(group).map_or(missing, |of| !of.iter().any(|it| it == version))
             }
             _ => false,
         }
@@ -37,7 +41,10 @@ impl FakeApi {
 /// The document at that path, if it is one of discovery's.
 pub(super) fn document(path: &str, versions: &Versions) -> Option<Value> {
     // Metrics are nobody's objects: no controller of all kinds looks for them.
-    let named = RESOURCES.iter().map(|it| it.0).filter(|it| !it.is_empty() && *it != "metrics.k8s.io");
+    let named = RESOURCES.iter().map(|it| it.0).filter(|it| {
+        let is_served = *it != STORAGE_VERSIONS || versions.0.contains_key(*it);
+        !it.is_empty() && *it != "metrics.k8s.io" && is_served
+    });
     let groups = named.collect::<BTreeSet<_>>();
     let list = |group: &str, version: &str| {
         let resources: Vec<Value> = RESOURCES

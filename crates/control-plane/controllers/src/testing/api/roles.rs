@@ -11,15 +11,32 @@ use podium_apiserver::User;
 use podium_apiserver::authorization::{Attributes, Authorizer};
 use podium_apiserver::bootstrap;
 use podium_apiserver::objects::{ObjectSource, Objects, Observer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Answer, FakeApi, Refusal, Target, failure, respond};
 use crate::manager::OWN_IDENTITY;
 
 static AUTHORIZER: LazyLock<Authorizer> = LazyLock::new(|| {
-    let policy = bootstrap::policy().into_iter().map(Arc::new).collect();
+    let policy = bootstrap::policy().into_iter().chain(storage_versions()).map(Arc::new).collect();
     Authorizer::new(&Objects::new(Arc::new(Policy(policy))))
 });
+
+/// The role that servers have which keep storage versions. Ours does not; the role is upstream's.
+fn storage_versions() -> [Value; 2] {
+    let name = "system:controller:storage-version-garbage-collector";
+    let rule = |group, resource, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let group = super::discovery::STORAGE_VERSIONS;
+    let every: &[&str] = &["get", "list", "watch", "patch", "update", "delete"];
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": [
+        rule("coordination.k8s.io", "leases", &["get", "list", "watch"]),
+        rule(group, "storageversions", every),
+        rule(group, "storageversions/status", &["get", "patch", "update"]),
+    ]});
+    let subject = json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": "storage-version-garbage-collector"});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}, "subjects": [subject]});
+    [role, binding]
+}
 
 /// Roles and bindings, which never change.
 struct Policy(Vec<Arc<Value>>);
