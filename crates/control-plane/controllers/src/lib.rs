@@ -76,6 +76,7 @@ mod ttlafterfinished;
 mod vacprotection;
 mod validatingadmissionpolicystatus;
 mod volumebinder;
+mod volumeexpander;
 
 pub use certificates::Signers;
 pub use clock::{Clock, RuntimeClock, SystemClock};

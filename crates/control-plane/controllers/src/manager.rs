@@ -23,7 +23,7 @@ use crate::{
     garbagecollector, horizontalpodautoscaler, job, legacytokencleaner, namespace, nodeipam, nodelifecycle,
     podgc, pvcprotection, pvprotection, replicaset, resourceclaim, resourcequota, rootca, serviceaccount,
     serviceaccounttoken, servicecidr, statefulset, storageversiongc, tainteviction, tokencleaner, ttl,
-    ttlafterfinished, vacprotection, validatingadmissionpolicystatus, volumebinder,
+    ttlafterfinished, vacprotection, validatingadmissionpolicystatus, volumebinder, volumeexpander,
 };
 
 mod choice;
@@ -416,6 +416,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         // One: two claims decided at once could choose the same volume.
         workers: 1,
         start: |context| volumebinder::run(context).boxed(),
+    },
+    Entry {
+        name: "persistentvolume-expander-controller",
+        account: "expand-controller",
+        component: "volume_expand",
+        workers: 10,
+        start: |context| volumeexpander::run(context).boxed(),
     },
     Entry {
         name: "storageversion-garbage-collector-controller",

@@ -8,7 +8,7 @@
 mod claims;
 mod decide;
 mod latest;
-mod plugins;
+pub(crate) mod plugins;
 mod reclaim;
 mod recycle;
 mod shell;

@@ -32,6 +32,23 @@ fn driver_of(plugin: &str) -> Option<&'static str> {
     })
 }
 
+/// The plugin inside of Kubernetes that a volume was made for and the driver that does its work now; `None` when there is none.
+pub(crate) fn migrated_from(volume: &PersistentVolume) -> Option<(&'static str, &'static str)> {
+    let spec = volume.spec.as_ref()?;
+    let plugin = [
+        (spec.aws_elastic_block_store.is_some(), "kubernetes.io/aws-ebs"),
+        (spec.azure_disk.is_some(), "kubernetes.io/azure-disk"),
+        (spec.azure_file.is_some(), "kubernetes.io/azure-file"),
+        (spec.cinder.is_some(), "kubernetes.io/cinder"),
+        (spec.gce_persistent_disk.is_some(), "kubernetes.io/gce-pd"),
+        (spec.portworx_volume.is_some(), "kubernetes.io/portworx-volume"),
+        (spec.vsphere_volume.is_some(), "kubernetes.io/vsphere-volume"),
+    ]
+    .into_iter()
+    .find_map(|(is_it, plugin)| is_it.then_some(plugin))?;
+    Some((plugin, driver_of(plugin)?))
+}
+
 /// Who makes volumes of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Maker {
