@@ -102,6 +102,36 @@ pub(crate) fn slices_changed(created: usize, updated: usize, deleted: usize) {
     }
 }
 
+/// Bounds that upstream's histograms have which name none.
+const DEFAULT_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+static SLICES_PER_SYNC: Family<Histogram, 2> = Family::new(
+    "endpoint_slice_controller_endpointslices_changed_per_sync",
+    "[ALPHA] Number of EndpointSlices changed on each Service sync",
+    ["topology", "traffic_distribution"],
+    || Histogram::new(&DEFAULT_BOUNDS),
+);
+
+/// One look at a Service went well. `hints` says whether its annotation asks for them, which goes before its distribution.
+pub(crate) fn service_synced(hints: bool, distribution: Option<&str>, changed: usize) {
+    let topology = if hints { "Auto" } else { "Disabled" };
+    let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    let distribution = distribution.filter(|it| !hints && known.contains(it)).unwrap_or_default();
+    SLICES_PER_SYNC.with([topology, distribution]).observe(changed as f64);
+}
+
+pub(crate) static MIRROR_CHANGES: Family<Counter, 1> = Family::new(
+    "endpoint_slice_mirroring_controller_changes",
+    "[ALPHA] Number of EndpointSlice changes",
+    ["operation"],
+    Counter::default,
+);
+pub(crate) static MIRROR_SECONDS: Family<Histogram, 0> = Family::new(
+    "endpoint_slice_mirroring_controller_endpoints_sync_duration",
+    "[ALPHA] Duration of syncEndpoints() in seconds",
+    [],
+    || Histogram::new(const { &exponential::<15>(0.001, 2.0) }),
+);
+
 static ZONE_HEALTH: Family<Gauge, 1> = Family::new(
     "node_collector_zone_health",
     "[ALPHA] Gauge measuring percentage of healthy nodes per zone.",
@@ -174,7 +204,7 @@ pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
 
 /// Everything that is counted here, in Prometheus' text form.
 pub fn collect(out: &mut String) {
-    let families: [&dyn Collect; 23] = [
+    let families: [&dyn Collect; 26] = [
         &RUNNING,
         &JOB_SYNCS,
         &JOB_SYNC_SECONDS,
@@ -188,6 +218,9 @@ pub fn collect(out: &mut String) {
         &TTL_LATE,
         &SLICE_SYNCS,
         &SLICE_CHANGES,
+        &SLICES_PER_SYNC,
+        &MIRROR_CHANGES,
+        &MIRROR_SECONDS,
         &ZONE_HEALTH,
         &ZONE_SIZE,
         &ZONE_UNHEALTHY,

@@ -174,9 +174,14 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     for (type_, reason, message) in &decision.events {
         controller.context.event_about(&reference_of(service.as_ref()), *type_, reason, message.as_str());
     }
+    let changed = decision.create.len() + decision.update.len() + decision.delete.len();
     metrics::slices_changed(decision.create.len(), decision.update.len(), decision.delete.len());
     let outcome = apply(&controller.context, &key, &controller.expectations, decision).await;
     metrics::SLICE_SYNCS.with([if outcome.is_ok() { "success" } else { "error" }]).increment();
+    if outcome.is_ok() {
+        let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+        metrics::service_synced(topology::is_asked(&service), distribution, changed);
+    }
     if let Err(error @ Error::Call { source, .. }) = &outcome
         && !error.is_conflict()
     {

@@ -448,3 +448,38 @@ async fn slices_and_endpoints_follow_the_pods() {
     .await;
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn changed_slices_are_counted_by_how_traffic_is_spread() {
+    let api = FakeApi::default();
+    // A name, a mode and a distribution of Services; what no Service of another test has tells these apart.
+    for (name, mode, distribution) in [
+        ("node", "Disabled", "PreferSameNode"),
+        ("zone", "", "PreferSameZone"),
+        ("hints", "Auto", "PreferSameNode"),
+        ("odd", "", "Somehow"),
+    ] {
+        let mut service = service();
+        service.metadata.name = Some(name.to_owned());
+        service.metadata.annotations = Some(labels(&[("service.kubernetes.io/topology-mode", mode)]));
+        service.spec.as_mut().unwrap().traffic_distribution = Some(distribution.to_owned());
+        api.create("/services", &service);
+    }
+    let running = Running::start(&api, &["endpointslice-controller"]);
+    let slices = |api: &FakeApi| api.list::<EndpointSlice>("discovery.k8s.io/endpointslices").len();
+    api.until("all have slices", |_| {}, |api| slices(api) == 4).await;
+    running.stop().await;
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    let name = "endpoint_slice_controller_endpointslices_changed_per_sync";
+    for (topology, distribution, seen) in [
+        ("Disabled", "PreferSameNode", true),
+        ("Disabled", "PreferSameZone", true),
+        ("Auto", "", true),
+        ("Auto", "PreferSameNode", false),
+        ("Disabled", "Somehow", false),
+    ] {
+        let labels = format!("topology=\"{topology}\",traffic_distribution=\"{distribution}\"");
+        assert_eq!(text.contains(&format!("{name}_count{{{labels}}}")), seen, "{labels}");
+    }
+}

@@ -13,6 +13,7 @@ use crate::context::{Context, Error, LAG_CHECK};
 use crate::endpointslice::{MANAGED_BY, apply, service_of};
 use crate::expect::Expectations;
 use crate::labels;
+use crate::metrics;
 
 /// Index of mirrored slices by the key of their Service.
 const BY_SERVICE: &str = "controllers/mirrored";
@@ -73,6 +74,13 @@ impl Controller {
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
+    let started = std::time::Instant::now();
+    let outcome = sync(&controller, key).await;
+    metrics::MIRROR_SECONDS.with([]).observe(started.elapsed().as_secs_f64());
+    outcome
+}
+
+async fn sync(controller: &Controller, key: ObjectKey) -> Result<(), Error> {
     let context = &controller.context;
     if !controller.expectations.satisfied(&key, &controller.slices, context.now()) {
         controller.queue.add_after(key, LAG_CHECK);
@@ -83,5 +91,14 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let (endpoints, service) = (controller.endpoints.get(&key), controller.services.get(&key));
     let most = context.settings.mirrored_per_subset;
     let decision = decide(endpoints.as_deref(), service.as_deref(), &slices, most, context.names.as_ref());
-    apply(context, &key, &controller.expectations, decision).await
+    let changes = [
+        ("create", decision.create.len()),
+        ("update", decision.update.len()),
+        ("delete", decision.delete.len()),
+    ];
+    apply(context, &key, &controller.expectations, decision).await?;
+    for (operation, count) in changes.into_iter().filter(|(_, count)| *count > 0) {
+        metrics::MIRROR_CHANGES.with([operation]).add(count as u64);
+    }
+    Ok(())
 }

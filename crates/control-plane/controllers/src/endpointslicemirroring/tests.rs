@@ -122,6 +122,10 @@ fn subsets_are_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_hand_written_service_is_mirrored() {
     let api = FakeApi::default();
+    // Other tests run beside this one and may count too: what is seen is that it grows.
+    let counted =
+        || ["create", "update", "delete"].map(|it| crate::metrics::MIRROR_CHANGES.with([it]).value());
+    let before = counted();
     let running = Running::start(&api, &["endpointslice-mirroring-controller"]);
     api.create("/endpoints", &endpoints(&["10.0.0.1"], &[]));
     api.settle().await;
@@ -144,4 +148,11 @@ async fn a_hand_written_service_is_mirrored() {
     api.delete("/endpoints", "ns", "db", "Background");
     api.until("it goes", |_| {}, |api| slices(api).is_empty()).await;
     running.stop().await;
+    let after = counted();
+    assert!(before.iter().zip(after).all(|(before, after)| *before < after), "{before:?} {after:?}");
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    let name = "endpoint_slice_mirroring_controller_endpoints_sync_duration";
+    assert!(text.contains(&format!("# TYPE {name} histogram")), "{text}");
+    assert!(text.contains(&format!("{name}_bucket{{le=\"16.384\"}}")), "{text}");
 }
