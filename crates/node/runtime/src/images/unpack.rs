@@ -421,6 +421,10 @@ impl Unpacker {
             // Other unions' bookkeeping (`.wh..wh.aufs`) hides nothing.
             return Ok(());
         }
+        if name == "." || name == ".." {
+            // The entry is called `.wh...`: a name like any other, until its prefix is taken off, and then the directory above.
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a whiteout of a directory around it"));
+        }
         self.clear(parent, name)?;
         mknodat(parent, name, SFlag::S_IFCHR, Mode::empty(), 0)?;
         Ok(())

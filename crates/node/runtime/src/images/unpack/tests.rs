@@ -108,18 +108,46 @@ fn hostile_names_reach_nothing_outside() {
         vec![("l", LINK, path.as_bytes(), 0o777), ("x", EntryType::Link, b"l/victim", 0o644)],
         vec![("loop", LINK, b"loop", 0o777), ("loop/x", FILE, b"x", 0o644)],
         vec![("l", LINK, path.as_bytes(), 0o777), ("l/.wh.victim", FILE, b"", 0o644)],
+        vec![("l", LINK, path.as_bytes(), 0o777), ("l/.wh..wh..opq", FILE, b"", 0o644)],
+        vec![("l", LINK, path.as_bytes(), 0o777), (".wh.l/victim", FILE, b"", 0o644)],
+        vec![("d/", DIRECTORY, b"", 0o755), ("d/.wh...", FILE, b"", 0o644)],
+        vec![("d/", DIRECTORY, b"", 0o755), ("d/.wh..", FILE, b"", 0o644)],
+        vec![(".wh...", FILE, b"", 0o644)],
+        vec![(".wh.", FILE, b"", 0o644)],
         vec![("l", LINK, path.as_bytes(), 0o777), ("l/victim", FILE, b"changed", 0o644)],
     ];
     for items in cases {
-        let target = tempfile::tempdir().unwrap();
-        let _ = run(target.path(), &[], &items);
+        // Deep enough that a mistake stays in a directory of the test's own.
+        let own = tempfile::tempdir().unwrap();
+        let target = own.path().join("layers/one");
+        fs::create_dir_all(&target).unwrap();
+        fs::create_dir(own.path().join("layers/other")).unwrap();
+        let _ = run(&target, &[], &items);
+        assert!(own.path().join("layers/other").is_dir() && target.is_dir(), "{items:?}");
         let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["victim"], "{items:?}");
         assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "whole", "{items:?}");
         assert_eq!(fs::metadata(outside.path().join("victim")).unwrap().nlink(), 1, "{items:?}");
-        assert!(!target.path().parent().unwrap().join("escape").exists());
+        assert!(!own.path().join("layers/escape").exists());
     }
     assert!(!Path::new("/tmp/escape").exists());
+}
+
+#[test]
+fn a_whiteout_of_the_directory_above_is_refused() {
+    if !is_root() {
+        return;
+    }
+    for name in [".wh...", "d/.wh...", "d/.wh.."] {
+        let own = tempfile::tempdir().unwrap();
+        let target = own.path().join("layers/one");
+        fs::create_dir_all(&target).unwrap();
+        let items: [Item<'_>; 3] =
+            [("d/", DIRECTORY, b"", 0o755), ("d/kept", FILE, b"x", 0o644), (name, FILE, b"", 0o644)];
+        let refused = run(&target, &[], &items);
+        assert!(refused.is_err(), "{name}: {refused:?}");
+        assert!(target.join("d/kept").is_file(), "{name}");
+    }
 }
 
 #[test]
@@ -206,6 +234,29 @@ fn bounds_hold() {
         unpack(&b"no tar at all, but long enough"[..], target.path(), &[], Limits::default()),
         Err(UnpackError::Archive(_)) | Ok(_)
     ));
+}
+
+#[test]
+fn a_layer_of_many_files_is_unpacked_and_counted() {
+    if !is_root() {
+        return;
+    }
+    const FILES: usize = 4_000;
+    let names: Vec<String> = (0..FILES).map(|number| format!("d/{}/f{number}", number % 100)).collect();
+    let items: Vec<Item<'_>> =
+        names.iter().map(|name| (name.as_str(), FILE, b"".as_slice(), 0o644)).collect();
+    let target = tempfile::tempdir().unwrap();
+    let most = u64::try_from(FILES).unwrap();
+    let limits = Limits { entries: most, keep_free: 0 };
+    let usage = unpack(tar(&items).as_slice(), target.path(), &[], limits).unwrap();
+    assert!((most..most + 200).contains(&usage.inodes), "{usage:?}");
+    assert_eq!(fs::read_dir(target.path().join("d/7")).unwrap().count(), FILES / 100);
+    // One fewer, and nothing after the last one that may be is looked at.
+    let target = tempfile::tempdir().unwrap();
+    let limits = Limits { entries: most - 1, keep_free: 0 };
+    let refused = unpack(tar(&items).as_slice(), target.path(), &[], limits);
+    assert!(matches!(refused, Err(UnpackError::Entries(limit)) if limit == most - 1), "{refused:?}");
+    assert!(!target.path().join(&names[FILES - 1]).exists());
 }
 
 #[test]
