@@ -11,6 +11,7 @@ mod client;
 mod error;
 mod import;
 mod names;
+mod pressure;
 mod redact;
 
 pub use archive::ArchiveError;
@@ -18,6 +19,7 @@ pub use client::{Cri, Timeouts, bounded, unix_channel};
 pub use error::Error;
 pub use import::{ImportError, import_image};
 pub use names::{NameError, normalize_image_name};
+pub use pressure::parse_pressure;
 
 /// CRI v1 (`runtime.v1`): messages, `runtime_service_client`, `image_service_client` and the servers.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic)]

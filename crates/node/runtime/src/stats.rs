@@ -1,7 +1,7 @@
 //! Usage of containers and pods, read from their cgroups when asked for, and the same as metrics.
 
 use parking_lot::Mutex;
-use podium_cri::v1;
+use podium_cri::{parse_pressure, v1};
 use podium_shim::cgroup::Cgroups;
 
 use crate::container::Container;
@@ -46,6 +46,16 @@ fn cpu_nanos(cgroups: &Cgroups, path: &str) -> Option<u64> {
     number(cgroups.read(path, "cpuacct", "cpuacct.usage"))
 }
 
+/// How long tasks of a group stood still for want of something; groups of version 1 do not have it.
+fn pressure(cgroups: &Cgroups, path: &str, of: &str) -> Option<v1::PsiStats> {
+    parse_pressure(&cgroups.read(path, of, &format!("{of}.pressure")).filter(|_| cgroups.is_v2())?)
+}
+
+fn io(cgroups: &Cgroups, path: &str, at: i64) -> Option<v1::IoUsage> {
+    let psi = pressure(cgroups, path, "io")?;
+    Some(v1::IoUsage { timestamp: at, psi: Some(psi) })
+}
+
 fn cpu(cgroups: &Cgroups, path: &str, samples: Option<&Samples>, at: i64) -> Option<v1::CpuUsage> {
     let nanos = cpu_nanos(cgroups, path)?;
     let rate = samples.and_then(|samples| {
@@ -69,7 +79,7 @@ fn cpu(cgroups: &Cgroups, path: &str, samples: Option<&Samples>, at: i64) -> Opt
         timestamp: at,
         usage_core_nano_seconds: value(nanos),
         usage_nano_cores: rate.and_then(value),
-        psi: None,
+        psi: pressure(cgroups, path, "cpu"),
     })
 }
 
@@ -93,18 +103,30 @@ fn memory(cgroups: &Cgroups, path: &str, at: i64) -> Option<v1::MemoryUsage> {
         rss_bytes: key("total_rss", "anon").and_then(value),
         page_faults: key("total_pgfault", "pgfault").and_then(value),
         major_page_faults: key("total_pgmajfault", "pgmajfault").and_then(value),
-        psi: None,
+        psi: pressure(cgroups, path, "memory"),
     })
 }
 
+/// Swap of a group. How much is left is known only where it is bounded, as with upstream.
 fn swap(cgroups: &Cgroups, path: &str, memory: Option<&v1::MemoryUsage>, at: i64) -> Option<v1::SwapUsage> {
-    let used = if cgroups.is_v2() {
-        number(cgroups.read(path, "memory", "memory.swap.current"))?
+    let read = |file: &str| number(cgroups.read(path, "memory", file));
+    // Version 1 writes a number near the largest for no limit, version 2 a word.
+    let bound = |file: &str| read(file).filter(|limit| *limit < 1 << 60);
+    let (used, limit) = if cgroups.is_v2() {
+        (read("memory.swap.current")?, bound("memory.swap.max"))
     } else {
-        let both = number(cgroups.read(path, "memory", "memory.memsw.usage_in_bytes"))?;
-        both.saturating_sub(memory?.usage_bytes?.value)
+        let both = read("memory.memsw.usage_in_bytes")?;
+        let limit = bound("memory.memsw.limit_in_bytes").zip(bound("memory.limit_in_bytes"));
+        (
+            both.saturating_sub(memory?.usage_bytes?.value),
+            limit.map(|(both, memory)| both.saturating_sub(memory)),
+        )
     };
-    Some(v1::SwapUsage { timestamp: at, swap_available_bytes: None, swap_usage_bytes: value(used) })
+    Some(v1::SwapUsage {
+        timestamp: at,
+        swap_available_bytes: limit.and_then(|limit| value(limit.saturating_sub(used))),
+        swap_usage_bytes: value(used),
+    })
 }
 
 /// What a container has written, and when that was counted.
@@ -160,7 +182,7 @@ pub(crate) fn container(runtime: &Runtime, container: &Container) -> v1::Contain
             used_bytes: value(layer.1.bytes),
             inodes_used: value(layer.1.inodes),
         }),
-        io: None,
+        io: io(&runtime.cgroups, &record.cgroup, at),
     }
 }
 
@@ -188,7 +210,7 @@ pub(crate) fn sandbox(runtime: &Runtime, sandbox: &Sandbox) -> v1::PodSandboxSta
             network: network.map(|text| interfaces(&text, at)),
             process: Some(v1::ProcessUsage { timestamp: at, process_count: value(processes) }),
             containers: containers.iter().map(|one| container(runtime, one)).collect(),
-            io: None,
+            io: own.then(|| io(&runtime.cgroups, &group, at)).flatten(),
         }),
     }
 }
@@ -325,7 +347,9 @@ mod tests {
             ("memory.current", "1000\n"),
             ("memory.max", "4000\n"),
             ("memory.stat", "anon 600\ninactive_file 300\npgfault 7\n"),
-            ("memory.swap.current", "0\n"),
+            ("memory.swap.current", "10\n"),
+            ("memory.swap.max", "30\n"),
+            ("memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"),
         ] {
             std::fs::write(group.join(file), text).unwrap();
         }
@@ -339,7 +363,12 @@ mod tests {
         assert_eq!(memory.working_set_bytes, value(700));
         assert_eq!(memory.available_bytes, value(3300));
         assert_eq!(memory.rss_bytes, value(600));
-        assert_eq!(swap(&cgroups, "/g", Some(&memory), 0).unwrap().swap_usage_bytes, value(0));
+        assert_eq!(memory.psi.unwrap().some.unwrap().total, 5);
+        assert_eq!(io(&cgroups, "/g", 0), None, "a kernel without it");
+        let bounded = swap(&cgroups, "/g", Some(&memory), 0).unwrap();
+        assert_eq!((bounded.swap_usage_bytes, bounded.swap_available_bytes), (value(10), value(20)));
+        std::fs::write(group.join("memory.swap.max"), "max\n").unwrap();
+        assert_eq!(swap(&cgroups, "/g", Some(&memory), 0).unwrap().swap_available_bytes, None);
     }
 
     #[test]
