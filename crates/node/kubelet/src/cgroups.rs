@@ -176,7 +176,7 @@ impl Cgroups {
     }
 
     /// The group of all pods.
-    fn top(&self) -> String {
+    pub(crate) fn top(&self) -> String {
         self.group(&["kubepods"])
     }
 

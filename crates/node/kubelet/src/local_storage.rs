@@ -34,11 +34,23 @@ pub(crate) enum Unit {
     Inodes,
 }
 
-impl Unit {
-    fn of(self, found: &fs::Metadata) -> u64 {
-        match self {
-            Self::Bytes => found.blocks() * 512,
-            Self::Inodes => 1,
+/// What files and directories take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+impl Size {
+    fn add(&mut self, found: &fs::Metadata) {
+        self.bytes += found.blocks() * 512;
+        self.inodes += 1;
+    }
+
+    fn of(self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Bytes => self.bytes,
+            Unit::Inodes => self.inodes,
         }
     }
 }
@@ -63,14 +75,20 @@ pub(crate) fn is_bounded(pod: &Pod) -> bool {
         || containers.any(|container| resources::limit(container.resources.as_ref(), RESOURCE).is_some())
 }
 
-/// Why the pod has to go, in upstream's order and words; None if it keeps its bounds.
-pub(crate) fn decide(pod: &Pod, usage: &Usage) -> Option<Verdict> {
+/// Which bound was not kept, by upstream's word for it in metrics, and why the pod has to go, in upstream's order and words;
+/// None if it keeps its bounds.
+pub(crate) fn decide(pod: &Pod, usage: &Usage) -> Option<(&'static str, Verdict)> {
     // What holds the node together is not evicted, as when the node itself runs short.
     if pod::is_critical(pod) {
         return None;
     }
-    let message = empty_dirs(pod, usage).or_else(|| whole(pod, usage)).or_else(|| containers(pod, usage))?;
-    Some(Verdict::plain(EVICTED, message))
+    type Judge = fn(&Pod, &Usage) -> Option<String>;
+    let judges: [(&str, Judge); 3] = [
+        ("emptydirfs.limit", empty_dirs),
+        ("ephemeralpodfs.limit", whole),
+        ("ephemeralcontainerfs.limit", containers),
+    ];
+    judges.into_iter().find_map(|(bound, judge)| Some((bound, Verdict::plain(EVICTED, judge(pod, usage)?))))
 }
 
 fn empty_dirs(pod: &Pod, usage: &Usage) -> Option<String> {
@@ -207,10 +225,16 @@ impl Place {
     }
 }
 
-/// What a file or everything below a directory takes on its file system; what is mounted below is not followed.
 fn size(path: &Path, unit: Unit) -> u64 {
-    let Ok(root) = fs::symlink_metadata(path) else { return 0 };
-    let (mut total, mut waiting, mut linked) = (unit.of(&root), Vec::new(), HashSet::new());
+    walk(path).of(unit)
+}
+
+/// What a file or everything below a directory takes on its file system; what is mounted below is not followed. Blocking.
+pub(crate) fn walk(path: &Path) -> Size {
+    let mut total = Size::default();
+    let Ok(root) = fs::symlink_metadata(path) else { return total };
+    let (mut waiting, mut linked) = (Vec::new(), HashSet::new());
+    total.add(&root);
     if root.is_dir() {
         waiting.push(Place { base: None, path: path.to_owned() });
     }
@@ -223,7 +247,7 @@ fn size(path: &Path, unit: Unit) -> u64 {
             {
                 continue;
             }
-            total += unit.of(&metadata);
+            total.add(&metadata);
             if metadata.is_dir() {
                 waiting.push(directory.below(&entry.file_name()));
             }
@@ -252,7 +276,15 @@ mod tests {
             |pairs: &[(&str, u64)]| pairs.iter().map(|(name, used)| ((*name).to_owned(), *used)).collect();
         let usage = Usage { containers: map(containers), empty_dirs: map(empty_dirs), kept: 1 };
         let verdict = decide(&pod(spec), &usage);
-        assert_eq!(verdict.map(|verdict| verdict.message).as_deref(), expected);
+        let (bound, message) = verdict.map(|(bound, verdict)| (bound, verdict.message)).unzip();
+        assert_eq!(message.as_deref(), expected);
+        // Each bound has its own words.
+        let words = |text: &str| match text.split(' ').next() {
+            Some("Usage") => "emptydirfs.limit",
+            Some("Pod") => "ephemeralpodfs.limit",
+            _ => "ephemeralcontainerfs.limit",
+        };
+        assert_eq!(bound, expected.map(words));
     }
 
     #[test]

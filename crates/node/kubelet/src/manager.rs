@@ -3,7 +3,7 @@
 mod beside;
 mod bounds;
 mod leave;
-mod relief;
+pub(crate) mod relief;
 mod statics;
 
 use std::{

@@ -102,6 +102,8 @@ families! {
         "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
     PREEMPTIONS: "kubelet_preemptions", Kind::Counter, true,
         "[ALPHA] Cumulative number of pod preemptions by preemption resource";
+    EVICTIONS: "kubelet_evictions", Kind::Counter, true,
+        "[ALPHA] Cumulative number of pod evictions by eviction signal";
     DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Kind::Counter, true,
         "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.";
     DEVICE_ALLOCATION: "kubelet_device_plugin_alloc_duration_seconds", Kind::Seconds(DEFAULT), true,

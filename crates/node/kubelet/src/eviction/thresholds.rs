@@ -33,6 +33,11 @@ impl Signal {
         found.map(|(signal, _)| *signal).ok_or_else(|| format!("unsupported eviction signal {name}"))
     }
 
+    /// As thresholds and metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(signal, _)| *signal == self).map_or("", |(_, name)| *name)
+    }
+
     /// What is to be reclaimed, as messages name it.
     pub(crate) fn resource(self) -> &'static str {
         match self {

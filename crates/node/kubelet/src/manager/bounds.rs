@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::Pods;
 use crate::{
     local_storage::{self, Unit},
-    pod,
+    metrics, pod,
     record::label,
 };
 
@@ -34,9 +34,10 @@ impl Pods {
             for pod in bounded {
                 let layers = layers.remove(pod::uid(&pod)).unwrap_or_default();
                 let usage = self.measure(&pod, layers, Unit::Bytes).await;
-                if let Some(verdict) = local_storage::decide(&pod, &usage) {
-                    // Others that have outgrown theirs go at the same time.
-                    drop(self.evict(&pod, verdict, GRACE_SECONDS));
+                let Some((bound, verdict)) = local_storage::decide(&pod, &usage) else { continue };
+                // Others that have outgrown theirs go at the same time.
+                if self.evict(&pod, verdict, GRACE_SECONDS).is_some() {
+                    self.shared.metrics.count(&metrics::EVICTIONS, &[("eviction_signal", bound)]);
                 }
             }
         }

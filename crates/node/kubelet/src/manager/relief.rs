@@ -23,6 +23,7 @@ use crate::{
     },
     image_gc,
     local_storage::{self, Unit},
+    metrics,
     node::{self, machine::memory},
     pod,
     record::label,
@@ -93,10 +94,11 @@ impl Pods {
         let most = self.shared.config.settings.eviction_max_pod_grace_period;
         let grace = eviction::grace_seconds(threshold, &pod, most);
         // What it holds is free only when it has ended; another that went meanwhile would go for nothing.
-        if let Some(ended) = self.evict(&pod, verdict, grace)
-            && tokio::time::timeout(eviction::patience(grace), ended).await.is_err()
-        {
-            tracing::warn!(pod = pod::full_name(&pod), "an evicted pod has not ended in its time");
+        if let Some(ended) = self.evict(&pod, verdict, grace) {
+            self.shared.metrics.count(&metrics::EVICTIONS, &[("eviction_signal", signal.name())]);
+            if tokio::time::timeout(eviction::patience(grace), ended).await.is_err() {
+                tracing::warn!(pod = pod::full_name(&pod), "an evicted pod has not ended in its time");
+            }
         }
         true
     }
@@ -251,7 +253,7 @@ fn measure(root: &Path, images: Option<&Path>) -> Observations {
 }
 
 /// Processes and threads: how many more there may be.
-fn processes() -> Option<Observed> {
+pub(crate) fn processes() -> Option<Observed> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();
     let capacity =
         number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min()?;

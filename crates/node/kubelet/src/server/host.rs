@@ -9,6 +9,7 @@ use podium_client::Shutdown;
 use podium_cri::{Cri, Error, v1};
 use serde_json::{Value, json};
 
+use super::stats::{Kept, storage::Target};
 use crate::{context::Shared, manager::Pods, metrics::Metrics, record::label};
 
 /// The kubelet around the server.
@@ -29,8 +30,21 @@ pub(crate) trait Host: Send + Sync {
     /// Cores and sockets of the machine.
     fn cores_and_sockets(&self) -> (usize, usize);
     fn memory_bytes(&self) -> i64;
-    /// A file of the pod's own cgroup, see [`crate::cgroups::Cgroups::read`].
-    fn pod_cgroup(&self, pod: &Pod, controller: &str, file: &str) -> Option<String>;
+    /// A file of a cgroup, see [`crate::cgroups::Cgroups::read`].
+    fn group_file(&self, path: &str, controller: &str, file: &str) -> Option<String>;
+    /// The cgroup of all pods.
+    fn pods_group(&self) -> String;
+    /// A pod's own cgroup.
+    fn pod_group(&self, pod: &Pod) -> String;
+    /// The cgroup of a container, by the id that the runtime gave it.
+    fn container_group(&self, pod: &Pod, id: &str) -> String;
+    /// Where the runtime listens.
+    fn runtime_endpoint(&self) -> &str;
+    /// Where a pod's files are.
+    fn target(&self, pod: Arc<Pod>) -> Target;
+    /// What statistics keep from one question to the next.
+    fn kept(&self) -> &Kept;
+    fn swap_bytes(&self) -> i64;
     /// The cgroup layout in use is version 2.
     fn cgroup_v2(&self) -> bool;
     /// What bounds every container.
@@ -153,11 +167,12 @@ pub(crate) struct KubeletHost {
     shared: Shared,
     pods: Arc<Pods>,
     runtime: Arc<dyn Runtime>,
+    kept: Kept,
 }
 
 impl KubeletHost {
     pub(crate) fn new(shared: Shared, pods: Arc<Pods>) -> Self {
-        Self { runtime: Arc::new(shared.cri.clone()), shared, pods }
+        Self { runtime: Arc::new(shared.cri.clone()), shared, pods, kept: Kept::default() }
     }
 }
 
@@ -210,8 +225,37 @@ impl Host for KubeletHost {
         self.shared.machine.memory_bytes
     }
 
-    fn pod_cgroup(&self, pod: &Pod, controller: &str, file: &str) -> Option<String> {
-        self.shared.cgroups.read(&self.shared.cgroups.pod_path(pod), controller, file)
+    fn group_file(&self, path: &str, controller: &str, file: &str) -> Option<String> {
+        self.shared.cgroups.read(path, controller, file)
+    }
+
+    fn pods_group(&self) -> String {
+        self.shared.cgroups.top()
+    }
+
+    fn pod_group(&self, pod: &Pod) -> String {
+        self.shared.cgroups.pod_path(pod)
+    }
+
+    fn container_group(&self, pod: &Pod, id: &str) -> String {
+        self.shared.cgroups.container_path(pod, id, &self.shared.runtime_name)
+    }
+
+    fn runtime_endpoint(&self) -> &str {
+        &self.shared.config.settings.container_runtime_endpoint
+    }
+
+    fn target(&self, pod: Arc<Pod>) -> Target {
+        let directory = self.shared.pod_dir(crate::pod::uid(&pod));
+        Target { directory, logs: self.shared.log_directory(&pod), pod }
+    }
+
+    fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    fn swap_bytes(&self) -> i64 {
+        self.shared.machine.swap_bytes
     }
 
     fn cgroup_v2(&self) -> bool {

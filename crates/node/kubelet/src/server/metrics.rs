@@ -1,8 +1,13 @@
 //! Metrics in Prometheus' text format, by upstream's names.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+    sync::Arc,
+};
 
 use http::Method;
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use podium_client::metrics::head;
 use podium_cri::v1;
@@ -10,8 +15,12 @@ use podium_cri::v1;
 use super::{
     host::Host,
     reply::{self, Reply},
-    stats::{self, PodUsage, Usage},
+    stats::{
+        self, PodUsage, Usage,
+        storage::{Space, Stored},
+    },
 };
+use crate::pod;
 
 /// Text that grows by families of metrics.
 #[derive(Debug, Default)]
@@ -148,12 +157,7 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
         &[("git_version", version), ("major", major), ("minor", minor), ("platform", "linux")],
         1,
     );
-    text.family(
-        "kubelet_desired_pods",
-        "gauge",
-        "The number of pods the kubelet is being instructed to run.",
-    );
-    text.sample("kubelet_desired_pods", &[("static", "false")], host.pods().len());
+    counts(&mut text, &host.pods(), host.cgroup_v2());
     let runtime = host.runtime();
     match tokio::try_join!(runtime.sandboxes(None), runtime.containers(None, false)) {
         Ok((sandboxes, containers)) => {
@@ -172,10 +176,89 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
         }
         Err(error) => tracing::debug!(%error, "metrics without the runtime's"),
     }
+    storage(&mut text, &host.pods(), &stats::stored(host).await);
     requests.write(&mut text);
     text.0.push_str(&host.metrics().render("kubelet_"));
     text.0.push_str(&podium_client::process_metrics());
     reply::metrics(text.0)
+}
+
+/// Pods and what is in them, as far as the kubelet has been told of them.
+fn counts(text: &mut Text, pods: &[Arc<Pod>], cgroup_v2: bool) {
+    let number = |of: &dyn Fn(&Pod) -> bool| pods.iter().filter(|pod| of(pod)).count();
+    let active = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let name = "kubelet_active_pods";
+    let help = "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. \
+        static is true if the pod is not from the apiserver.";
+    text.family(name, "gauge", help);
+    text.sample(name, &[("static", "")], number(&|pod| active(pod) && !pod::is_static(pod)));
+    text.sample(name, &[("static", "true")], number(&|pod| active(pod) && pod::is_static(pod)));
+    let name = "kubelet_cgroup_version";
+    text.family(name, "gauge", "[ALPHA] cgroup version on the hosts.");
+    text.sample(name, &[], if cgroup_v2 { 2 } else { 1 });
+    let name = "kubelet_desired_pods";
+    let help = "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
+    text.family(name, "gauge", help);
+    text.sample(name, &[("static", "")], number(&|pod| !pod::is_static(pod)));
+    text.sample(name, &[("static", "true")], number(&pod::is_static));
+    let name = "kubelet_managed_ephemeral_containers";
+    text.family(
+        name,
+        "gauge",
+        "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.",
+    );
+    text.sample(name, &[], pods.iter().map(|pod| pod::ephemeral_containers(pod).len()).sum::<usize>());
+    let name = "kubelet_mirror_pods";
+    let help =
+        "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+    text.family(name, "gauge", help);
+    text.sample(name, &[], number(&pod::is_static));
+}
+
+/// What claims and logs of containers take. A claim of several pods is one row.
+fn storage(text: &mut Text, pods: &[Arc<Pod>], stored: &HashMap<String, Stored>) {
+    let mut claims: BTreeMap<(&str, &str), Space> = BTreeMap::new();
+    let of_pods = || pods.iter().filter_map(|pod| Some((pod, stored.get(pod::uid(pod))?)));
+    for (pod, stored) in of_pods() {
+        for volume in &stored.volumes {
+            if let Some(claim) = &volume.claim {
+                claims.entry((pod::namespace(pod), claim.as_str())).or_insert(volume.space);
+            }
+        }
+    }
+    type Number = fn(&Space) -> u64;
+    let families: [(&str, &str, Number); 6] = [
+        ("available_bytes", "[ALPHA] Number of available bytes in the volume", |one| one.available_bytes),
+        ("capacity_bytes", "[ALPHA] Capacity in bytes of the volume", |one| one.capacity_bytes),
+        ("inodes", "[ALPHA] Maximum number of inodes in the volume", |one| one.inodes),
+        ("inodes_free", "[ALPHA] Number of free inodes in the volume", |one| one.inodes_free),
+        ("inodes_used", "[ALPHA] Number of used inodes in the volume", |one| one.inodes_used),
+        ("used_bytes", "[ALPHA] Number of used bytes in the volume", |one| one.used_bytes),
+    ];
+    for (name, help, number) in families {
+        let name = format!("kubelet_volume_stats_{name}");
+        text.family(&name, "gauge", help);
+        for ((namespace, claim), space) in &claims {
+            let labels = [("namespace", *namespace), ("persistentvolumeclaim", *claim)];
+            text.sample(&name, &labels, number(space));
+        }
+    }
+    let name = "kubelet_container_log_filesystem_used_bytes";
+    text.family(name, "gauge", "[ALPHA] Bytes used by the container's logs on the filesystem.");
+    for (pod, stored) in of_pods() {
+        for (container, size) in &stored.logs {
+            let labels = [
+                ("container", container.as_str()),
+                ("namespace", pod::namespace(pod)),
+                ("pod", pod::name(pod)),
+                ("uid", pod::uid(pod)),
+            ];
+            text.sample(name, &labels, size.bytes);
+        }
+    }
 }
 
 /// `/metrics/probes`: the answers of probes.
@@ -190,8 +273,11 @@ pub(crate) async fn resource(host: &dyn Host) -> Reply {
     if let Err(error) = &pods {
         tracing::warn!(%error, "statistics of the runtime");
     }
-    reply::metrics(resource_text(&stats::node().await, &pods.unwrap_or_default(), failed))
+    reply::metrics(resource_text(&stats::node(host).await, &pods.unwrap_or_default(), failed))
 }
+
+/// One number of what something uses.
+type Number = fn(&Usage) -> Option<u64>;
 
 fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
     let mut text = Text::default();
@@ -229,6 +315,50 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
             &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)],
             started,
         );
+    }
+    for (name, help, number) in [
+        (
+            "container_swap_limit_bytes",
+            "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+            (|usage| Some(usage.swap_bytes?.saturating_add(usage.swap_available_bytes?))) as Number,
+        ),
+        (
+            "container_swap_usage_bytes",
+            "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+            |usage| usage.swap_bytes,
+        ),
+    ] {
+        text.family(name, "gauge", help);
+        for (pod, one) in containers() {
+            if let Some(bytes) = number(&one.usage) {
+                text.timed(
+                    name,
+                    &[("container", &one.name), ("namespace", &pod.namespace), ("pod", &pod.name)],
+                    bytes,
+                    one.usage.time,
+                );
+            }
+        }
+    }
+    let name = "node_swap_usage_bytes";
+    text.family(
+        name,
+        "gauge",
+        "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+    );
+    if let Some(bytes) = node.swap_bytes {
+        text.timed(name, &[], bytes, node.time);
+    }
+    let name = "pod_swap_usage_bytes";
+    text.family(
+        name,
+        "gauge",
+        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+    );
+    for pod in pods {
+        if let Some(bytes) = pod.usage.swap_bytes {
+            text.timed(name, &[("namespace", &pod.namespace), ("pod", &pod.name)], bytes, pod.usage.time);
+        }
     }
     let name = "node_cpu_usage_seconds_total";
     text.family(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
@@ -272,7 +402,10 @@ fn resource_text(node: &Usage, pods: &[PodUsage], failed: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::stats::ContainerUsage;
+    use crate::{
+        local_storage::Size,
+        server::stats::{ContainerUsage, storage::VolumeUsage},
+    };
 
     #[test]
     fn resource_metrics() {
@@ -280,6 +413,8 @@ mod tests {
             time: 1_767_225_600_123_000_000,
             cpu_nanoseconds: Some(cpu),
             working_set_bytes: Some(7),
+            swap_bytes: Some(4),
+            swap_available_bytes: Some(6),
             ..Default::default()
         };
         let pod = PodUsage {
@@ -299,6 +434,10 @@ mod tests {
             "container_cpu_usage_seconds_total{container=\"c\",namespace=\"n\",pod=\"p\"} 1.000000001 1767225600123",
             "container_memory_working_set_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 7 1767225600123",
             "container_start_time_seconds{container=\"c\",namespace=\"n\",pod=\"p\"} 1.500000000",
+            "container_swap_limit_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 10 1767225600123",
+            "container_swap_usage_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 4 1767225600123",
+            "node_swap_usage_bytes 4 1767225600123",
+            "pod_swap_usage_bytes{namespace=\"n\",pod=\"p\"} 4 1767225600123",
             "node_cpu_usage_seconds_total 3.500000000 1767225600123",
             "node_memory_working_set_bytes 7 1767225600123",
             "pod_cpu_usage_seconds_total{namespace=\"n\",pod=\"p\"} 0.000000002 1767225600123",
@@ -326,6 +465,69 @@ mod tests {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
         }
         drop(under_way);
+    }
+
+    #[test]
+    fn pods_are_counted() {
+        let pod = |json: serde_json::Value| Arc::new(serde_json::from_value::<Pod>(json).unwrap());
+        let spec =
+            serde_json::json!({"containers": [], "ephemeralContainers": [{"name": "e"}, {"name": "f"}]});
+        let pods = [
+            pod(serde_json::json!({"metadata": {"resourceVersion": "1"}, "spec": spec})),
+            pod(serde_json::json!({"metadata": {"resourceVersion": "1"}, "status": {"phase": "Failed"}})),
+            pod(serde_json::json!({"metadata": {"annotations": {"kubernetes.io/config.source": "file"}}})),
+        ];
+        let mut text = Text::default();
+        counts(&mut text, &pods, true);
+        for line in [
+            "kubelet_active_pods{static=\"\"} 1",
+            "kubelet_active_pods{static=\"true\"} 1",
+            "kubelet_cgroup_version 2",
+            "kubelet_desired_pods{static=\"\"} 2",
+            "kubelet_desired_pods{static=\"true\"} 1",
+            "kubelet_managed_ephemeral_containers 2",
+            "kubelet_mirror_pods 1",
+        ] {
+            assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
+        }
+    }
+
+    #[test]
+    fn claims_and_logs_are_shown() {
+        let pod = |uid: &str| {
+            let json =
+                serde_json::json!({"metadata": {"name": format!("p-{uid}"), "namespace": "n", "uid": uid}});
+            Arc::new(serde_json::from_value::<Pod>(json).unwrap())
+        };
+        let volume = |name: &str, claim: Option<&str>, used_bytes| VolumeUsage {
+            name: name.to_owned(),
+            claim: claim.map(str::to_owned),
+            ephemeral: claim.is_none(),
+            space: Space { used_bytes, capacity_bytes: 100, inodes_free: 6, ..Space::default() },
+        };
+        let logs = [("c".to_owned(), Size { bytes: 4096, inodes: 1 })].into();
+        let stored = HashMap::from([
+            (
+                "a".to_owned(),
+                Stored {
+                    volumes: vec![volume("e", None, 1), volume("v", Some("data"), 2)],
+                    logs,
+                    ..Stored::default()
+                },
+            ),
+            ("b".to_owned(), Stored { volumes: vec![volume("w", Some("data"), 3)], ..Stored::default() }),
+        ]);
+        let mut text = Text::default();
+        storage(&mut text, &[pod("a"), pod("b"), pod("unmeasured")], &stored);
+        for line in [
+            "kubelet_volume_stats_capacity_bytes{namespace=\"n\",persistentvolumeclaim=\"data\"} 100",
+            "kubelet_volume_stats_used_bytes{namespace=\"n\",persistentvolumeclaim=\"data\"} 2",
+            "kubelet_volume_stats_inodes_free{namespace=\"n\",persistentvolumeclaim=\"data\"} 6",
+            "kubelet_container_log_filesystem_used_bytes{container=\"c\",namespace=\"n\",pod=\"p-a\",uid=\"a\"} 4096",
+        ] {
+            assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
+        }
+        assert_eq!(text.0.matches("persistentvolumeclaim").count(), 6, "one row for each:\n{}", text.0);
     }
 
     #[test]

@@ -131,6 +131,7 @@ struct FakeHost {
     shutdown: Shutdown,
     pod: Arc<Pod>,
     metrics: crate::metrics::Metrics,
+    kept: stats::Kept,
 }
 
 impl Host for FakeHost {
@@ -182,8 +183,37 @@ impl Host for FakeHost {
         crate::resources::Bounds::unlimited(1 << 30)
     }
 
-    fn pod_cgroup(&self, _pod: &Pod, _controller: &str, _file: &str) -> Option<String> {
+    fn group_file(&self, _path: &str, _controller: &str, _file: &str) -> Option<String> {
         None
+    }
+
+    fn pods_group(&self) -> String {
+        "/kubepods".to_owned()
+    }
+
+    fn pod_group(&self, _pod: &Pod) -> String {
+        "/kubepods/podu".to_owned()
+    }
+
+    fn container_group(&self, _pod: &Pod, id: &str) -> String {
+        format!("/kubepods/podu/{id}")
+    }
+
+    fn runtime_endpoint(&self) -> &str {
+        ""
+    }
+
+    fn target(&self, pod: Arc<Pod>) -> stats::storage::Target {
+        let directory = crate::volumes::PodDir::new(Path::new("/nonexistent"), "u");
+        stats::storage::Target { pod, directory, logs: PathBuf::from("/nonexistent") }
+    }
+
+    fn kept(&self) -> &stats::Kept {
+        &self.kept
+    }
+
+    fn swap_bytes(&self) -> i64 {
+        1 << 20
     }
 
     fn cgroup_v2(&self) -> bool {
@@ -277,6 +307,7 @@ impl World {
             shutdown: shutdown.clone(),
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             metrics: Default::default(),
+            kept: stats::Kept::default(),
         };
         let serving = tokio::spawn(async move {
             server.serve(Arc::new(host), api(), &settings).await;
@@ -511,6 +542,24 @@ async fn paths_and_methods() {
     assert!(answer.ends_with("\r\n\r\na|b"), "{answer}");
     let answer = world.ask("GET /pods").await;
     assert!(answer.contains("\"kind\":\"PodList\""), "{answer}");
+    let answer = world.ask("GET /stats/summary").await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let node = &serde_json::from_str::<Value>(body).unwrap()["node"];
+    for field in [
+        "/startTime",
+        "/cpu/usageCoreNanoSeconds",
+        "/memory/workingSetBytes",
+        "/swap/swapUsageBytes",
+        "/network/interfaces",
+        "/fs/inodesUsed",
+        "/rlimit/maxpid",
+        "/rlimit/curproc",
+        "/runtime/imageFs/capacityBytes",
+    ] {
+        assert!(node.pointer(field).is_some(), "{field} in {node}");
+    }
+    let used = |of: &str| node["runtime"][of]["usedBytes"].as_u64();
+    assert_eq!((used("imageFs"), used("containerFs")), (Some(7), Some(5)), "what the runtime says");
     world.stop().await;
 }
 
