@@ -278,7 +278,7 @@ impl Handler {
             Route::Metrics => metrics::own(host, &self.requests).await,
             Route::ResourceMetrics => metrics::resource(host).await,
             Route::ProbeMetrics => metrics::probes(host),
-            Route::CadvisorMetrics => cadvisor::serve(host).await,
+            Route::CadvisorMetrics => cadvisor::serve(&self.host).await,
             Route::Summary => {
                 let only_cpu_and_memory = query::Query::of(request.uri()).truthy("only_cpu_and_memory");
                 stats::summary(host, only_cpu_and_memory).await

@@ -1,6 +1,8 @@
 //! `/metrics/cadvisor`: the part of cAdvisor's metrics that dashboards use and that runtime, kernel and spec give.
 
-use std::sync::Arc;
+mod group;
+
+use std::{collections::HashMap, fs, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 use podium_cri::v1;
@@ -12,9 +14,10 @@ use super::{
     stats::{self, ContainerUsage, PodUsage, Usage},
 };
 use crate::{pod, resources};
+use group::{Group, Io, Packets};
 
 /// Serves it.
-pub(crate) async fn serve(host: &dyn Host) -> Reply {
+pub(crate) async fn serve(host: &Arc<dyn Host>) -> Reply {
     let mut text = Text::default();
     let (cores, sockets) = host.cores_and_sockets();
     let memory = host.memory_bytes();
@@ -23,25 +26,86 @@ pub(crate) async fn serve(host: &dyn Host) -> Reply {
         ("machine_cpu_physical_cores", "Number of physical CPU cores.", i64::try_from(cores).unwrap_or(0)),
         ("machine_cpu_sockets", "Number of CPU sockets.", i64::try_from(sockets).unwrap_or(0)),
         ("machine_memory_bytes", "Amount of memory installed on the machine.", memory),
+        ("machine_swap_bytes", "Amount of swap memory available on the machine.", host.swap_bytes()),
     ] {
         text.family(name, "gauge", help);
         text.sample(name, &[], value);
     }
-    let pods = stats::pods(host).await;
+    let pods = stats::pods(&**host).await;
     let name = "container_scrape_error";
     text.family(name, "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
     text.sample(name, &[], u8::from(pods.is_err()));
     match pods {
-        Ok(pods) => containers(&mut text, &pods, &host.pods(), &host.bounds()),
+        Ok(usage) => {
+            let pods = host.pods();
+            let found = read_groups(host, &usage, &pods).await;
+            containers(&mut text, &usage, &found, &pods, &host.bounds());
+        }
         Err(error) => tracing::warn!(%error, "statistics of the runtime"),
     }
     reply::metrics(text.0)
+}
+
+/// What the kernel says beside what the runtime does.
+#[derive(Debug, Default)]
+struct Found {
+    /// By the id of a container, or the uid of a pod.
+    groups: HashMap<String, Group>,
+    /// By the uid of a pod with a network of its own.
+    packets: HashMap<String, Vec<Packets>>,
+    /// Names of devices, by their numbers.
+    devices: HashMap<String, String>,
+}
+
+/// Reads the groups of pods and containers, off the threads that serve.
+async fn read_groups(host: &Arc<dyn Host>, usage: &[PodUsage], pods: &[Arc<Pod>]) -> Found {
+    let mut wanted = Vec::new();
+    for one in usage {
+        let Some(pod) = pods.iter().find(|pod| pod::uid(pod) == one.uid) else { continue };
+        let containers = one.containers.iter();
+        let containers = containers.map(|one| (one.id.clone(), host.container_group(pod, &one.id))).collect();
+        let own_network = one.network.is_some();
+        wanted.push((one.uid.clone(), host.pod_group(pod), containers, own_network));
+    }
+    let host = host.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut found = Found::default();
+        let group = |path: &str| {
+            Group::read(host.cgroup_v2(), |controller, file| host.group_file(path, controller, file))
+        };
+        for (uid, path, containers, own_network) in wanted {
+            let containers: Vec<(String, String)> = containers;
+            let mut pid = None;
+            for (id, path) in containers {
+                let group = group(&path);
+                pid = pid.or(group.pid);
+                found.groups.insert(id, group);
+            }
+            if let Some(text) = pid.filter(|_| own_network).and_then(net_dev) {
+                found.packets.insert(uid.clone(), group::packets(&text));
+            }
+            found.groups.insert(uid, group(&path));
+        }
+        for numbers in found.groups.values().flat_map(|group| group.io.keys()) {
+            if !found.devices.contains_key(numbers) {
+                found.devices.insert(numbers.clone(), group::device_name(numbers));
+            }
+        }
+        found
+    });
+    read.await.unwrap_or_default()
+}
+
+fn net_dev(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()
 }
 
 /// Whose row it is: a container's, or that of a whole pod.
 struct Subject<'a> {
     pod: &'a PodUsage,
     container: Option<&'a ContainerUsage>,
+    group: Option<&'a Group>,
+    found: &'a Found,
 }
 
 impl Subject<'_> {
@@ -79,7 +143,175 @@ fn one(value: Option<impl ToString>) -> Rows {
 /// A family: name, type, help, and its rows for a subject.
 type Family = (&'static str, &'static str, &'static str, fn(&Subject<'_>) -> Rows);
 
+/// A number that the kernel has of the group.
+fn counted(of: &Subject<'_>, number: fn(&Group) -> Option<u64>) -> Rows {
+    one(of.group.and_then(number))
+}
+
+/// A time of the group, in nanoseconds.
+fn timed(of: &Subject<'_>, number: fn(&Group) -> Option<u64>) -> Rows {
+    one(of.group.and_then(number).map(seconds))
+}
+
+/// Time that tasks stood still: all of them if `full`, some if not.
+fn stalled(of: &Subject<'_>, psi: fn(&stats::Pressures) -> Option<&v1::PsiStats>, full: bool) -> Rows {
+    let micros = of.group.and_then(|group| group::stalled(psi(&group.pressures), full));
+    one(micros.map(|micros| seconds(micros.saturating_mul(1000))))
+}
+
+/// A row for each device.
+fn devices(of: &Subject<'_>, number: fn(&Io) -> u64) -> Rows {
+    let all = of.group.into_iter().flat_map(|group| &group.io);
+    all.map(|(numbers, io)| {
+        let device = of.found.devices.get(numbers).cloned().unwrap_or_default();
+        (vec![("device", device)], Some(number(io).to_string()))
+    })
+    .collect()
+}
+
+/// A row for each interface of a pod.
+fn packets(of: &Subject<'_>, number: fn(&Packets) -> u64) -> Rows {
+    let all = of.found.packets.get(&of.pod.uid).filter(|_| of.container.is_none());
+    all.into_iter()
+        .flatten()
+        .map(|one| (vec![("interface", one.interface.clone())], Some(number(one).to_string())))
+        .collect()
+}
+
 const FAMILIES: &[Family] = &[
+    ("container_cpu_user_seconds_total", "counter", "Cumulative user cpu time consumed in seconds.", |of| {
+        timed(of, |group| group.cpu_user)
+    }),
+    (
+        "container_cpu_system_seconds_total",
+        "counter",
+        "Cumulative system cpu time consumed in seconds.",
+        |of| timed(of, |group| group.cpu_system),
+    ),
+    (
+        "container_cpu_cfs_periods_total",
+        "counter",
+        "Number of elapsed enforcement period intervals.",
+        // Without a quota there are no periods, and upstream shows none.
+        |of| counted(of, |group| group.periods.filter(|periods| *periods > 0)),
+    ),
+    ("container_cpu_cfs_throttled_periods_total", "counter", "Number of throttled period intervals.", |of| {
+        counted(of, |group| group.throttled_periods.filter(|_| group.periods > Some(0)))
+    }),
+    (
+        "container_cpu_cfs_throttled_seconds_total",
+        "counter",
+        "Total time duration the container has been throttled.",
+        |of| timed(of, |group| group.throttled.filter(|_| group.periods > Some(0))),
+    ),
+    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |of| {
+        counted(of, |group| group.cache)
+    }),
+    ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", |of| {
+        counted(of, |group| group.mapped_file)
+    }),
+    ("container_memory_kernel_usage", "gauge", "Size of kernel memory allocated in bytes.", |of| {
+        counted(of, |group| group.kernel)
+    }),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |of| {
+        one(of.group.and_then(|group| group.swap).or(of.usage().swap_bytes))
+    }),
+    ("container_memory_failcnt", "counter", "Number of memory usage hits limits", |of| {
+        counted(of, |group| group.failures)
+    }),
+    ("container_memory_max_usage_bytes", "gauge", "Maximum memory usage recorded in bytes", |of| {
+        counted(of, |group| group.max_usage)
+    }),
+    ("container_memory_total_active_file_bytes", "gauge", "Current total active file in bytes.", |of| {
+        counted(of, |group| group.active_file)
+    }),
+    ("container_memory_total_inactive_file_bytes", "gauge", "Current total inactive file in bytes.", |of| {
+        counted(of, |group| group.inactive_file)
+    }),
+    (
+        "container_oom_events_total",
+        "counter",
+        "Count of out of memory events observed for the container",
+        |of| counted(of, |group| group.oom_kills),
+    ),
+    ("container_fs_reads_bytes_total", "counter", "Cumulative count of bytes read", |of| {
+        devices(of, |io| io.read_bytes)
+    }),
+    ("container_fs_reads_total", "counter", "Cumulative count of reads completed", |of| {
+        devices(of, |io| io.reads)
+    }),
+    ("container_fs_writes_bytes_total", "counter", "Cumulative count of bytes written", |of| {
+        devices(of, |io| io.written_bytes)
+    }),
+    ("container_fs_writes_total", "counter", "Cumulative count of writes completed", |of| {
+        devices(of, |io| io.writes)
+    }),
+    ("container_threads", "gauge", "Number of threads running inside the container", |of| {
+        counted(of, |group| group.threads)
+    }),
+    (
+        "container_threads_max",
+        "gauge",
+        "Maximum number of threads allowed inside the container, infinity if value is zero",
+        |of| counted(of, |group| group.most_threads),
+    ),
+    (
+        "container_pressure_cpu_stalled_seconds_total",
+        "counter",
+        "Total time duration no tasks in the container could make progress due to CPU congestion.",
+        |of| stalled(of, |all| all.cpu.as_ref(), true),
+    ),
+    (
+        "container_pressure_cpu_waiting_seconds_total",
+        "counter",
+        "Total time duration tasks in the container have waited due to CPU congestion.",
+        |of| stalled(of, |all| all.cpu.as_ref(), false),
+    ),
+    (
+        "container_pressure_memory_stalled_seconds_total",
+        "counter",
+        "Total time duration no tasks in the container could make progress due to memory congestion.",
+        |of| stalled(of, |all| all.memory.as_ref(), true),
+    ),
+    (
+        "container_pressure_memory_waiting_seconds_total",
+        "counter",
+        "Total time duration tasks in the container have waited due to memory congestion.",
+        |of| stalled(of, |all| all.memory.as_ref(), false),
+    ),
+    (
+        "container_pressure_io_stalled_seconds_total",
+        "counter",
+        "Total time duration no tasks in the container could make progress due to IO congestion.",
+        |of| stalled(of, |all| all.io.as_ref(), true),
+    ),
+    (
+        "container_pressure_io_waiting_seconds_total",
+        "counter",
+        "Total time duration tasks in the container have waited due to IO congestion.",
+        |of| stalled(of, |all| all.io.as_ref(), false),
+    ),
+    ("container_network_receive_packets_total", "counter", "Cumulative count of packets received", |of| {
+        packets(of, |one| one.received)
+    }),
+    (
+        "container_network_receive_packets_dropped_total",
+        "counter",
+        "Cumulative count of packets dropped while receiving",
+        |of| packets(of, |one| one.receive_dropped),
+    ),
+    (
+        "container_network_transmit_packets_total",
+        "counter",
+        "Cumulative count of packets transmitted",
+        |of| packets(of, |one| one.sent),
+    ),
+    (
+        "container_network_transmit_packets_dropped_total",
+        "counter",
+        "Cumulative count of packets dropped while transmitting",
+        |of| packets(of, |one| one.send_dropped),
+    ),
     ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |of| {
         vec![(vec![("cpu", "total".to_owned())], of.usage().cpu_nanoseconds.map(seconds))]
     }),
@@ -113,7 +345,10 @@ const FAMILIES: &[Family] = &[
         |of| one(of.container.and_then(|one| u64::try_from(one.started_at).ok()).map(seconds)),
     ),
     ("container_processes", "gauge", "Number of processes running inside the container.", |of| {
-        one(of.pod.processes.filter(|_| of.container.is_none()))
+        match of.container {
+            Some(_) => counted(of, |group| group.processes),
+            None => one(of.pod.processes),
+        }
     }),
     ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |of| {
         let time = of.usage().time;
@@ -150,12 +385,21 @@ fn network(of: &Subject<'_>, number: fn(&v1::NetworkInterfaceUsage) -> Option<&v
     .collect()
 }
 
-fn containers(text: &mut Text, usage: &[PodUsage], pods: &[Arc<Pod>], bounds: &resources::Bounds) {
+fn containers(
+    text: &mut Text,
+    usage: &[PodUsage],
+    found: &Found,
+    pods: &[Arc<Pod>],
+    bounds: &resources::Bounds,
+) {
     let subjects: Vec<Subject<'_>> = usage
         .iter()
         .flat_map(|pod| {
             let own = std::iter::once(None).chain(pod.containers.iter().map(Some));
-            own.map(move |container| Subject { pod, container })
+            own.map(move |container| {
+                let key = container.map_or(&pod.uid, |one| &one.id);
+                Subject { pod, container, group: found.groups.get(key), found }
+            })
         })
         .collect();
     for (name, kind, help, rows) in FAMILIES {
@@ -181,7 +425,7 @@ fn containers(text: &mut Text, usage: &[PodUsage], pods: &[Arc<Pod>], bounds: &r
         })
         .collect();
     type Limit = fn(&v1::LinuxContainerResources) -> Option<i64>;
-    let families: [(&str, &str, Limit); 4] = [
+    let families: [(&str, &str, Limit); 5] = [
         ("container_spec_cpu_period", "CPU period of the container.", |all| Some(all.cpu_period)),
         ("container_spec_cpu_quota", "CPU quota of the container.", |all| {
             Some(all.cpu_quota).filter(|quota| *quota > 0)
@@ -189,6 +433,9 @@ fn containers(text: &mut Text, usage: &[PodUsage], pods: &[Arc<Pod>], bounds: &r
         ("container_spec_cpu_shares", "CPU share of the container.", |all| Some(all.cpu_shares)),
         ("container_spec_memory_limit_bytes", "Memory limit for the container.", |all| {
             Some(all.memory_limit_in_bytes)
+        }),
+        ("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", |all| {
+            Some(all.memory_swap_limit_in_bytes)
         }),
     ];
     for (name, help, number) in families {
@@ -244,8 +491,27 @@ mod tests {
         let spec: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}]}}))
         .unwrap();
+        let io = Io { read_bytes: 11, written_bytes: 12, ..Io::default() };
+        let group = Group {
+            periods: Some(10),
+            throttled_periods: Some(3),
+            throttled: Some(250_000_000),
+            cache: Some(77),
+            threads: Some(6),
+            processes: Some(2),
+            io: [("8:0".to_owned(), io)].into(),
+            ..Group::default()
+        };
+        let unbounded = Group { periods: Some(0), throttled: Some(0), ..Group::default() };
+        let carried =
+            Packets { interface: "eth0".to_owned(), received: 5, send_dropped: 6, ..Packets::default() };
+        let found = Found {
+            groups: [("x".to_owned(), group), ("u".to_owned(), unbounded)].into(),
+            packets: [("u".to_owned(), vec![carried])].into(),
+            devices: [("8:0".to_owned(), "/dev/sda".to_owned())].into(),
+        };
         let mut text = Text::default();
-        containers(&mut text, &[pod], &[Arc::new(spec)], &resources::Bounds::unlimited(1 << 30));
+        containers(&mut text, &[pod], &found, &[Arc::new(spec)], &resources::Bounds::unlimited(1 << 30));
         let own = "id=\"/kubepods/podu/x\",image=\"i\"";
         let tail = "name=\"x\",namespace=\"n\",pod=\"p\"} ";
         let whole = "image=\"\",";
@@ -262,6 +528,23 @@ mod tests {
             format!(
                 "container_network_receive_bytes_total{{container=\"\",id=\"/kubepods/podu\",{whole}interface=\"eth0\",{end}10 1767225600123"
             ),
+            format!("container_cpu_cfs_periods_total{{container=\"c\",{own},{tail}10 1767225600123"),
+            format!("container_cpu_cfs_throttled_periods_total{{container=\"c\",{own},{tail}3 1767225600123"),
+            format!(
+                "container_cpu_cfs_throttled_seconds_total{{container=\"c\",{own},{tail}0.250000000 1767225600123"
+            ),
+            format!("container_memory_cache{{container=\"c\",{own},{tail}77 1767225600123"),
+            format!("container_threads{{container=\"c\",{own},{tail}6 1767225600123"),
+            format!("container_processes{{container=\"c\",{own},{tail}2 1767225600123"),
+            format!(
+                "container_fs_reads_bytes_total{{container=\"c\",device=\"/dev/sda\",{own},{tail}11 1767225600123"
+            ),
+            format!(
+                "container_network_receive_packets_total{{container=\"\",id=\"/kubepods/podu\",{whole}interface=\"eth0\",{end}5 1767225600123"
+            ),
+            format!(
+                "container_network_transmit_packets_dropped_total{{container=\"\",id=\"/kubepods/podu\",{whole}interface=\"eth0\",{end}6 1767225600123"
+            ),
             format!("container_processes{{container=\"\",id=\"/kubepods/podu\",{whole}{end}4 1767225600123"),
         ] {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
@@ -269,6 +552,12 @@ mod tests {
         assert!(
             text.0.contains("failure_type=\"pgfault\"") && !text.0.contains("pgmajfault\""),
             "{}",
+            text.0
+        );
+        assert_eq!(
+            text.0.matches("cfs_throttled_seconds_total{").count(),
+            1,
+            "no quota, no row:\n{}",
             text.0
         );
         assert!(!text.0.contains("container_network_receive_errors_total{"), "not known: {}", text.0);
