@@ -40,6 +40,9 @@ pub(crate) enum ConfigError {
     Io { what: &'static str, source: io::Error },
     #[error("failed to resolve recursive read-only mode: {0}")]
     ReadOnly(#[from] read_only::ReadOnlyError),
+    /// Variables of a `subPathExpr` are not there, or empty.
+    #[error("missing value for {0}")]
+    NoValue(String),
 }
 
 /// What a container is made from besides its spec.
@@ -251,7 +254,21 @@ fn sub_path_of(
 ) -> Result<Option<String>, ConfigError> {
     let part = match (wanted.sub_path_expr.as_deref(), wanted.sub_path.as_deref()) {
         (Some(text), _) if !text.is_empty() => {
-            Some(expand(text, |name| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())))
+            // A name that stands for nothing would be the name of a directory that all such pods share.
+            let value = |name: &str| env.iter().find(|(key, value)| key == name && !value.is_empty());
+            let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+            let expanded = expand(text, |name| {
+                let found = value(name).map(|(_, value)| value.clone());
+                if found.is_none() {
+                    missing.borrow_mut().insert(name.to_owned());
+                }
+                found
+            });
+            let missing = missing.into_inner();
+            if !missing.is_empty() {
+                return Err(ConfigError::NoValue(missing.into_iter().collect::<Vec<_>>().join(", ")));
+            }
+            Some(expanded)
         }
         (_, Some(text)) if !text.is_empty() => Some(text.to_owned()),
         _ => None,

@@ -79,6 +79,8 @@ mod tests_life;
 mod tests_real;
 #[cfg(test)]
 mod tests_sources;
+#[cfg(test)]
+mod tests_spec;
 
 pub use config::{Cloud, Config, ServingCertificate};
 pub use configuration::{

@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) calls: Vec<String>,
     /// The resolver settings of sandboxes that were made, in order.
     pub(crate) resolvers: Vec<v1::DnsConfig>,
+    /// The handlers that sandboxes were made with, in order.
+    pub(crate) handlers: Vec<String>,
     /// The configurations of containers that were made, in order.
     pub(crate) configs: Vec<v1::ContainerConfig>,
     /// Answers of exec by its command line; others succeed.
@@ -218,7 +220,8 @@ impl RuntimeService for FakeRuntime {
         &self,
         request: Request<v1::RunPodSandboxRequest>,
     ) -> Answer<v1::RunPodSandboxResponse> {
-        let config = request.into_inner().config.unwrap_or_default();
+        let v1::RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
+        let config = config.unwrap_or_default();
         let mut held = self.held.lock();
         if held.sandbox_failures > 0 {
             held.sandbox_failures -= 1;
@@ -230,6 +233,7 @@ impl RuntimeService for FakeRuntime {
         let ip = format!("10.88.0.{}", held.next);
         held.calls.push("sandbox".into());
         held.resolvers.extend(config.dns_config);
+        held.handlers.push(runtime_handler.clone());
         held.sandboxes.push(v1::PodSandboxStatus {
             id: id.clone(),
             metadata: config.metadata,
@@ -239,7 +243,7 @@ impl RuntimeService for FakeRuntime {
             linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options }) }),
             labels: config.labels,
             annotations: config.annotations,
-            runtime_handler: String::new(),
+            runtime_handler,
         });
         drop(held);
         self.tell();
