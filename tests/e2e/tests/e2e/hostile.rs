@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use podium_testkit::{Kubectl, http, images, wait_for};
+use podium_testkit::{Cluster, Kubectl, http, images, wait_for};
 
-use crate::{LIMIT, becomes, cluster, deploy_example, service_address};
+use crate::{LIMIT, archives, becomes, cluster, deploy_example, service_address};
 
 /// A pod that runs a script in a container with these further fields, such as limits.
 fn pod(kubectl: &Kubectl, name: &str, script: &str, container: &str, spec: &str) {
@@ -79,6 +79,52 @@ fn what_a_container_takes_is_bounded_and_it_ends_when_it_must() {
     let events = kubectl.run("get events --field-selector involvedObject.name=probe").ok();
     assert!(events.contains("Liveness probe failed: command timed out"), "{events}");
     wait_for("the probe's process to end", LIMIT, || running("7777"), |count| *count == 0);
+    neighbours_are_well(&kubectl);
+}
+
+#[test]
+fn a_container_that_forks_without_end_is_bounded() {
+    /// Processes of one pod: enough for the example's servers.
+    const MOST: usize = 100;
+    if !Cluster::available() || !Kubectl::available() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = directory.path().join("kubelet.yaml");
+    let text = format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\npodPidsLimit: {MOST}\n"
+    );
+    std::fs::write(&config, text).expect("the file is written");
+    let flags = ["--kubelet-config", config.to_str().expect("a path of text")];
+    let cluster = Cluster::start_with(&flags).expect("the cluster starts");
+    for archive in archives() {
+        cluster.load(archive);
+    }
+    let kubectl = cluster.kubectl();
+    deploy_example(&kubectl);
+
+    // As many as it can, and no more than the machine bears should nobody stop it. The shell that may not fork ends; the first
+    // process needs no other, and stays.
+    let forks =
+        "sh -c 'i=0; while [ $i -lt 400 ]; do sleep 7778 & i=$((i+1)); done'; echo refused; exec sleep 3600";
+    pod(&kubectl, "forks", forks, "", "");
+    becomes(&kubectl, "pod forks", "{.status.phase}", "Running");
+    wait_for(
+        "a fork to be refused",
+        LIMIT,
+        || kubectl.run("logs forks").ok(),
+        |text| text.contains("refused"),
+    );
+    let made = running("7778");
+    assert!((MOST / 2..MOST).contains(&made), "{made} processes");
+    let said = kubectl.run("logs forks").ok();
+    assert!(said.contains("fork"), "the kernel refused it: {said}");
+    neighbours_are_well(&kubectl);
+    // Others may still begin, and nothing of it stays.
+    pod(&kubectl, "after", "exec sleep 3600", "", "");
+    becomes(&kubectl, "pod after", "{.status.phase}", "Running");
+    kubectl.run("delete pod forks --timeout=30s").ok();
+    wait_for("its processes to end", LIMIT, || running("7778"), |count| *count == 0);
     neighbours_are_well(&kubectl);
 }
 
