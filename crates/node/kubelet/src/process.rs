@@ -25,10 +25,11 @@ fn set_score(file: &Path, score: i32) -> io::Result<()> {
     std::fs::write(file, score.to_string())
 }
 
-/// Both limits, as upstream; where the hard one cannot be raised, the soft one up to it.
+/// Both limits, as upstream, but the hard one is not lowered: what this process starts may need it. Where it cannot be raised, the
+/// soft one up to it.
 fn limit_files(wanted: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard)).is_ok() {
         return Ok(());
     }
     let most = wanted.min(hard);
