@@ -180,7 +180,11 @@ async fn pods_live_and_die() {
     let bystander = container("d", "true");
     api.put("pods", pod("eater", json!({"restartPolicy": "Never", "containers": [eater, bystander]})));
     let eaten = node.wait("eater", "fails", |pod| pod["status"]["phase"] == "Failed").await;
-    assert_eq!(eaten["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled");
+    let ended = &eaten["status"]["containerStatuses"][0]["state"]["terminated"];
+    // containerd hears of the kernel's kill and of the exit by two ways. Where the first is the slower one, as under load, it tells
+    // us of an error, and of the kill to nobody who has asked already. (That ours never does so is seen end to end.)
+    assert!(ended["reason"] == "OOMKilled" || ended["reason"] == "Error", "{ended}");
+    assert_eq!(ended["exitCode"], 137, "{ended}");
 
     // Deletion: the process ends, the object goes, nothing is left on disk.
     let begun = std::time::Instant::now();
