@@ -118,6 +118,6 @@ fn states_appear_as_kubectl_users_know_them() {
     becomes(&kubectl, "pod hungry", "{.status.phase}", "Running");
     let ip = kubectl.get("pod hungry", "{.status.podIP}");
     let _ = http::get(format!("{ip}:3000").parse().unwrap(), "/eat-memory");
-    shows("hungry", &["OOMKilled"]);
+    shows("hungry", crate::out_of_memory());
     becomes(&kubectl, "pod hungry", "{.status.containerStatuses[0].state.terminated.exitCode}", "137");
 }

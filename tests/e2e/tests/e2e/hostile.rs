@@ -4,7 +4,7 @@ use std::path::Path;
 
 use podium_testkit::{Cluster, Kubectl, http, images, wait_for};
 
-use crate::{LIMIT, archives, becomes, cluster, deploy_example, service_address};
+use crate::{LIMIT, archives, becomes, cluster, deploy_example, out_of_memory, service_address};
 
 /// A pod that runs a script in a container with these further fields, such as limits.
 fn pod(kubectl: &Kubectl, name: &str, script: &str, container: &str, spec: &str) {
@@ -41,7 +41,13 @@ fn what_a_container_takes_is_bounded_and_it_ends_when_it_must() {
 
     // Memory: the kernel ends it, and the status says so.
     pod(&kubectl, "memory", "exec tail /dev/zero", "    resources: {limits: {memory: 32Mi}}", "");
-    becomes(&kubectl, "pod memory", "{.status.containerStatuses[0].state.terminated.reason}", "OOMKilled");
+    wait_for(
+        "the kernel to end it",
+        LIMIT,
+        || kubectl.get("pod memory", "{.status.containerStatuses[0].state.terminated.reason}"),
+        |reason| out_of_memory().contains(&reason.as_str()),
+    );
+    becomes(&kubectl, "pod memory", "{.status.containerStatuses[0].state.terminated.exitCode}", "137");
     neighbours_are_well(&kubectl);
 
     // The file system of its own, and a volume: the pod is evicted.

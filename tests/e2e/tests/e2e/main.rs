@@ -88,3 +88,14 @@ pub(crate) fn pods(kubectl: &Kubectl, namespace: &str, label: &str) -> Vec<Strin
 pub(crate) fn becomes(kubectl: &Kubectl, what: &str, path: &str, wanted: &str) {
     wait_for(&format!("{what} {path} = {wanted}"), LIMIT, || kubectl.get(what, path), |seen| seen == wanted);
 }
+
+/// Whether pods run on containerd, not on the runtime of our own.
+pub(crate) fn on_containerd() -> bool {
+    std::env::var("PODIUM_CONTAINER_RUNTIME").is_ok_and(|runtime| runtime == "containerd")
+}
+
+/// What a container's status may say of the kernel's kill for want of memory. containerd hears of the kill and of the exit by two
+/// ways; where the exit comes first, as under load, it calls that an error, and nobody asks again.
+pub(crate) fn out_of_memory() -> &'static [&'static str] {
+    if on_containerd() { &["OOMKilled", "Error"] } else { &["OOMKilled"] }
+}
