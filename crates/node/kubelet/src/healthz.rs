@@ -34,17 +34,22 @@ pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Serves until shutdown. An address that is taken is tried again, as upstream does: the kubelet does its work without.
 pub(crate) async fn run(address: SocketAddr, check: Check, shutdown: &Shutdown) {
+    let refused = |error| {
+        tracing::error!(%address, %error, "cannot listen for health checks; trying again");
+        RETRY
+    };
+    tokio::select! {
+        listener = listen(address, refused) => serve(listener, check, shutdown).await,
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// Listens as soon as it can; `refused` says how long to wait for the next try.
+async fn listen(address: SocketAddr, mut refused: impl FnMut(std::io::Error) -> Duration) -> TcpListener {
     loop {
-        let pause = match TcpListener::bind(address).await {
-            Ok(listener) => return serve(listener, check, shutdown).await,
-            Err(error) => {
-                tracing::error!(%address, %error, "cannot listen for health checks; trying again");
-                tokio::time::sleep(RETRY)
-            }
-        };
-        tokio::select! {
-            () = pause => {}
-            () = shutdown.cancelled() => return,
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => tokio::time::sleep(refused(error)).await,
         }
     }
 }
@@ -163,19 +168,20 @@ mod tests {
         // No other test is given a port there while it is free.
         let taken = TcpListener::bind("127.0.0.77:0").await.unwrap();
         let address = taken.local_addr().unwrap();
+        let mut taken = Some(taken);
+        let mut refusals = 0;
+        let listener = listen(address, |_| {
+            refusals += 1;
+            drop(taken.take());
+            Duration::ZERO
+        })
+        .await;
+        assert_eq!(refusals, 1);
         let shutdown = Shutdown::new();
         let end = shutdown.clone();
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let check: Check = Arc::new(move || tell.send(()).map_err(|error| error.to_string()));
-        tokio::time::pause();
-        let task = tokio::spawn(async move { run(address, check, &end).await });
-        let begun = tokio::time::Instant::now();
-        // Paused time goes on only when nothing else can: the second try has been made after it.
-        tokio::time::sleep(RETRY / 2).await;
-        drop(taken);
-        tokio::time::sleep(RETRY).await;
-        tokio::time::resume();
-        assert!(begun.elapsed() >= RETRY);
+        let task = tokio::spawn(async move { serve(listener, check, &end).await });
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream
             .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
