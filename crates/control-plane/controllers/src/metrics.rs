@@ -177,6 +177,26 @@ pub(crate) static TAINT_LATE: Family<Histogram, 0> = Family::new(
     [],
     || Histogram::new(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
 );
+static ROOT_CA_SYNCS: Family<Counter, 1> = Family::new(
+    "root_ca_cert_publisher_sync_total",
+    "[ALPHA] Number of namespace syncs happened in root ca cert publisher.",
+    ["code"],
+    Counter::default,
+);
+static ROOT_CA_SECONDS: Family<Histogram, 1> = Family::new(
+    "root_ca_cert_publisher_sync_duration_seconds",
+    "[ALPHA] Number of namespace syncs happened in root ca cert publisher.",
+    ["code"],
+    || Histogram::new(const { &exponential::<15>(0.001, 2.0) }),
+);
+
+/// One look at a namespace, and what the API said to it: 500 when it said nothing.
+pub(crate) fn root_ca_published(code: u16, took: Duration) {
+    let code = code.to_string();
+    ROOT_CA_SYNCS.with([&code]).increment();
+    ROOT_CA_SECONDS.with([&code]).observe(took.as_secs_f64());
+}
+
 pub(crate) static FORCED: Family<Counter, 2> = Family::new(
     "pod_gc_collector_force_delete_pods_total",
     "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
@@ -204,7 +224,7 @@ pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
 
 /// Everything that is counted here, in Prometheus' text form.
 pub fn collect(out: &mut String) {
-    let families: [&dyn Collect; 26] = [
+    let families: [&dyn Collect; 28] = [
         &RUNNING,
         &JOB_SYNCS,
         &JOB_SYNC_SECONDS,
@@ -227,6 +247,8 @@ pub fn collect(out: &mut String) {
         &EVICTIONS,
         &TAINT_DELETIONS,
         &TAINT_LATE,
+        &ROOT_CA_SYNCS,
+        &ROOT_CA_SECONDS,
         &FORCED,
         &FORCED_ERRORS,
         &CLAIMS_CREATED,

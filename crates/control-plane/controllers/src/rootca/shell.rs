@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, PostParams};
-use podium_client::{Change, Informer, ObjectKey, Scope, WorkQueue, is_already_exists};
+use podium_client::{Change, Informer, ObjectKey, Scope, WorkQueue, is_already_exists, status_of};
 
 use super::decide::{Decision, NAME, decide};
 use crate::context::{self, Context, Error};
+use crate::metrics;
 use crate::owner;
 
 /// Runs the controller until shutdown.
@@ -48,7 +49,18 @@ fn watch(namespaces: &Informer<Namespace>, config_maps: &Informer<ConfigMap>, qu
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
-    let Some(namespace) = controller.namespaces.get(&key) else { return Ok(()) };
+    let started = std::time::Instant::now();
+    let outcome = publish(&controller, &key).await;
+    let code = match &outcome {
+        Ok(()) => 200,
+        Err(error) => status_of(error).map(|status| status.code).filter(|code| *code != 0).unwrap_or(500),
+    };
+    metrics::root_ca_published(code, started.elapsed());
+    outcome.map_err(Error::call("publish the root certificates in", key.name))
+}
+
+async fn publish(controller: &Controller, key: &ObjectKey) -> Result<(), kube::Error> {
+    let Some(namespace) = controller.namespaces.get(key) else { return Ok(()) };
     let current = controller.config_maps.get(&ObjectKey::new(key.name.as_str(), NAME));
     let api: Api<ConfigMap> = Api::namespaced(controller.context.client.clone(), &key.name);
     let answer = match decide(&namespace, current.as_deref(), &controller.context.settings.root_ca_pem) {
@@ -59,6 +71,6 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     match answer {
         Ok(_) => Ok(()),
         Err(error) if is_already_exists(&error) || context::namespace_is_terminating(&error) => Ok(()),
-        Err(error) => Err(Error::call("publish the root certificates in", key.name)(error)),
+        Err(error) => Err(error),
     }
 }
