@@ -28,6 +28,7 @@ mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
 mod ephemeralvolume;
+mod eviction;
 mod expect;
 mod finalizers;
 mod garbagecollector;

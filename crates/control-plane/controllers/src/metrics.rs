@@ -165,6 +165,8 @@ pub(crate) fn zone(zone: &str, ready: usize, not_ready: usize) {
     ZONE_HEALTH.with([zone]).set(if size == 0 { 100.0 } else { 100.0 * ready as f64 / size as f64 });
 }
 
+/// From 5 milliseconds to 4 minutes.
+const TAINT_BOUNDS: [f64; 12] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0];
 pub(crate) static TAINT_DELETIONS: Family<Counter, 0> = Family::new(
     "taint_eviction_controller_pod_deletions_total",
     "[ALPHA] Total number of Pods deleted by TaintEvictionController since its start.",
@@ -175,7 +177,19 @@ pub(crate) static TAINT_LATE: Family<Histogram, 0> = Family::new(
     "taint_eviction_controller_pod_deletion_duration_seconds",
     "[ALPHA] Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
     [],
-    || Histogram::new(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+    || Histogram::new(&TAINT_BOUNDS),
+);
+pub(crate) static DEVICE_TAINT_DELETIONS: Family<Counter, 0> = Family::new(
+    "device_taint_eviction_controller_pod_deletions_total",
+    "[ALPHA] Total number of Pods deleted by DeviceTaintEvictionController since its start.",
+    [],
+    Counter::default,
+);
+pub(crate) static DEVICE_TAINT_LATE: Family<Histogram, 0> = Family::new(
+    "device_taint_eviction_controller_pod_deletion_duration_seconds",
+    "[ALPHA] Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion via DeviceTaintEvictionController.",
+    [],
+    || Histogram::new(&TAINT_BOUNDS),
 );
 static ROOT_CA_SYNCS: Family<Counter, 1> = Family::new(
     "root_ca_cert_publisher_sync_total",
@@ -224,7 +238,7 @@ pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
 
 /// Everything that is counted here, in Prometheus' text form.
 pub fn collect(out: &mut String) {
-    let families: [&dyn Collect; 28] = [
+    let families: [&dyn Collect; 30] = [
         &RUNNING,
         &JOB_SYNCS,
         &JOB_SYNC_SECONDS,
@@ -247,6 +261,8 @@ pub fn collect(out: &mut String) {
         &EVICTIONS,
         &TAINT_DELETIONS,
         &TAINT_LATE,
+        &DEVICE_TAINT_DELETIONS,
+        &DEVICE_TAINT_LATE,
         &ROOT_CA_SYNCS,
         &ROOT_CA_SECONDS,
         &FORCED,

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, Patch, PatchParams};
 use podium_client::{Informer, ObjectKey};
 
 use crate::clock;
-use crate::context::{Context, Error};
+
 use crate::owner::{controller_of, namespace};
 
 /// Name of the index of pods by the uid of their controller; see [`index_by_controller`].
@@ -181,41 +181,5 @@ pub(crate) async fn patch_condition(
         Ok(_) => Ok(()),
         Err(error) if podium_client::is_not_found(&error) || podium_client::is_conflict(&error) => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-/// Why a pod is ended, in the words of who ends it.
-pub(crate) struct Eviction {
-    /// The reason of the event.
-    pub(crate) event: &'static str,
-    /// What the event says.
-    pub(crate) told: String,
-    /// Of the condition that tells a disruption from an end.
-    pub(crate) reason: &'static str,
-    /// What the condition says.
-    pub(crate) message: &'static str,
-}
-
-/// Tells a pod why it ends and deletes it, in this life of its name.
-pub(crate) async fn evict(context: &Context, pod: &Pod, eviction: &Eviction) -> Result<(), Error> {
-    let key = ObjectKey::of(pod);
-    context.normal(pod, eviction.event, eviction.told.as_str());
-    let condition = PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
-        reason: Some(eviction.reason.to_owned()),
-        message: Some(eviction.message.to_owned()),
-        observed_generation: pod.metadata.generation,
-        ..PodCondition::default()
-    };
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    patch_condition(&api, pod, condition, None, context.now())
-        .await
-        .map_err(Error::call("patch status of pod", key.to_string()))?;
-    let precondition = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-    match api.delete(&key.name, &DeleteParams::default().preconditions(precondition)).await {
-        Ok(_) => Ok(()),
-        Err(error) if podium_client::is_not_found(&error) || podium_client::is_conflict(&error) => Ok(()),
-        Err(error) => Err(Error::call("delete pod", key.to_string())(error)),
     }
 }

@@ -12,8 +12,10 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 use super::decide::{decide, devices};
 use crate::clock;
 use crate::context::{Context, Error};
+use crate::eviction::{Eviction, Evictions};
+use crate::metrics;
 use crate::owner;
-use crate::pods::{self, Eviction};
+use crate::pods;
 use crate::resourceclaim::{claims_of, is_pod};
 
 /// Index of slices by driver and pool, and of claims by those of their devices.
@@ -32,8 +34,12 @@ pub(crate) async fn run(context: Context) {
     slices.add_index(BY_POOL, |slice| vec![pool(&slice.spec.driver, &slice.spec.pool.name)]);
     claims.add_index(BY_POOL, |claim| devices(claim).iter().map(|it| pool(&it.driver, &it.pool)).collect());
     let queue = WorkQueue::new("device_taint_eviction");
-    let to = queue.clone();
+    let evictions = Arc::<Evictions>::default();
+    let (to, of) = (queue.clone(), Arc::clone(&evictions));
     pods.on_event(move |change| {
+        if let Change::Deleted(pod) = change {
+            of.forget(&ObjectKey::of(pod.as_ref()));
+        }
         if !claims_of(change.object()).is_empty() {
             to.add(ObjectKey::of(change.object().as_ref()));
         }
@@ -57,6 +63,7 @@ pub(crate) async fn run(context: Context) {
         claims,
         slices,
         queue: queue.clone(),
+        evictions,
         doomed: Mutex::default(),
     });
     context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
@@ -76,6 +83,7 @@ struct Controller {
     claims: Informer<ResourceClaim>,
     slices: Informer<ResourceSlice>,
     queue: WorkQueue<ObjectKey>,
+    evictions: Arc<Evictions>,
     /// Pods that have a time.
     doomed: Mutex<HashSet<ObjectKey>>,
 }
@@ -95,6 +103,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     match when {
         None => {
             let was_doomed = controller.doomed.lock().remove(&key);
+            controller.evictions.cancel(&key);
             if was_doomed && !pods::is_terminating(&pod) {
                 context.normal(pod.as_ref(), EVENT, "Cancelling deletion");
             }
@@ -105,15 +114,21 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             controller.queue.add_after(key, clock::until(moment, now));
             Ok(())
         }
-        Some(_) => {
-            controller.doomed.lock().remove(&key);
+        Some(moment) => {
             let eviction = Eviction {
                 event: EVENT,
                 told: "Marking for deletion".to_owned(),
                 reason: "DeletionByDeviceTaintManager",
                 message: "Device Taint manager: deleting due to NoExecute taint",
             };
-            pods::evict(context, &pod, &eviction).await
+            let deleted = controller.evictions.evict(context, &pod, &eviction).await?;
+            controller.doomed.lock().remove(&key);
+            if deleted {
+                metrics::DEVICE_TAINT_DELETIONS.with([]).increment();
+                let late = context.now().duration_since(moment);
+                metrics::DEVICE_TAINT_LATE.with([]).observe(late.as_secs_f64());
+            }
+            Ok(())
         }
     }
 }

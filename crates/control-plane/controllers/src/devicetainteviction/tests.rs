@@ -7,6 +7,7 @@ use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use serde_json::{Value, json};
 
 use super::decide::decide;
+use crate::metrics;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, pass, pod};
 
@@ -107,6 +108,10 @@ async fn a_pod_goes_when_its_time_is_up_unless_its_device_recovers() {
     pass(600).await;
     let stored = |api: &FakeApi| api.get::<Pod>("/pods", "ns", "user");
     assert!(!crate::pods::is_terminating(&stored(&api).unwrap()));
+    let counted = || (metrics::DEVICE_TAINT_DELETIONS.with([]).value(), late());
+    let before = counted();
+    // The cache does not learn what became of the pod, but is asked about it again.
+    api.hold("/pods");
     api.edit(SLICES, "", "s1", |slice| slice["spec"]["devices"][0]["taints"] = taint("NoExecute"));
     api.until("it goes", |_| {}, |api| stored(api).is_none_or(|pod| crate::pods::is_terminating(&pod))).await;
     let gone = stored(&api).unwrap();
@@ -114,5 +119,36 @@ async fn a_pod_goes_when_its_time_is_up_unless_its_device_recovers() {
     assert_eq!(condition.reason.as_deref(), Some("DeletionByDeviceTaintManager"));
     assert_eq!(condition.message.as_deref(), Some("Device Taint manager: deleting due to NoExecute taint"));
     api.until("that is told", |_| {}, |api| told(api).contains(&"Marking for deletion".to_owned())).await;
+    api.edit(SLICES, "", "s1", |slice| slice["spec"]["devices"][0]["taints"][0]["value"] = json!("dying"));
+    api.settle().await;
+    // The condition comes first, and looks like a pod that is to go.
+    api.release("/pods");
+    api.settle().await;
+    assert_eq!(counted(), (before.0 + 1, before.1 + 1));
+    assert_eq!(api.times_told("Marking for deletion"), 1);
     running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_condition_is_told_before_its_deletion_goes_once() {
+    let api = FakeApi::default();
+    let running = Running::start(&api, &["device-taint-eviction-controller"]);
+    let uid = api.create("/pods", &user())["metadata"]["uid"].as_str().unwrap().to_owned();
+    api.create(CLAIMS, &claim(&uid, "gpu-0", &json!([])));
+    api.create(SLICES, &slice(1, &taint("NoExecute")));
+    let goes = |api: &FakeApi| {
+        api.get::<Pod>("/pods", "ns", "user").is_none_or(|pod| crate::pods::is_terminating(&pod))
+    };
+    api.until("it goes", |_| {}, goes).await;
+    api.settle().await;
+    assert_eq!(api.times_told("Marking for deletion"), 1);
+    running.stop().await;
+}
+
+/// How many deletions have been timed.
+fn late() -> u64 {
+    let mut text = String::new();
+    metrics::collect(&mut text);
+    let row = "device_taint_eviction_controller_pod_deletion_duration_seconds_count ";
+    text.lines().find_map(|line| line.strip_prefix(row)).map_or(0, |count| count.parse().unwrap())
 }

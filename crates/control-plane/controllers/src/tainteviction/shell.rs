@@ -12,10 +12,11 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue};
 use super::decide::{Decision, Since, decide, no_execute};
 use crate::clock;
 use crate::context::{Context, Error};
+use crate::eviction::{Eviction, Evictions};
 use crate::metrics;
 use crate::nodes;
 use crate::owner;
-use crate::pods::{self, Eviction};
+use crate::pods;
 
 /// Runs the controller until shutdown.
 pub(crate) async fn run(context: Context) {
@@ -26,6 +27,7 @@ pub(crate) async fn run(context: Context) {
         pods,
         queue: WorkQueue::new("noexec_taint_pod"),
         first_seen: Arc::default(),
+        evictions: Arc::default(),
         doomed: Mutex::default(),
         context: context.clone(),
     });
@@ -42,6 +44,7 @@ struct Controller {
     queue: WorkQueue<ObjectKey>,
     /// By node and taint: since when a taint is known that does not say itself when it was added.
     first_seen: Arc<Mutex<HashMap<(String, String), Timestamp>>>,
+    evictions: Arc<Evictions>,
     /// Pods that have been told a time.
     doomed: Mutex<HashSet<ObjectKey>>,
 }
@@ -64,9 +67,12 @@ impl Controller {
                 pods.keys_by_index(pods::BY_NODE, name).into_iter().for_each(|key| queue.add(key));
             }
         });
-        let (queue, nodes) = (self.queue.clone(), self.nodes.clone());
+        let (queue, nodes, evictions) = (self.queue.clone(), self.nodes.clone(), Arc::clone(&self.evictions));
         self.pods.on_event(move |change| {
             let pod = change.object();
+            if matches!(change, Change::Deleted(_)) {
+                evictions.forget(&ObjectKey::of(pod.as_ref()));
+            }
             let spec = |pod: &Pod| pod.spec.as_ref().map(|it| (it.node_name.clone(), it.tolerations.clone()));
             if matches!(change, Change::Modified { old, new } if spec(old) == spec(new)) {
                 return;
@@ -110,6 +116,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     match decide(&pod, &taints) {
         Decision::Stay => {
             let was_doomed = controller.doomed.lock().remove(&key);
+            controller.evictions.cancel(&key);
             if was_doomed && !pods::is_terminating(&pod) {
                 let message = format!("Cancelling deletion of Pod {key}");
                 controller.context.normal(pod.as_ref(), "TaintManagerEviction", message);
@@ -122,16 +129,18 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             Ok(())
         }
         Decision::Leave(moment) => {
-            controller.doomed.lock().remove(&key);
             let eviction = Eviction {
                 event: "TaintManagerEviction",
                 told: format!("Marking for deletion Pod {key}"),
                 reason: "DeletionByTaintManager",
                 message: "Taint manager: deleting due to NoExecute taint",
             };
-            pods::evict(&controller.context, &pod, &eviction).await?;
-            metrics::TAINT_DELETIONS.with([]).increment();
-            metrics::TAINT_LATE.with([]).observe(now.duration_since(moment).as_secs_f64());
+            let deleted = controller.evictions.evict(&controller.context, &pod, &eviction).await?;
+            controller.doomed.lock().remove(&key);
+            if deleted {
+                metrics::TAINT_DELETIONS.with([]).increment();
+                metrics::TAINT_LATE.with([]).observe(now.duration_since(moment).as_secs_f64());
+            }
             Ok(())
         }
     }

@@ -1,9 +1,12 @@
 //! How long pods may stay.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use serde_json::{Value, json};
 
 use super::decide::{Decision, Since, decide, tolerates};
-use crate::testing::{PodExt, at, pod};
+use crate::metrics;
+use crate::testing::api::{FakeApi, Running};
+use crate::testing::{PodExt, at, pass, pod};
 
 fn taint(key: &str, value: &str) -> Taint {
     Taint {
@@ -78,4 +81,61 @@ fn the_shortest_time_wins() {
     assert_eq!(decide(&unbound, &both), Decision::Leave(at(560)), "nobody says when");
     assert_eq!(decide(&late, &[]), Decision::Stay);
     assert_eq!(decide(&pod("p").deleting(), &both), Decision::Stay, "it goes already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_go_when_their_time_is_up_unless_their_node_recovers() {
+    let api = FakeApi::default();
+    let taint = |node: &str, taints: Value| {
+        api.edit("/nodes", "", node, |node| node["spec"]["taints"] = taints.clone());
+    };
+    let sick = |value: &str| json!([{"key": "sick", "value": value, "effect": "NoExecute"}]);
+    for node in ["n", "m"] {
+        api.create("/nodes", &json!({"metadata": {"name": node}, "spec": {}}));
+    }
+    let with = |name: &str, seconds| {
+        pod(name).on("n").edit(|pod| {
+            pod.spec.as_mut().unwrap().tolerations = Some(vec![toleration("sick", "Exists", "", seconds)]);
+        })
+    };
+    for pod in [with("patient", Some(300)), with("tough", None), pod("meek").on("n"), pod("far").on("m")] {
+        api.create("/pods", &pod);
+    }
+    let running = Running::start(&api, &["taint-eviction-controller"]);
+    api.settle().await;
+    let goes = |api: &FakeApi, name: &str| {
+        api.get::<Pod>("/pods", "ns", name).is_none_or(|pod| crate::pods::is_terminating(&pod))
+    };
+    let going = |api: &FakeApi| ["far", "meek", "patient", "tough"].map(|name| goes(api, name));
+    taint("n", sick("a bit"));
+    api.until("the meek goes at once", |_| {}, |api| goes(api, "meek")).await;
+    pass(200).await;
+    assert_eq!(going(&api), [false, true, false, false]);
+    taint("n", json!([]));
+    let spared = || api.times_told("Cancelling deletion of Pod ns/patient");
+    api.until("the patient is spared", |_| {}, |_| spared() == 1).await;
+    pass(600).await;
+    assert_eq!(going(&api), [false, true, false, false]);
+    let before = metrics::TAINT_DELETIONS.with([]).value();
+    taint("n", sick("a bit"));
+    pass(200).await;
+    assert!(!goes(&api, "patient"), "its time begins anew");
+    // The cache does not learn what became of the pod, but is asked about it again.
+    api.hold("/pods");
+    api.until("it goes", |_| {}, |api| goes(api, "patient")).await;
+    taint("n", json!([{"key": "dead", "effect": "NoExecute"}]));
+    api.until("the tough goes with its taint", |_| {}, |api| goes(api, "tough")).await;
+    api.settle().await;
+    api.release("/pods");
+    api.settle().await;
+    assert_eq!(going(&api), [false, true, true, true]);
+    for name in ["meek", "patient", "tough"] {
+        assert_eq!(api.times_told(&format!("Marking for deletion Pod ns/{name}")), 1, "{name}");
+    }
+    let gone: Pod = api.get("/pods", "ns", "patient").unwrap();
+    let condition = crate::pods::condition(&gone, "DisruptionTarget").unwrap();
+    assert_eq!(condition.reason.as_deref(), Some("DeletionByTaintManager"));
+    // Other tests of this process count too.
+    assert!(metrics::TAINT_DELETIONS.with([]).value() >= before + 2);
+    running.stop().await;
 }

@@ -322,6 +322,13 @@ impl FakeApi {
         of.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// How often the Event with that message was told.
+    pub(crate) fn times_told(&self, message: &str) -> u64 {
+        let events: Vec<Value> = self.list("/events");
+        let of = events.iter().filter(|event| event["message"] == message);
+        of.map(|event| event["count"].as_u64().unwrap_or(1)).sum()
+    }
+
     /// Waits until `is` holds, letting `act` play the rest of the cluster after every change.
     #[track_caller]
     pub(crate) fn until<'a>(
