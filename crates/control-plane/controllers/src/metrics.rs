@@ -1,5 +1,6 @@
 //! What the controllers count, under upstream's names. What their queues count is in `podium-client`.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use podium_client::metrics::{Collect, Counter, Family, Gauge, Histogram, exponential};
@@ -36,6 +37,12 @@ pub(crate) static JOBS_FINISHED: Family<Counter, 3> = Family::new(
     "job_controller_jobs_finished_total",
     "[STABLE] The number of finished jobs",
     ["completion_mode", "reason", "result"],
+    Counter::default,
+);
+pub(crate) static JOBS_MANAGED_ELSEWHERE: Family<Counter, 1> = Family::new(
+    "job_controller_jobs_by_external_controller_total",
+    "[ALPHA] The number of Jobs managed by an external controller",
+    ["controller_name"],
     Counter::default,
 );
 pub(crate) static JOB_PODS_FINISHED: Family<Counter, 2> = Family::new(
@@ -236,13 +243,137 @@ pub(crate) static CLAIMS_FAILED: Family<Counter, 0> = Family::new(
     Counter::default,
 );
 
+static RESOURCE_CLAIMS_CREATED: Family<Counter, 2> = Family::new(
+    "resourceclaim_controller_creates_total",
+    "[ALPHA] Number of ResourceClaims creation requests, categorized by creation status and admin access",
+    ["status", "admin_access"],
+    Counter::default,
+);
+
+/// A ResourceClaim was asked for, which may use devices as an administrator does or not.
+pub(crate) fn resource_claim_created(ok: bool, admin_access: bool) {
+    let status = if ok { "success" } else { "failure" };
+    RESOURCE_CLAIMS_CREATED.with([status, if admin_access { "true" } else { "false" }]).increment();
+}
+
+pub(crate) static DISCOVERY_FAILED: Family<Counter, 0> = Family::new(
+    "garbagecollector_controller_resources_sync_error_total",
+    "[ALPHA] Number of garbage collector resources sync errors",
+    [],
+    Counter::default,
+);
+pub(crate) static CIDRS_GIVEN: Family<Counter, 1> = Family::new(
+    "node_ipam_controller_cidrset_cidrs_allocations_total",
+    "[ALPHA] Counter measuring total number of CIDR allocations.",
+    ["clusterCIDR"],
+    Counter::default,
+);
+pub(crate) static CIDRS_RELEASED: Family<Counter, 1> = Family::new(
+    "node_ipam_controller_cidrset_cidrs_releases_total",
+    "[ALPHA] Counter measuring total number of CIDR releases.",
+    ["clusterCIDR"],
+    Counter::default,
+);
+/// Misspelt upstream, and so here.
+pub(crate) static CIDRS_AT_MOST: Family<Gauge, 1> = Family::new(
+    "node_ipam_controller_cirdset_max_cidrs",
+    "[ALPHA] Maximum number of CIDRs that can be allocated.",
+    ["clusterCIDR"],
+    Gauge::default,
+);
+pub(crate) static CIDRS_USED: Family<Gauge, 1> = Family::new(
+    "node_ipam_controller_cidrset_usage_cidrs",
+    "[ALPHA] Gauge measuring percentage of allocated CIDRs.",
+    ["clusterCIDR"],
+    Gauge::default,
+);
+/// Upstream's words, though they are about something else.
+pub(crate) static CIDR_TRIES: Family<Histogram, 1> = Family::new(
+    "node_ipam_controller_cidrset_allocation_tries_per_request",
+    "[ALPHA] Number of endpoints added on each Service sync",
+    ["clusterCIDR"],
+    || Histogram::new(const { &exponential::<5>(1.0, 5.0) }),
+);
+
+static SCALER_RECONCILES: Family<Counter, 2> = Family::new(
+    "horizontal_pod_autoscaler_controller_reconciliations_total",
+    "[BETA] Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
+    ["action", "error"],
+    Counter::default,
+);
+static SCALER_RECONCILE_SECONDS: Family<Histogram, 2> = Family::new(
+    "horizontal_pod_autoscaler_controller_reconciliation_duration_seconds",
+    "[BETA] The time(seconds) that the HPA controller takes to reconcile once. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
+    ["action", "error"],
+    || Histogram::new(const { &exponential::<15>(0.001, 2.0) }),
+);
+static SCALER_COMPUTATIONS: Family<Counter, 3> = Family::new(
+    "horizontal_pod_autoscaler_controller_metric_computation_total",
+    "[BETA] Number of metric computations. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+    ["action", "error", "metric_type"],
+    Counter::default,
+);
+static SCALER_COMPUTATION_SECONDS: Family<Histogram, 3> = Family::new(
+    "horizontal_pod_autoscaler_controller_metric_computation_duration_seconds",
+    "[BETA] The time(seconds) that the HPA controller takes to calculate one metric. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. The label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+    ["action", "error", "metric_type"],
+    || Histogram::new(const { &exponential::<15>(0.001, 2.0) }),
+);
+pub(crate) static SCALERS: Family<Gauge, 0> = Family::new(
+    "horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers",
+    "[ALPHA] Current number of controlled HPA objects.",
+    [],
+    Gauge::default,
+);
+pub(crate) static SCALER_DESIRES: Family<Gauge, 2> = Family::new(
+    "horizontal_pod_autoscaler_controller_desired_replicas",
+    "[ALPHA] Current desired replica count for HPA objects.",
+    ["namespace", "hpa_name"],
+    Gauge::default,
+);
+
+/// What a number of replicas is to another.
+pub(crate) fn scaling(from: i32, to: i32) -> &'static str {
+    match to.cmp(&from) {
+        Ordering::Greater => "scale_up",
+        Ordering::Less => "scale_down",
+        Ordering::Equal => "none",
+    }
+}
+
+/// One look at an autoscaler.
+pub(crate) fn scaler_reconciled(action: &str, error: &str, took: Duration) {
+    SCALER_RECONCILES.with([action, error]).increment();
+    SCALER_RECONCILE_SECONDS.with([action, error]).observe(took.as_secs_f64());
+}
+
+/// One metric of an autoscaler was worked out.
+pub(crate) fn scaler_computed(action: &str, error: &str, metric: &str, took: Duration) {
+    SCALER_COMPUTATIONS.with([action, error, metric]).increment();
+    SCALER_COMPUTATION_SECONDS.with([action, error, metric]).observe(took.as_secs_f64());
+}
+
+pub(crate) static SET_MAY_MISS: Family<Gauge, 3> = Family::new(
+    "statefulset_controller_statefulset_max_unavailable",
+    "[ALPHA] Maximum number of unavailable pods allowed during StatefulSet rolling updates",
+    ["statefulset_namespace", "statefulset_name", "pod_management_policy"],
+    Gauge::default,
+);
+pub(crate) static SET_MISSES: Family<Gauge, 3> = Family::new(
+    "statefulset_controller_statefulset_unavailable_replicas",
+    "[ALPHA] Current number of unavailable pods in StatefulSet",
+    ["statefulset_namespace", "statefulset_name", "pod_management_policy"],
+    Gauge::default,
+);
+
 /// Everything that is counted here, in Prometheus' text form.
 pub fn collect(out: &mut String) {
-    let families: [&dyn Collect; 30] = [
+    let families: [&dyn Collect; 46] = [
         &RUNNING,
         &JOB_SYNCS,
         &JOB_SYNC_SECONDS,
         &JOBS_FINISHED,
+        &JOBS_MANAGED_ELSEWHERE,
         &JOB_PODS_FINISHED,
         &JOB_POD_FAILURES,
         &JOB_PODS_HELD,
@@ -269,6 +400,21 @@ pub fn collect(out: &mut String) {
         &FORCED_ERRORS,
         &CLAIMS_CREATED,
         &CLAIMS_FAILED,
+        &RESOURCE_CLAIMS_CREATED,
+        &DISCOVERY_FAILED,
+        &CIDRS_GIVEN,
+        &CIDRS_RELEASED,
+        &CIDRS_AT_MOST,
+        &CIDRS_USED,
+        &CIDR_TRIES,
+        &SCALER_RECONCILES,
+        &SCALER_RECONCILE_SECONDS,
+        &SCALER_COMPUTATIONS,
+        &SCALER_COMPUTATION_SECONDS,
+        &SCALERS,
+        &SCALER_DESIRES,
+        &SET_MAY_MISS,
+        &SET_MISSES,
     ];
     families.into_iter().for_each(|family| family.collect(out));
 }

@@ -23,6 +23,7 @@ use super::graph::{Graph, Identity, Kind, Outcome, Uid, Work};
 use super::{FOREGROUND, ORPHAN};
 use crate::context::{Context, Error};
 use crate::discovery::{Found, Served, discover, is_path_missing};
+use crate::metrics;
 use crate::owner;
 
 /// A definition of new kinds is followed by its controller's own writes; one look after the last of them is enough.
@@ -116,8 +117,11 @@ impl AbsentOwners {
 
 /// Starts following resources that are new, and stops with those that are gone.
 async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
-    let Found { served, failed } =
-        discover(&controller.context.client).await.map_err(Error::call("discover", "the API's resources"))?;
+    let found = discover(&controller.context.client).await;
+    if found.as_ref().map_or(true, |found| found.served.is_empty()) {
+        metrics::DISCOVERY_FAILED.with([]).increment();
+    }
+    let Found { served, failed } = found.map_err(Error::call("discover", "the API's resources"))?;
     // Events own nothing and are many. A group that does not answer keeps what was known of it.
     let relevant = |served: &Served| served.path.plural != "events" || !is_event_group(&served.path.group);
     let wanted: Vec<Served> =

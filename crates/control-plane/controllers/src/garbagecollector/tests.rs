@@ -407,3 +407,21 @@ async fn a_namespace_is_filled_and_emptied() {
     assert!(names(&api).is_empty());
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_say_what_it_serves_is_asked_again() {
+    let failed = || crate::metrics::DISCOVERY_FAILED.with([]).value();
+    let before = failed();
+    let api = FakeApi::default();
+    api.keep_secret(true);
+    let running = Running::start(&api, CONTROLLER);
+    chain(&api);
+    api.settle().await;
+    assert!(failed() > before);
+    api.delete("/configmaps", "ns", "a", "Background");
+    api.settle().await;
+    assert_eq!(names(&api), ["b", "c"]);
+    api.keep_secret(false);
+    api.until("all gone", |_| {}, |api| names(api).is_empty()).await;
+    running.stop().await;
+}

@@ -22,6 +22,9 @@ pub(crate) struct Proposal {
     pub(crate) status: MetricStatus,
 }
 
+/// The reason of failures of a metric that is of no known type.
+pub(crate) const INVALID_TYPE: &str = "InvalidMetricSourceType";
+
 /// Why a metric could not be worked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -64,7 +67,7 @@ fn words(spec: &MetricSpec) -> (&'static str, String) {
             let name = spec.external.as_ref().map(|source| source.metric.name.as_str()).unwrap_or_default();
             ("FailedGetExternalMetric", format!("failed to get {name} external metric value: "))
         }
-        _ => ("InvalidMetricSourceType", String::new()),
+        _ => (INVALID_TYPE, String::new()),
     }
 }
 

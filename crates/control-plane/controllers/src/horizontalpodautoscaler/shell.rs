@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use futures::FutureExt;
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -14,13 +16,14 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, run_wo
 use serde_json::Value;
 
 use super::behavior::History;
-use super::decide::{Aim, aim, judge, metrics};
+use super::decide::{self, Aim, aim, judge};
 use super::figures::{self, Figures};
-use super::replicas::{Failure, Proposal, propose};
+use super::replicas::{Failure, INVALID_TYPE, Proposal, propose};
 use super::status::{ABLE_TO_SCALE, Condition, Report, SCALING_ACTIVE, status};
 use super::usage::Around;
 use crate::context::{Context, Error, words};
 use crate::discovery::Served;
+use crate::metrics;
 use crate::scale::Scales;
 
 /// Runs the controller until shutdown.
@@ -29,7 +32,14 @@ pub(crate) async fn run(context: Context) {
     let pods = context.informers.of::<Pod>();
     let queue = WorkQueue::new("horizontalpodautoscaler");
     let (to, period) = (queue.clone(), context.settings.autoscaling.sync_period);
+    let known = AtomicU32::new(0);
     autoscalers.on_event(move |change| {
+        let count = match change {
+            Change::Added(_) => known.fetch_add(1, Ordering::Relaxed) + 1,
+            Change::Deleted(_) => known.fetch_sub(1, Ordering::Relaxed) - 1,
+            Change::Modified { .. } => known.load(Ordering::Relaxed),
+        };
+        metrics::SCALERS.with([]).set(f64::from(count));
         let key = ObjectKey::of(change.object().as_ref());
         match change {
             Change::Added(_) => to.add_after(key, period),
@@ -77,9 +87,15 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         controller.memory.lock().remove(&key);
         return Ok(());
     };
+    let started = Instant::now();
     let mut report = Report::default();
+    let mut error = "none";
     if let Err(why) = controller.look(&autoscaler, &key, &mut report).await {
         tracing::debug!(autoscaler = %key, why, "not scaled");
+        error = if report.blames_spec { "spec" } else { "internal" };
+    }
+    if let Some(desired) = report.desired {
+        metrics::SCALER_DESIRES.with([&key.namespace, &key.name]).set(f64::from(desired));
     }
     if let Some(status) = status(&autoscaler, &report, controller.context.now()) {
         let updated =
@@ -93,6 +109,9 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
             _ => {}
         }
     }
+    let change = report.current.zip(report.desired).filter(|_| report.rescaled);
+    let action = change.map_or("none", |(current, desired)| metrics::scaling(current, desired));
+    metrics::scaler_reconciled(action, error, started.elapsed());
     controller.queue.add_after(key, controller.context.settings.autoscaling.sync_period);
     Ok(())
 }
@@ -111,6 +130,7 @@ impl Controller {
         };
         let found = self.find(&target.api_version.unwrap_or_default(), &target.kind, key, &target.name).await;
         let (resource, scale) = found.inspect_err(|why| {
+            report.blames_spec = !is_version(autoscaler.spec.scale_target_ref.api_version.as_deref());
             self.context.warning(autoscaler, "FailedGetScale", why.as_str());
             let message = format!("the HPA controller was unable to get the target's current scale: {why}");
             report.conditions.push(able(false, "FailedGetScale", message));
@@ -140,6 +160,8 @@ impl Controller {
                 };
                 report.conditions.extend(verdict.conditions);
                 report.metrics = verdict.metrics;
+                let first = proposals.iter().find_map(|proposal| proposal.as_ref().err());
+                report.blames_spec = first.is_some_and(|failure| failure.reason == INVALID_TYPE);
                 match (verdict.replicas, verdict.error) {
                     (Some(replicas), error) => {
                         trouble = error;
@@ -209,7 +231,9 @@ impl Controller {
             .collect();
         self.alone(autoscaler, key, &selector, &pods, report)?;
         let mut proposals = Vec::new();
-        for spec in metrics(autoscaler) {
+        let shown = autoscaler.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0);
+        for spec in decide::metrics(autoscaler) {
+            let started = Instant::now();
             let figures = self.figures(spec, &key.namespace, &selector).await;
             let around = Around {
                 autoscaler,
@@ -220,6 +244,12 @@ impl Controller {
                 now: self.context.now(),
             };
             let proposal = propose(spec, figures, &around);
+            let (action, error) = match &proposal {
+                Ok(proposal) => (metrics::scaling(shown, proposal.replicas), "none"),
+                Err(failure) if failure.reason == INVALID_TYPE => ("none", "spec"),
+                Err(_) => ("none", "internal"),
+            };
+            metrics::scaler_computed(action, error, &spec.type_, started.elapsed());
             if let Err(failure) = &proposal {
                 self.context.warning(autoscaler, failure.reason, failure.why.as_str());
             }
@@ -360,6 +390,11 @@ impl Controller {
             _ => words(&error),
         })
     }
+}
+
+/// Whether it is a version with a group or without.
+fn is_version(text: Option<&str>) -> bool {
+    text.unwrap_or_default().split('/').count() <= 2
 }
 
 /// A metric's own selector as text.

@@ -43,6 +43,8 @@ pub(crate) struct Report {
     pub(crate) metrics: Vec<MetricStatus>,
     /// The scale was changed.
     pub(crate) rescaled: bool,
+    /// If something went wrong, it was for what its user asked.
+    pub(crate) blames_spec: bool,
 }
 
 /// The status to write; `None` when it is there already.

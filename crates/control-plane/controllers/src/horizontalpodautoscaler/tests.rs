@@ -432,3 +432,39 @@ async fn a_number_out_of_bounds_is_corrected_without_figures() {
     assert_eq!(api.events("FailedGetScale"), ["no matches for kind \"Odd\" in group \"e.io\""]);
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn looks_and_figures_are_counted_by_what_came_of_them() {
+    let api = FakeApi::default();
+    let running = Running::start(&api, &[CONTROLLER]);
+    let named = |name: &str, change: Value| {
+        let mut autoscaler = autoscaler(change);
+        autoscaler.metadata.name = Some(name.to_owned());
+        autoscaler
+    };
+    api.create("apps/deployments", &deployment(9));
+    api.create(AUTOSCALERS, &named("counted", json!({"maxReplicas": 4})));
+    api.until("it is scaled", |_| {}, |api| !api.events("SuccessfulRescale").is_empty()).await;
+    api.until("no metrics", |_| {}, |api| !api.events("FailedGetResourceMetric").is_empty()).await;
+    let odd = json!({"scaleTargetRef": {"apiVersion": "a/b/c", "kind": "Deployment", "name": "d"}});
+    api.create(AUTOSCALERS, &named("odd", odd));
+    api.until("that is no version", |_| {}, |api| !api.events("FailedGetScale").is_empty()).await;
+    // It is counted a moment after it is told.
+    pass(1).await;
+    running.stop().await;
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    let begin = "horizontal_pod_autoscaler_controller_";
+    for row in [
+        "reconciliations_total{action=\"scale_down\",error=\"none\"} ",
+        "reconciliations_total{action=\"none\",error=\"internal\"} ",
+        "reconciliations_total{action=\"none\",error=\"spec\"} ",
+        "reconciliation_duration_seconds_count{action=\"scale_down\",error=\"none\"} ",
+        "metric_computation_total{action=\"none\",error=\"internal\",metric_type=\"Resource\"} ",
+        "metric_computation_duration_seconds_count{action=\"none\",error=\"internal\",metric_type=\"Resource\"} ",
+        "desired_replicas{namespace=\"ns\",hpa_name=\"counted\"} 4\n",
+        "num_horizontal_pod_autoscalers ",
+    ] {
+        assert!(text.contains(&format!("{begin}{row}")), "{row}\n{text}");
+    }
+}

@@ -71,16 +71,16 @@ pub(crate) fn is_held(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// Whether another controller looks after the Job.
-pub(crate) fn is_managed_elsewhere(job: &Job) -> bool {
+/// The other controller that looks after the Job, if one does.
+pub(crate) fn manager_elsewhere(job: &Job) -> Option<&str> {
     let manager = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
-    manager.is_some_and(|manager| manager != "kubernetes.io/job-controller")
+    manager.filter(|manager| *manager != "kubernetes.io/job-controller")
 }
 
 /// Chooses what one Job needs next. No I/O.
 pub(crate) fn decide(seen: &Observed<'_>, now: Timestamp) -> Decision {
     let Some(spec) = &seen.job.spec else { return Decision::default() };
-    if is_managed_elsewhere(seen.job) {
+    if manager_elsewhere(seen.job).is_some() {
         return Decision::default();
     }
     let before = seen.job.status.clone().unwrap_or_default();

@@ -13,7 +13,7 @@ use kube::api::{Api, ListParams, PostParams};
 use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_not_found, reference_of, run_workers};
 use serde_json::{Value, json};
 
-use super::decide::{Decision, NewPod, Observed, decide, is_held, is_managed_elsewhere};
+use super::decide::{Decision, NewPod, Observed, decide, is_held, manager_elsewhere};
 use super::freshness::Freshness;
 use super::indexes::Indexes;
 use super::status;
@@ -80,7 +80,14 @@ struct Controller {
 impl Controller {
     fn watch(&self) {
         let queue = self.queue.clone();
-        self.jobs.on_event(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
+        self.jobs.on_event(move |change| {
+            if let Change::Added(job) = change
+                && let Some(manager) = manager_elsewhere(job)
+            {
+                metrics::JOBS_MANAGED_ELSEWHERE.with([manager]).increment();
+            }
+            queue.add(ObjectKey::of(change.object().as_ref()));
+        });
         let (queue, jobs, orphans) = (self.queue.clone(), self.jobs.clone(), self.orphans.clone());
         self.pods.on_event(move |change| {
             count_held(change);
@@ -203,7 +210,7 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         return controller.free_left(&key, None).await;
     };
     controller.free_left(&key, job.metadata.uid.as_deref()).await?;
-    if is_managed_elsewhere(&job) {
+    if manager_elsewhere(&job).is_some() {
         return Ok(());
     }
     let now = controller.context.now();

@@ -41,7 +41,13 @@ impl Range {
         Ok(Self { first, ipv6, prefix, part_prefix })
     }
 
-    fn parts(&self) -> u32 {
+    /// The range, written out.
+    pub(crate) fn cidr(&self) -> String {
+        format!("{}/{}", to_address(self.first, self.ipv6), self.prefix)
+    }
+
+    /// How many parts there are.
+    pub(crate) fn parts(&self) -> u32 {
         1 << (self.part_prefix - self.prefix)
     }
 
@@ -77,9 +83,18 @@ impl Range {
 
     /// The next part after `last` that is not taken, going round. `None` when all are.
     pub(crate) fn free(&self, is_taken: impl Fn(u32) -> bool, last: Option<u32>) -> Option<u32> {
-        let parts = self.parts();
-        let start = last.map_or(0, |last| (last + 1) % parts);
+        let (parts, start) = (self.parts(), self.start(last));
         (0..parts).map(|step| (start + step) % parts).find(|number| !is_taken(*number))
+    }
+
+    /// How many taken parts were passed by on the way from `last` to `found`.
+    pub(crate) fn passed(&self, found: u32, last: Option<u32>) -> u32 {
+        let parts = self.parts();
+        (found + parts - self.start(last)) % parts
+    }
+
+    fn start(&self, last: Option<u32>) -> u32 {
+        last.map_or(0, |last| (last + 1) % self.parts())
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::decide::Range;
+use crate::metrics;
 
 /// Parts of each range, by their numbers.
 type Parts = Vec<std::ops::Range<u32>>;
@@ -12,6 +13,8 @@ type Parts = Vec<std::ops::Range<u32>>;
 #[derive(Debug)]
 pub(crate) struct Pool {
     ranges: Vec<Range>,
+    /// The ranges as metrics name them.
+    names: Vec<String>,
     /// For each range: how many hold a part. More than one only if somebody else gave it.
     taken: Vec<BTreeMap<u32, u32>>,
     /// What each node holds, one entry per range.
@@ -24,8 +27,13 @@ impl Pool {
     /// All parts are free but those that lie in one of the `reserved` ranges.
     pub(crate) fn new(ranges: Vec<Range>, reserved: &[String]) -> Self {
         let count = ranges.len();
+        let names: Vec<String> = ranges.iter().map(Range::cidr).collect();
+        for (range, name) in ranges.iter().zip(&names) {
+            metrics::CIDRS_AT_MOST.with([name]).set(f64::from(range.parts()));
+        }
         let mut pool = Self {
             ranges,
+            names,
             taken: vec![BTreeMap::new(); count],
             held: HashMap::new(),
             last: vec![None; count],
@@ -66,6 +74,11 @@ impl Pool {
         let numbers = free
             .map(|((range, taken), last)| range.free(|number| taken.contains_key(&number), *last))
             .collect::<Option<Vec<u32>>>()?;
+        for (((range, name), last), number) in
+            self.ranges.iter().zip(&self.names).zip(&self.last).zip(&numbers)
+        {
+            metrics::CIDR_TRIES.with([name]).observe(f64::from(range.passed(*number, *last)));
+        }
         self.take(node, numbers.iter().map(|number| *number..*number + 1).collect());
         self.last = numbers.iter().copied().map(Some).collect();
         Some(self.ranges.iter().zip(numbers).map(|(range, number)| range.part(number)).collect())
@@ -86,7 +99,9 @@ impl Pool {
     }
 
     fn count(&mut self, parts: &Parts, more: bool) {
-        for (taken, parts) in self.taken.iter_mut().zip(parts) {
+        for (place, parts) in parts.iter().enumerate() {
+            let before = self.taken[place].len();
+            let taken = &mut self.taken[place];
             for number in parts.clone() {
                 let count = taken.entry(number).or_default();
                 *count = if more { *count + 1 } else { *count - 1 };
@@ -94,6 +109,11 @@ impl Pool {
                     taken.remove(&number);
                 }
             }
+            let (after, name) = (taken.len(), [self.names[place].as_str()]);
+            // A part that several hold is counted once.
+            metrics::CIDRS_GIVEN.with(name).add(after.saturating_sub(before) as u64);
+            metrics::CIDRS_RELEASED.with(name).add(before.saturating_sub(after) as u64);
+            metrics::CIDRS_USED.with(name).set(after as f64 / f64::from(self.ranges[place].parts()));
         }
     }
 }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::Range;
 use super::pool::Pool;
+use crate::metrics;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::meta;
 
@@ -105,4 +106,34 @@ async fn every_node_gets_its_own_part() {
     .await;
     assert_eq!(parts(&api).len(), 21, "no two have the same");
     running.stop().await;
+}
+
+#[test]
+fn what_a_pool_gives_and_takes_back_is_counted() {
+    // No other test has this range.
+    let name = ["10.77.0.0/21"];
+    let mut pool = Pool::new(vec![range("10.77.0.5/21")], &["10.77.1.0/24".to_owned()]);
+    let counts = || {
+        let (given, released) =
+            (metrics::CIDRS_GIVEN.with(name).value(), metrics::CIDRS_RELEASED.with(name).value());
+        (given, released, metrics::CIDRS_USED.with(name).value())
+    };
+    assert!((metrics::CIDRS_AT_MOST.with(name).value() - 8.0).abs() < f64::EPSILON);
+    assert_eq!(counts(), (1, 0, 0.125), "the reserved one");
+    pool.give("a").unwrap();
+    pool.give("b").unwrap();
+    assert_eq!(counts(), (3, 0, 0.375));
+    pool.hold("c", &["10.77.2.0/24".to_owned()]);
+    assert_eq!(counts(), (3, 0, 0.375), "b has that part too");
+    pool.release("b");
+    assert_eq!(counts(), (3, 0, 0.375), "c still has it");
+    pool.release("c");
+    assert_eq!(counts(), (3, 1, 0.25));
+    assert_eq!(metrics::CIDR_TRIES.with(name).count(), 2);
+    let mut text = String::new();
+    metrics::collect(&mut text);
+    // The second one passed by the reserved part.
+    let row =
+        "node_ipam_controller_cidrset_allocation_tries_per_request_sum{clusterCIDR=\"10.77.0.0/21\"} 1\n";
+    assert!(text.contains(row), "{text}");
 }

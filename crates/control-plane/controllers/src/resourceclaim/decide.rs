@@ -148,6 +148,12 @@ pub(crate) fn is_pod(user: &ResourceClaimConsumerReference) -> bool {
     user.api_group.as_deref().unwrap_or_default().is_empty() && user.resource == "pods"
 }
 
+/// Whether some device is wanted as an administrator has it, whoever else uses it.
+pub(crate) fn is_for_administrators(claim: &ResourceClaim) -> bool {
+    let mut requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    requests.any(|request| request.exactly.as_ref().is_some_and(|it| it.admin_access == Some(true)))
+}
+
 /// What a claim needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Needs {

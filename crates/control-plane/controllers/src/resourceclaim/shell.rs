@@ -12,9 +12,11 @@ use podium_client::{Change, Informer, ObjectKey, WorkQueue, is_already_exists, i
 use serde_json::json;
 
 use super::decide::{
-    self, FINALIZER, Name, claims_of, decide, foreign, generate, is_done, is_own, is_pod, name_of, used_by,
+    self, FINALIZER, Name, claims_of, decide, foreign, generate, is_done, is_for_administrators, is_own,
+    is_pod, name_of, used_by,
 };
 use crate::context::{Context, Error, words};
+use crate::metrics;
 use crate::owner;
 use crate::pods;
 
@@ -171,7 +173,11 @@ impl Controller {
             let created = match cached(name) {
                 Some(there) if is_own(&there, pod) => return Ok(Some(name.to_owned())),
                 Some(_) => None,
-                None => Some(api.create(&PostParams::default(), &claim).await),
+                None => {
+                    let created = api.create(&PostParams::default(), &claim).await;
+                    metrics::resource_claim_created(created.is_ok(), is_for_administrators(&claim));
+                    Some(created)
+                }
             };
             match created {
                 Some(Ok(_)) => return Ok(Some(name.to_owned())),

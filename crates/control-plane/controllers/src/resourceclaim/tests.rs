@@ -187,3 +187,35 @@ async fn a_claim_that_somebody_else_has_is_not_taken() {
     api.until("the pod has another", |_| {}, renamed).await;
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_are_asked_for_are_counted() {
+    let counts = || {
+        let mut text = String::new();
+        crate::collect_metrics(&mut text);
+        ["success", "failure"].map(|status| {
+            let row = format!(
+                "resourceclaim_controller_creates_total{{status=\"{status}\",admin_access=\"true\"}} "
+            );
+            text.lines().find_map(|line| line.strip_prefix(&row)).map_or(0, |count| count.parse().unwrap())
+        })
+    };
+    // Only this test has claims of administrators.
+    let mut own = serde_json::to_value(template()).unwrap();
+    own["spec"]["spec"]["devices"]["requests"][0]["exactly"]["adminAccess"] = json!(true);
+    let api = FakeApi::default();
+    api.create(TEMPLATES, &own);
+    let running = Running::start(&api, &[CONTROLLER]);
+    api.refuse(CLAIMS, "no room");
+    api.create("/pods", &user("p"));
+    let told = |api: &FakeApi| !api.events("FailedResourceClaimCreation").is_empty();
+    api.until("it is told", |_| {}, told).await;
+    assert_eq!(counts()[0], 0);
+    let failed: u64 = counts()[1];
+    assert!(failed > 0);
+    api.accept();
+    api.until("it is made", |_| {}, |api| !api.list::<ResourceClaim>(CLAIMS).is_empty()).await;
+    api.settle().await;
+    running.stop().await;
+    assert_eq!(counts()[0], 1);
+}

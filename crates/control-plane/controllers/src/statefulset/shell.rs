@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -15,13 +16,14 @@ use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
 use super::identity::{
     claim_names, claims, identify, is_claim_of, new_pod, numbers, ordinal, pod_name, revision,
 };
-use super::status;
+use super::status::{self, standing};
 use crate::children::{Children, Target, concerned, owner_of};
 use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::{Expectations, Expected};
 use crate::history::{self, Keeper, Kept, Naming};
 use crate::labels::Selector;
+use crate::metrics;
 use crate::owner::{self, Claim};
 use crate::pods;
 use crate::slow_start;
@@ -146,12 +148,22 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         update: &update_template,
     };
     let claims = sync.claims(&pods);
+    measure(&set, &pods, now);
     let decision = decide(&Observed { set: &set, pods: &pods, claims: &claims, revisions }, now);
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key.clone(), clock::until(moment, now));
     }
     let applied = sync.apply(decision, &revisions, &pods).await;
     applied.and(sync.forget_old(&pods, &revisions).await)
+}
+
+/// Shows how far the set is from whole.
+fn measure(set: &StatefulSet, pods: &[Arc<Pod>], now: Timestamp) {
+    let policy = set.spec.as_ref().and_then(|spec| spec.pod_management_policy.as_deref());
+    let names = [owner::namespace(&set.metadata), owner::name(&set.metadata), policy.unwrap_or_default()];
+    let (may, missing) = standing(set, pods, now);
+    metrics::SET_MAY_MISS.with(names).set(f64::from(may));
+    metrics::SET_MISSES.with(names).set(f64::from(missing));
 }
 
 /// One reconcile's calls.

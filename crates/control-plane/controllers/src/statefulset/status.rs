@@ -7,14 +7,31 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::decide::Revisions;
-use super::identity::revision;
+use super::identity::{numbers, ordinal, revision};
 use crate::children::Target;
+use crate::deployment::scaled;
 use crate::owner;
 use crate::pods;
 
 /// Whether the pod runs and serves.
 pub(crate) fn is_running_and_ready(pod: &Pod) -> bool {
     pods::phase(pod) == "Running" && pods::is_ready(pod)
+}
+
+/// How many pods may be missing during an update, and how many are.
+///
+/// Source: `getStatefulSetMaxUnavailable` and `isUnavailable`.
+pub(crate) fn standing(set: &StatefulSet, all: &[Arc<Pod>], now: Timestamp) -> (i32, i32) {
+    let (wanted, spec) = (numbers(set), set.spec.as_ref());
+    let total = i32::try_from(wanted.len()).unwrap_or(i32::MAX);
+    let rolling = spec.and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref());
+    let most = rolling.and_then(|it| it.max_unavailable.as_ref());
+    let most = most.map_or(1, |most| scaled(most, total, false).max(1));
+    let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or_default();
+    let serves = |pod: &&Arc<Pod>| pods::is_available(pod, min_ready, now) && !pods::is_terminating(pod);
+    let serving =
+        all.iter().filter(serves).filter_map(|pod| ordinal(set, pod)).filter(|it| wanted.contains(it));
+    (most, total.saturating_sub(i32::try_from(serving.count()).unwrap_or(i32::MAX)))
 }
 
 /// The status after a look, or `None` when the stored one says it.

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 
 use super::decide::{Claims, Decision, Observed, Revisions, Version, decide};
 use super::identity::{claim_owners, claims, identify, new_pod, revision};
+use super::status::standing;
 use super::{INDEX_LABEL, NAME_LABEL};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, meta, selector, template};
@@ -347,6 +348,30 @@ proptest! {
     }
 }
 
+#[test]
+fn what_may_be_missing_and_what_is() {
+    let now = at(1_000);
+    let with = |most: IntOrString| {
+        edited(partitioned(5, 0), |spec| {
+            spec.update_strategy.as_mut().unwrap().rolling_update.as_mut().unwrap().max_unavailable =
+                Some(most);
+        })
+    };
+    let arcs = |pods: Vec<Pod>| pods.into_iter().map(Arc::new).collect::<Vec<_>>();
+    let five = || (0..5).map(|number| well(number, "new")).collect::<Vec<Pod>>();
+    assert_eq!(standing(&set(5), &arcs(five()), now), (1, 0));
+    assert_eq!(standing(&with(IntOrString::Int(3)), &arcs(five()), now), (3, 0));
+    assert_eq!(standing(&with(IntOrString::String("50%".to_owned())), &[], now), (2, 5), "rounded down");
+    let mut some = five();
+    some[0] = member(0, "new");
+    some[1] = well(1, "new").deleting();
+    some.remove(4);
+    some.push(well(7, "new"));
+    assert_eq!(standing(&set(5), &arcs(some), now), (1, 3), "one too many makes up for none");
+    let slow = edited(set(5), |spec| spec.min_ready_seconds = Some(2000));
+    assert_eq!(standing(&slow, &arcs(five()), now), (1, 5));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_set_comes_updates_and_shrinks() {
     let api = FakeApi::default();
@@ -399,6 +424,14 @@ async fn a_set_comes_updates_and_shrinks() {
         serving(api, "v2") == ["db-0"] && claim_names(api) == ["data-db-0"]
     })
     .await;
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    for gauge in ["max_unavailable", "unavailable_replicas"] {
+        let row = format!(
+            "statefulset_controller_statefulset_{gauge}{{statefulset_namespace=\"ns\",statefulset_name=\"db\","
+        );
+        assert!(text.contains(&row), "{text}");
+    }
     let events = api.events("SuccessfulCreate");
     assert!(events.contains(&"Create Pod db-0 in StatefulSet db successful".to_owned()), "{events:?}");
     assert!(

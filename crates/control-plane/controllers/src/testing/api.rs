@@ -445,6 +445,10 @@ impl FakeApi {
                 return no_such_path();
             }
             if let Some(document) = discovery::document(uri.path(), &state.versions) {
+                if state.versions.secret {
+                    let refusal = Refusal(503, "ServiceUnavailable", "by arrangement".to_owned());
+                    return respond(503, &failure(&refusal));
+                }
                 return respond(200, &document);
             }
         }

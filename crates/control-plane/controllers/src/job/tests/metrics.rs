@@ -125,3 +125,24 @@ async fn indexes_and_pods_are_counted_as_they_end() {
     let row = "job_controller_job_finished_indexes_total{backoffLimit=\"perIndex\",status=\"failed\"} ";
     assert!(text.contains(row), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn jobs_of_other_controllers_are_counted_by_those() {
+    let of = |manager: &str| metrics::JOBS_MANAGED_ELSEWHERE.with([manager]).value();
+    let api = FakeApi::default();
+    let by = |name: &str, manager: &str| {
+        let mut job = edited(job(1, 1), |spec| spec.managed_by = Some(manager.to_owned()));
+        job.metadata.name = Some(name.to_owned());
+        job
+    };
+    api.create("batch/jobs", &by("old", "example.com/queue"));
+    let running = Running::start(&api, CONTROLLER);
+    api.create("batch/jobs", &by("new", "example.com/queue"));
+    api.create("batch/jobs", &by("own", "kubernetes.io/job-controller"));
+    api.until("they are seen", |_| {}, |api| !api.list::<Pod>("/pods").is_empty()).await;
+    api.settle().await;
+    api.edit("batch/jobs", "ns", "new", |job| job["spec"]["parallelism"] = 2.into());
+    api.settle().await;
+    running.stop().await;
+    assert_eq!((of("example.com/queue"), of("kubernetes.io/job-controller")), (2, 0));
+}

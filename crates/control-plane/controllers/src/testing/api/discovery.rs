@@ -11,11 +11,15 @@ pub(super) const STORAGE_VERSIONS: &str = "internal.apiserver.k8s.io";
 
 /// By group: its versions, where they are not just v1.
 #[derive(Default)]
-pub(super) struct Versions(BTreeMap<String, Vec<String>>);
+pub(super) struct Versions {
+    served: BTreeMap<String, Vec<String>>,
+    /// Whether nobody is told what is served.
+    pub(super) secret: bool,
+}
 
 impl Versions {
     fn of(&self, group: &str) -> Vec<String> {
-        self.0.get(group).cloned().unwrap_or_else(|| vec!["v1".to_owned()])
+        self.served.get(group).cloned().unwrap_or_else(|| vec!["v1".to_owned()])
     }
 
     /// Whether the path is that of a version that was taken away.
@@ -23,7 +27,7 @@ impl Versions {
         match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
             ["apis", group, version, ..] => {
                 let missing = group == STORAGE_VERSIONS;
-                self.0.get(group).map_or(missing, |of| !of.iter().any(|it| it == version))
+                self.served.get(group).map_or(missing, |of| !of.iter().any(|it| it == version))
             }
             _ => false,
         }
@@ -34,7 +38,12 @@ impl FakeApi {
     /// Serves the group in these versions from now on, the preferred one first, and in no others.
     pub(crate) fn serve(&self, group: &str, versions: &[&str]) {
         let versions = versions.iter().map(|it| (*it).to_owned()).collect();
-        self.state.lock().versions.0.insert(group.to_owned(), versions);
+        self.state.lock().versions.served.insert(group.to_owned(), versions);
+    }
+
+    /// Whether discovery fails from now on.
+    pub(crate) fn keep_secret(&self, secret: bool) {
+        self.state.lock().versions.secret = secret;
     }
 }
 
@@ -42,7 +51,7 @@ impl FakeApi {
 pub(super) fn document(path: &str, versions: &Versions) -> Option<Value> {
     // Metrics are nobody's objects: no controller of all kinds looks for them.
     let named = RESOURCES.iter().map(|it| it.0).filter(|it| {
-        let is_served = *it != STORAGE_VERSIONS || versions.0.contains_key(*it);
+        let is_served = *it != STORAGE_VERSIONS || versions.served.contains_key(*it);
         !it.is_empty() && *it != "metrics.k8s.io" && is_served
     });
     let groups = named.collect::<BTreeSet<_>>();
