@@ -9,6 +9,9 @@
 //! `PODIUM_SIM_SEED=17` runs that one again and prints what happened. Equal seeds are equal runs. Long runs are worth a build with
 //! `--release --config 'profile.release.package.podium-controllers.opt-level=3'`: a release is optimised for size.
 //!
+//! `theme` has scenarios of their own, with seeds of their own, that are about claims of stateful sets, about the rules of Jobs, and
+//! about tainted nodes; one seed of those is run again by naming its test.
+//!
 //! `rollout` is about one rolling update of many replicas, with a process that dies again and again.
 
 mod ending;
@@ -17,6 +20,7 @@ mod link;
 mod rollout;
 mod sabotage;
 mod scenario;
+mod theme;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +28,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use self::world::{Outcome, run};
+use self::world::{Outcome, run, run_themed};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,6 +42,16 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn the_invariants_hold_whatever_goes_wrong() {
+    check(run);
+}
+
+#[test]
+fn the_invariants_hold_for_claims_and_rules_of_jobs_and_taints() {
+    check(run_themed);
+}
+
+/// Runs the seeds that were asked for.
+fn check(run: fn(u64, bool) -> Outcome) {
     if let Some(seed) = number("PODIUM_SIM_SEED") {
         let outcome = run(seed, true);
         outcome.history.iter().for_each(|line| println!("{line}"));

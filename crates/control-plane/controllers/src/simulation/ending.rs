@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::invariants::{Judge, active_pods, has_condition, is_going, ordinal, parse, pods_of, uid};
 use super::scenario::{Ending, NAMESPACE, NODES, Scenario, Workload};
+use super::theme::{Patience, is_tainted, patience};
 use crate::pods;
 use crate::testing::api::Objects;
 
@@ -25,6 +26,10 @@ pub(super) fn judge(scenario: &Scenario, objects: &Objects, judge: &Judge) -> Ve
         }
         if is_held_for_nobody(object) {
             broken.push(format!("{}/{} is held although its Job left it behind", key.0, key.2));
+        }
+        let node = object["spec"]["nodeName"].as_str().filter(|_| key.0 == "/pods").unwrap_or_default();
+        if is_tainted(objects, node) && patience(object) != Patience::Forever {
+            broken.push(format!("{}/{} bears the taint of {node}", key.0, key.2));
         }
         if scenario.ends_with == Ending::DeleteNamespace && key.1 == NAMESPACE {
             broken.push(format!("{}/{} outlived its namespace", key.0, key.2));
@@ -161,18 +166,33 @@ impl Report<'_> {
         wrong.extend(
             self.expect_status(&["replicas", "readyReplicas", "availableReplicas"], self.replicas_wanted()),
         );
+        wrong.extend(self.claims(&wanted));
         wrong
+    }
+
+    /// Every pod has its claim. More than those may be there whatever the set says: pods that were gone when it shrank took nothing along.
+    fn claims(&self, wanted: &BTreeSet<i32>) -> Option<String> {
+        if self.object["spec"]["volumeClaimTemplates"].as_array().is_none_or(Vec::is_empty) {
+            return None;
+        }
+        let prefix = format!("data-{}-", self.workload.name);
+        let claims = self.objects.keys().filter(|key| key.0 == "/persistentvolumeclaims");
+        let kept: BTreeSet<i32> =
+            claims.filter_map(|key| key.2.strip_prefix(&prefix)?.parse().ok()).collect();
+        (!kept.is_superset(wanted)).then(|| format!("claims {kept:?} of {wanted:?}"))
     }
 
     fn daemon_set(&self) -> Vec<String> {
         let pods = active_pods(self.objects, uid(self.object));
         let mut wrong = self.all_new_and_ready(&pods);
         let nodes: BTreeSet<&str> = pods.iter().filter_map(pods::node_name).collect();
-        if pods.len() != NODES.len() || nodes.len() != NODES.len() {
+        let bears = patience(&self.object["spec"]["template"]) == Patience::Forever;
+        let wanted = NODES.iter().filter(|node| bears || !is_tainted(self.objects, node)).count();
+        if pods.len() != wanted || nodes.len() != wanted {
             wrong.push(format!("{} daemons on {nodes:?}", pods.len()));
         }
         let fields = ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "numberAvailable"];
-        wrong.extend(self.expect_status(&fields, NODES.len()));
+        wrong.extend(self.expect_status(&fields, wanted));
         wrong
     }
 
@@ -193,10 +213,11 @@ impl Report<'_> {
         let count = |field: &str| job["status"][field].as_u64().unwrap_or(0);
         let ended = self.judge.ended.get(uid(job));
         let truth = ended.map_or(0, |ended| ended.values().filter(|succeeded| **succeeded).count() as u64);
-        let ended = ended.map_or(0, |ended| ended.len() as u64);
+        let ended = ended.map_or(0, |ended| ended.len() as u64) - self.judge.ignored(job);
         let completions = job["spec"]["completions"].as_u64().unwrap_or(1);
         if job["spec"]["completionMode"] == "Indexed" {
-            if complete && count("succeeded") != completions {
+            let enough = job["spec"]["successPolicy"].is_object() && count("succeeded") < completions;
+            if complete && count("succeeded") != completions && !enough {
                 wrong
                     .push(format!("{name} is complete with {} of {completions} indexes", count("succeeded")));
             }

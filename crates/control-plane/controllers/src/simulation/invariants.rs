@@ -4,6 +4,8 @@
 //! been told of. All else is judged by the API's own state at that instant. What two leaders may break together is not judged
 //! while there are two, nor until what they did has been told to everybody.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -27,6 +29,8 @@ pub(super) const STALE_SECONDS: i64 = 20;
 pub(super) struct Strictness {
     /// Pods that serve go on serving until a controller deletes them.
     pub(super) steady_pods: bool,
+    /// Pods go because of their nodes: that is no one's order.
+    pub(super) evicted_pods: bool,
 }
 
 /// The judge's memory.
@@ -42,6 +46,7 @@ pub(super) struct Judge {
     promises: HashMap<String, Vec<(Timestamp, Promise)>>,
     /// By the uid of a Job: the uids of pods that ended, and how.
     pub(super) ended: HashMap<String, BTreeMap<String, bool>>,
+    rules: rules::Memory,
     pub(super) broken: Vec<String>,
     pub(super) judged: u64,
 }
@@ -70,6 +75,7 @@ impl Judge {
             worths: HashMap::new(),
             promises: HashMap::new(),
             ended: HashMap::new(),
+            rules: rules::Memory::default(),
             broken: Vec::new(),
             judged: 0,
         }))
@@ -107,7 +113,12 @@ impl Judge {
     fn see(&mut self, commit: &Commit<'_>) {
         self.judged += 1;
         match commit.key.0.as_str() {
-            "/pods" => self.pod(commit),
+            "/pods" => {
+                self.pod(commit);
+                self.themed_pod(commit);
+            }
+            "/persistentvolumeclaims" => self.claim(commit),
+            "/nodes" => self.node(commit),
             "apps/deployments" => self.deployment(commit),
             "apps/replicasets" | "/replicationcontrollers" | "apps/statefulsets" => self.replicated(commit),
             "batch/jobs" => self.job(commit),
@@ -168,6 +179,7 @@ impl Judge {
         let parallelism = i32::try_from(parallelism).unwrap();
         self.promise(uid(new), Promise { most: parallelism, fewest: 0 });
         let Some(old) = commit.old else { return };
+        self.job_by_rules(commit, old, new);
         for field in ["succeeded", "failed"] {
             let count = |job: &Value| job["status"][field].as_i64().unwrap_or(0);
             if count(new) < count(old) {
@@ -219,6 +231,7 @@ impl Judge {
                 }
                 let begins = !is_going(old) && new.is_none_or(is_going);
                 if begins && commit.writer.is_some() {
+                    self.goes_with_claims(commit, old);
                     self.deleted(commit, &parse(old));
                 }
             }
@@ -231,6 +244,7 @@ impl Judge {
         if old["status"]["phase"].as_str() == Some(phase) || !matches!(phase, "Succeeded" | "Failed") {
             return;
         }
+        self.note_job_end(new);
         let pod: Pod = parse(new);
         if let Some(owner) = controller_of(&pod.metadata).filter(|owner| owner.kind == "Job") {
             let ended = self.ended.entry(owner.uid.clone()).or_default();
@@ -335,7 +349,7 @@ impl Judge {
     }
 
     fn deleted(&mut self, commit: &Commit<'_>, pod: &Pod) {
-        if namespace_is_going(commit.objects, &commit.key.1) {
+        if namespace_is_going(commit.objects, &commit.key.1) || self.strict.evicted_pods {
             return;
         }
         let Some(owner) = controller_of(&pod.metadata) else { return };

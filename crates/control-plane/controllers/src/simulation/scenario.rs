@@ -4,6 +4,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::link::Faults;
+use super::theme::Theme;
 use crate::testing::api::FakeApi;
 
 /// Where everything lives.
@@ -26,6 +27,8 @@ pub(super) struct Scenario {
     /// The last thing users do is to delete everything.
     pub(super) ends_with: Ending,
     pub(super) steps: u32,
+    /// What it is about, if it is about one thing.
+    pub(super) theme: Option<Theme>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +76,19 @@ impl Scenario {
                 _ => Ending::Stay,
             },
             steps: rng.u32(40..160),
+            theme: None,
         }
+    }
+
+    /// One that is about a theme.
+    pub(super) fn about(theme: Theme, rng: &mut Rng) -> Self {
+        let mut scenario = Self::of(rng);
+        theme.shape(rng, &mut scenario);
+        scenario
     }
 }
 
-fn template(name: &str, version: u32) -> Value {
+pub(super) fn template(name: &str, version: u32) -> Value {
     json!({
         "metadata": {"labels": {"app": name}},
         "spec": {"containers": [{"name": "main", "image": format!("image:v{version}")}]},
@@ -151,7 +162,7 @@ fn workload(rng: &mut Rng, index: usize) -> Workload {
     Workload { resource, name, object, edits: kind < 9 }
 }
 
-fn job(rng: &mut Rng, name: &str) -> Value {
+pub(super) fn job(rng: &mut Rng, name: &str) -> Value {
     let indexed = rng.bool();
     let mut template = template(name, 0);
     template["spec"]["restartPolicy"] = json!("Never");

@@ -14,6 +14,7 @@ use super::ending;
 use super::invariants::{Judge, Strictness, is_going};
 use super::link::Link;
 use super::scenario::{Ending, NAMESPACE, NODES, Scenario, edit, furnish};
+use super::theme::{self, Theme};
 use crate::clock::{Clock, RuntimeClock};
 use crate::manager::{Config, OWN_IDENTITY, Settings};
 use crate::names::{ALPHABET, NameSource, SUFFIX_LENGTH};
@@ -65,21 +66,26 @@ impl fmt::Display for Outcome {
 ///
 /// With `verbose` it says what it was about, and keeps its history.
 pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
-    run_with(seed, verbose, false)
+    run_with(seed, verbose, false, None)
+}
+
+/// Runs one seed of those that are about a [`Theme`].
+pub(super) fn run_themed(seed: u64, verbose: bool) -> Outcome {
+    run_with(seed, verbose, false, Some(Theme::of(seed)))
 }
 
 /// Runs one seed with someone who makes pods that nobody asked for.
 pub(super) fn run_sabotaged(seed: u64) -> Outcome {
-    run_with(seed, false, true)
+    run_with(seed, false, true, None)
 }
 
-fn run_with(seed: u64, verbose: bool, sabotage: bool) -> Outcome {
+fn run_with(seed: u64, verbose: bool, sabotage: bool, theme: Option<Theme>) -> Outcome {
     // The client's back-offs draw from the thread's generator.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without I/O can be built");
     runtime.block_on(async {
-        let mut world = World::new(seed, verbose);
+        let mut world = World::new(seed, verbose, theme);
         if verbose {
             println!("{:#?}", world.scenario);
         }
@@ -165,11 +171,15 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, trace: bool) -> Self {
+    fn new(seed: u64, trace: bool, theme: Option<Theme>) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let scenario = Scenario::of(&mut rng);
+        let scenario = match theme {
+            Some(theme) => Scenario::about(theme, &mut rng),
+            None => Scenario::of(&mut rng),
+        };
         let clock = RuntimeClock::starting_at(at(1_000_000));
-        let strict = Strictness { steady_pods: scenario.steady_pods };
+        let strict =
+            Strictness { steady_pods: scenario.steady_pods, evicted_pods: theme == Some(Theme::Taints) };
         let judge = Judge::new(clock, strict);
         let api = FakeApi::default();
         if trace {
@@ -214,6 +224,25 @@ impl World {
         if self.rng.u32(0..12) == 0 {
             self.act_as_user();
         }
+        if self.scenario.theme == Some(Theme::Taints) && self.rng.u32(0..10) == 0 {
+            let (node, ill) = (NODES[self.rng.usize(0..NODES.len())], self.rng.bool());
+            theme::taint(&self.api, node, ill.then_some(self.second().as_str()));
+        }
+    }
+
+    /// The present moment, as objects have it.
+    fn second(&self) -> String {
+        self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    /// Where a pod is put, if anywhere.
+    fn schedule(&mut self, pod: &Value) -> Option<String> {
+        let wanted = &pod["spec"]["affinity"]["nodeAffinity"];
+        let wanted = &wanted["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0];
+        let wanted = wanted["matchFields"][0]["values"][0].as_str().map(str::to_owned);
+        let node = wanted.unwrap_or_else(|| NODES[self.rng.usize(0..NODES.len())].to_owned());
+        let admitted = self.scenario.theme.is_none_or(|it| it.admits(&self.api.objects(), pod, &node));
+        admitted.then_some(node)
     }
 
     fn processes_live_and_die(&mut self, step: u32) {
@@ -293,8 +322,7 @@ impl World {
             }
             return;
         }
-        let now = self.clock.now();
-        let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let now = self.second();
         let ready = pod["status"]["conditions"]
             .as_array()
             .is_some_and(|it| it.iter().any(|it| it["type"] == "Ready" && it["status"] == "True"));
@@ -302,11 +330,8 @@ impl World {
         let (mut node, mut end, mut serves) = (None, None, None);
         match phase {
             "Pending" if !bound => {
-                let wanted = &pod["spec"]["affinity"]["nodeAffinity"];
-                let wanted =
-                    &wanted["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0];
-                let wanted = wanted["matchFields"][0]["values"][0].as_str().map(str::to_owned);
-                node = Some(wanted.unwrap_or_else(|| NODES[self.rng.usize(0..NODES.len())].to_owned()));
+                let Some(chosen) = self.schedule(pod) else { return };
+                node = Some(chosen);
             }
             "Pending" => serves = Some(false),
             "Running" if is_work && (surely || self.rng.bool()) => {
@@ -326,6 +351,10 @@ impl World {
             }
             _ => return,
         }
+        let exit_code = match (end, self.scenario.theme) {
+            (Some("Failed"), Some(theme)) => theme.exit_code(&mut self.rng),
+            (end, _) => i64::from(end == Some("Failed")),
+        };
         self.addresses += 1;
         let address = format!("10.{}.{}.{}", 1, self.addresses / 250, self.addresses % 250 + 1);
         self.api.edit("/pods", NAMESPACE, name, |pod| {
@@ -336,7 +365,7 @@ impl World {
                 pod["status"]["phase"] = json!(end);
                 pod["status"]["containerStatuses"] = json!([{"name": "main", "restartCount": 0, "ready": false,
                     "image": "", "imageID": "",
-                    "state": {"terminated": {"exitCode": i32::from(end == "Failed"), "finishedAt": now}}}]);
+                    "state": {"terminated": {"exitCode": exit_code, "finishedAt": now}}}]);
             }
             if let Some(serves) = serves {
                 let status = &mut pod["status"];
@@ -402,6 +431,10 @@ impl World {
                     cron["spec"]["suspend"] = json!(true);
                 });
             }
+        }
+        if self.scenario.theme == Some(Theme::Taints) {
+            let now = self.second();
+            theme::settle_taints(&self.api, &mut self.rng, &now);
         }
         self.scenario.faults = super::link::Faults::default();
         self.scenario.crashes = false;

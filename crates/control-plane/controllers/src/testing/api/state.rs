@@ -200,6 +200,9 @@ impl State {
             let message = format!("namespace {namespace} is being terminated");
             return Err(Refusal(403, "NamespaceTerminating", message));
         }
+        if resource == "/persistentvolumeclaims" {
+            object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+        }
         if resource == "batch/jobs" && object["spec"]["selector"].is_null() {
             let uid = format!("uid-{}", self.uids + 1);
             object["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
