@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::{decide, sign};
+use crate::testing::api::{FakeApi, Running};
 use crate::testing::{at, labels, meta};
 
 fn token(name: &str, entries: &[(&str, &str)]) -> Secret {
@@ -64,4 +65,39 @@ fn tokens_that_may_sign_do_and_old_signatures_go() {
         assert!(decide(&plain, &[&bad], at(10)).is_none(), "{bad:?}");
     }
     assert!(decide(&map(&[]), &[&good], at(10)).is_none(), "there is nothing to sign");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_map_is_signed_for_as_long_as_its_tokens_last() {
+    const MAPS: &str = "/configmaps";
+    let api = FakeApi::default();
+    let content = |text: &str| ConfigMap {
+        metadata: ObjectMeta { namespace: Some("kube-public".to_owned()), ..meta("cluster-info") },
+        data: Some(labels(&[("kubeconfig", text)])),
+        ..ConfigMap::default()
+    };
+    api.create(MAPS, &content("content"));
+    let running = Running::start(&api, &["bootstrap-signer-controller"]);
+    let signature = |api: &FakeApi| {
+        let map: ConfigMap = api.get(MAPS, "kube-public", "cluster-info")?;
+        map.data?.remove("jws-kubeconfig-abcdef")
+    };
+    api.settle().await;
+    assert_eq!(signature(&api), None);
+    api.create("/secrets", &token("bootstrap-token-abcdef", GOOD));
+    let expected = |text: &str| Some(sign(text, "abcdef", "0123456789abcdef"));
+    api.until("it is signed", |_| {}, |api| signature(api) == expected("content")).await;
+    api.edit(MAPS, "kube-public", "cluster-info", |map| map["data"]["kubeconfig"] = "other".into());
+    api.until("what it says now is signed", |_| {}, |api| signature(api) == expected("other")).await;
+    api.edit(MAPS, "kube-public", "cluster-info", |map| {
+        map["data"]["jws-kubeconfig-abcdef"] = "forged".into();
+    });
+    api.until("a forgery is replaced", |_| {}, |api| signature(api) == expected("other")).await;
+    api.delete(MAPS, "kube-public", "cluster-info", "Background");
+    api.settle().await;
+    api.create(MAPS, &content("anew"));
+    api.until("a new map is signed", |_| {}, |api| signature(api) == expected("anew")).await;
+    api.delete("/secrets", "kube-system", "bootstrap-token-abcdef", "Background");
+    api.until("the signature goes with its token", |_| {}, |api| signature(api).is_none()).await;
+    running.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What is recognized, signed, refused, and when it goes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -8,10 +9,13 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use podium_pki::certificate::AltName;
-use podium_pki::{NewRequest, SigningRequest};
+use podium_pki::{Authority, NewRequest, SigningRequest};
 
 use super::decide::*;
-use crate::testing::{at, time};
+use super::signers::Signers;
+use crate::manager::Settings;
+use crate::testing::api::{FakeApi, Running};
+use crate::testing::{at, pass, time};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const CLIENT_USAGES: &[&str] = &["digital signature", "key encipherment", "client auth"];
@@ -170,4 +174,54 @@ fn requests_go_when_they_are_over() {
     ] {
         assert_eq!(remove_at(&request, expiry), expected, "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_gets_its_certificate_and_the_request_goes() {
+    const REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
+    let api = FakeApi::default();
+    let authority = Arc::new(Authority::generate("test", at(0)).unwrap());
+    let settings = Settings { signers: Signers::one(&authority), ..Settings::default() };
+    let controllers =
+        ["certificatesigningrequest-approving-controller", "certificatesigningrequest-signing-controller"];
+    let running = Running::start_with(&api, &controllers, settings);
+    let ask = |name: &str, signer: &str, common_name: &str| {
+        let pem = pem(common_name, "system:nodes", &[]);
+        let mut request = asking_for(request(signer, CLIENT_USAGES), &pem);
+        request.metadata.name = Some(name.to_owned());
+        request.spec.username = Some("system:bootstrap:abcdef".to_owned());
+        api.create(REQUESTS, &request);
+    };
+    let get = |api: &FakeApi, name: &str| api.get::<CertificateSigningRequest>(REQUESTS, "", name);
+    let is = |api: &FakeApi, name: &str, kind: &str| {
+        let status = get(api, name).and_then(|request| request.status);
+        status.and_then(|it| it.conditions).is_some_and(|all| all.iter().any(|it| it.type_ == kind))
+    };
+    let certificate =
+        |api: &FakeApi, name: &str| get(api, name).and_then(|request| request.status?.certificate);
+    ask("kubelet", KUBELET_CLIENT, "system:node:a");
+    ask("person", CLIENT, "somebody");
+    api.settle().await;
+    assert!(!is(&api, "kubelet", "Approved"), "it may not ask");
+    api.allow_all_reviews();
+    api.until("it is approved and signed", |_| {}, |api| certificate(api, "kubelet").is_some()).await;
+    assert!(is(&api, "kubelet", "Approved"));
+    api.settle().await;
+    assert!(!is(&api, "person", "Approved"), "that is for people to decide");
+    let denied = condition("Denied", "r", "m", at(1_000_000));
+    let denied = serde_json::json!({"conditions": [denied]});
+    api.edit(REQUESTS, "", "person", |request| request["status"] = denied.clone());
+    ask("nonsense", KUBELET_CLIENT, "nobody");
+    let approved = serde_json::json!({"conditions": [condition("Approved", "r", "m", at(1_000_000))]});
+    api.edit(REQUESTS, "", "nonsense", |request| request["status"] = approved.clone());
+    api.until("what its signer does not sign has failed", |_| {}, |api| is(api, "nonsense", "Failed")).await;
+    assert!(certificate(&api, "nonsense").is_none());
+    running.stop().await;
+    // What is undecided here is as old as the epoch, so the cleaner comes last.
+    let running = Running::start(&api, &["certificatesigningrequest-cleaner-controller"]);
+    pass(1800).await;
+    assert_eq!(api.list::<CertificateSigningRequest>(REQUESTS).len(), 3, "not yet");
+    pass(3600).await;
+    assert_eq!(api.list::<CertificateSigningRequest>(REQUESTS).len(), 0, "all are over");
+    running.stop().await;
 }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::decide::{CAPACITY, decide};
 use super::{MANAGED_BY, MANAGER};
+use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, labels, meta, pod};
 
 const LABELS: &[(&str, &str)] = &[("app", "web")];
@@ -99,4 +100,52 @@ fn too_many_addresses_are_cut_and_marked() {
         *pod = pod.clone().condition("Ready", "False", 1);
     }
     assert_eq!(shape(&decided(&service, &mixed, None).unwrap()), [(950, 50, vec![1080])], "ready ones first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_follow_their_service_and_its_pods() {
+    const ENDPOINTS: &str = "/endpoints";
+    let api = FakeApi::default();
+    let old = |name: &str, annotations: serde_json::Value| serde_json::json!({"metadata": {"name": name, "namespace": "ns", "annotations": annotations}});
+    // Left behind while nobody watched, and a lock.
+    api.create(ENDPOINTS, &old("stale", serde_json::json!({})));
+    let lock = serde_json::json!({"control-plane.alpha.kubernetes.io/leader": "x"});
+    api.create(ENDPOINTS, &old("lock", lock));
+    let running = Running::start(&api, &["endpoints-controller"]);
+    let there = |api: &FakeApi, name: &str| api.get::<Endpoints>(ENDPOINTS, "ns", name).is_some();
+    api.until("what is stale goes", |_| {}, |api| !there(api, "stale")).await;
+    api.create("/services", &service(&[("http", 80)]));
+    let addresses = |api: &FakeApi| {
+        let endpoints: Option<Endpoints> = api.get(ENDPOINTS, "ns", "web");
+        let subsets = endpoints.and_then(|it| it.subsets).unwrap_or_default();
+        let count = |ready: bool| {
+            let of = |it: &k8s_openapi::api::core::v1::EndpointSubset| {
+                let list = if ready { &it.addresses } else { &it.not_ready_addresses };
+                list.as_ref().map_or(0, Vec::len)
+            };
+            subsets.iter().map(of).sum::<usize>()
+        };
+        (count(true), count(false))
+    };
+    api.until("there is an empty one", |_| {}, |api| there(api, "web")).await;
+    for index in 0..3 {
+        let pod = serde_json::to_value(backend(index)).unwrap();
+        api.create("/pods", &pod);
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        api.edit("/pods", "ns", name, |it| it["status"] = pod["status"].clone());
+    }
+    api.until("all serve", |_| {}, |api| addresses(api) == (3, 0)).await;
+    api.edit("/pods", "ns", "p0001", |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    api.until("one does not", |_| {}, |api| addresses(api) == (2, 1)).await;
+    api.edit(ENDPOINTS, "ns", "web", |endpoints| endpoints["subsets"] = serde_json::json!([]));
+    api.until("an edit is undone", |_| {}, |api| addresses(api) == (2, 1)).await;
+    api.delete(ENDPOINTS, "ns", "web", "Background");
+    api.until("a deletion too", |_| {}, |api| addresses(api) == (2, 1)).await;
+    api.delete("/pods", "ns", "p0000", "Background");
+    api.until("one is leaving", |_| {}, |api| addresses(api) == (1, 1)).await;
+    api.delete("/services", "ns", "web", "Background");
+    api.until("they go with the Service", |_| {}, |api| !there(api, "web")).await;
+    api.settle().await;
+    assert!(there(&api, "lock"));
+    running.stop().await;
 }

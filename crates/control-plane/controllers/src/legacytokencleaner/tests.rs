@@ -1,15 +1,19 @@
 //! Which tokens are retired, and when.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, LocalObjectReference, ObjectReference, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use podium_pki::token::legacy::{ACCOUNT_NAME, INVALID_SINCE, LAST_USED, SECRET_TYPE};
+use serde_json::json;
 
 use super::decide::{Decision, decide, is_known_long_enough, secrets_of};
-use crate::testing::{PodExt, at, labels, meta, pod, time};
+use crate::manager::Settings;
+use crate::testing::api::{FakeApi, Running};
+use crate::testing::{PodExt, at, labels, meta, pass, pod, time};
 
 const DAY: i64 = 24 * 3600;
 const YEAR: i64 = 365 * DAY;
@@ -112,4 +116,56 @@ fn secrets_are_found_wherever_pods_name_them() {
         secrets_of(&pod("p").edit(|pod| pod.spec.as_mut().unwrap().image_pull_secrets = Some(vec![none])))
             .is_empty()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nobody_uses_is_refused_and_goes_days_later() {
+    const SECRETS: &str = "/secrets";
+    let days = |days: u64| Duration::from_secs(days * DAY.unsigned_abs());
+    let api = FakeApi::default();
+    let named = |name: &str| Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..token(&[]).metadata },
+        ..token(&[])
+    };
+    // The time is 1970-01-12. What is made now was made in the first seconds of the epoch.
+    for name in ["bot-token", "mounted", "strange"] {
+        api.create(SECRETS, &named(name));
+    }
+    let mut account = account();
+    let reference =
+        |name: &str| ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
+    account.secrets.as_mut().unwrap().push(reference("mounted"));
+    api.create("/serviceaccounts", &account);
+    let spec = json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "mounted"}}]});
+    api.create("/pods", &pod("p").edit(|pod| pod.spec = Some(serde_json::from_value(spec).unwrap())));
+    let settings = Settings { legacy_token_period: days(5), ..Settings::default() };
+    let running = Running::start_with(&api, &["legacy-serviceaccount-token-cleaner-controller"], settings);
+    let marks = |api: &FakeApi| {
+        let secrets: Vec<Secret> = api.list(SECRETS);
+        let mark = |it: Secret| {
+            (it.metadata.name.unwrap(), it.metadata.labels.and_then(|mut it| it.remove(INVALID_SINCE)))
+        };
+        secrets.into_iter().map(mark).collect::<Vec<_>>()
+    };
+    let expected = |marked: &[(&str, Option<&str>)]| {
+        marked.iter().map(|(name, mark)| ((*name).to_owned(), mark.map(str::to_owned))).collect::<Vec<_>>()
+    };
+    pass(2 * DAY.unsigned_abs()).await;
+    let untouched = expected(&[("bot-token", None), ("mounted", None), ("strange", None)]);
+    assert_eq!(marks(&api), untouched, "nobody has noted uses");
+    api.create(
+        "/configmaps",
+        &json!({"metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking",
+        "namespace": "kube-system"}, "data": {"since": "1970-01-10"}}),
+    );
+    pass(DAY.unsigned_abs()).await;
+    assert_eq!(marks(&api), untouched, "not for long enough");
+    pass(2 * DAY.unsigned_abs()).await;
+    let refused = expected(&[("bot-token", Some("1970-01-16")), ("mounted", None), ("strange", None)]);
+    assert_eq!(marks(&api), refused);
+    pass(4 * DAY.unsigned_abs()).await;
+    assert_eq!(marks(&api), refused, "its user has as long to complain");
+    pass(2 * DAY.unsigned_abs()).await;
+    assert_eq!(marks(&api), expected(&[("mounted", None), ("strange", None)]));
+    running.stop().await;
 }

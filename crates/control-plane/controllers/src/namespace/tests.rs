@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec, NamespaceStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, NamespaceSpec, NamespaceStatus, Pod};
 use podium_client::ResourcePath;
+use serde_json::{Value, json};
 
 use super::decide::{FINALIZER, Findings, Remaining, finalized, needs_emptying, patience, stages};
 use super::status::status;
 use crate::discovery::Served;
-use crate::testing::{at, namespace, pod, time};
+use crate::testing::api::{FakeApi, Running};
+use crate::testing::{PodExt, at, namespace, pass, pod, time};
 
 fn terminating(finalizers: &[&str]) -> Namespace {
     let mut namespace = namespace("n");
@@ -146,4 +148,53 @@ fn patience_follows_the_pods_grace() {
     assert_eq!(patience(&namespace, [&slow], at(120)), Duration::from_secs(6));
     assert_eq!(patience(&namespace, [&slow], at(130)), Duration::from_secs(8), "overdue: as for finalizers");
     assert_eq!(patience(&namespace, [], at(100)), Duration::from_secs(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_says_what_holds_it_and_goes_when_nothing_does() {
+    const MAPS: &str = "/configmaps";
+    let api = FakeApi::default();
+    let map = |namespace: &str, name: &str, finalizers: Value| json!({"metadata": {"name": name, "namespace": namespace, "finalizers": finalizers}});
+    for name in ["gone", "other"] {
+        api.create("/namespaces", &namespace(name));
+        api.create(MAPS, &map(name, "plain", json!([])));
+        api.create("/pods", &pod("p").edit(|pod| pod.metadata.namespace = Some(name.to_owned())));
+    }
+    api.create(MAPS, &map("gone", "held", json!(["example.com/hold"])));
+    let running = Running::start(&api, &["namespace-controller"]);
+    api.settle().await;
+    assert_eq!(api.list::<ConfigMap>(MAPS).len(), 3, "nobody has deleted anything");
+    api.delete("/namespaces", "", "gone", "Background");
+    let condition = |api: &FakeApi, type_: &str| {
+        let namespace: Namespace = api.get("/namespaces", "", "gone")?;
+        let found = namespace.status?.conditions?.into_iter().find(|it| it.type_ == type_)?;
+        Some((found.status, found.message.unwrap_or_default()))
+    };
+    let says = |api: &FakeApi, type_: &str, text: &str| {
+        condition(api, type_).is_some_and(|(status, message)| status == "True" && message.contains(text))
+    };
+    api.until(
+        "it says what holds it",
+        |_| {},
+        |api| {
+            says(api, "NamespaceFinalizersRemaining", "example.com/hold in 1 resource instances")
+                && says(api, "NamespaceContentRemaining", "configmaps. has 1 resource instances")
+        },
+    )
+    .await;
+    let left = |api: &FakeApi, namespace: &str| {
+        let maps: Vec<ConfigMap> = api.list(MAPS);
+        let of = maps.into_iter().filter(|map| map.metadata.namespace.as_deref() == Some(namespace));
+        of.filter_map(|map| map.metadata.name).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&api, "gone"), ["held"]);
+    assert!(api.get::<Pod>("/pods", "gone", "p").is_none());
+    pass(3600).await;
+    assert_eq!(left(&api, "gone"), ["held"], "nobody takes another's hold away");
+    api.edit(MAPS, "gone", "held", |map| map["metadata"]["finalizers"] = json!([]));
+    api.until("it goes", |_| {}, |api| api.get::<Namespace>("/namespaces", "", "gone").is_none()).await;
+    api.settle().await;
+    assert_eq!((left(&api, "gone"), left(&api, "other")), (vec![], vec!["plain".to_owned()]));
+    assert!(api.get::<Pod>("/pods", "other", "p").is_some());
+    running.stop().await;
 }

@@ -163,6 +163,8 @@ struct State {
     lose: Option<(String, String)>,
     /// See [`FakeApi::forbidden`].
     forbidden: BTreeSet<String>,
+    /// See [`FakeApi::allow_all_reviews`].
+    allowed: bool,
     /// See [`FakeApi::serve`].
     versions: discovery::Versions,
 }
@@ -311,6 +313,11 @@ impl FakeApi {
         self.state.lock().refuse = Some((resource.to_owned(), message.to_owned()));
     }
 
+    /// Says of everybody whose access is reviewed that they may.
+    pub(crate) fn allow_all_reviews(&self) {
+        self.state.lock().allowed = true;
+    }
+
     pub(crate) fn accept(&self) {
         self.state.lock().refuse = None;
     }
@@ -454,6 +461,11 @@ impl FakeApi {
         }
         let query: BTreeMap<&str, &str> =
             uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
+        if uri.path() == "/apis/authorization.k8s.io/v1/subjectaccessreviews" {
+            let mut review = body;
+            review["status"] = json!({"allowed": self.state.lock().allowed});
+            return respond(201, &review);
+        }
         let Some(target) = Target::parse(uri.path()) else { return no_such_path() };
         let selected = name_selector(uri.query().unwrap_or_default());
         let mut state = self.state.lock();
