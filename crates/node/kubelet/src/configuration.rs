@@ -140,6 +140,9 @@ pub struct Configuration {
     #[serde(rename = "registryPullQPS")]
     pub registry_pull_qps: u32,
     pub registry_burst: u32,
+    pub image_pull_credentials_verification_policy: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preloaded_images_verification_allowlist: Vec<String>,
 
     pub container_log_max_size: String,
     pub container_log_max_files: u32,
@@ -352,6 +355,8 @@ impl Default for Configuration {
             max_parallel_image_pulls: None,
             registry_pull_qps: 5,
             registry_burst: 10,
+            image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
+            preloaded_images_verification_allowlist: Vec::new(),
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             container_log_monitor_interval: Span::seconds(10),

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use k8s_openapi::api::core::v1::Secret;
 use podium_cri::v1::AuthConfig;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::images::verification::PullSecret;
 
 #[derive(Deserialize)]
 struct DockerConfig {
@@ -29,18 +32,65 @@ struct Entry {
     registry_token: String,
 }
 
-/// The credentials for an image among some secrets, the most specific ones first. Secrets of other
-/// types, and what does not parse, count as none.
-pub(crate) fn for_image(image: &str, secrets: &[Secret]) -> Vec<AuthConfig> {
+/// The credentials for an image among some secrets, the most specific ones first, each with the secret that it is of.
+/// Secrets of other types, and what does not parse, count as none.
+pub(crate) fn for_image(image: &str, secrets: &[Secret]) -> Vec<(AuthConfig, PullSecret)> {
     let Ok(full) = podium_cri::normalize_image_name(image) else { return Vec::new() };
-    let mut found: Vec<(usize, AuthConfig)> = secrets
+    let mut found: Vec<(usize, AuthConfig, PullSecret)> = secrets
         .iter()
-        .flat_map(entries)
-        .filter(|(registry, _)| matches(registry, &full))
-        .map(|(registry, entry)| (location(&registry).len(), auth(entry)))
+        .flat_map(|secret| entries(secret).into_iter().map(move |entry| (secret, entry)))
+        .filter(|(_, (registry, _))| matches(registry, &full))
+        .map(|(secret, (registry, entry))| {
+            let auth = auth(entry);
+            let source = source(secret, &auth);
+            (location(&registry).len(), auth, source)
+        })
         .collect();
-    found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.sort_by_key(|(length, ..)| std::cmp::Reverse(*length));
+    found.into_iter().map(|(_, auth, source)| (auth, source)).collect()
+}
+
+/// What a record says of the secret that credentials come from.
+fn source(secret: &Secret, auth: &AuthConfig) -> PullSecret {
+    let meta = &secret.metadata;
+    PullSecret {
+        uid: meta.uid.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        credential_hash: hash(auth),
+    }
+}
+
+/// Upstream's hash of credentials: SHA-256 of their JSON as Go writes it. Source: `pkg/credentialprovider/keyring.go`.
+fn hash(auth: &AuthConfig) -> String {
+    #[derive(Serialize)]
+    struct Hashed<'a> {
+        #[serde(skip_serializing_if = "str::is_empty")]
+        username: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        password: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty", rename = "identitytoken")]
+        identity_token: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty", rename = "registrytoken")]
+        registry_token: &'a str,
+    }
+    let hashed = Hashed {
+        username: &auth.username,
+        password: &auth.password,
+        identity_token: &auth.identity_token,
+        registry_token: &auth.registry_token,
+    };
+    let text = serde_json::to_string(&hashed).expect("texts can be written as JSON");
+    // Go writes these so, lest a browser take them for markup.
+    let text = ['<', '>', '&', '\u{2028}', '\u{2029}']
+        .into_iter()
+        .fold(text, |text, special| text.replace(special, &format!("\\u{:04x}", u32::from(special))));
+    Sha256::digest(text).iter().fold(String::new(), |mut text, byte| {
+        use std::fmt::Write as _;
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn entries(secret: &Secret) -> Vec<(String, Entry)> {
@@ -136,13 +186,28 @@ mod tests {
             secret("not json"),
         ];
         let users = |image: &str| -> Vec<String> {
-            for_image(image, &secrets).into_iter().map(|auth| auth.username).collect()
+            for_image(image, &secrets).into_iter().map(|(auth, _)| auth.username).collect()
         };
         assert_eq!(users("app:v1"), ["joe"]);
         assert_eq!(users("q.example.io/team/app"), ["team", "wild"]);
         assert_eq!(users("q.example.io/teams/app"), ["wild"]);
         assert_eq!(users("a.q.example.io/app"), [""; 0]);
         assert_eq!(users("q.example.io:5000/app"), ["port"]);
-        assert_eq!(for_image("app", &secrets)[0].password, "pw");
+        assert_eq!(for_image("app", &secrets)[0].0.password, "pw");
+    }
+
+    #[test]
+    fn credentials_say_which_secret_they_are_of() {
+        let mut of = secret(r#"{"auths":{"r.io":{"username":"u","password":"a<b>&c"}}}"#);
+        of.metadata.name = Some("pull".into());
+        of.metadata.namespace = Some("team".into());
+        of.metadata.uid = Some("1-2".into());
+        let (_, source) = for_image("r.io/app", &[of]).remove(0);
+        assert_eq!((&*source.uid, &*source.namespace, &*source.name), ("1-2", "team", "pull"));
+        // printf '{"username":"u","password":"a\\u003cb\\u003e\\u0026c"}' | sha256sum
+        assert_eq!(
+            source.credential_hash,
+            "680483cedf1a0baf1397bcbb75ad9bb41937aae2eb50c890978dfea7a7663793"
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 pub(crate) mod decide;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
@@ -119,7 +119,10 @@ async fn see(
     pods: &Pods,
     now: Timestamp,
 ) -> Result<Vec<Unused>, podium_cri::Error> {
+    let looked = Timestamp::now();
     let images = shared.cri.list_images().await?;
+    let here: BTreeSet<String> = images.iter().map(|image| image.id.clone()).collect();
+    shared.images.prune_records(looked, move |reference| !here.contains(reference)).await;
     let containers = shared.cri.list_containers(v1::ListContainersRequest::default()).await?.containers;
     let known = pods.list();
     let used = Used::of(&containers, known.iter().map(|pod| &**pod));
@@ -156,8 +159,12 @@ async fn free(
             break;
         }
         tracing::info!(image = image.id, bytes = image.bytes, "removing an unused image");
+        let (asked, id) = (Timestamp::now(), image.id.clone());
         match shared.cri.remove_image(&image.id).await {
-            Ok(()) => freed = freed.saturating_add(image.bytes),
+            Ok(()) => {
+                freed = freed.saturating_add(image.bytes);
+                shared.images.prune_records(asked, move |reference| reference == id).await;
+            }
             Err(error) => errors.push(error.to_string()),
         }
     }

@@ -1,11 +1,14 @@
 //! Makes sure that a container's image is here: pull policies, back-off, upstream's events and errors.
 
+pub(crate) mod pull_records;
+pub(crate) mod verification;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
 use parking_lot::Mutex;
-use podium_client::{EventRecorder, EventType, TokenBucket};
+use podium_client::{EventRecorder, EventType, TokenBucket, error_chain};
 use podium_cri::{Cri, v1};
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -17,6 +20,8 @@ use crate::{
     security::ImageUser,
     status::StartError,
 };
+use pull_records::PullRecords;
+use verification::{Policy, PullCredentials, PullSecret, Verdict};
 
 /// The image as the runtime knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +72,8 @@ pub(crate) struct Images {
     cri: Cri,
     recorder: EventRecorder,
     providers: Option<Arc<Providers>>,
+    policy: Policy,
+    records: Arc<PullRecords>,
     state: Mutex<State>,
     slots: Semaphore,
     rate: Mutex<Option<TokenBucket>>,
@@ -89,11 +96,12 @@ fn error(reason: &str, message: impl Into<String>) -> StartError {
 }
 
 impl Images {
-    /// `settings` say how many images are pulled at a time, and how often.
+    /// `settings` say how many images are pulled at a time, how often, and who may have them; they have been checked.
     pub(crate) fn new(
         cri: Cri,
         recorder: EventRecorder,
         providers: Option<Arc<Providers>>,
+        records: PullRecords,
         settings: &Configuration,
     ) -> Self {
         let slots = settings
@@ -105,6 +113,9 @@ impl Images {
             cri,
             recorder,
             providers,
+            // What cannot be read lets nobody in without credentials.
+            policy: Policy::of(settings).unwrap_or(Policy::AlwaysVerify),
+            records: Arc::new(records),
             state: Mutex::new(State { backoff, last_errors: HashMap::new() }),
             slots: Semaphore::new(slots),
             rate: Mutex::new(TokenBucket::new(
@@ -145,6 +156,10 @@ impl Images {
                 return Err(NoImage { error: error("ImageInspectError", message), retry_after: later });
             }
         };
+        let local = match local {
+            Some(local) if policy != "Always" && !self.is_given(wanted, &spec, &local, secrets).await => None,
+            local => local,
+        };
         match (need(policy, local.is_some()), local) {
             (Need::UseLocal, Some(local)) => {
                 let message = format!(
@@ -153,6 +168,7 @@ impl Images {
                 self.recorder.event(about, EventType::Normal, "Pulled", message);
                 Ok(image_of(&local, &spec.image))
             }
+            // Also if it is here for others, which is not for this pod to know.
             (Need::NeverPull, _) => {
                 let message = format!("Container image {wanted:?} is not present with pull policy of Never");
                 self.recorder.event(about, EventType::Warning, "ErrImageNeverPull", message.clone());
@@ -160,6 +176,66 @@ impl Images {
             }
             _ => self.pull(pod, wanted, spec, about, secrets, sandbox).await,
         }
+    }
+
+    /// Whether a pod with these secrets may have an image that is here.
+    async fn is_given(
+        &self,
+        wanted: &str,
+        spec: &v1::ImageSpec,
+        local: &v1::Image,
+        secrets: &[Secret],
+    ) -> bool {
+        let reference = image_of(local, &spec.image).reference;
+        let sources =
+            || credentials::for_image(wanted, secrets).into_iter().map(|(_, source)| source).collect();
+        let judge =
+            |trace: verification::Trace<'_>| verification::judge(&self.policy, wanted, trace, sources);
+        match self.records.look(wanted, &reference, local, judge) {
+            Verdict::Given => true,
+            Verdict::MustPull => false,
+            Verdict::GivenFor(secret) => {
+                let (image, with) = (wanted.to_owned(), PullCredentials::of(Some(secret)));
+                let written =
+                    self.blocking(move |records| records.pulled(&image, &reference, Some(with))).await;
+                if let Some(Err(error)) = written {
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        image = wanted,
+                        "cannot write the record of an image"
+                    );
+                }
+                true
+            }
+        }
+    }
+
+    /// Does something that may write records, which goes on if nobody waits for it any more. None: it panicked.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<PullRecords>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let records = self.records.clone();
+        tokio::task::spawn_blocking(move || work(&records)).await.ok()
+    }
+
+    /// Makes records of what a kubelet before this one began to pull and did not come to write down.
+    pub(crate) async fn recover(&self) {
+        match self.cri.list_images().await {
+            Ok(images) => drop(self.blocking(move |records| records.recover(&images)).await),
+            Err(error) => {
+                tracing::warn!(%error, "cannot list images: pulls that broke off are not looked after");
+            }
+        }
+    }
+
+    /// Removes the records of images that are gone, but for those pulled since `until`.
+    pub(crate) async fn prune_records(
+        &self,
+        until: Timestamp,
+        is_gone: impl Fn(&str) -> bool + Send + 'static,
+    ) {
+        self.blocking(move |records| records.prune(until, is_gone)).await;
     }
 
     async fn pull(
@@ -185,15 +261,34 @@ impl Images {
             let message = last.map_or(text.clone(), |last| format!("{text}: {last}"));
             return Err(NoImage { error: error("ImagePullBackOff", message), retry_after: remaining });
         }
+        let image = wanted.to_owned();
+        let begun = match self.blocking(move |records| records.begin(&image)).await {
+            Some(Ok(begun)) => begun,
+            failed => {
+                let cause = failed.and_then(Result::err).map(|error| error_chain(&error)).unwrap_or_default();
+                let message = format!(
+                    "Failed to record image pull intent for container image {wanted:?}: failed to record image pull intent: {cause}"
+                );
+                return Err(NoImage {
+                    error: error("ErrImagePull", message),
+                    retry_after: Duration::from_secs(10),
+                });
+            }
+        };
         let asked = Timestamp::now();
         self.recorder.event(about, EventType::Normal, "Pulling", format!("Pulling image {wanted:?}"));
         let _slot = self.slots.acquire().await;
         let started = Timestamp::now();
         match self.try_credentials(wanted, &spec, secrets, sandbox).await {
-            Ok(reference) => {
+            Ok((reference, used)) => {
                 let now = Timestamp::now();
                 let pulled = self.cri.image_status(v1::ImageSpec { image: reference.clone(), ..spec }).await;
                 let pulled = pulled.ok().flatten();
+                // An image whose id nobody can tell gets no record: it counts as begun.
+                if let Some(image) = &pulled {
+                    let id = image_of(image, &reference).reference;
+                    self.blocking(move |_| begun.succeeded(&id, PullCredentials::of(used))).await;
+                }
                 let bytes = pulled.as_ref().map_or(0, |image| image.size);
                 let spent = |from| go_duration(truncate(crate::backoff::elapsed(from, now)));
                 self.recorder.event(
@@ -213,6 +308,7 @@ impl Images {
                 })
             }
             Err(text) => {
+                self.blocking(move |_| begun.failed()).await;
                 self.recorder.event(
                     about,
                     EventType::Warning,
@@ -229,30 +325,32 @@ impl Images {
         }
     }
 
-    /// Pulls with each of the credentials that fit, or without any.
+    /// Pulls with each of the credentials that fit, or without any. The answer is the image's reference, and the secret
+    /// that opened the way if it was one's.
     async fn try_credentials(
         &self,
         wanted: &str,
         spec: &v1::ImageSpec,
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
-    ) -> Result<String, String> {
-        let mut found = credentials::for_image(wanted, secrets);
+    ) -> Result<(String, Option<PullSecret>), String> {
+        let of_secrets = credentials::for_image(wanted, secrets);
+        let mut choices: Vec<(Option<v1::AuthConfig>, Option<PullSecret>)> =
+            of_secrets.into_iter().map(|(auth, source)| (Some(auth), Some(source))).collect();
         if let Some(providers) = &self.providers {
-            found.extend(providers.for_image(wanted).await);
+            choices.extend(providers.for_image(wanted).await.into_iter().map(|auth| (Some(auth), None)));
         }
-        let mut choices: Vec<Option<v1::AuthConfig>> = found.into_iter().map(Some).collect();
         if choices.is_empty() {
-            choices.push(None);
+            choices.push((None, None));
         }
         let mut outcome = Err(String::new());
-        for auth in choices {
+        for (auth, source) in choices {
             if !self.rate.lock().as_mut().is_none_or(|rate| rate.try_take(Instant::now())) {
                 // Upstream's, of its throttled image service.
                 return Err("pull QPS exceeded".to_owned());
             }
             let pulled = self.cri.pull_image(spec.clone(), auth, sandbox.cloned()).await;
-            outcome = pulled.map_err(|error| error.grpc_text());
+            outcome = pulled.map(|reference| (reference, source)).map_err(|error| error.grpc_text());
             if outcome.is_ok() {
                 break;
             }
@@ -315,12 +413,15 @@ mod tests {
             let spec = v1::ImageSpec { image: "r/app:v1".to_owned(), ..Default::default() };
             images.try_credentials("r/app:v1", &spec, &[], None).await.unwrap_err()
         };
-        let images = Images::new(cri.clone(), recorder.clone(), None, &settings);
+        let root = tempfile::tempdir().unwrap();
+        let records = || PullRecords::open(root.path()).unwrap();
+        let images = Images::new(cri.clone(), recorder.clone(), None, records(), &settings);
         for asked in [true, true, false] {
             let error = pull(&images).await;
             assert_eq!(error != "pull QPS exceeded", asked, "{error}");
         }
-        let free = Images::new(cri, recorder, None, &Configuration { registry_pull_qps: 0, ..settings });
+        let free =
+            Images::new(cri, recorder, None, records(), &Configuration { registry_pull_qps: 0, ..settings });
         for _ in 0..3 {
             assert_ne!(pull(&free).await, "pull QPS exceeded");
         }

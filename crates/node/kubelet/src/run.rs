@@ -24,7 +24,7 @@ use crate::{
     eviction::thresholds,
     healthz, host_checks,
     image_gc::ImageGc,
-    images::Images,
+    images::{Images, pull_records::PullRecords},
     logs,
     manager::Pods,
     metrics::Metrics,
@@ -104,6 +104,8 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             .create(&path)
             .map_err(|source| Error::Directory { path, source })?;
     }
+    let pull_records = PullRecords::open(&config.root_dir)
+        .map_err(|source| Error::Directory { path: config.root_dir.join("image_manager"), source })?;
     let per_pod = config.user_namespace_ids_per_pod;
     let users = userns::ids_of_machine(per_pod)
         .and_then(|ids| {
@@ -191,6 +193,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             cri.clone(),
             recorder.clone(),
             config.credential_providers.clone(),
+            pull_records,
             &config.settings,
         ),
         client: config.client.clone(),
@@ -207,6 +210,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         machine,
         config,
     });
+    shared.images.recover().await;
     let port = server.as_ref().map_or(shared.config.settings.port, Server::port);
     let keeper = NodeKeeper::new(shared.clone(), port);
     let pods = Pods::new(shared.clone());

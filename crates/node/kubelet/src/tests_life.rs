@@ -298,6 +298,55 @@ async fn images_that_cannot_be_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn images_of_others() {
+    let Some(mut world) = World::start() else { return };
+    world.runtime.held.lock().registry.insert("secret:v1".into(), "joe".into());
+    let config = json!({"auths": {"docker.io": {"username": "joe", "password": "pw"}}}).to_string();
+    let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, config);
+    for name in ["joes", "copy"] {
+        world.api.put(
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+            "metadata": {"name": name, "namespace": "default"}, "data": {".dockerconfigjson": data}}),
+        );
+    }
+    let pod = |world: &World, name: &str, policy: &str, secret: Option<&str>| {
+        let image = json!({"image": "secret:v1", "imagePullPolicy": policy});
+        let secrets: Vec<Value> = secret.iter().map(|name| json!({"name": name})).collect();
+        world.pod(name, json!({"containers": [with(container("a"), image)], "imagePullSecrets": secrets}));
+    };
+    let ready = |pod: &Value| is(pod, "Ready", "True");
+    let waits = |reason: &'static str| {
+        move |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == reason
+    };
+    pod(&world, "joe", "IfNotPresent", Some("joes"));
+    world.wait("joe", "pulls", ready).await;
+    let pulls = |world: &World| world.runtime.calls().iter().filter(|call| *call == "pull secret:v1").count();
+    for round in 1..3 {
+        let pulled = pulls(&world);
+        for (name, secret) in [("same", "joes"), ("copy", "copy")] {
+            let name = format!("{name}{round}");
+            pod(&world, &name, "IfNotPresent", Some(secret));
+            world.wait(&name, "has the credentials", ready).await;
+        }
+        assert_eq!(pulls(&world), pulled, "nobody asked the registry");
+        pod(&world, &format!("other{round}"), "IfNotPresent", None);
+        world.wait(&format!("other{round}"), "has no credentials", waits("ImagePullBackOff")).await;
+        pod(&world, &format!("never{round}"), "Never", None);
+        world.wait(&format!("never{round}"), "has no credentials", waits("ErrImageNeverPull")).await;
+        // They would ask the registry again in the next round.
+        for name in ["other", "never"] {
+            let name = format!("{name}{round}");
+            world.api.delete("pods", "default", &name, Some(0));
+            world.gone(&name).await;
+        }
+        // Records outlive the kubelet.
+        world = world.restart().await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_that_fails_is_tried_again() {
     let Some(world) = World::start() else { return };
     world.runtime.held.lock().sandbox_failures = 2;

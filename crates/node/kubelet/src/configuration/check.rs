@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use podium_api::quantity::Quantity;
 
 use super::{Configuration, Span, gates, tls};
-use crate::http_get::HttpTarget;
+use crate::{http_get::HttpTarget, images::verification::Policy};
 
 /// Everything that is wrong.
 pub(super) fn check(read: &Configuration) -> Vec<String> {
@@ -160,6 +160,7 @@ fn resources(read: &Configuration, wrong: &mut Wrong) {
     wrong.unless(read.max_parallel_image_pulls != Some(0), || {
         "maxParallelImagePulls 0 must be a positive number".to_owned()
     });
+    wrong.0.extend(Policy::of(read).err().map(|why| format!("invalid configuration: {why}")));
     let serial = read.serialize_image_pulls == Some(true);
     wrong.unless(!serial || read.max_parallel_image_pulls.is_none_or(|most| most < 2), || {
         "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false"

@@ -24,14 +24,6 @@ const FIELDS: &[(&str, Served)] = &[
     ("syncFrequency", Only(|| json!("1m0s"))),
     ("readOnlyPort", Only(|| json!(0))),
     ("tlsCurvePreferences", Only(|| json!([]))),
-    (
-        "imagePullCredentialsVerificationPolicy",
-        Said(
-            || json!(["NeverVerify", "NeverVerifyPreloadedImages"]),
-            "images that are here are given to every pod",
-        ),
-    ),
-    ("preloadedImagesVerificationAllowlist", Only(|| json!([]))),
     ("enableDebuggingHandlers", Only(|| json!(true))),
     ("enableContentionProfiling", Only(|| json!(false))),
     ("volumeStatsAggPeriod", Taken("volumes are measured when somebody asks")),

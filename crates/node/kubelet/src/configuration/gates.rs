@@ -20,7 +20,7 @@ const GATES: &[(&str, bool)] = &[
     ("ImageVolume", true),
     ("InPlacePodVerticalScaling", true),
     ("KubeletCrashLoopBackOffMax", true),
-    ("KubeletEnsureSecretPulledImages", false),
+    ("KubeletEnsureSecretPulledImages", true),
     ("KubeletFineGrainedAuthz", true),
     ("KubeletTracing", false),
     ("LocalStorageCapacityIsolationFSQuotaMonitoring", false),

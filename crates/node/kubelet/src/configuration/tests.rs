@@ -101,7 +101,6 @@ fn upstreams_own_defaults_are_taken_and_are_ours() {
     assert_eq!(
         without,
         [
-            "imagePullCredentialsVerificationPolicy",
             "volumeStatsAggPeriod",
             "contentType",
             "kubeAPIQPS",
@@ -334,4 +333,21 @@ fn managers_of_processors_and_memory_are_told() {
     let wrong =
         self::read(json!({"reservedMemory": [{"numaNode": 0, "limits": {"memory": "0"}}]})).unwrap_err();
     assert!(wrong.contains("must be a quantity above zero"), "{wrong}");
+}
+
+#[test]
+fn images_that_need_no_credentials() {
+    let read_with = |policy: &str, list: Value| {
+        read(json!({
+            "imagePullCredentialsVerificationPolicy": policy, "preloadedImagesVerificationAllowlist": list,
+        }))
+    };
+    let taken = read_with("NeverVerifyAllowlistedImages", json!(["r.io/*"])).unwrap();
+    assert_eq!(taken.without_effect, [""; 0]);
+    assert_eq!(taken.shown()["imagePullCredentialsVerificationPolicy"], "NeverVerifyAllowlistedImages");
+    assert_eq!(taken.shown()["preloadedImagesVerificationAllowlist"], json!(["r.io/*"]));
+    for (policy, list) in [("Sometimes", json!([])), ("AlwaysVerify", json!(["r.io/*"]))] {
+        let error = read_with(policy, list).unwrap_err();
+        assert!(error.contains("invalid configuration: "), "{error}");
+    }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Held {
     pub(crate) sandboxes: Vec<v1::PodSandboxStatus>,
     pub(crate) containers: Vec<(String, v1::ContainerStatus)>,
     pub(crate) images: Vec<String>,
+    /// Images that can be pulled, and the user who may; anybody if empty.
+    pub(crate) registry: HashMap<String, String>,
     /// The calls that change something, in order: `start web`, `stop web 30`.
     pub(crate) calls: Vec<String>,
     /// The resolver settings of sandboxes that were made, in order.
@@ -535,14 +537,22 @@ impl ImageService for FakeRuntime {
         request: Request<v1::ImageStatusRequest>,
     ) -> Answer<v1::ImageStatusResponse> {
         let name = request.into_inner().image.unwrap_or_default().image;
+        let name = name.strip_prefix("id-of-").unwrap_or(&name).to_owned();
         let here = self.held.lock().images.contains(&name);
         let image = here.then(|| v1::Image { id: format!("id-of-{name}"), ..Default::default() });
         Ok(Response::new(v1::ImageStatusResponse { image, ..Default::default() }))
     }
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
-        let name = request.into_inner().image.unwrap_or_default().image;
-        self.held.lock().calls.push(format!("pull {name}"));
+        let v1::PullImageRequest { image, auth, .. } = request.into_inner();
+        let (name, user) = (image.unwrap_or_default().image, auth.unwrap_or_default().username);
+        let mut held = self.held.lock();
+        held.calls.push(format!("pull {name}"));
+        if held.registry.get(&name).is_some_and(|wanted| wanted.is_empty() || *wanted == user) {
+            let image_ref = format!("id-of-{name}");
+            held.images.push(name);
+            return Ok(Response::new(v1::PullImageResponse { image_ref }));
+        }
         Err(Status::not_found(format!("failed to pull {name}")))
     }
 
