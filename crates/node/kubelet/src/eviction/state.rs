@@ -28,7 +28,7 @@ pub(crate) enum Pressure {
 impl Pressure {
     fn of(signal: Signal) -> Self {
         match signal {
-            Signal::Memory => Self::Memory,
+            Signal::Memory | Signal::AllocatableMemory => Self::Memory,
             Signal::Pids => Self::Pid,
             _ => Self::Disk,
         }
@@ -100,7 +100,7 @@ impl State {
             .collect();
         Outcome {
             pressures: self.last_pressure.keys().copied().collect(),
-            reclaim: self.acting.iter().min_by_key(|one| one.signal != Signal::Memory).copied(),
+            reclaim: self.acting.iter().min_by_key(|one| !one.signal.is_memory()).copied(),
         }
     }
 }
@@ -152,6 +152,12 @@ mod tests {
         let outcome = state.look(&all, &seen(&[(Signal::NodeFs, 1), (Signal::Memory, 1)]), MINUTE, now);
         assert_eq!(outcome.reclaim.map(|one| one.signal), Some(Signal::Memory));
         assert_eq!(outcome.pressures, BTreeSet::from([Pressure::Memory, Pressure::Disk]));
+        // The machine has enough, but the pods have used up what they may use together.
+        let of_pods = [all[0], threshold(Signal::AllocatableMemory, 100, None)];
+        let short = [(Signal::NodeFs, 1), (Signal::Memory, 900), (Signal::AllocatableMemory, 99)];
+        let outcome = State::default().look(&of_pods, &seen(&short), MINUTE, now);
+        assert_eq!(outcome.reclaim.map(|one| one.signal), Some(Signal::AllocatableMemory));
+        assert!(outcome.pressures.contains(&Pressure::Memory));
         // What is not measured is not short.
         let outcome = State::default().look(&all, &Observations::new(), MINUTE, now);
         assert_eq!(outcome, Outcome { pressures: BTreeSet::new(), reclaim: None });

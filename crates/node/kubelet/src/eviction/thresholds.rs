@@ -11,6 +11,8 @@ use crate::{Amounts, Configuration, Span};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Signal {
     Memory,
+    /// Of what all pods together may use, `allocatableMemory.available`.
+    AllocatableMemory,
     NodeFs,
     NodeFsInodes,
     ImageFs,
@@ -19,8 +21,9 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Memory, "memory.available"),
+        (Self::AllocatableMemory, "allocatableMemory.available"),
         (Self::NodeFs, "nodefs.available"),
         (Self::NodeFsInodes, "nodefs.inodesFree"),
         (Self::ImageFs, "imagefs.available"),
@@ -41,11 +44,16 @@ impl Signal {
     /// What is to be reclaimed, as messages name it.
     pub(crate) fn resource(self) -> &'static str {
         match self {
-            Self::Memory => "memory",
+            Self::Memory | Self::AllocatableMemory => "memory",
             Self::NodeFs | Self::ImageFs => "ephemeral-storage",
             Self::NodeFsInodes | Self::ImageFsInodes => "inodes",
             Self::Pids => "pids",
         }
+    }
+
+    /// Whether it is about memory: that goes first, because it is what kills.
+    pub(crate) fn is_memory(self) -> bool {
+        self.resource() == "memory"
     }
 
     /// Whether removing images helps.
@@ -139,6 +147,13 @@ pub(crate) fn parse(settings: &Configuration) -> Result<Vec<Threshold>, String> 
             found.push(Threshold { signal, level, grace: None, reclaim: reclaim_of(name)? });
         }
     }
+    if settings.enforce_node_allocatable.iter().any(|option| option == "pods") {
+        // What holds for the machine's memory holds for what the pods' group leaves of its bound, too.
+        let of_memory: Vec<Threshold> =
+            found.iter().filter(|one| one.signal == Signal::Memory).copied().collect();
+        let of_pods = |one| Threshold { signal: Signal::AllocatableMemory, ..one };
+        found.extend(of_memory.into_iter().map(of_pods));
+    }
     for (name, text) in &settings.eviction_soft {
         let signal = Signal::parse(name)?;
         let grace = settings.eviction_soft_grace_period.get(name);
@@ -172,13 +187,19 @@ mod tests {
     #[test]
     fn defaults_and_what_goes_before_them() {
         let mut settings = Configuration::default();
-        assert_eq!(parse(&settings).unwrap().len(), 5);
+        assert_eq!(parse(&settings).unwrap().len(), 6);
         assert_eq!(kept_free(&settings, Signal::Memory, 1 << 30), 100 << 20);
         assert_eq!(kept_free(&settings, Signal::NodeFs, 1000), 100);
         settings.eviction_hard = Some(amounts(&[("memory.available", "5%"), ("imagefs.available", "0%")]));
-        let found = parse(&settings).unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].signal, found[0].level), (Signal::Memory, Level::Percent(5.0)));
+        let mut found = parse(&settings).unwrap();
+        found.sort_by_key(|one| one.signal);
+        let all: Vec<_> = found.iter().map(|one| (one.signal, one.level)).collect();
+        let level = Level::Percent(5.0);
+        assert_eq!(all, [(Signal::Memory, level), (Signal::AllocatableMemory, level)]);
+        // Where nothing bounds the pods together, there is nothing to measure.
+        let unbounded =
+            Configuration { enforce_node_allocatable: vec!["none".to_owned()], ..settings.clone() };
+        assert_eq!(parse(&unbounded).unwrap().len(), 1);
         assert_eq!(kept_free(&settings, Signal::NodeFs, 1000), 0);
         settings.merge_default_eviction_settings = true;
         assert_eq!(hard(&settings)["nodefs.available"], "10%");

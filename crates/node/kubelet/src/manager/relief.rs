@@ -194,7 +194,15 @@ impl Pods {
     /// Measures what thresholds are about.
     async fn observe_node(&self, images: Option<&Path>) -> Observations {
         let (root, images) = (self.shared.config.root_dir.clone(), images.map(Path::to_owned));
-        tokio::task::spawn_blocking(move || measure(&root, images.as_deref())).await.unwrap_or_default()
+        let cgroups = self.shared.cgroups.clone();
+        let measuring = move || {
+            let mut observed = measure(&root, images.as_deref());
+            let top = cgroups.top();
+            let of_pods = memory_of_pods(cgroups.is_v2(), |file| cgroups.read(&top, "memory", file));
+            observed.extend(of_pods.map(|seen| (Signal::AllocatableMemory, seen)));
+            observed
+        };
+        tokio::task::spawn_blocking(measuring).await.unwrap_or_default()
     }
 }
 
@@ -252,6 +260,25 @@ fn measure(root: &Path, images: Option<&Path>) -> Observations {
     observed
 }
 
+/// What the group of all pods leaves of its bound; None if nothing bounds it. `read`: a file of its memory controller.
+/// Source: upstream's `makeSignalObservations`, whose capacity is what is used and what is left.
+fn memory_of_pods(v2: bool, read: impl Fn(&str) -> Option<String>) -> Option<Observed> {
+    let (bound, usage, inactive) = if v2 {
+        ("memory.max", "memory.current", "inactive_file ")
+    } else {
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+    };
+    let number = |text: &str| text.trim().parse::<i64>().ok();
+    // Version 1 writes a number near the largest for no bound, version 2 a word.
+    let bound = number(&read(bound)?).filter(|bound| *bound < 1 << 60)?;
+    let stat = read("memory.stat").unwrap_or_default();
+    // The kernel takes files back that nobody used for a while before it kills.
+    let inactive = stat.lines().find_map(|line| number(line.strip_prefix(inactive)?)).unwrap_or(0);
+    let working_set = (number(&read(usage)?)? - inactive).max(0);
+    let available = (bound - working_set).max(0);
+    Some(Observed { available, capacity: available + working_set })
+}
+
 /// Processes and threads: how many more there may be.
 pub(crate) fn processes() -> Option<Observed> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();
@@ -278,6 +305,33 @@ mod tests {
         }
         assert!(one_disk(Path::new("/"), Path::new("/nonexistent")));
         assert!(!one_disk(Path::new("/"), Path::new("/proc")));
+    }
+
+    #[test]
+    fn what_pods_may_still_use_of_memory() {
+        let check = |v2: bool, files: &[(&str, &str)], wanted: Option<(i64, i64)>| {
+            let read =
+                |file: &str| files.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned());
+            let seen = memory_of_pods(v2, read).map(|seen| (seen.available, seen.capacity));
+            assert_eq!(seen, wanted, "{files:?}");
+        };
+        let v2 = |max| {
+            [("memory.max", max), ("memory.current", "700\n"), ("memory.stat", "file 3\ninactive_file 100\n")]
+        };
+        check(true, &v2("1000\n"), Some((400, 1000)));
+        // Lowered below what is used already.
+        check(true, &v2("500\n"), Some((0, 600)));
+        check(true, &v2("max\n"), None);
+        let v1 = |limit| {
+            [
+                ("memory.limit_in_bytes", limit),
+                ("memory.usage_in_bytes", "700\n"),
+                ("memory.stat", "inactive_file 600\ntotal_inactive_file 100\n"),
+            ]
+        };
+        check(false, &v1("1000\n"), Some((400, 1000)));
+        check(false, &v1("9223372036854771712\n"), None);
+        check(false, &[], None);
     }
 
     #[test]
