@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -30,6 +30,7 @@ use crate::objects::{ObjectSource, Objects, Observer};
 use crate::reviews::Reviews;
 use crate::services::Services;
 use crate::storage;
+use crate::turns::Turns;
 
 /// How long one lease takes in new events: at most, and as a part of the time they are kept. Source: upstream's
 /// `DefaultLeaseReuseDurationSeconds` and the percentage in its etcd3 `lease_manager.go`.
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) hot: Hot,
     /// Frames of the newest changes that are watched.
     pub(crate) fresh: Fresh,
+    turns: Turns,
     pub(crate) tracker: TaskTracker,
     /// OpenAPI documents that have been asked for, by path. Their number is that of the group versions.
     pub(crate) documents: parking_lot::Mutex<HashMap<String, bytes::Bytes>>,
@@ -101,6 +103,7 @@ impl Core {
             services: Services::new(config.service_cidr, config.node_ports.clone()),
             hot: Hot::default(),
             fresh: Fresh::default(),
+            turns: Turns::default(),
             flow_control: FlowControl::new(
                 config.limits.mutating + config.limits.reading,
                 config.limits.request / 4,
@@ -160,6 +163,12 @@ impl Core {
             for observer in told.read().iter() {
                 observer(namespace, name);
             }
+        }
+        if let Some(handed) = committed.record.as_ref().and_then(|record| self.fresh.handed(record))
+            && let Some(turn) = self.turns.take(handed, tokio::time::Instant::now())
+        {
+            self.metrics.turns.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep_until(turn).await;
         }
         Ok(committed)
     }

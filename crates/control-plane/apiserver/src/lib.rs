@@ -42,6 +42,7 @@ mod services;
 mod storage;
 mod system;
 mod table;
+mod turns;
 mod watchman;
 
 pub use authentication::User;

@@ -269,6 +269,8 @@ pub(crate) struct Metrics {
     pub(crate) reading_waiting: Watermark,
     /// Handlers that panicked.
     pub(crate) panics: AtomicU64,
+    /// See [`crate::turns`].
+    pub(crate) turns: AtomicU64,
     /// TLS handshakes that failed or took too long.
     pub(crate) handshake_failures: AtomicU64,
     /// Connections open now.

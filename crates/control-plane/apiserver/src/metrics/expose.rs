@@ -123,6 +123,12 @@ impl Metrics {
             ),
             ("podium_apiserver_panics_total", "counter", "Handlers that panicked.", single(&self.panics)),
             (
+                "podium_apiserver_write_turns_total",
+                "counter",
+                "Writes that were answered later because hundreds of watchers were being served.",
+                single(&self.turns),
+            ),
+            (
                 "podium_apiserver_open_connections",
                 "gauge",
                 "Connections open now.",

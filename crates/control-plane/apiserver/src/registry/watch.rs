@@ -379,8 +379,12 @@ impl Frames {
         let alone = events.len() == 1 && out.is_empty();
         for event in events {
             let Some(shown) = self.shown(event) else { continue };
-            if alone && let Some(frame) = self.shared(&shown) {
-                return Some(frame);
+            if let Some(frame) = self.shared(&shown) {
+                if alone {
+                    return Some(frame);
+                }
+                out.extend_from_slice(&frame);
+                continue;
             }
             match shown.at {
                 Some(revision) => self.push_at(out, shown.kind, shown.record, revision),
