@@ -10,7 +10,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
-use kube::client::ClientBuilder;
 use kube::config::{AuthInfo, Kubeconfig};
 use podium_client::metrics::CountRequests;
 use podium_client::{Api, Client, error_chain, status_of};
@@ -98,7 +97,7 @@ impl Connection {
 /// A client whose requests are counted.
 fn counted(config: kube::Config) -> Result<Client> {
     let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests::of(&host)).build())
+    Ok(podium_client::remote(config)?.with_layer(&CountRequests::of(&host)).build())
 }
 
 /// Who the server says that the client is. Waits for a server that is not there yet, but not for one that refuses.

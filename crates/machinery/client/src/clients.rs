@@ -112,7 +112,8 @@ pub fn exchangeable(first: Client) -> (Client, Exchange) {
 }
 
 /// A client from a kubeconfig file, with its current context: TLS with the given authority, client
-/// certificate or token; `insecure-skip-tls-verify` is honoured as kubectl does.
+/// certificate or token; `insecure-skip-tls-verify` is honoured as kubectl does. It notices when the server's machine is gone, as
+/// [`remote`](crate::remote()) says.
 pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<Client, ClientError> {
     let path = path.as_ref();
     let kubeconfig = kube::config::Kubeconfig::read_from(path)
@@ -122,7 +123,8 @@ pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<Client, ClientErr
         .map_err(|source| ClientError::Kubeconfig { path: path.into(), source })?;
     // A watch is quiet for minutes at a time; the informers bound its length themselves.
     config.read_timeout = None;
-    Client::try_from(config).map_err(|source| ClientError::Client { path: path.into(), source })
+    let client = crate::remote(config).map_err(|source| ClientError::Client { path: path.into(), source })?;
+    Ok(client.build())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod metrics;
 mod process;
 mod queue;
 mod rate;
+mod remote;
 pub mod testing;
 mod workers;
 
@@ -39,6 +40,7 @@ pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
 pub use process::process_metrics;
 pub use queue::WorkQueue;
 pub use rate::TokenBucket;
+pub use remote::{RemoteService, remote};
 pub use tokio_util::sync::CancellationToken as Shutdown;
 pub use workers::{CacheBehind, run_workers};
 

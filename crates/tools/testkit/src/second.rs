@@ -166,8 +166,9 @@ pub fn get_inside(
     })
 }
 
-/// Where tests listen: below the range from which outgoing connections take their ports, for on such a port nobody can listen.
-const PORTS: std::ops::Range<u16> = 21_000..31_000;
+/// Where tests listen: below the range from which outgoing connections take their ports, for on such a port nobody can listen, and
+/// below that of Services of type NodePort, whose rules would lead away what is meant for the listener.
+const PORTS: std::ops::Range<u16> = 21_000..30_000;
 
 /// A port nobody listens on, and that this process gives to nobody else.
 ///

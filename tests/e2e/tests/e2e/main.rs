@@ -18,12 +18,13 @@ mod two_servers;
 mod using_kubectl;
 mod web_app;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use podium_testkit::{Cluster, Kubectl, images, wait_for};
+use podium_testkit::{Cluster, Kubectl, http, images, wait, wait_for};
 
 /// Long enough for any single step on a machine that is busy with something else.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -52,12 +53,22 @@ pub(crate) fn archives() -> &'static [PathBuf] {
     paths
 }
 
-/// The example application, with its three pods ready.
+/// The example application, with its three pods ready and its Service leading to each of them: the proxy hears of the last one a
+/// moment after the Deployment's status says that the rollout is over.
 pub(crate) fn deploy_example(kubectl: &Kubectl) {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/web-app");
     kubectl.args(&["apply", "-f", &examples.display().to_string()]).ok();
     let text = kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
     assert!(text.contains("successfully rolled out"), "{text}");
+    let address = service_address(kubectl, "production", "web-app-service");
+    let mut seen = BTreeSet::new();
+    wait("the Service to lead to three pods", LIMIT, || {
+        match http::get(address, "/") {
+            Ok(answer) => _ = seen.insert(answer.body),
+            Err(error) => return Err(error.to_string()),
+        }
+        if seen.len() == 3 { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
 }
 
 /// A pod with a shell, running.
@@ -87,6 +98,32 @@ pub(crate) fn pods(kubectl: &Kubectl, namespace: &str, label: &str) -> Vec<Strin
 #[track_caller]
 pub(crate) fn becomes(kubectl: &Kubectl, what: &str, path: &str, wanted: &str) {
     wait_for(&format!("{what} {path} = {wanted}"), LIMIT, || kubectl.get(what, path), |seen| seen == wanted);
+}
+
+/// Waits until the Events of the namespace `default` that this selects say all of that: they are written beside the status, and
+/// may come after it.
+#[track_caller]
+pub(crate) fn told(kubectl: &Kubectl, selector: &str, words: &[&str]) {
+    told_in(kubectl, "default", selector, words);
+}
+
+/// The same in that namespace.
+#[track_caller]
+pub(crate) fn told_in(kubectl: &Kubectl, namespace: &str, selector: &str, words: &[&str]) {
+    wait_for(
+        &format!("events that say {words:?}"),
+        LIMIT,
+        || kubectl.args(&["-n", namespace, "get", "events", "--field-selector", selector]).stdout,
+        |events| words.iter().all(|word| events.contains(word)),
+    );
+}
+
+/// Waits until the server of a test image listens: its container runs, and its pod is ready where no probe asks, a moment earlier.
+#[track_caller]
+pub(crate) fn listens(kubectl: &Kubectl, what: &str) {
+    let ip = kubectl.get(what, "{.status.podIP}");
+    let address = format!("{ip}:3000").parse().unwrap_or_else(|_| panic!("{what} has no address: {ip:?}"));
+    wait(&format!("{what} to listen"), LIMIT, || http::get(address, "/").map_err(|error| error.to_string()));
 }
 
 /// Whether pods run on containerd, not on the runtime of our own.

@@ -21,8 +21,8 @@ use crate::etcd::{EtcdServer, certificates};
 
 /// Ports for Services of type NodePort: few, so that servers that did not agree would soon give one twice.
 const NODE_PORTS: std::ops::RangeInclusive<i32> = 30100..=30129;
-/// How long events are kept here.
-const EVENT_TTL: &str = "2s";
+/// How long events are kept here: longer than a busy machine takes to read what it has just written.
+const EVENT_TTL: &str = "5s";
 
 /// An API server; killed when dropped.
 struct Server {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use podium_testkit::{http, images, wait, wait_for};
 
-use crate::{LIMIT, cluster, deploy_example, pods, tools_pod};
+use crate::{LIMIT, cluster, deploy_example, listens, pods, tools_pod};
 
 #[test]
 fn getting_and_describing() {
@@ -144,6 +144,7 @@ fn logs_exec_attach_cp_and_port_forward() {
 
     kubectl.run("run web --image=podium.test/web:v2.0.0").ok();
     kubectl.run("wait --for=condition=Ready pod/web --timeout=60s").ok();
+    listens(&kubectl, "pod web");
     let mut forward =
         kubectl.command().args(["port-forward", "pod/web", ":3000"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(forward.stdout.take().unwrap()).lines();

@@ -138,7 +138,8 @@ fn it_scales_and_rolls_forward_and_back() {
         "{.status.conditions[?(@.type=='Progressing')].reason}",
         "DeploymentPaused",
     );
-    assert_eq!(kubectl.get(DEPLOYMENT, "{.status.updatedReplicas}"), "");
+    // The condition tells of the pause; that the new template was seen too comes after.
+    becomes(&kubectl, DEPLOYMENT, "{.status.updatedReplicas}", "");
     kubectl.run("-n production rollout resume deployment/web-app").ok();
     kubectl.run("-n production rollout status deployment/web-app --timeout=60s").ok();
     let before = pods(&kubectl, "production", "app=web-app");

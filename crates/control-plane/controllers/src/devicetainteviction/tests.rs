@@ -124,7 +124,9 @@ async fn a_pod_goes_when_its_time_is_up_unless_its_device_recovers() {
     // The condition comes first, and looks like a pod that is to go.
     api.release("/pods");
     api.settle().await;
-    assert_eq!(counted(), (before.0 + 1, before.1 + 1));
+    // Other tests of this process count too; that it was done once is what the Event says.
+    let after = counted();
+    assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
     assert_eq!(api.times_told("Marking for deletion"), 1);
     running.stop().await;
 }

@@ -270,6 +270,25 @@ fn count_held(change: &Change<Pod>) {
     }
 }
 
+/// How many indexes one status says to have ended that the other did not, by the kind of limit and by how.
+pub(super) fn ended_indexes(
+    job: &Job,
+    before: &JobStatus,
+    after: &JobStatus,
+) -> Vec<([&'static str; 2], u64)> {
+    let spec = job.spec.as_ref();
+    let completions = spec.and_then(|spec| spec.completions).unwrap_or_default();
+    let per_index = spec.is_some_and(|spec| spec.backoff_limit_per_index.is_some());
+    let limit = if per_index { "perIndex" } else { "global" };
+    let len = |list: &Option<String>| Indexes::parse(list.as_deref().unwrap_or_default(), completions).len();
+    let news = |old: &Option<String>, new: &Option<String>| u64::try_from(len(new) - len(old)).unwrap_or(0);
+    let mut ended = vec![([limit, "succeeded"], news(&before.completed_indexes, &after.completed_indexes))];
+    if per_index {
+        ended.push(([limit, "failed"], news(&before.failed_indexes, &after.failed_indexes)));
+    }
+    ended
+}
+
 /// Counts what a status that was written says for the first time.
 fn count_news(job: &Job, written: &Job) {
     let mode = mode(job);
@@ -281,18 +300,8 @@ fn count_news(job: &Job, written: &Job) {
     metrics::JOB_PODS_FINISHED.with([mode, "succeeded"]).add(news(before.succeeded, after.succeeded));
     metrics::JOB_PODS_FINISHED.with([mode, "failed"]).add(news(before.failed, after.failed));
     if mode == "Indexed" {
-        let spec = job.spec.as_ref();
-        let completions = spec.and_then(|spec| spec.completions).unwrap_or_default();
-        let per_index = spec.is_some_and(|spec| spec.backoff_limit_per_index.is_some());
-        let limit = if per_index { "perIndex" } else { "global" };
-        let len = |list: &Option<String>| {
-            Some(Indexes::parse(list.as_deref().unwrap_or_default(), completions).len())
-        };
-        let done = news(len(&before.completed_indexes), len(&after.completed_indexes));
-        metrics::JOB_INDEXES_FINISHED.with([limit, "succeeded"]).add(done);
-        if per_index {
-            let failed = news(len(&before.failed_indexes), len(&after.failed_indexes));
-            metrics::JOB_INDEXES_FINISHED.with([limit, "failed"]).add(failed);
+        for (labels, count) in ended_indexes(job, before, after) {
+            metrics::JOB_INDEXES_FINISHED.with(labels).add(count);
         }
     }
     for (type_, result) in [(status::COMPLETE, "succeeded"), (status::FAILED, "failed")] {

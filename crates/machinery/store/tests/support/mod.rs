@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use podium_store::{Codec, EtcdConfig, EtcdTls, History, Plain, Store};
@@ -28,9 +29,21 @@ pub(crate) struct Files {
     pub(crate) client: (PathBuf, PathBuf),
 }
 
+/// A port nobody listens on, and that this process gives to nobody else. One that the kernel had chosen would be of those that
+/// outgoing connections take: one of them could have it before etcd listens, or while it is away between two runs.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
+    /// Below the kernel's range, and below the testkit's.
+    const PORTS: std::ops::Range<u16> = 11_000..21_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    let free = PORTS.map(|_| {
+        let step = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
+        let step = step % u32::from(PORTS.end - PORTS.start);
+        PORTS.start + u16::try_from(step).expect("less than there are ports")
+    });
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    free.into_iter().find(is_free).expect("a port is free")
 }
 
 impl EtcdServer {
