@@ -59,6 +59,7 @@ mod status;
 mod status_writer;
 mod sysctls;
 mod tokens;
+mod trust_bundles;
 mod userns;
 mod volumes;
 mod worker;

@@ -34,6 +34,7 @@ use crate::{
     resources,
     server::{Server, ServerError},
     tokens::Tokens,
+    trust_bundles::TrustBundles,
     userns::{self, UserNamespaces},
     volumes::mounting::Mounting,
     worker::{CRASH_INITIAL, CRASH_LIMIT},
@@ -181,6 +182,12 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     let shared = Arc::new(Context {
         container_manager: ContainerManager::open(&config, &metrics, wake)?,
         metrics,
+        trust_bundles: TrustBundles::new(
+            &config.client,
+            &shutdown,
+            config.settings.feature_is_on("ClusterTrustBundleProjection"),
+            changed.clone(),
+        ),
         references: References::new(&config.client, &shutdown, changed),
         tokens: Tokens::new(config.client.clone()),
         users,

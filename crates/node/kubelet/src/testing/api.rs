@@ -35,6 +35,8 @@ struct State {
     log: Vec<Event>,
     /// Tokens are all different and expire at once.
     short_tokens: bool,
+    /// Resources that are not served.
+    lacking: std::collections::BTreeSet<String>,
 }
 
 /// The server. Clones share it.
@@ -81,6 +83,16 @@ impl FakeApi {
     /// From now on tokens live for a second, and no two are alike.
     pub(crate) fn short_tokens(&self) {
         self.state.lock().short_tokens = true;
+    }
+
+    /// From now on this resource is not served.
+    pub(crate) fn lack(&self, resource: &str) {
+        self.state.lock().lacking.insert(resource.to_owned());
+    }
+
+    /// From now on it is again.
+    pub(crate) fn have(&self, resource: &str) {
+        self.state.lock().lacking.remove(resource);
     }
 
     fn token(&self, account: &str) -> Value {
@@ -161,6 +173,9 @@ impl FakeApi {
             .map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2C", ",")))
             .collect();
         let Some(target) = Target::parse(parts.uri.path()) else { return not_found() };
+        if self.state.lock().lacking.contains(&target.resource) {
+            return not_found();
+        }
         let key = (target.resource.clone(), target.namespace.clone(), target.name.clone());
         match (parts.method, target.name.is_empty()) {
             (Method::GET, true) if query.contains_key("watch") => self.watch(&target, &query),
