@@ -75,6 +75,8 @@ mod tests_end;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]
+mod tests_images;
+#[cfg(test)]
 mod tests_life;
 #[cfg(test)]
 mod tests_real;

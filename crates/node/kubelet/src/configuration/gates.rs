@@ -22,6 +22,7 @@ const GATES: &[(&str, bool)] = &[
     ("KubeletCrashLoopBackOffMax", true),
     ("KubeletEnsureSecretPulledImages", true),
     ("KubeletFineGrainedAuthz", true),
+    ("KubeletServiceAccountTokenForCredentialProviders", true),
     ("KubeletTracing", false),
     ("LocalStorageCapacityIsolationFSQuotaMonitoring", false),
     ("MemoryManager", true),

@@ -35,6 +35,8 @@ struct State {
     log: Vec<Event>,
     /// Tokens are all different and expire at once.
     short_tokens: bool,
+    /// What tokens were asked for.
+    token_requests: Vec<Value>,
     /// Resources that are not served.
     lacking: std::collections::BTreeSet<String>,
 }
@@ -83,6 +85,11 @@ impl FakeApi {
     /// From now on tokens live for a second, and no two are alike.
     pub(crate) fn short_tokens(&self) {
         self.state.lock().short_tokens = true;
+    }
+
+    /// What tokens were asked for, in the order of the requests.
+    pub(crate) fn token_requests(&self) -> Vec<Value> {
+        self.state.lock().token_requests.clone()
     }
 
     /// From now on this resource is not served.
@@ -183,11 +190,15 @@ impl FakeApi {
             (Method::GET, false) => {
                 self.get(&key.0, &key.1, &key.2).map_or_else(not_found, |found| ok(&found))
             }
-            (Method::POST, false) if target.sub == "token" => ok(&json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
-                "spec": body["spec"],
-                "status": self.token(&target.name),
-            })),
+            (Method::POST, false) if target.sub == "token" => {
+                let spec = body["spec"].clone();
+                self.state.lock().token_requests.push(body);
+                ok(&json!({
+                    "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                    "spec": spec,
+                    "status": self.token(&target.name),
+                }))
+            }
             (Method::POST, _) => {
                 let mut object = body;
                 if !target.namespace.is_empty() {

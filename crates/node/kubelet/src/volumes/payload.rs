@@ -46,6 +46,8 @@ pub(crate) struct TokenRef {
     /// Empty for the API server's own audience.
     pub(crate) audience: String,
     pub(crate) expiration_seconds: i64,
+    /// The account must be this one; empty for any of its name.
+    pub(crate) account_uid: String,
 }
 
 /// Everything a payload may be made from.
@@ -124,6 +126,7 @@ fn token_ref(source: &ServiceAccountTokenProjection) -> TokenRef {
     TokenRef {
         audience: source.audience.clone().unwrap_or_default(),
         expiration_seconds: source.expiration_seconds.unwrap_or(3600),
+        account_uid: String::new(),
     }
 }
 

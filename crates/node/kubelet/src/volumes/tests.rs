@@ -43,7 +43,11 @@ fn lookup() -> Lookup {
     Lookup {
         config_maps: [("cfg".to_owned(), Arc::new(config))].into(),
         secrets: [("db".to_owned(), Arc::new(secret))].into(),
-        tokens: [(TokenRef { audience: String::new(), expiration_seconds: 3607 }, "tok".to_owned())].into(),
+        tokens: [(
+            TokenRef { audience: String::new(), expiration_seconds: 3607, account_uid: String::new() },
+            "tok".to_owned(),
+        )]
+        .into(),
         ..Default::default()
     }
 }
