@@ -247,6 +247,7 @@ fn server_config(
         service_cidr: settings.service_cidr.parse()?,
         node_ports: 30_000..=32_767,
         served: podium_api::resources::Selection::default(),
+        features: podium_api::kinds::features::Features::default(),
         serving: Arc::clone(serving),
         authentication: authentication::Config {
             client_authorities: podium_pki::certificate::from_pem(&authority)?,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use podium_api::kinds::validate;
+use podium_api::kinds::{features::Features, validate};
 use podium_api::selector::FieldSelector;
 use podium_api::status::ApiError;
 
@@ -119,9 +119,14 @@ pub struct Authorizer {
 impl Authorizer {
     /// Builds the indexes from what is stored and follows changes from then on.
     pub fn new(objects: &Objects) -> Self {
+        Self::with_features(objects, Features::default())
+    }
+
+    /// The same where features are on that are off by default: nodes may do more.
+    pub fn with_features(objects: &Objects, features: Features) -> Self {
         Authorizer {
             rbac: rbac::Rbac::new(objects.clone()),
-            node: node::NodeAuthorizer::new(objects.clone()),
+            node: node::NodeAuthorizer::new(objects.clone(), features),
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use podium_api::kinds::features::Features;
 use serde_json::{Value, json};
 
 use crate::authorization::escalation::uncovered;
@@ -17,6 +18,7 @@ mod controllers;
 mod policy;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+const NODE_ROLE: &str = "system:node";
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const AGGREGATE_LABEL: &str = "rbac.authorization.k8s.io/aggregate-to-";
 
@@ -81,11 +83,19 @@ impl Binding {
 /// Default ClusterRoles, ClusterRoleBindings, Roles and RoleBindings, complete objects in that order.
 ///
 /// Aggregated roles (admin, edit, view) carry their parts' rules already, as the aggregation controller would leave them.
-pub fn policy() -> Vec<Value> {
-    let cluster_roles = || policy::CLUSTER_ROLES.iter().chain(controllers::CONTROLLER_ROLES);
-    let mut all: Vec<Value> = cluster_roles().map(role_object).collect();
-    all.extend(policy::CLUSTER_BINDINGS.iter().map(binding_object));
-    all.extend(controllers::CONTROLLER_ROLES.iter().map(|role| {
+pub fn policy(features: Features) -> Vec<Value> {
+    let (roles, bindings, controllers): (&[Role], &[Binding], &[Role]) = match features.cluster_trust_bundle {
+        true => (policy::TRUST_ROLES, policy::TRUST_BINDINGS, controllers::TRUST_CONTROLLER_ROLES),
+        false => (&[], &[], &[]),
+    };
+    let controllers = || controllers::CONTROLLER_ROLES.iter().chain(controllers);
+    let cluster_roles = policy::CLUSTER_ROLES.iter().chain(roles).chain(controllers());
+    let mut all: Vec<Value> = cluster_roles.map(role_object).collect();
+    for role in all.iter_mut().filter(|role| role["metadata"]["name"] == NODE_ROLE) {
+        role["rules"] = node_rules(features).iter().map(Rule::to_value).collect();
+    }
+    all.extend(policy::CLUSTER_BINDINGS.iter().chain(bindings).map(binding_object));
+    all.extend(controllers().map(|role| {
         let account = role.name.rsplit(':').next().unwrap_or_default();
         let subject = format!("account kube-system/{account}");
         binding_object_of("", role.name, role.name, &[&subject])
@@ -96,12 +106,13 @@ pub fn policy() -> Vec<Value> {
 }
 
 /// The rules of the ClusterRole `system:node`, which the node authoriser applies to every node.
-pub(crate) fn node_rules() -> Vec<Rule> {
-    policy::CLUSTER_ROLES
-        .iter()
-        .find(|role| role.name == "system:node")
-        .expect("the table has it, a test says so")
-        .rules()
+pub(crate) fn node_rules(features: Features) -> Vec<Rule> {
+    let node = policy::CLUSTER_ROLES.iter().find(|role| role.name == NODE_ROLE);
+    let mut rules = node.expect("the table has it, a test says so").rules();
+    if features.cluster_trust_bundle {
+        rules.push(parse_rule(policy::READ_TRUST_BUNDLES));
+    }
+    rules
 }
 
 /// `default`, `kube-system`, `kube-public`, `kube-node-lease`.

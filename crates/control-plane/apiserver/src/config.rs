@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use podium_api::kinds::features::Features;
 use podium_api::resources::Selection;
 use podium_pki::KeyPair;
 use podium_pki::tls::ServingCertificate;
@@ -28,6 +29,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Which versions of the API are served. Source: upstream's `--runtime-config`.
     pub served: Selection,
+    /// Which of the features are on that are off by default. Source: upstream's `--feature-gates`.
+    pub features: Features,
     /// The serving certificate; replaced in place when it is renewed.
     pub serving: Arc<ServingCertificate>,
     /// Who is believed.

@@ -79,10 +79,11 @@ impl fmt::Debug for Core {
 
 impl Core {
     pub(crate) fn new(
-        config: Config,
+        mut config: Config,
         store: Store,
         shutdown: CancellationToken,
     ) -> Result<Arc<Core>, podium_pki::Error> {
+        config.served = config.served.with_features(config.features);
         let kubelet_tls = config.kubelet.as_ref().map(crate::connect::client_config).transpose()?;
         let tracker = TaskTracker::new();
         let observers = Arc::new(Observers::default());
@@ -94,7 +95,7 @@ impl Core {
         });
         let objects = Objects::new(source);
         let authenticator = Arc::new(Authenticator::new(config.authentication.clone(), objects.clone()));
-        let authorizer = Arc::new(Authorizer::new(&objects));
+        let authorizer = Arc::new(Authorizer::with_features(&objects, config.features));
         let admission = Admission::new(config.admission.clone(), objects.clone(), Arc::clone(&authorizer));
         let reviews =
             Reviews::new(Arc::clone(&authenticator), Arc::clone(&authorizer), objects, config.issuer.clone());

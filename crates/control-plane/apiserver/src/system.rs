@@ -52,7 +52,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 async fn boot(core: &Arc<Core>) -> Result<(), ApiError> {
     // Namespaces first: everything else may be in one.
     ensure_all(core, bootstrap::namespaces()).await?;
-    let mut objects = bootstrap::policy();
+    let mut objects = bootstrap::policy(core.config.features);
     objects.extend(bootstrap::priority_classes());
     objects.push(service_cidr(core));
     objects.push(extension_authentication(core));

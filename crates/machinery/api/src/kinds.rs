@@ -162,6 +162,7 @@ mod devices;
 mod difference;
 mod endpoints;
 mod event;
+pub mod features;
 mod flow_control;
 mod go;
 mod kind;
@@ -251,7 +252,7 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("resource.k8s.io", "ResourceClaimTemplate") => &devices::RESOURCE_CLAIM_TEMPLATE,
         ("resource.k8s.io", "ResourceSlice") => &devices::RESOURCE_SLICE,
         ("resource.k8s.io", "DeviceTaintRule") => &devices::DEVICE_TAINT,
-        ("certificates.k8s.io", "ClusterTrustBundle") => &certificates::TRUST_BUNDLE,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &certificates::trust_bundle::TRUST_BUNDLE,
         ("certificates.k8s.io", "PodCertificateRequest") => &certificates::POD_CERTIFICATE,
         ("coordination.k8s.io", "LeaseCandidate") => &scheduling::LEASE_CANDIDATE,
         ("storagemigration.k8s.io", "StorageVersionMigration") => &admission::MIGRATION,

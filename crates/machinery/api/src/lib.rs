@@ -11,6 +11,7 @@ pub mod field;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;
+pub mod pem;
 pub mod quantity;
 pub mod quota;
 pub mod resources;

@@ -375,6 +375,11 @@ impl Default for Configuration {
 }
 
 impl Configuration {
+    /// Whether a feature was turned on that is off by default.
+    pub(crate) fn feature_is_on(&self, gate: &str) -> bool {
+        self.feature_gates.get(gate) == Some(&true)
+    }
+
     /// How often an unchanged status is written.
     pub(crate) fn report_frequency(&self) -> Duration {
         let default = Span::seconds(10);

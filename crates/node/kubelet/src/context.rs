@@ -23,6 +23,7 @@ use crate::{
     references::References,
     resources::{Bounds, CpuBounds, Swap},
     tokens::Tokens,
+    trust_bundles::TrustBundles,
     userns::UserNamespaces,
     volumes::{PodDir, mounting::Mounting},
 };
@@ -38,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) services: Informer<Service>,
     pub(crate) references: References,
     pub(crate) tokens: Tokens,
+    pub(crate) trust_bundles: TrustBundles,
     pub(crate) users: UserNamespaces,
     pub(crate) images: Images,
     pub(crate) image_gc: ImageGc,

@@ -1,5 +1,6 @@
 //! Registry credentials: here from a pod's `imagePullSecrets`, below from plugins.
 
+pub(crate) mod accounts;
 pub(crate) mod provider;
 
 use std::collections::BTreeMap;

@@ -15,13 +15,17 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     Configuration,
     backoff::{Backoff, go_duration},
-    credentials::{self, provider::Providers},
+    credentials::{
+        self,
+        accounts::Accounts,
+        provider::{Credentials, Providers},
+    },
     pod,
     security::ImageUser,
     status::StartError,
 };
 use pull_records::PullRecords;
-use verification::{Policy, PullCredentials, PullSecret, Verdict};
+use verification::{Policy, PullCredentials, PullServiceAccount, Source, Verdict};
 
 /// The image as the runtime knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +76,7 @@ pub(crate) struct Images {
     cri: Cri,
     recorder: EventRecorder,
     providers: Option<Arc<Providers>>,
+    accounts: Accounts,
     policy: Policy,
     records: Arc<PullRecords>,
     state: Mutex<State>,
@@ -101,6 +106,7 @@ impl Images {
         cri: Cri,
         recorder: EventRecorder,
         providers: Option<Arc<Providers>>,
+        accounts: Accounts,
         records: PullRecords,
         settings: &Configuration,
     ) -> Self {
@@ -113,6 +119,7 @@ impl Images {
             cri,
             recorder,
             providers,
+            accounts,
             // What cannot be read lets nobody in without credentials.
             policy: Policy::of(settings).unwrap_or(Policy::AlwaysVerify),
             records: Arc::new(records),
@@ -157,7 +164,11 @@ impl Images {
             }
         };
         let local = match local {
-            Some(local) if policy != "Always" && !self.is_given(wanted, &spec, &local, secrets).await => None,
+            Some(local)
+                if policy != "Always" && !self.is_given(pod, wanted, &spec, &local, secrets).await =>
+            {
+                None
+            }
             local => local,
         };
         match (need(policy, local.is_some()), local) {
@@ -181,6 +192,7 @@ impl Images {
     /// Whether a pod with these secrets may have an image that is here.
     async fn is_given(
         &self,
+        pod: &Pod,
         wanted: &str,
         spec: &v1::ImageSpec,
         local: &v1::Image,
@@ -189,13 +201,18 @@ impl Images {
         let reference = image_of(local, &spec.image).reference;
         let sources =
             || credentials::for_image(wanted, secrets).into_iter().map(|(_, source)| source).collect();
-        let judge =
-            |trace: verification::Trace<'_>| verification::judge(&self.policy, wanted, trace, sources);
+        let of_accounts = self.records.look(wanted, &reference, local, |trace| {
+            verification::is_of_accounts(&self.policy, wanted, trace)
+        });
+        let account = if of_accounts { self.account(pod, wanted).await } else { None };
+        let judge = |trace: verification::Trace<'_>| {
+            verification::judge(&self.policy, wanted, trace, sources, account.as_ref())
+        };
         match self.records.look(wanted, &reference, local, judge) {
             Verdict::Given => true,
             Verdict::MustPull => false,
             Verdict::GivenFor(secret) => {
-                let (image, with) = (wanted.to_owned(), PullCredentials::of(Some(secret)));
+                let (image, with) = (wanted.to_owned(), PullCredentials::of(Some(secret.into())));
                 let written =
                     self.blocking(move |records| records.pulled(&image, &reference, Some(with))).await;
                 if let Some(Err(error)) = written {
@@ -208,6 +225,12 @@ impl Images {
                 true
             }
         }
+    }
+
+    /// The pod's service account, if a plugin has credentials for the image by it.
+    async fn account(&self, pod: &Pod, image: &str) -> Option<PullServiceAccount> {
+        let found = self.providers.as_ref()?.for_image(image, pod, &self.accounts).await;
+        found.into_iter().find_map(|one| one.account)
     }
 
     /// Does something that may write records, which goes on if nobody waits for it any more. None: it panicked.
@@ -279,7 +302,7 @@ impl Images {
         self.recorder.event(about, EventType::Normal, "Pulling", format!("Pulling image {wanted:?}"));
         let _slot = self.slots.acquire().await;
         let started = Timestamp::now();
-        match self.try_credentials(wanted, &spec, secrets, sandbox).await {
+        match self.try_credentials(pod, wanted, &spec, secrets, sandbox).await {
             Ok((reference, used)) => {
                 let now = Timestamp::now();
                 let pulled = self.cri.image_status(v1::ImageSpec { image: reference.clone(), ..spec }).await;
@@ -325,20 +348,23 @@ impl Images {
         }
     }
 
-    /// Pulls with each of the credentials that fit, or without any. The answer is the image's reference, and the secret
-    /// that opened the way if it was one's.
+    /// Pulls with each of the credentials that fit, or without any. The answer is the image's reference, and the secret or
+    /// service account that opened the way if it was one's.
     async fn try_credentials(
         &self,
+        pod: &Pod,
         wanted: &str,
         spec: &v1::ImageSpec,
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
-    ) -> Result<(String, Option<PullSecret>), String> {
+    ) -> Result<(String, Option<Source>), String> {
         let of_secrets = credentials::for_image(wanted, secrets);
-        let mut choices: Vec<(Option<v1::AuthConfig>, Option<PullSecret>)> =
-            of_secrets.into_iter().map(|(auth, source)| (Some(auth), Some(source))).collect();
+        let mut choices: Vec<(Option<v1::AuthConfig>, Option<Source>)> =
+            of_secrets.into_iter().map(|(auth, source)| (Some(auth), Some(source.into()))).collect();
         if let Some(providers) = &self.providers {
-            choices.extend(providers.for_image(wanted).await.into_iter().map(|auth| (Some(auth), None)));
+            let found = providers.for_image(wanted, pod, &self.accounts).await.into_iter();
+            choices
+                .extend(found.map(|Credentials { auth, account }| (Some(auth), account.map(Source::from))));
         }
         if choices.is_empty() {
             choices.push((None, None));
@@ -360,6 +386,7 @@ impl Images {
 
     /// Forgets a pod's back-offs.
     pub(crate) fn forget(&self, uid: &str) {
+        self.accounts.forget(uid);
         let prefix = format!("{uid}/");
         let mut state = self.state.lock();
         state.backoff.forget_prefix(&prefix);
@@ -411,17 +438,24 @@ mod tests {
         let settings = Configuration { registry_pull_qps: 1, registry_burst: 2, ..Configuration::default() };
         let pull = async |images: &Images| {
             let spec = v1::ImageSpec { image: "r/app:v1".to_owned(), ..Default::default() };
-            images.try_credentials("r/app:v1", &spec, &[], None).await.unwrap_err()
+            images.try_credentials(&Pod::default(), "r/app:v1", &spec, &[], None).await.unwrap_err()
         };
         let root = tempfile::tempdir().unwrap();
         let records = || PullRecords::open(root.path()).unwrap();
-        let images = Images::new(cri.clone(), recorder.clone(), None, records(), &settings);
+        let images = Images::new(
+            cri.clone(),
+            recorder.clone(),
+            None,
+            Accounts::new(api.client()),
+            records(),
+            &settings,
+        );
         for asked in [true, true, false] {
             let error = pull(&images).await;
             assert_eq!(error != "pull QPS exceeded", asked, "{error}");
         }
-        let free =
-            Images::new(cri, recorder, None, records(), &Configuration { registry_pull_qps: 0, ..settings });
+        let settings = Configuration { registry_pull_qps: 0, ..settings };
+        let free = Images::new(cri, recorder, None, Accounts::new(api.client()), records(), &settings);
         for _ in 0..3 {
             assert_ne!(pull(&free).await, "pull QPS exceeded");
         }

@@ -59,6 +59,7 @@ mod status;
 mod status_writer;
 mod sysctls;
 mod tokens;
+mod trust_bundles;
 mod userns;
 mod volumes;
 mod worker;
@@ -73,6 +74,8 @@ mod tests_devices;
 mod tests_end;
 #[cfg(test)]
 mod tests_files;
+#[cfg(test)]
+mod tests_images;
 #[cfg(test)]
 mod tests_life;
 #[cfg(test)]

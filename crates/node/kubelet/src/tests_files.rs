@@ -96,3 +96,52 @@ async fn a_pod_asks_the_servers_that_the_host_has_when_it_starts() {
     world.event("FailedCreatePodSandBox", "failed to read").await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_bundle_is_projected_and_follows_its_object() {
+    let gates = |settings: &mut crate::Configuration| {
+        for gate in ["ClusterTrustBundle", "ClusterTrustBundleProjection"] {
+            settings.feature_gates.insert(gate.to_owned(), true);
+        }
+    };
+    let Some(world) = World::start() else { return };
+    let api = world.api.clone();
+    let bundle = |content: &str| {
+        let content = podium_api::pem::encode("CERTIFICATE", content.as_bytes());
+        api.put(
+            "clustertrustbundles",
+            json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+                "metadata": {"name": "roots"}, "spec": {"trustBundle": content}}),
+        );
+        content
+    };
+    let mount = json!({"name": "v", "mountPath": "/v"});
+    let pod = |name: &str| {
+        json!({"containers": [with(container(name), json!({"volumeMounts": [mount]}))],
+            "volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"name": "roots", "path": "ca.pem"}}]}}]})
+    };
+    // Off, as by default.
+    world.pod("early", pod("a"));
+    world.event("FailedMount", "ClusterTrustBundle projection is not supported in static kubelet mode").await;
+    let world = world.restart_as(&gates).await;
+    let reason = "MountVolume.SetUp failed for volume \"v\" : while getting ClusterTrustBundle: \
+                  clustertrustbundle.certificates.k8s.io \"roots\" not found";
+    world.event("FailedMount", reason).await;
+    let first = bundle("one");
+    let ready = world.wait("early", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let uid = ready["metadata"]["uid"].as_str().unwrap();
+    let volume =
+        world.runtime.path().join("kubelet/pods").join(uid).join("volumes/kubernetes.io~projected/v");
+    let file = volume.join("ca.pem");
+    let behind = || std::fs::read_link(volume.join("..data")).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), first);
+    let before = behind();
+    let second = bundle("two");
+    crate::testing::eventually("the new bundle", crate::tests_life::LIMIT, async || {
+        let found = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        if found == second { Ok(()) } else { Err(found) }
+    })
+    .await;
+    assert_ne!(behind(), before, "a new directory took the place of the old one at once");
+    world.stop().await;
+}

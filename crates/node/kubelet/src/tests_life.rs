@@ -2,7 +2,10 @@
 //! way a pod ends. Cgroups are real, so these need root.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,7 +13,7 @@ use podium_client::{SharedInformers, Shutdown};
 use serde_json::{Value, json};
 
 use crate::{
-    Config, Configuration, ContainerManagerSettings, LogindPlaces,
+    Config, Configuration, ContainerManagerSettings, CredentialProviders, LogindPlaces,
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
@@ -31,6 +34,7 @@ pub(crate) struct World {
 struct Extra {
     managers: ContainerManagerSettings,
     logind: LogindPlaces,
+    providers: Option<Arc<CredentialProviders>>,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -58,6 +62,11 @@ impl World {
     /// On a machine whose login manager is there.
     pub(crate) fn start_beside(logind: LogindPlaces, change: &dyn Fn(&mut Configuration)) -> Option<Self> {
         Self::start_all("", change, Extra { logind, ..Extra::default() })
+    }
+
+    /// With these credential plugins.
+    pub(crate) fn start_providing(providers: CredentialProviders) -> Option<Self> {
+        Self::start_all("", &|_| {}, Extra { providers: Some(Arc::new(providers)), ..Extra::default() })
     }
 
     fn start_all(runtime_name: &str, change: &dyn Fn(&mut Configuration), extra: Extra) -> Option<Self> {
@@ -184,6 +193,7 @@ fn kubelet(
     let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     config.container_manager = extra.managers.clone();
     config.logind = extra.logind.clone();
+    config.credential_providers = extra.providers.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 

@@ -3,9 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Pod, ServiceAccount},
+use k8s_openapi::{
+    api::{
+        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+        core::v1::{Pod, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
@@ -94,6 +97,10 @@ impl Tokens {
         let account =
             pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
         let request = TokenRequest {
+            metadata: ObjectMeta {
+                uid: (!wanted.account_uid.is_empty()).then(|| wanted.account_uid.clone()),
+                ..Default::default()
+            },
             spec: Some(TokenRequestSpec {
                 audiences: (!wanted.audience.is_empty()).then(|| vec![wanted.audience.clone()]),
                 bound_object_ref: Some(BoundObjectReference {

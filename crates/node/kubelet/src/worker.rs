@@ -549,6 +549,7 @@ impl Worker {
         let uid = pod::uid(&self.pod).to_owned();
         self.shared.references.set(&uid, pod::namespace(&self.pod), &[]);
         self.shared.tokens.forget(&uid);
+        self.shared.trust_bundles.forget(&uid);
         self.shared.images.forget(&uid);
         let (namespace, name) = (pod::namespace(&self.pod), pod::name(&self.pod));
         self.shared.metrics.forget(&metrics::PROBES, &[("pod_uid", &uid)]);

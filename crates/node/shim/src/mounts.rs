@@ -1,13 +1,15 @@
 //! Places in a container's root and what is put on them, all by descriptor: names are resolved once, inside the root, and
 //! what was found is what is mounted on, however the files change meanwhile (CVE-2021-25741 and its kin).
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 
 use crate::sys;
@@ -69,42 +71,107 @@ pub(crate) fn directory(root: impl AsFd, path: &Path, links: Links) -> io::Resul
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let mut at = find(root, Path::new("."), links)?;
-    let mut done = std::path::PathBuf::new();
-    for part in path.components() {
-        let Component::Normal(part) = part else {
-            if part == Component::ParentDir {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path with .."));
-            }
-            continue;
-        };
-        match mkdirat(&at, part, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        done.push(part);
-        // Again from the root: a part that is a link leads elsewhere, still within it.
-        at = openat2(root, &done, how(OFlag::O_PATH | OFlag::O_DIRECTORY, links))?;
+    let place = walk(root, path, links, Missing::Make)?;
+    Ok(openat2(root, dotted(&place), how(OFlag::O_PATH | OFlag::O_DIRECTORY, Links::Refuse))?)
+}
+
+/// What becomes of the last part of a path that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// A directory is made.
+    Make,
+    Leave,
+}
+
+/// Where a mount's path leads, without links; all directories above it are there.
+pub(crate) fn place(root: impl AsFd, path: &Path) -> io::Result<PathBuf> {
+    walk(root, path, Links::Follow, Missing::Leave)
+}
+
+/// The most links in a path, the kernel's number.
+const LINKS_MAX: usize = 40;
+
+/// Where a path leads, without links, and with all directories above it. Links lead to what is not there, too, as they would
+/// in the container once it is made: images have `/var/run` without the `/run` that it leads to, and files in `/etc` that
+/// something in `/run` is to be.
+fn walk(root: impl AsFd, path: &Path, links: Links, last: Missing) -> io::Result<PathBuf> {
+    let root = root.as_fd();
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path with .."));
     }
-    Ok(at)
+    let mut left: VecDeque<OsString> = parts(path).collect();
+    let (mut place, mut followed) = (PathBuf::new(), 0);
+    while let Some(part) = left.pop_front() {
+        if part == ".." {
+            // Above the root is the root; and there are no links in what was gone so far.
+            place.pop();
+            continue;
+        }
+        let at = openat2(root, dotted(&place), how(OFlag::O_PATH | OFlag::O_DIRECTORY, Links::Refuse))?;
+        let found = match openat2(&at, &*part, how(OFlag::O_PATH | OFlag::O_NOFOLLOW, Links::Refuse)) {
+            Err(Errno::ENOENT) => {
+                let made = match !left.is_empty() || last == Missing::Make {
+                    true => mkdirat(&at, &*part, Mode::from_bits_truncate(0o755)),
+                    false => Ok(()),
+                };
+                match made {
+                    Ok(()) => place.push(part),
+                    // Somebody else made something meanwhile: it is looked at like anything that is there.
+                    Err(Errno::EEXIST) if followed < LINKS_MAX => {
+                        followed += 1;
+                        left.push_front(part);
+                    }
+                    Err(errno) => return Err(errno.into()),
+                }
+                continue;
+            }
+            found => found?,
+        };
+        if SFlag::from_bits_truncate(fstat(&found)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFLNK {
+            place.push(part);
+            continue;
+        }
+        followed += 1;
+        if links == Links::Refuse || followed > LINKS_MAX {
+            return Err(Errno::ELOOP.into());
+        }
+        let target = PathBuf::from(readlinkat(&found, "")?);
+        if target.is_absolute() {
+            place.clear();
+        }
+        for part in parts(&target).rev() {
+            left.push_front(part);
+        }
+    }
+    Ok(place)
+}
+
+/// The parts of a path below its root, `..` among them.
+fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
 }
 
 fn dotted(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
-/// Something to mount on: a directory or a file, as what is mounted is.
-pub(crate) fn target(root: impl AsFd, path: &Path, like: impl AsFd) -> io::Result<OwnedFd> {
+/// Something to mount on: a directory or a file, as what is mounted is. `place` is one of [`place`]: a link that has come
+/// to be there since is not followed.
+pub(crate) fn target(root: impl AsFd, place: &Path, like: impl AsFd) -> io::Result<OwnedFd> {
     let root = root.as_fd();
     if is_directory(like)? {
-        return directory(root, path, Links::Follow);
+        return directory(root, place, Links::Refuse);
     }
-    match find(root, path, Links::Follow) {
+    match find(root, place, Links::Refuse) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found,
     }
-    let parent = directory(root, path.parent().unwrap_or(Path::new("")), Links::Follow)?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = directory(root, place.parent().unwrap_or(Path::new("")), Links::Refuse)?;
     let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
     openat2(
         &parent,
@@ -114,7 +181,7 @@ pub(crate) fn target(root: impl AsFd, path: &Path, like: impl AsFd) -> io::Resul
             .mode(Mode::from_bits_truncate(0o644))
             .resolve(ResolveFlag::RESOLVE_BENEATH),
     )?;
-    find(root, path, Links::Follow)
+    find(root, place, Links::Refuse)
 }
 
 /// Whether a descriptor is of a directory.
@@ -192,6 +259,10 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::symlink;
 
+    fn put(root: &File, path: &str, like: &File) -> io::Result<OwnedFd> {
+        target(root, &place(root, Path::new(path))?, like)
+    }
+
     #[test]
     fn targets_stay_in_the_root() {
         let outside = tempfile::tempdir().unwrap();
@@ -211,7 +282,7 @@ mod tests {
                 || !inside.path().join("../x").exists()
         );
         let file = File::open("/dev/null").unwrap();
-        target(&root, Path::new("etc/hosts"), &file).unwrap();
+        put(&root, "etc/hosts", &file).unwrap();
         assert!(inside.path().join("etc/hosts").is_file());
         std::fs::create_dir(inside.path().join("dev")).unwrap();
         std::fs::write(inside.path().join("dev/null"), "").unwrap();
@@ -225,5 +296,63 @@ mod tests {
         assert!(is_null(&fstat(&opened).unwrap()));
         assert_eq!(nix::unistd::write(&opened, b"x"), Ok(1));
         assert!(!is_null(&fstat(File::open("/dev/zero").unwrap()).unwrap()));
+    }
+
+    #[test]
+    fn links_lead_to_what_is_not_there_yet_and_not_out() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        let at = |path: &str| inside.path().join(path);
+        std::fs::create_dir_all(at("var/deep")).unwrap();
+        let up = format!("../../../../../../../../../..{}", outside.path().display());
+        for (name, target) in [
+            ("var/run", "/run"),
+            ("var/deep/up", "../../new/./place"),
+            ("abroad", outside.path().to_str().unwrap()),
+            ("climbs", &up),
+            ("one", "two"),
+            ("two", "/one"),
+            ("self", "self"),
+        ] {
+            symlink(target, at(name)).unwrap();
+        }
+        let root = File::open(inside.path()).unwrap();
+        let file = File::open("/dev/null").unwrap();
+        directory(&root, Path::new("var/run/secrets/token"), Links::Follow).unwrap();
+        assert!(at("run/secrets/token").is_dir());
+        directory(&root, Path::new("var/deep/up/x"), Links::Follow).unwrap();
+        assert!(at("new/place/x").is_dir());
+        // What is outside by name is inside for the container.
+        for name in ["abroad", "climbs"] {
+            directory(&root, &Path::new(name).join(name), Links::Follow).unwrap();
+            put(&root, &format!("{name}/file"), &file).unwrap();
+            assert!(directory(&root, &Path::new(name).join("y"), Links::Refuse).is_err());
+        }
+        let same = at(outside.path().strip_prefix("/").unwrap().to_str().unwrap());
+        assert!(same.join("abroad").is_dir() && same.join("climbs").is_dir() && same.join("file").is_file());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        // A file that is a link to one that something is to make.
+        std::fs::create_dir(at("etc")).unwrap();
+        symlink("../run/resolve/stub.conf", at("etc/resolv.conf")).unwrap();
+        put(&root, "etc/resolv.conf", &file).unwrap();
+        assert!(at("run/resolve/stub.conf").is_file());
+        symlink(outside.path().join("file"), at("etc/hosts")).unwrap();
+        std::fs::remove_file(same.join("file")).unwrap();
+        put(&root, "etc/hosts", &file).unwrap();
+        assert!(same.join("file").is_file() && !outside.path().join("file").exists());
+        // A link that takes the place of what was looked at is not followed.
+        let looked = place(&root, Path::new("etc/late")).unwrap();
+        symlink("/var/deep", at("etc/late")).unwrap();
+        assert!(target(&root, &looked, &file).is_err());
+        assert!(target(&root, &looked, File::open("/").unwrap()).is_err());
+        // And those that lead nowhere end.
+        for name in ["one", "self"] {
+            assert!(directory(&root, Path::new(name), Links::Follow).is_err(), "{name}");
+            assert!(put(&root, &format!("{name}/file"), &file).is_err(), "{name}");
+        }
+        assert!(
+            directory(&root, Path::new("etc/hosts/below"), Links::Follow).is_err(),
+            "a file is no directory"
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, mknodat, umask};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use crate::cgroup::Cgroups;
@@ -86,7 +87,9 @@ pub(crate) fn enter(
     step("/sys", put(&root, "sys", &sys::new_mount(c"sysfs", &[], HARMLESS | writable)?))?;
     step("/sys/fs/cgroup", put_groups(&root, groups, writable, cgroups.is_v2()))?;
     for (what, one) in taken {
-        let target = step(&what, mounts::target(&root, mounts::relative(&one.target), &one.tree))?;
+        let path = step(&what, mounts::place(&root, mounts::relative(&one.target)))?;
+        step(&what, not_over_proc(&path, &one.tree))?;
+        let target = step(&what, mounts::target(&root, &path, &one.tree))?;
         step(&what, sys::move_mount(one.tree, target))?;
     }
     let bundle = place.parent().unwrap_or(Path::new("/"));
@@ -176,6 +179,33 @@ pub(crate) fn mount_layers(spec: &ContainerSpec, users: Option<&Users>) -> io::R
 /// Mounts over a directory that must be one: a link in an image must not move `/proc` or `/dev` elsewhere.
 fn put(root: &File, path: &str, tree: &OwnedFd) -> io::Result<()> {
     sys::move_mount(tree, mounts::directory(root, Path::new(path), Links::Refuse)?)
+}
+
+/// What may be put over files of the kernel's in `/proc`, which hides what it says from the program. Source: runc's
+/// `checkProcMount`.
+const OVER_PROC: [&str; 10] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/loadavg",
+    "proc/meminfo",
+    "proc/slabinfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/sys/crypto/fips_enabled",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/uptime",
+];
+
+/// Nothing else is mounted in `/proc`, whoever asks for it: a link in an image leads there as well as a volume does, and what
+/// is written through `/proc` to confine a program would be written elsewhere (CVE-2019-16884). `path` is without links.
+fn not_over_proc(path: &Path, tree: &OwnedFd) -> io::Result<()> {
+    let allowed = !path.starts_with("proc")
+        || OVER_PROC.iter().any(|one| path == Path::new(one))
+        || path == Path::new("proc") && fstatfs(tree)?.filesystem_type() == PROC_SUPER_MAGIC;
+    if allowed {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("\"/{}\" cannot be mounted because it is inside /proc", path.display())))
 }
 
 fn put_groups(root: &File, groups: Vec<(String, OwnedFd)>, attributes: u64, v2: bool) -> io::Result<()> {
@@ -300,5 +330,29 @@ mod tests {
         link(outside.path(), &inside.path().join("proc"));
         let root = File::open(inside.path()).unwrap();
         assert!(mounts::directory(&root, Path::new("proc"), Links::Refuse).is_err());
+    }
+
+    #[test]
+    fn nothing_is_put_over_proc_but_figures() {
+        let root = tempfile::tempdir().unwrap();
+        link(Path::new("/proc/self/attr"), &root.path().join("etc"));
+        std::fs::create_dir_all(root.path().join("proc/self/attr")).unwrap();
+        let inside = File::open(root.path()).unwrap();
+        let (file, proc) =
+            (OwnedFd::from(File::open("/dev/null").unwrap()), OwnedFd::from(File::open("/proc").unwrap()));
+        let allowed = |path: &str, tree: &OwnedFd| {
+            let place = mounts::place(&inside, Path::new(path)).unwrap();
+            not_over_proc(&place, tree).map_err(|error| error.to_string())
+        };
+        for path in ["var/hosts", "proc/meminfo", "process/x"] {
+            assert_eq!(allowed(path, &file), Ok(()), "{path}");
+        }
+        assert_eq!(allowed("proc", &proc), Ok(()));
+        for (path, place) in
+            [("proc", "/proc"), ("proc/1/attr", "/proc/1/attr"), ("etc/exec", "/proc/self/attr/exec")]
+        {
+            let wanted = format!("\"{place}\" cannot be mounted because it is inside /proc");
+            assert_eq!(allowed(path, &file), Err(wanted));
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! `--feature-gates`: a gate may be said if it says what is so here. There are no switches behind them.
+//! `--feature-gates`: a gate may be said if it says what is so here. The API server has switches behind a few.
 //!
 //! Source: the gates of upstream's v1.36 with their defaults, from the `kube_features.go` of each part.
+
+use podium_api::kinds::features::Features;
 
 /// Gates that are on by default, and `MaxUnavailableStatefulSet`, which is built though it is off by default.
 const ON: &[&str] = &[
@@ -257,6 +259,35 @@ const OFF: &[&str] = &[
 ///
 /// When part of it is not a gate with a value, is no gate of v1.36, or says what is not so here.
 pub(super) fn check(list: &str) -> Result<(), String> {
+    read(list, &mut |_, _| false)
+}
+
+/// Reads the list of an API server: which of the features are on that it can turn on.
+///
+/// # Errors
+///
+/// As [`check`], and when a feature is on without another that it needs.
+pub(super) fn features(list: &str) -> Result<Features, String> {
+    let mut features = Features::default();
+    read(list, &mut |gate, value| {
+        let switch = match gate {
+            "ClusterTrustBundle" => &mut features.cluster_trust_bundle,
+            "ClusterTrustBundleProjection" => &mut features.cluster_trust_bundle_projection,
+            _ => return false,
+        };
+        *switch = value;
+        true
+    })?;
+    if features.cluster_trust_bundle_projection && !features.cluster_trust_bundle {
+        return Err("ClusterTrustBundleProjection is enabled, but depends on features that are disabled: \
+                    [ClusterTrustBundle]"
+            .to_owned());
+    }
+    Ok(features)
+}
+
+/// What `switch` does not take has to be as it is here.
+fn read(list: &str, switch: &mut dyn FnMut(&str, bool) -> bool) -> Result<(), String> {
     for said in list.split(',').map(str::trim).filter(|said| !said.is_empty()) {
         let (gate, value) = said.split_once('=').ok_or_else(|| format!("missing bool value for {said}"))?;
         let wanted = match value.trim() {
@@ -270,7 +301,7 @@ pub(super) fn check(list: &str) -> Result<(), String> {
             (_, true) => false,
             _ => return Err(format!("unrecognized feature gate: {gate}")),
         };
-        if here != wanted {
+        if !switch(gate, wanted) && here != wanted {
             return Err(format!(
                 "{gate}={wanted} is not supported: features are those of v1.36 with their defaults"
             ));
@@ -298,6 +329,25 @@ mod tests {
             let error = check(wrong).unwrap_err();
             assert!(error.starts_with(why), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn an_api_server_has_switches() {
+        let on = |bundle, projection| {
+            Ok(Features { cluster_trust_bundle: bundle, cluster_trust_bundle_projection: projection })
+        };
+        for (list, wanted) in [
+            ("", on(false, false)),
+            ("ClusterTrustBundle=true,NodeSwap=true", on(true, false)),
+            ("ClusterTrustBundleProjection=true,ClusterTrustBundle=true", on(true, true)),
+            ("ClusterTrustBundle=true,ClusterTrustBundle=false", on(false, false)),
+        ] {
+            assert_eq!(features(list), wanted, "{list}");
+        }
+        let error = features("ClusterTrustBundleProjection=true").unwrap_err();
+        assert!(error.ends_with("depends on features that are disabled: [ClusterTrustBundle]"), "{error}");
+        assert!(features("PodCertificateRequest=true").is_err());
+        assert!(check("ClusterTrustBundle=true").is_err(), "other components have no switch");
     }
 
     #[test]

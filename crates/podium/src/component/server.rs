@@ -54,6 +54,9 @@ pub(crate) struct Flags {
     /// Versions of the API to turn on or off: group/version=true|false, api/ga, api/beta, api/all
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     runtime_config: Selection,
+    /// Features to turn on or off: ClusterTrustBundle and ClusterTrustBundleProjection; others are as they are by default
+    #[arg(long, value_name = "LIST")]
+    feature_gates: Vec<String>,
     #[command(flatten)]
     etcd: Etcd,
     /// How long events are kept
@@ -211,6 +214,7 @@ fn config(flags: &Flags, layout: &Layout, now: Timestamp) -> Result<podium_apise
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range.clone(),
         served: flags.runtime_config.clone(),
+        features: super::gates::features(&flags.feature_gates.join(",")).map_err(anyhow::Error::msg)?,
         serving: ServingCertificate::new(&serving)?,
         authentication: authentication::Config {
             client_authorities: podium_pki::certificate::from_pem(&clients).context("--client-ca-file")?,
@@ -300,11 +304,13 @@ mod tests {
         let now = Timestamp::now();
         let line = "--advertise-address 192.0.2.1 --port 7000 --requestheader-allowed-names a,b \
                     --runtime-config networking.k8s.io/v1beta1=true \
+                    --feature-gates ClusterTrustBundle=true --feature-gates ClusterTrustBundleProjection=true \
                     --service-cluster-ip-range 10.0.0.0/16 --tls-san api.example.com --event-ttl 1m30s";
         let config = config(&flags(line), &layout, now).unwrap();
         assert_eq!(config.bind.port(), 7000);
         assert_eq!(config.limits.event_ttl, Duration::from_secs(90));
         assert!(config.served.of("networking.k8s.io", "v1beta1").next().is_some());
+        assert!(config.features.cluster_trust_bundle && config.features.cluster_trust_bundle_projection);
         assert_eq!(config.authentication.proxy_names, ["a", "b"]);
         assert_eq!(config.service_cidr.to_string(), "10.0.0.0/16");
         let serving = std::fs::read_to_string(layout.pki().join("apiserver.crt")).unwrap();

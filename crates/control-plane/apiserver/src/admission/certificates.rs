@@ -1,5 +1,5 @@
-//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction: who may approve or sign for which signer, and that nobody
-//! asks to become `system:masters`.
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest: who may approve, sign or attest
+//! for which signer, and that nobody asks to become `system:masters`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,6 +9,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
 use super::{Operation, Request};
+use crate::authorization::escalation::only_collector_fields_differ;
 use crate::authorization::{Attributes, Authorizer, MASTERS, go_quote};
 use crate::objects::text;
 
@@ -16,6 +17,9 @@ const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
 pub(super) fn check(request: &Request<'_>, authorizer: &Authorizer) -> Result<(), ApiError> {
+    if request.group == GROUP && request.resource == "clustertrustbundles" {
+        return attested(request, authorizer);
+    }
     if request.group != GROUP || request.resource != "certificatesigningrequests" {
         return Ok(());
     }
@@ -39,17 +43,31 @@ pub(super) fn check(request: &Request<'_>, authorizer: &Authorizer) -> Result<()
 
 fn permitted(request: &Request<'_>, authorizer: &Authorizer, verb: &str, word: &str) -> Result<(), ApiError> {
     let signer = request.old.map(|old| text(old, "/spec/signerName")).unwrap_or_default();
-    let ask = |name: &str| {
-        let attributes = Attributes::resource(request.user, verb, GROUP, "signers");
-        authorizer.authorize(&Attributes { version: "*", name, ..attributes }).allowed()
-    };
-    // Either for this signer, or for all of its domain.
-    let domain = signer.split('/').next().unwrap_or_default();
-    if ask(signer) || ask(&format!("{domain}/*")) {
+    if may(request, authorizer, verb, signer) {
         return Ok(());
     }
     Err(request
         .forbidden(&format!("user not permitted to {word} requests with signerName {}", go_quote(signer))))
+}
+
+/// A signer's bundle is written by whoever may attest for the signer. By the new object: its signer does not change.
+fn attested(request: &Request<'_>, authorizer: &Authorizer) -> Result<(), ApiError> {
+    let signer = text(request.object, "/spec/signerName");
+    let collected = request.old.is_some_and(|old| only_collector_fields_differ(request.object, old));
+    if signer.is_empty() || collected || may(request, authorizer, "attest", signer) {
+        return Ok(());
+    }
+    Err(request.forbidden(&format!("user not permitted to attest for signerName {}", go_quote(signer))))
+}
+
+/// Whether the user may do this for the signer, or for all of its domain.
+fn may(request: &Request<'_>, authorizer: &Authorizer, verb: &str, signer: &str) -> bool {
+    let ask = |name: &str| {
+        let attributes = Attributes::resource(request.user, verb, GROUP, "signers");
+        authorizer.authorize(&Attributes { version: "*", name, ..attributes }).allowed()
+    };
+    let domain = signer.split('/').next().unwrap_or_default();
+    ask(signer) || ask(&format!("{domain}/*"))
 }
 
 fn check_subject(request: &Request<'_>) -> Result<(), ApiError> {

@@ -1,6 +1,7 @@
 //! Plugins through the chain, as a write meets them.
 
 mod quotas;
+mod trust_bundles;
 
 use std::sync::Arc;
 

@@ -151,8 +151,8 @@ pub(crate) fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     out
 }
 
-/// The garbage collector removes owner references and finalizers from roles it could not itself create.
-fn only_collector_fields_differ(new: &Value, old: &Value) -> bool {
+/// The garbage collector removes owner references and finalizers from objects it could not itself create.
+pub(crate) fn only_collector_fields_differ(new: &Value, old: &Value) -> bool {
     let strip = |object: &Value| {
         let mut copy = object.clone();
         if let Some(metadata) = copy.get_mut("metadata").and_then(Value::as_object_mut) {

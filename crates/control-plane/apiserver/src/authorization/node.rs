@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use podium_api::kinds::features::Features;
 use podium_api::selector::FieldSelector;
 
 use super::rbac::Rule;
@@ -57,9 +58,9 @@ impl std::fmt::Debug for NodeAuthorizer {
 
 impl NodeAuthorizer {
     /// Follows pods, volumes, attachments and resource slices.
-    pub fn new(objects: Objects) -> Self {
+    pub fn new(objects: Objects, features: Features) -> Self {
         let pending = Pending::follow(&objects, &FOLLOWED);
-        NodeAuthorizer { objects, pending, graph: RwLock::default(), rules: bootstrap::node_rules() }
+        NodeAuthorizer { objects, pending, graph: RwLock::default(), rules: bootstrap::node_rules(features) }
     }
 
     /// Decides one request.

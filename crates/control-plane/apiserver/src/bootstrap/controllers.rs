@@ -354,3 +354,13 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         ],
     ),
 ];
+
+/// Those that are there besides with the feature ClusterTrustBundle.
+pub(super) const TRUST_CONTROLLER_ROLES: &[Role] = &[role(
+    "system:controller:kube-apiserver-serving-clustertrustbundle-publisher",
+    &[
+        "attest certificates.k8s.io signers kubernetes.io/kube-apiserver-serving",
+        "create,delete,list,update,watch certificates.k8s.io clustertrustbundles",
+        "create,patch,update core,events.k8s.io events",
+    ],
+)];

@@ -126,3 +126,10 @@ pub(super) const NAMESPACE_BINDINGS: &[Binding] = &[
         .within("kube-system"),
     binding("system:controller:token-cleaner", &["account kube-system/token-cleaner"]).within("kube-system"),
 ];
+
+/// What is there besides with the feature ClusterTrustBundle.
+pub(super) const TRUST_ROLES: &[Role] =
+    &[role("system:cluster-trust-bundle-discovery", &[READ_TRUST_BUNDLES])];
+pub(super) const TRUST_BINDINGS: &[Binding] =
+    &[binding("system:cluster-trust-bundle-discovery", &["group system:serviceaccounts"])];
+pub(super) const READ_TRUST_BUNDLES: &str = "read certificates.k8s.io clustertrustbundles";

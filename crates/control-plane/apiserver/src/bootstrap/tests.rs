@@ -39,7 +39,7 @@ fn the_policy_is_upstreams() {
         }
     }
     let mut actual = BTreeMap::new();
-    for mut object in policy() {
+    for mut object in policy(Features::default()) {
         if object.get("aggregationRule").is_some() {
             assert!(items(&object, "/rules").len() > 10, "{} has its parts' rules", key(&object).2);
             object["rules"] = Value::Array(Vec::new());
@@ -50,17 +50,20 @@ fn the_policy_is_upstreams() {
         assert_eq!(actual.get(key), Some(wanted), "{key:?}");
     }
     assert_eq!(actual.len(), expected.len());
-    assert_eq!(policy().len(), expected.len(), "no object twice");
+    assert_eq!(policy(Features::default()).len(), expected.len(), "no object twice");
 }
 
 #[test]
 fn node_rules_are_there() {
-    assert!(node_rules().len() > 20);
+    assert!(node_rules(Features::default()).len() > 20);
 }
 
 #[test]
 fn reconcile_adds_and_never_takes_away() {
-    let wanted = policy().into_iter().find(|o| o["metadata"]["name"] == "system:basic-user").unwrap();
+    let wanted = policy(Features::default())
+        .into_iter()
+        .find(|o| o["metadata"]["name"] == "system:basic-user")
+        .unwrap();
     assert_eq!(reconcile(None, &wanted), Some(wanted.clone()));
     assert_eq!(reconcile(Some(&wanted), &wanted), None);
 
@@ -81,7 +84,7 @@ fn reconcile_adds_and_never_takes_away() {
 
 #[test]
 fn reconcile_restores_subjects_and_role() {
-    let wanted = policy()
+    let wanted = policy(Features::default())
         .into_iter()
         .find(|o| o["kind"] == "ClusterRoleBinding" && o["metadata"]["name"] == "cluster-admin")
         .unwrap();
@@ -91,4 +94,31 @@ fn reconcile_restores_subjects_and_role() {
     let new = reconcile(Some(&stored), &wanted).unwrap();
     assert_eq!(items(&new, "/subjects").len(), 2);
     assert_eq!(new["roleRef"], wanted["roleRef"]);
+}
+
+#[test]
+fn trust_bundles_bring_their_rules() {
+    let on = Features { cluster_trust_bundle: true, ..Features::default() };
+    let (without, with) = (policy(Features::default()), policy(on));
+    let named = |objects: &[Value], name: &str| -> Vec<Value> {
+        objects.iter().filter(|object| object["metadata"]["name"] == name).cloned().collect()
+    };
+    let rule = json!({"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"],
+        "verbs": ["get", "list", "watch"]});
+    for name in [
+        "system:cluster-trust-bundle-discovery",
+        "system:controller:kube-apiserver-serving-clustertrustbundle-publisher",
+    ] {
+        assert_eq!(
+            (named(&without, name).len(), named(&with, name).len()),
+            (0, 2),
+            "{name}: a role and its binding"
+        );
+    }
+    let discovery = named(&with, "system:cluster-trust-bundle-discovery");
+    assert_eq!(discovery[0]["rules"], json!([rule]));
+    assert_eq!(discovery[1]["subjects"][0]["name"], "system:serviceaccounts");
+    let (old, new) = (named(&without, "system:node"), named(&with, "system:node"));
+    assert!(!items(&old[0], "/rules").contains(&rule) && items(&new[0], "/rules").contains(&rule));
+    assert_eq!(with.len(), without.len() + 4);
 }

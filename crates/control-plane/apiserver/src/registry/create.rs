@@ -139,6 +139,7 @@ impl Call {
         self.check_namespace(&mut object["metadata"])?;
         rules.default(&mut object);
         let context = Context { part: Part::Main, now: &now, requester: self.user.as_requester() };
+        self.drop_disabled(&mut object, None);
         rules.prepare_create(&mut object, &context);
         if rules.has_generation() {
             object["metadata"]["generation"] = json!(1);
@@ -168,6 +169,12 @@ impl Call {
             return Ok(Created::DryRun(object));
         }
         self.store_new(object, reserved).await
+    }
+
+    /// Takes out what belongs to features that are off.
+    pub(super) fn drop_disabled(&self, object: &mut Value, old: Option<&Value>) {
+        let served = &self.served;
+        self.core.config.features.drop_disabled(&served.storage_group, &served.kind, object, old);
     }
 
     /// All faults at once, in upstream's order: the kind's own, then metadata's.

@@ -191,6 +191,7 @@ impl Call {
         self.check_namespace(&mut new["metadata"])?;
         rules.default(new);
         keep_system_metadata(new, old);
+        self.drop_disabled(new, Some(old));
         rules.prepare_update(new, old, &context);
         if rules.has_generation() && change.part != Part::Status && rules.spec_changed(new, old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);

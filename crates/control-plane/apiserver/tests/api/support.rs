@@ -67,6 +67,7 @@ impl Server {
             service_cidr: "10.96.0.0/16".parse().expect("a CIDR"),
             node_ports: 30000..=32767,
             served: podium_api::resources::Selection::default(),
+            features: podium_api::kinds::features::Features::default(),
             serving: ServingCertificate::new(&serving).expect("a serving certificate"),
             authentication: authentication::Config {
                 client_authorities: podium_pki::certificate::from_pem(&authority).expect("the authority"),

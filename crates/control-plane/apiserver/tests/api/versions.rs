@@ -41,7 +41,12 @@ async fn betas_are_off_by_default_and_served_when_asked_for() {
 /// Kinds that have no GA version live their life as any other.
 #[tokio::test]
 async fn kinds_that_are_only_beta() {
-    let server = with("certificates.k8s.io/v1beta1=true,coordination.k8s.io/v1beta1=true").await;
+    let server = Server::start_with(0, |config| {
+        config.served =
+            "certificates.k8s.io/v1beta1=true,coordination.k8s.io/v1beta1=true".parse().expect("a selection");
+        config.features.cluster_trust_bundle = true;
+    })
+    .await;
     let path = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
     let authority = server.pki.authority().certificate().to_owned();
     let bundle = json!({"metadata": {"name": "roots"}, "spec": {"trustBundle": authority}});
@@ -55,6 +60,48 @@ async fn kinds_that_are_only_beta() {
     assert_eq!(call(&server, "DELETE", &format!("{path}/roots"), Value::Null).await.status, 200);
     let other = call(&server, "GET", "/apis/networking.k8s.io/v1beta1/servicecidrs", Value::Null).await;
     assert_eq!(other.status, 404, "only what was asked for");
+    server.stop().await;
+}
+
+/// A feature that is off has no resource, whatever version is asked for, and its field is not kept in pods and their templates.
+#[tokio::test]
+async fn features_that_are_off_leave_nothing() {
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "projected": {"sources": [
+                {"clusterTrustBundle": {"name": "roots", "path": "ca.pem"}}]}}]}}}})
+    };
+    let source =
+        |object: &Value| object["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"][0].clone();
+    let server = with("certificates.k8s.io/v1beta1=true").await;
+    for plural in ["clustertrustbundles", "podcertificaterequests"] {
+        let path = format!("/apis/certificates.k8s.io/v1beta1/{plural}");
+        assert_eq!(call(&server, "GET", &path, Value::Null).await.status, 404, "{plural}");
+    }
+    let groups = call(&server, "GET", "/apis/certificates.k8s.io", Value::Null).await.json();
+    assert_eq!(
+        groups["versions"].as_array().map(Vec::len),
+        Some(1),
+        "nothing is left of the version: {groups}"
+    );
+    let made = call(&server, "POST", deployments, deployment("web")).await;
+    assert_eq!((made.status, source(&made.json())), (201, json!({})), "{}", made.text());
+    // Said again, it is still not a change.
+    let path = format!("{deployments}/web");
+    let again = call(&server, "PUT", &path, deployment("web")).await;
+    assert_eq!(source(&again.json()), json!({}), "{}", again.text());
+    assert_eq!(again.json()["metadata"]["generation"], 1);
+    server.stop().await;
+
+    let server = Server::start_with(0, |config| {
+        config.features.cluster_trust_bundle = true;
+        config.features.cluster_trust_bundle_projection = true;
+    })
+    .await;
+    let made = call(&server, "POST", deployments, deployment("web")).await.json();
+    assert_eq!(source(&made), json!({"clusterTrustBundle": {"name": "roots", "path": "ca.pem"}}));
     server.stop().await;
 }
 

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+pub(super) mod trust_bundle;
+
 use super::Requester;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, human_duration, name, or, string};
@@ -155,8 +157,11 @@ fn request_fault(base64_text: &str) -> Option<&'static str> {
     (!marked("BEGIN") || !marked("END")).then_some("PEM block type must be CERTIFICATE REQUEST")
 }
 
-/// `domain/path`, such as `example.com/my-signer`.
-fn signer(name: &str, path: &Path<'_>, errors: &mut Errors) {
+/// The longest name of a signer: a domain, a slash, and a path of a label, a dot and a subdomain.
+const SIGNER_MAX: usize = 253 + 1 + 63 + 1 + 253;
+
+/// `domain/path`, such as `example.com/my-signer`. Source: `ValidateSignerName`.
+pub(super) fn signer(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         errors.required(path, "");
         return;
@@ -170,16 +175,24 @@ fn signer(name: &str, path: &Path<'_>, errors: &mut Errors) {
         );
         return;
     };
-    for fault in super::validate::subdomain(domain) {
-        errors.invalid(path, *domain, &format!("validating label {domain:?}: {fault}"));
+    if domain.len() > 253 {
+        errors.too_long(path, 253);
     }
+    labels(domain, super::validate::label, path, errors);
     if domain.split('.').count() < 2 {
-        errors.invalid(path, name, "should be a domain with at least two segments separated by dots");
+        errors.invalid(path, *domain, "should be a domain with at least two segments separated by dots");
     }
-    for part in rest.split('.') {
-        for fault in super::validate::label(part) {
-            errors.invalid(path, *rest, &format!("validating label {part:?}: {fault}"));
-        }
+    labels(rest, super::validate::subdomain, path, errors);
+    if name.len() > SIGNER_MAX {
+        errors.too_long(path, SIGNER_MAX);
+    }
+}
+
+/// The faults of the first bad part between dots: those of others would read the same.
+fn labels(whole: &str, faults_of: fn(&str) -> Vec<String>, path: &Path<'_>, errors: &mut Errors) {
+    let Some(part) = whole.split('.').find(|part| !faults_of(part).is_empty()) else { return };
+    for fault in faults_of(part) {
+        errors.invalid(path, whole, &format!("validating label {part:?}: {fault}"));
     }
 }
 
@@ -269,15 +282,6 @@ fn change(new: &Value, old: &Value, approval: bool, errors: &mut Errors) {
         }
     }
 }
-
-/// ClusterTrustBundles.
-pub(super) static TRUST_BUNDLE: Kind = Kind {
-    fields: |object| vec![("spec.signerName", text(value(object, "spec"), "signerName").to_owned())],
-    columns: &[NAME, string("SignerName")],
-    row: |object, _| vec![name(object), or(text(value(object, "spec"), "signerName"), "<none>").into()],
-    unconditional_update: false,
-    ..Kind::BASE
-};
 
 /// PodCertificateRequests.
 pub(super) static POD_CERTIFICATE: Kind = Kind {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Resource, all, group_version};
+use crate::kinds::features::Features;
 
 /// The resources a server serves, in the order of the table. By default the GA ones, as upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +106,13 @@ impl Default for Selection {
 }
 
 impl Selection {
+    /// Without the resources of features that are off, whatever was asked for: upstream's server does not install them.
+    #[must_use]
+    pub fn with_features(mut self, features: Features) -> Selection {
+        self.resources.retain(|resource| features.serve(resource.group, resource.plural));
+        self
+    }
+
     /// Every resource served.
     pub fn iter(&self) -> impl Iterator<Item = &'static Resource> + '_ {
         self.resources.iter().copied()
@@ -262,6 +270,18 @@ mod tests {
         assert!(Selection::default().iter().all(|r| !r.version.contains("beta")));
         assert_eq!(on(""), [""; 0]);
         assert_eq!(on("api/ga=true,api/beta=false,api/alpha=false,v1=true,apps/v1"), [""; 0]);
+    }
+
+    #[test]
+    fn resources_of_features_need_both() {
+        let served = |text: &str, features: Features| {
+            let selection = text.parse::<Selection>().unwrap().with_features(features);
+            selection.of("certificates.k8s.io", "v1beta1").map(|r| r.plural).collect::<Vec<_>>()
+        };
+        let on = Features { cluster_trust_bundle: true, ..Features::default() };
+        assert_eq!(served("api/beta=true", on), ["clustertrustbundles"]);
+        assert_eq!(served("api/beta=true", Features::default()), [""; 0]);
+        assert_eq!(served("", on), [""; 0]);
     }
 
     #[test]

@@ -175,6 +175,10 @@ fn what_is_wrong_or_not_built_is_refused() {
         (json!({"featureGates": {"AllAlpha": true}}), "featureGates: AllAlpha is not built in this kubelet"),
         (json!({"featureGates": {"SidecarContainers": false}}), "SidecarContainers cannot be turned off"),
         (json!({"featureGates": {"NoSuchGate": true}}), "NoSuchGate is not a gate that this kubelet knows"),
+        (
+            json!({"featureGates": {"ClusterTrustBundleProjection": true}}),
+            "depends on features that are disabled: [ClusterTrustBundle]",
+        ),
         (json!({"featureGates": {"AllAlpha": "no"}}), "strict decoding error"),
         (json!({"tlsMinVersion": "VersionTLS11"}), "only VersionTLS12 and VersionTLS13 are"),
         (
@@ -265,8 +269,19 @@ fn pods_from_a_url() {
 #[test]
 fn gates_may_say_what_is_true() {
     let gates = json!({"AllAlpha": false, "EnvFiles": true, "SidecarContainers": true, "NodeSwap": true});
-    let read = read(json!({"featureGates": gates})).unwrap();
-    assert_eq!(read.shown()["featureGates"], gates);
+    let shown = read(json!({"featureGates": gates})).unwrap().shown();
+    assert_eq!(shown["featureGates"], gates);
+}
+
+#[test]
+fn some_gates_are_switches() {
+    let (bundle, projection) = ("ClusterTrustBundle", "ClusterTrustBundleProjection");
+    assert!(!read(json!({})).unwrap().feature_is_on(projection));
+    let on = read(json!({"featureGates": {bundle: true, projection: true}})).unwrap();
+    assert!(on.feature_is_on(projection) && on.feature_is_on(bundle));
+    assert!(
+        !read(json!({"featureGates": {bundle: true, projection: false}})).unwrap().feature_is_on(projection)
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use podium_cri::v1::AuthConfig;
 use serde::Deserialize;
@@ -19,6 +20,9 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
 };
+
+use super::accounts::{Account, AccountKey, Accounts, Asked, TokenAttributes};
+use crate::images::verification::PullServiceAccount;
 
 const CONFIG_VERSIONS: [&str; 3] =
     ["kubelet.config.k8s.io/v1", "kubelet.config.k8s.io/v1beta1", "kubelet.config.k8s.io/v1alpha1"];
@@ -72,7 +76,7 @@ struct Provider {
     args: Vec<String>,
     #[serde(default)]
     env: Vec<Variable>,
-    token_attributes: Option<serde_json::Value>,
+    token_attributes: Option<TokenAttributes>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,10 +119,24 @@ enum Failure {
     Large,
     #[error("answered what is not a CredentialProviderResponse of {VERSION}")]
     Answer,
+    #[error(
+        "returned the service account token as the password which is not allowed when service account cache type is not set \
+         to 'Token'"
+    )]
+    Echo,
 }
 
-/// Answers that are still good, by plugin and key.
-type Kept = HashMap<(usize, String), (Timestamp, BTreeMap<String, Login>)>;
+/// By plugin, what the plugin says its answers are for, and the account that it was asked for.
+type Key = (usize, String, Option<AccountKey>);
+/// Answers that are still good.
+type Kept = HashMap<Key, (Timestamp, BTreeMap<String, Login>)>;
+
+/// Credentials that a plugin has for an image.
+pub(crate) struct Credentials {
+    pub(crate) auth: AuthConfig,
+    /// The account whose token the plugin got; if none, every pod of the node can have them.
+    pub(crate) account: Option<PullServiceAccount>,
+}
 
 /// The configured plugins.
 pub struct Providers {
@@ -162,8 +180,9 @@ impl Providers {
         Ok(Self { providers, programs: programs.to_owned(), kept: Mutex::default() })
     }
 
-    /// The credentials that plugins have for an image, the most specific of each plugin first. A plugin that fails has none.
-    pub(crate) async fn for_image(&self, image: &str) -> Vec<AuthConfig> {
+    /// The credentials that plugins have for a pod's image, the most specific of each plugin first. A plugin that fails has
+    /// none.
+    pub(crate) async fn for_image(&self, image: &str, pod: &Pod, accounts: &Accounts) -> Vec<Credentials> {
         let Ok(full) = podium_cri::normalize_image_name(image) else { return Vec::new() };
         let name = repository(&full).to_owned();
         let mut found = Vec::new();
@@ -171,9 +190,15 @@ impl Providers {
             if !provider.match_images.iter().any(|pattern| super::matches(pattern, &name)) {
                 continue;
             }
-            let logins = match self.kept(index, &name) {
+            let account = match self.account(provider, pod, accounts).await {
+                Asked::Plainly => None,
+                Asked::As(account) => Some(account),
+                Asked::Not => continue,
+            };
+            let key = account.as_ref().zip(provider.token_attributes.as_ref()).map(|(one, how)| one.key(how));
+            let logins = match self.kept(index, &name, key.as_ref()) {
                 Some(logins) => logins,
-                None => match self.ask(index, provider, &name).await {
+                None => match self.ask(index, provider, &name, account.as_ref(), key).await {
                     Ok(logins) => logins,
                     Err(failure) => {
                         let cause = podium_client::error_chain(&failure);
@@ -190,22 +215,41 @@ impl Providers {
             let mut fitting: Vec<_> =
                 logins.into_iter().filter(|(pattern, _)| super::matches(pattern, &name)).collect();
             fitting.sort_by(|(one, _), (other, _)| other.cmp(one));
-            found.extend(fitting.into_iter().map(|(_, login)| AuthConfig {
-                username: login.username,
-                password: login.password,
-                ..Default::default()
+            found.extend(fitting.into_iter().map(|(_, login)| Credentials {
+                auth: AuthConfig { username: login.username, password: login.password, ..Default::default() },
+                account: account.as_ref().map(|account| account.coordinates.clone()),
             }));
         }
         found
     }
 
-    fn kept(&self, index: usize, image: &str) -> Option<BTreeMap<String, Login>> {
+    /// How a plugin is asked for the pod; not at all if that cannot be found out.
+    async fn account(&self, provider: &Provider, pod: &Pod, accounts: &Accounts) -> Asked {
+        let Some(attributes) = &provider.token_attributes else { return Asked::Plainly };
+        accounts.asked(pod, attributes).await.unwrap_or_else(|failure| {
+            tracing::warn!(
+                provider = provider.name,
+                namespace = crate::pod::namespace(pod),
+                pod = crate::pod::name(pod),
+                cause = podium_client::error_chain(&failure),
+                "a credential provider cannot be asked"
+            );
+            Asked::Not
+        })
+    }
+
+    fn kept(
+        &self,
+        index: usize,
+        image: &str,
+        account: Option<&AccountKey>,
+    ) -> Option<BTreeMap<String, Login>> {
         let now = Timestamp::now();
         let mut kept = self.kept.lock();
         kept.retain(|_, (until, _)| now < *until);
-        [image, registry(image), ""]
-            .into_iter()
-            .find_map(|key| kept.get(&(index, key.to_owned())).map(|(_, logins)| logins.clone()))
+        [image, registry(image), ""].into_iter().find_map(|key| {
+            kept.get(&(index, key.to_owned(), account.cloned())).map(|(_, logins)| logins.clone())
+        })
     }
 
     async fn ask(
@@ -213,8 +257,16 @@ impl Providers {
         index: usize,
         provider: &Provider,
         image: &str,
+        account: Option<&Account>,
+        account_key: Option<AccountKey>,
     ) -> Result<BTreeMap<String, Login>, Failure> {
-        let request = json!({"kind": "CredentialProviderRequest", "apiVersion": VERSION, "image": image});
+        let mut request = json!({"kind": "CredentialProviderRequest", "apiVersion": VERSION, "image": image});
+        if let Some(account) = account {
+            request["serviceAccountToken"] = json!(account.token);
+            if !account.annotations.is_empty() {
+                request["serviceAccountAnnotations"] = json!(account.annotations);
+            }
+        }
         let mut command = Command::new(self.programs.join(&provider.name));
         command.args(&provider.args).envs(provider.env.iter().map(|one| (&one.name, &one.value)));
         let output = run(command, request.to_string().as_bytes()).await?;
@@ -230,11 +282,17 @@ impl Providers {
             return Err(Failure::Answer);
         }
         let logins = answer.auth.unwrap_or_default();
+        let per_token = provider.token_attributes.as_ref().is_some_and(TokenAttributes::is_per_token);
+        if let Some(account) = account.filter(|account| !per_token && !account.token.is_empty())
+            && logins.values().any(|login| login.password == account.token)
+        {
+            return Err(Failure::Echo);
+        }
         let good_for = answer.cache_duration.as_deref().or(provider.default_cache_duration.as_deref());
         let good_for = good_for.and_then(podium_api::duration::parse).ok_or(Failure::Answer)?;
         if good_for.is_positive() {
             let until = Timestamp::now().checked_add(good_for).unwrap_or(Timestamp::MAX);
-            self.kept.lock().insert((index, key.to_owned()), (until, logins.clone()));
+            self.kept.lock().insert((index, key.to_owned(), account_key), (until, logins.clone()));
         }
         Ok(logins)
     }
@@ -275,11 +333,8 @@ fn parse(text: &str) -> Result<Vec<Provider>, ConfigError> {
                 ));
             }
         }
-        if provider.token_attributes.is_some() {
-            let field = at("tokenAttributes");
-            return invalid(format!(
-                "{field}: service account tokens for credential providers are not built yet"
-            ));
+        if let Some(fault) = provider.token_attributes.as_ref().and_then(TokenAttributes::fault) {
+            return invalid(format!("{}.{fault}", at("tokenAttributes")));
         }
     }
     Ok(file.providers)
@@ -337,6 +392,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::testing::api::FakeApi;
 
     /// A plugin that counts its calls and answers with what the image asks for.
     fn plugin(directory: &Path, name: &str, script: &str) {
@@ -367,7 +423,144 @@ mod tests {
     }
 
     async fn users(providers: &Providers, image: &str) -> Vec<String> {
-        providers.for_image(image).await.into_iter().map(|auth| auth.username).collect()
+        let accounts = Accounts::new(FakeApi::new().client());
+        let found = providers.for_image(image, &Pod::default(), &accounts).await;
+        assert!(found.iter().all(|one| one.account.is_none()), "no plugin here knows of accounts");
+        found.into_iter().map(|one| one.auth.username).collect()
+    }
+
+    fn pod(name: &str, account: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-of-{name}")},
+            "spec": {"containers": [], "serviceAccountName": account}}))
+        .unwrap()
+    }
+
+    /// A world with accounts, and one plugin with these attributes that answers with the user `u`.
+    struct Accounted {
+        directory: tempfile::TempDir,
+        api: FakeApi,
+        accounts: Accounts,
+        providers: Providers,
+    }
+
+    impl Accounted {
+        fn new(attributes: &str, auth: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let script = answer("Registry", "", auth);
+            plugin(directory.path(), "p", &script);
+            let text = config(
+                &provider("p", "r.io").replace("args:", &format!("tokenAttributes: {{{attributes}}}, args:")),
+            );
+            let path = directory.path().join("config.yaml");
+            std::fs::write(&path, text).unwrap();
+            let providers = Providers::read(&path, directory.path()).unwrap();
+            let api = FakeApi::new();
+            for (name, annotations) in [("bot", json!({"a/b": "1", "c": "2", "d": "3"})), ("bare", json!({}))]
+            {
+                api.put("serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                    "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-of-{name}"), "annotations": annotations}}));
+            }
+            Self { directory, accounts: Accounts::new(api.client()), api, providers }
+        }
+
+        async fn found(&self, pod: &Pod) -> Vec<Credentials> {
+            self.providers.for_image("r.io/app:v1", pod, &self.accounts).await
+        }
+
+        /// How often the plugin was asked.
+        fn calls(&self) -> usize {
+            let calls = std::fs::read_to_string(self.directory.path().join("p.calls")).unwrap_or_default();
+            calls.lines().count()
+        }
+
+        fn request(&self) -> serde_json::Value {
+            let text = std::fs::read_to_string(self.directory.path().join("p.request")).unwrap();
+            serde_json::from_str(text.trim_end().strip_suffix(" a b").unwrap()).unwrap()
+        }
+    }
+
+    const LOGIN: &str = r#"{"r.io": {"username": "u", "password": "p"}}"#;
+    const ANY: &str =
+        "serviceAccountTokenAudience: reg, requireServiceAccount: true, cacheType: ServiceAccount";
+
+    #[tokio::test]
+    async fn plugins_get_a_token_and_the_annotations_they_asked_for() {
+        let keys =
+            "requiredServiceAccountAnnotationKeys: ['a/b'], optionalServiceAccountAnnotationKeys: [c, x]";
+        let world = Accounted::new(&format!("{ANY}, {keys}"), LOGIN);
+        let found = world.found(&pod("one", "bot")).await;
+        assert_eq!(found[0].auth.username, "u");
+        let account =
+            PullServiceAccount { uid: "uid-of-bot".into(), namespace: "ns".into(), name: "bot".into() };
+        assert_eq!(found[0].account, Some(account.clone()));
+        let request = world.request();
+        assert_eq!(request["serviceAccountToken"], "token-of-bot");
+        assert_eq!(request["serviceAccountAnnotations"], json!({"a/b": "1", "c": "2"}));
+        let asked = world.api.token_requests();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0]["spec"]["audiences"], json!(["reg"]));
+        assert_eq!(asked[0]["spec"]["boundObjectRef"]["uid"], "uid-of-one");
+        assert_eq!(asked[0]["metadata"]["uid"], "uid-of-bot", "not another account of that name");
+        // Another pod of the account has the same; who lacks the annotation, and who has no account, has nothing.
+        assert_eq!(world.found(&pod("two", "bot")).await[0].account, Some(account));
+        assert!(world.found(&pod("three", "bare")).await.is_empty());
+        assert!(world.found(&pod("four", "")).await.is_empty());
+        assert!(world.found(&pod("five", "gone")).await.is_empty());
+        assert_eq!(world.calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn answers_are_kept_for_an_account_or_a_token() {
+        let world = Accounted::new(&format!("{ANY}, optionalServiceAccountAnnotationKeys: [c]"), LOGIN);
+        for name in ["one", "two"] {
+            world.found(&pod(name, "bot")).await;
+        }
+        assert_eq!(world.calls(), 1, "one account, two pods");
+        world.found(&pod("three", "bare")).await;
+        assert_eq!(world.calls(), 2, "another account");
+        let put = |uid: &str, annotations: serde_json::Value| {
+            world.api.put(
+                "serviceaccounts",
+                json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "bot", "namespace": "ns", "uid": uid, "annotations": annotations}}),
+            );
+        };
+        put("uid-of-bot", json!({"c": "other"}));
+        world.found(&pod("one", "bot")).await;
+        assert_eq!(world.calls(), 3, "another annotation");
+        put("uid-of-bot", json!({"c": "other", "unasked": "x"}));
+        world.found(&pod("one", "bot")).await;
+        assert_eq!(world.calls(), 3, "one that the plugin does not get");
+        put("new", json!({"c": "other"}));
+        world.found(&pod("one", "bot")).await;
+        assert_eq!(world.calls(), 4, "another account of that name");
+
+        let per_token = Accounted::new(&ANY.replace("cacheType: ServiceAccount", "cacheType: Token"), LOGIN);
+        per_token.api.short_tokens();
+        for name in ["one", "two"] {
+            per_token.found(&pod(name, "bot")).await;
+        }
+        assert_eq!(per_token.calls(), 2, "two tokens");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_an_answer_only_if_answers_are_kept_by_it() {
+        let echo = LOGIN.replace("\"p\"", "\"token-of-bot\"");
+        let world = Accounted::new(ANY, &echo);
+        assert!(world.found(&pod("one", "bot")).await.is_empty());
+        let per_token = Accounted::new(&ANY.replace("cacheType: ServiceAccount", "cacheType: Token"), &echo);
+        assert_eq!(per_token.found(&pod("one", "bot")).await[0].auth.password, "token-of-bot");
+    }
+
+    #[tokio::test]
+    async fn pods_without_an_account_can_be_let_in() {
+        let world = Accounted::new(&ANY.replace("true", "false"), LOGIN);
+        let found = world.found(&pod("static", "")).await;
+        assert_eq!((found.len(), &found[0].account), (1, &None));
+        assert_eq!(world.request().get("serviceAccountToken"), None);
+        assert!(world.found(&pod("one", "bot")).await[0].account.is_some());
+        assert_eq!(world.calls(), 2, "the answer without an account is for nobody who has one");
     }
 
     #[tokio::test]
@@ -441,7 +634,32 @@ mod tests {
         check(config(&provider("a", "")), "at least 1 item in matchImages is required");
         check(config(&provider("a", "x").replace("1h", "soon")), "defaultCacheDuration");
         check(config(&provider("a", "x").replace("k8s.io/v1", "k8s.io/v1beta1")), "apiVersion");
-        check(config(&provider("a", "x").replace("args:", "tokenAttributes: {}, args:")), "not built yet");
+        let attributes = |text: &str| {
+            config(&provider("a", "x").replace("args:", &format!("tokenAttributes: {{{text}}}, args:")))
+        };
+        let good = "serviceAccountTokenAudience: r, cacheType: Token, requireServiceAccount: true";
+        assert_eq!(parse(&attributes(good)).unwrap().len(), 1);
+        for (text, wanted) in [
+            (String::new(), "providers[0].tokenAttributes.serviceAccountTokenAudience: Required value"),
+            ("serviceAccountTokenAudience: r".to_owned(), "requireServiceAccount: Required value"),
+            (good.replace("Token,", "Other,"), "cacheType: Unsupported value: \"Other\""),
+            (good.replace("cacheType: Token,", ""), "cacheType is required to be set"),
+            (format!("{good}, requiredServiceAccountAnnotationKeys: ['a b']"), "Invalid value: \"a b\""),
+            (format!("{good}, optionalServiceAccountAnnotationKeys: [a, a]"), "Duplicate value: \"a\""),
+            (
+                format!(
+                    "{good}, requiredServiceAccountAnnotationKeys: [a], optionalServiceAccountAnnotationKeys: [a]"
+                ),
+                "annotation keys cannot be both required and optional",
+            ),
+            (
+                format!("{}, requiredServiceAccountAnnotationKeys: [a]", good.replace("true", "false")),
+                "requireServiceAccount cannot be false when requiredServiceAccountAnnotationKeys is set",
+            ),
+            (format!("{good}, other: x"), "unknown field"),
+        ] {
+            check(attributes(&text), wanted);
+        }
         check(config(&provider("a", "x").replace("args:", "arguments:")), "unknown field");
         let directory = tempfile::tempdir().unwrap();
         for name in ["1.yaml", "2.yaml"] {

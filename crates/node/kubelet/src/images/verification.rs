@@ -137,14 +137,32 @@ impl PullSecret {
     }
 }
 
-/// A service account whose token a credential plugin got. Upstream's kubelet writes these; no plugin of ours gets tokens,
-/// so they are kept and nobody here has them.
+/// A service account whose token a credential plugin got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PullServiceAccount {
-    uid: String,
-    namespace: String,
-    name: String,
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+/// Whose credentials a pull used, where not every pod of the node has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Secret(PullSecret),
+    Account(PullServiceAccount),
+}
+
+impl From<PullSecret> for Source {
+    fn from(secret: PullSecret) -> Self {
+        Self::Secret(secret)
+    }
+}
+
+impl From<PullServiceAccount> for Source {
+    fn from(account: PullServiceAccount) -> Self {
+        Self::Account(account)
+    }
 }
 
 /// What one name of an image was pulled with.
@@ -161,12 +179,14 @@ pub(crate) struct PullCredentials {
 }
 
 impl PullCredentials {
-    /// Of a pull with this secret, or, with None, with what every pod of the node has.
-    pub(crate) fn of(secret: Option<PullSecret>) -> Self {
-        Self {
-            node_pods_accessible: secret.is_none(),
-            kubernetes_secrets: secret.into_iter().collect(),
-            kubernetes_service_accounts: Vec::new(),
+    /// Of a pull with credentials of this source, or, with None, with what every pod of the node has.
+    pub(crate) fn of(source: Option<Source>) -> Self {
+        match source {
+            None => Self { node_pods_accessible: true, ..Self::default() },
+            Some(Source::Secret(secret)) => Self { kubernetes_secrets: vec![secret], ..Self::default() },
+            Some(Source::Account(account)) => {
+                Self { kubernetes_service_accounts: vec![account], ..Self::default() }
+            }
         }
     }
 
@@ -186,7 +206,15 @@ impl PullCredentials {
         }
         self.kubernetes_secrets
             .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-        self.kubernetes_secrets != before
+        let known = self.kubernetes_service_accounts.len();
+        for account in new.kubernetes_service_accounts {
+            if !self.kubernetes_service_accounts.contains(&account) {
+                self.kubernetes_service_accounts.push(account);
+            }
+        }
+        self.kubernetes_service_accounts
+            .sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        self.kubernetes_secrets != before || self.kubernetes_service_accounts.len() != known
     }
 }
 
@@ -224,12 +252,21 @@ pub(crate) enum Verdict {
     MustPull,
 }
 
-/// The decision. `secrets`: those of the pod that fit the image.
+/// Whether a pod's service account may open an image: to find out whether plugins have credentials for it is dear.
+pub(crate) fn is_of_accounts(policy: &Policy, image: &str, trace: Trace<'_>) -> bool {
+    let Trace::Pulled(mapping) = trace else { return false };
+    let known = mapping.get(without_tag_and_digest(image));
+    policy.verifies(image, true) && known.is_some_and(|known| !known.kubernetes_service_accounts.is_empty())
+}
+
+/// The decision. `secrets`: those of the pod that fit the image. `account`: the pod's, if a plugin has credentials for the
+/// image by it.
 pub(crate) fn judge(
     policy: &Policy,
     image: &str,
     trace: Trace<'_>,
     secrets: impl FnOnce() -> Vec<PullSecret>,
+    account: Option<&PullServiceAccount>,
 ) -> Verdict {
     let mapping = match trace {
         // Whatever the policy: a pull writes the record anew.
@@ -242,8 +279,8 @@ pub(crate) fn judge(
     if known.node_pods_accessible {
         return Verdict::Given;
     }
-    let known = &known.kubernetes_secrets;
-    if known.is_empty() {
+    let (known, accounts) = (&known.kubernetes_secrets, &known.kubernetes_service_accounts);
+    if known.is_empty() && accounts.is_empty() {
         return Verdict::MustPull;
     }
     let room = known.len() < MOST_FOUND_SECRETS;
@@ -261,7 +298,8 @@ pub(crate) fn judge(
             }
         }
     }
-    Verdict::MustPull
+    let ours = account.is_some_and(|account| accounts.contains(account));
+    if ours { Verdict::Given } else { Verdict::MustPull }
 }
 
 #[cfg(test)]
@@ -337,11 +375,11 @@ mod tests {
             let mapping: CredentialMapping =
                 known.into_iter().map(|known| ("r.io/app".to_owned(), known)).collect();
             let policy = Policy::NeverVerifyPreloadedImages;
-            let verdict = judge(&policy, "r.io/app:v1", Trace::Pulled(&mapping), || have.to_vec());
+            let verdict = judge(&policy, "r.io/app:v1", Trace::Pulled(&mapping), || have.to_vec(), None);
             assert_eq!(verdict, wanted, "{mapping:?} {have:?}");
         };
         let (ours, copy, changed) = (secret("ours", "1"), secret("copy", "1"), secret("ours", "2"));
-        let of_ours = || Some(PullCredentials::of(Some(ours.clone())));
+        let of_ours = || Some(PullCredentials::of(Some(ours.clone().into())));
         check(None, from_ref(&ours), Verdict::MustPull);
         check(Some(PullCredentials::of(None)), &[], Verdict::Given);
         check(Some(PullCredentials::default()), from_ref(&ours), Verdict::MustPull);
@@ -354,13 +392,51 @@ mod tests {
         let reborn = PullSecret { uid: "new".into(), ..changed.clone() };
         check(of_ours(), &[reborn], Verdict::MustPull);
         // No hash equals no hash.
-        check(Some(PullCredentials::of(Some(secret("a", "")))), &[secret("b", "")], Verdict::MustPull);
-        let mut full = PullCredentials::of(Some(ours.clone()));
+        check(Some(PullCredentials::of(Some(secret("a", "").into()))), &[secret("b", "")], Verdict::MustPull);
+        let mut full = PullCredentials::of(Some(ours.clone().into()));
         for number in 1..MOST_FOUND_SECRETS {
-            full.merge(PullCredentials::of(Some(secret(&format!("s{number}"), &format!("h{number}")))));
+            full.merge(PullCredentials::of(Some(
+                secret(&format!("s{number}"), &format!("h{number}")).into(),
+            )));
         }
         check(Some(full.clone()), &[copy], Verdict::Given);
         check(Some(full), &[changed], Verdict::MustPull);
+    }
+
+    #[test]
+    fn images_are_given_to_pods_of_the_service_account() {
+        let account = |name: &str, uid: &str| PullServiceAccount {
+            uid: uid.into(),
+            namespace: "default".into(),
+            name: name.into(),
+        };
+        let (bot, reborn, other) = (account("bot", "1"), account("bot", "2"), account("other", "1"));
+        let mut mapping = CredentialMapping::new();
+        assert!(merge(&mut mapping, "app", PullCredentials::of(Some(bot.clone().into()))));
+        assert!(!merge(&mut mapping, "app", PullCredentials::of(Some(bot.clone().into()))), "nothing new");
+        let policy = Policy::NeverVerifyPreloadedImages;
+        let judged =
+            |mapping: &CredentialMapping, have: Vec<PullSecret>, account: Option<&PullServiceAccount>| {
+                judge(&policy, "app:v1", Trace::Pulled(mapping), || have, account)
+            };
+        assert!(is_of_accounts(&policy, "app:v1", Trace::Pulled(&mapping)));
+        assert!(!is_of_accounts(&Policy::NeverVerify, "app:v1", Trace::Pulled(&mapping)));
+        assert!(!is_of_accounts(&policy, "other", Trace::Pulled(&mapping)));
+        assert_eq!(judged(&mapping, vec![], Some(&bot)), Verdict::Given);
+        for other in [None, Some(&reborn), Some(&other)] {
+            assert_eq!(judged(&mapping, vec![secret("s", "1")], other), Verdict::MustPull, "{other:?}");
+        }
+        // Secrets and accounts stand side by side.
+        assert!(merge(&mut mapping, "app", PullCredentials::of(Some(secret("s", "1").into()))));
+        assert!(
+            merge(&mut mapping, "app", PullCredentials::of(Some(reborn.clone().into()))),
+            "another of its name"
+        );
+        assert_eq!(mapping["app"].kubernetes_service_accounts, [bot, reborn.clone()]);
+        assert_eq!(judged(&mapping, vec![secret("s", "1")], None), Verdict::Given);
+        assert_eq!(judged(&mapping, vec![], Some(&reborn)), Verdict::Given);
+        assert!(merge(&mut mapping, "app", PullCredentials::of(None)));
+        assert_eq!(mapping["app"], PullCredentials::of(None));
     }
 
     #[test]
@@ -377,15 +453,16 @@ mod tests {
             (Policy::NeverVerify, Trace::Begun, Verdict::Given),
             (Policy::NeverVerify, Trace::Unreadable, Verdict::MustPull),
         ] {
-            assert_eq!(judge(&policy, "app", trace, unasked), wanted, "{policy:?} {trace:?}");
+            assert_eq!(judge(&policy, "app", trace, unasked, None), wanted, "{policy:?} {trace:?}");
         }
     }
 
     #[test]
     fn credentials_of_pulls_add_up() {
         let mut mapping = CredentialMapping::new();
-        let mut pulled =
-            |image: &str, with: Option<PullSecret>| merge(&mut mapping, image, PullCredentials::of(with));
+        let mut pulled = |image: &str, with: Option<PullSecret>| {
+            merge(&mut mapping, image, PullCredentials::of(with.map(Source::from)))
+        };
         assert!(pulled("app:v1", Some(secret("b", "1"))));
         assert!(!pulled("app@sha256:ab", Some(secret("b", "1"))), "nothing new");
         assert!(pulled("app", Some(secret("a", "2"))));

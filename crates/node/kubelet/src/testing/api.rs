@@ -35,6 +35,10 @@ struct State {
     log: Vec<Event>,
     /// Tokens are all different and expire at once.
     short_tokens: bool,
+    /// What tokens were asked for.
+    token_requests: Vec<Value>,
+    /// Resources that are not served.
+    lacking: std::collections::BTreeSet<String>,
 }
 
 /// The server. Clones share it.
@@ -81,6 +85,21 @@ impl FakeApi {
     /// From now on tokens live for a second, and no two are alike.
     pub(crate) fn short_tokens(&self) {
         self.state.lock().short_tokens = true;
+    }
+
+    /// What tokens were asked for, in the order of the requests.
+    pub(crate) fn token_requests(&self) -> Vec<Value> {
+        self.state.lock().token_requests.clone()
+    }
+
+    /// From now on this resource is not served.
+    pub(crate) fn lack(&self, resource: &str) {
+        self.state.lock().lacking.insert(resource.to_owned());
+    }
+
+    /// From now on it is again.
+    pub(crate) fn have(&self, resource: &str) {
+        self.state.lock().lacking.remove(resource);
     }
 
     fn token(&self, account: &str) -> Value {
@@ -161,6 +180,9 @@ impl FakeApi {
             .map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2C", ",")))
             .collect();
         let Some(target) = Target::parse(parts.uri.path()) else { return not_found() };
+        if self.state.lock().lacking.contains(&target.resource) {
+            return not_found();
+        }
         let key = (target.resource.clone(), target.namespace.clone(), target.name.clone());
         match (parts.method, target.name.is_empty()) {
             (Method::GET, true) if query.contains_key("watch") => self.watch(&target, &query),
@@ -168,11 +190,15 @@ impl FakeApi {
             (Method::GET, false) => {
                 self.get(&key.0, &key.1, &key.2).map_or_else(not_found, |found| ok(&found))
             }
-            (Method::POST, false) if target.sub == "token" => ok(&json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
-                "spec": body["spec"],
-                "status": self.token(&target.name),
-            })),
+            (Method::POST, false) if target.sub == "token" => {
+                let spec = body["spec"].clone();
+                self.state.lock().token_requests.push(body);
+                ok(&json!({
+                    "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                    "spec": spec,
+                    "status": self.token(&target.name),
+                }))
+            }
             (Method::POST, _) => {
                 let mut object = body;
                 if !target.namespace.is_empty() {

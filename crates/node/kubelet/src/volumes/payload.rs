@@ -7,8 +7,8 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapProjection, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
-    SecretProjection, ServiceAccountTokenProjection, Volume,
+    ClusterTrustBundleProjection, ConfigMap, ConfigMapProjection, DownwardAPIVolumeFile, KeyToPath, Pod,
+    ProjectedVolumeSource, Secret, SecretProjection, ServiceAccountTokenProjection, Volume,
 };
 
 use crate::{
@@ -46,6 +46,8 @@ pub(crate) struct TokenRef {
     /// Empty for the API server's own audience.
     pub(crate) audience: String,
     pub(crate) expiration_seconds: i64,
+    /// The account must be this one; empty for any of its name.
+    pub(crate) account_uid: String,
 }
 
 /// Everything a payload may be made from.
@@ -56,6 +58,8 @@ pub(crate) struct Lookup {
     pub(crate) config_maps: HashMap<String, Arc<ConfigMap>>,
     pub(crate) secrets: HashMap<String, Arc<Secret>>,
     pub(crate) tokens: HashMap<TokenRef, String>,
+    /// Trust anchors as PEM, by the volume's name in the pod and the source's place in the volume.
+    pub(crate) anchors: HashMap<(String, usize), String>,
     pub(crate) pod_ips: Vec<String>,
     pub(crate) host_ips: Vec<String>,
     pub(crate) allocatable: BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
@@ -86,6 +90,8 @@ pub(crate) enum PayloadError {
     Field(String),
     #[error("no token for audience {0:?}")]
     NoToken(String),
+    #[error("no trust anchors for source {0}")]
+    NoAnchors(usize),
     #[error("projected source {0} is not supported by this kubelet")]
     Unsupported(&'static str),
 }
@@ -110,10 +116,17 @@ pub(crate) fn references(pod: &Pod) -> (Vec<DataRef>, Vec<TokenRef>) {
     (data, tokens)
 }
 
+/// The sources of a volume that are trust bundles, by their place in the volume.
+pub(crate) fn trust_bundles(volume: &Volume) -> impl Iterator<Item = (usize, &ClusterTrustBundleProjection)> {
+    let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    sources.enumerate().filter_map(|(index, source)| Some((index, source.cluster_trust_bundle.as_ref()?)))
+}
+
 fn token_ref(source: &ServiceAccountTokenProjection) -> TokenRef {
     TokenRef {
         audience: source.audience.clone().unwrap_or_default(),
         expiration_seconds: source.expiration_seconds.unwrap_or(3600),
+        account_uid: String::new(),
     }
 }
 
@@ -137,7 +150,7 @@ pub(crate) fn payload(pod: &Pod, volume: &Volume, lookup: &Lookup) -> Result<Opt
     } else if let Some(source) = &volume.downward_api {
         downward(pod, source.items.as_deref(), source.default_mode, lookup, &mut files)?;
     } else if let Some(source) = &volume.projected {
-        projected(pod, source, lookup, &mut files)?;
+        projected(pod, &volume.name, source, lookup, &mut files)?;
     } else {
         return Ok(None);
     }
@@ -146,12 +159,16 @@ pub(crate) fn payload(pod: &Pod, volume: &Volume, lookup: &Lookup) -> Result<Opt
 
 fn projected(
     pod: &Pod,
+    volume: &str,
     source: &ProjectedVolumeSource,
     lookup: &Lookup,
     files: &mut Payload,
 ) -> Result<(), PayloadError> {
     let mode = source.default_mode;
-    for part in source.sources.iter().flatten() {
+    // What identifies the pod or what it trusts is for its user alone, where that is known.
+    let uid = common_user(pod);
+    let private = if uid.is_some() || fs_group(pod).is_some() { 0o600 } else { mode.unwrap_or(DEFAULT_MODE) };
+    for (index, part) in source.sources.iter().flatten().enumerate() {
         if let Some(source) = &part.config_map {
             config_map(source, mode, lookup, files)?;
         }
@@ -167,13 +184,12 @@ fn projected(
                 .tokens
                 .get(&reference)
                 .ok_or_else(|| PayloadError::NoToken(reference.audience.clone()))?;
-            let uid = common_user(pod);
-            let grouped = fs_group(pod).is_some();
-            let mode = if uid.is_some() || grouped { 0o600 } else { mode.unwrap_or(DEFAULT_MODE) };
-            put(files, &source.path, token.clone().into_bytes(), mode, uid)?;
+            put(files, &source.path, token.clone().into_bytes(), private, uid)?;
         }
-        if part.cluster_trust_bundle.is_some() {
-            return Err(PayloadError::Unsupported("clusterTrustBundle"));
+        if let Some(source) = &part.cluster_trust_bundle {
+            let anchors = lookup.anchors.get(&(volume.to_owned(), index));
+            let anchors = anchors.ok_or(PayloadError::NoAnchors(index))?;
+            put(files, &source.path, anchors.clone().into_bytes(), private, uid)?;
         }
         if part.pod_certificate.is_some() {
             return Err(PayloadError::Unsupported("podCertificate"));

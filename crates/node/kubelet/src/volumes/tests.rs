@@ -43,7 +43,11 @@ fn lookup() -> Lookup {
     Lookup {
         config_maps: [("cfg".to_owned(), Arc::new(config))].into(),
         secrets: [("db".to_owned(), Arc::new(secret))].into(),
-        tokens: [(TokenRef { audience: String::new(), expiration_seconds: 3607 }, "tok".to_owned())].into(),
+        tokens: [(
+            TokenRef { audience: String::new(), expiration_seconds: 3607, account_uid: String::new() },
+            "tok".to_owned(),
+        )]
+        .into(),
         ..Default::default()
     }
 }
@@ -101,6 +105,28 @@ fn payloads() {
         ..Default::default()
     };
     assert_eq!(show(&secret), Err("references non-existent secret key: z".into()));
+}
+
+#[test]
+fn trust_anchors_are_for_the_pods_user() {
+    let source = serde_json::json!({"clusterTrustBundle": {"name": "roots", "path": "tls/ca.pem"}});
+    let volume: Volume = serde_json::from_value(serde_json::json!({"name": "v", "projected": {
+        "defaultMode": 0o444, "sources": [{"configMap": {"name": "cfg"}}, source]}}))
+    .unwrap();
+    let files = |security: serde_json::Value, anchors: &[(usize, &str)]| {
+        let mut pod = pod(vec![volume.clone()]);
+        pod.spec.as_mut().unwrap().security_context = serde_json::from_value(security).unwrap();
+        let anchors = anchors.iter().map(|(at, text)| (("v".to_owned(), *at), (*text).to_owned())).collect();
+        let files =
+            payload(&pod, &volume, &Lookup { anchors, ..lookup() }).map_err(|error| error.to_string())?;
+        let file = files.unwrap().remove("tls/ca.pem").unwrap();
+        Ok::<_, String>((String::from_utf8(file.data).unwrap(), file.mode, file.uid))
+    };
+    let found = |mode, uid| Ok(("PEM".to_owned(), mode, uid));
+    assert_eq!(files(serde_json::json!({}), &[(1, "PEM")]), found(0o444, None));
+    assert_eq!(files(serde_json::json!({"runAsUser": 7}), &[(1, "PEM")]), found(0o600, Some(7)));
+    assert_eq!(files(serde_json::json!({"fsGroup": 7}), &[(1, "PEM")]), found(0o600, None));
+    assert_eq!(files(serde_json::json!({}), &[(0, "PEM")]), Err("no trust anchors for source 1".to_owned()));
 }
 
 #[test]

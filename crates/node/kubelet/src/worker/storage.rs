@@ -64,6 +64,7 @@ impl Worker {
         }
         let uid = pod::uid(&self.pod).to_owned();
         self.shared.references.set(&uid, pod::namespace(&self.pod), &references(&self.pod));
+        self.shared.trust_bundles.set(&uid, &self.pod);
         self.storage.stale = false;
         let made = match self.storage.ready {
             // Its bounds are the resizing's.
@@ -238,6 +239,14 @@ async fn gather(shared: &Shared, pod: &Pod, pod_ips: Vec<String>) -> Result<payl
                 lookup.claims.insert(volume.name, found);
             }
             Err(error) => return Err(unmounted(pod, &volume, &error)),
+        }
+    }
+    for volume in volumes::wanted(pod) {
+        for (index, source) in payload::trust_bundles(&volume) {
+            let anchors = shared.trust_bundles.anchors(source).await.map_err(|error| {
+                trouble(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))
+            })?;
+            lookup.anchors.insert((volume.name.clone(), index), anchors);
         }
     }
     for wanted in tokens {

@@ -7,7 +7,7 @@ use crate::objects::memory::Memory;
 
 fn world() -> (Arc<Memory>, NodeAuthorizer, User) {
     let memory = Memory::new();
-    let authorizer = NodeAuthorizer::new(memory.objects());
+    let authorizer = NodeAuthorizer::new(memory.objects(), Features::default());
     (memory, authorizer, User::new("system:node:a", &[NODES]))
 }
 
@@ -180,4 +180,19 @@ fn relations_follow_the_pods() {
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
     memory.put("", "pods", mirror);
     assert!(!may(), "a mirror pod opens nothing");
+}
+
+#[test]
+fn nodes_read_trust_bundles_where_there_are_any() {
+    let user = User::new("system:node:a", &[NODES]);
+    let allowed = |on: bool, verb: &str| {
+        let features = Features { cluster_trust_bundle: on, ..Features::default() };
+        let authorizer = NodeAuthorizer::new(Memory::new().objects(), features);
+        let attributes = Attributes::resource(&user, verb, "certificates.k8s.io", "clustertrustbundles");
+        authorizer.authorize(&attributes).allowed()
+    };
+    for (verb, may) in [("get", true), ("list", true), ("watch", true), ("create", false), ("update", false)]
+    {
+        assert_eq!((allowed(true, verb), allowed(false, verb)), (may, false), "{verb}");
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "literals read better passed as they are")]
 
+use podium_api::kinds::features::Features;
 use serde_json::json;
 
 use super::*;
@@ -222,7 +223,7 @@ fn aggregated_roles_are_the_union_of_what_they_select() {
 #[test]
 fn the_default_policy_does_what_clusters_rely_on() {
     let memory = Memory::new();
-    for object in crate::bootstrap::policy() {
+    for object in crate::bootstrap::policy(Features::default()) {
         let resource = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
         memory.put(GROUP, &resource, object);
     }
@@ -252,7 +253,7 @@ fn the_default_policy_does_what_clusters_rely_on() {
 #[test]
 fn a_decision_is_cheap() {
     let memory = Memory::new();
-    for object in crate::bootstrap::policy() {
+    for object in crate::bootstrap::policy(Features::default()) {
         let resource = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
         memory.put(GROUP, &resource, object);
     }

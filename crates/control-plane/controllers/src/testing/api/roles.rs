@@ -7,6 +7,7 @@
 use std::sync::{Arc, LazyLock};
 
 use http::Method;
+use podium_api::kinds::features::Features;
 use podium_apiserver::User;
 use podium_apiserver::authorization::{Attributes, Authorizer};
 use podium_apiserver::bootstrap;
@@ -17,7 +18,8 @@ use super::{Answer, FakeApi, Refusal, Target, failure, respond};
 use crate::manager::OWN_IDENTITY;
 
 static AUTHORIZER: LazyLock<Authorizer> = LazyLock::new(|| {
-    let policy = bootstrap::policy().into_iter().chain(storage_versions()).map(Arc::new).collect();
+    let policy =
+        bootstrap::policy(Features::default()).into_iter().chain(storage_versions()).map(Arc::new).collect();
     Authorizer::new(&Objects::new(Arc::new(Policy(policy))))
 });
 

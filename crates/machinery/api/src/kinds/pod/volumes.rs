@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::containers::{choice, field_ref, resource_field_ref};
 use super::security::optional_choice;
 use crate::field::{Errors, Path};
+use crate::kinds::certificates::{signer, trust_bundle::reference_faults};
 use crate::kinds::tree::{has, int, is_empty, list, opt_int, text, value};
 use crate::kinds::validate;
 use crate::quantity::Quantity;
@@ -352,18 +353,7 @@ fn projected(source: &Value, path: &Path<'_>, errors: &mut Errors) {
         if has(part, "clusterTrustBundle") {
             kinds += 1;
             let bundle = value(part, "clusterTrustBundle");
-            let at = at.child("clusterTrustBundle");
-            match (has(bundle, "name"), has(bundle, "signerName")) {
-                (true, true) => {
-                    errors.invalid(&at, bundle.clone(), "only one of name and signerName may be used");
-                }
-                (false, false) => errors.required(&at, "either name or signerName must be specified"),
-                _ => {}
-            }
-            if is_empty(bundle, "path") {
-                errors.required(&at.child("path"), "");
-            }
-            unreserved_path(text(bundle, "path"), &at.child("path"), errors);
+            trust_bundle(bundle, &at.child("clusterTrustBundle"), errors);
             let target = text(bundle, "path");
             Taken { paths: &mut paths, at: path }.add(target, target, errors);
         }
@@ -372,6 +362,39 @@ fn projected(source: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.forbidden(&at, "may not specify more than 1 volume type per source");
         }
     }
+}
+
+fn trust_bundle(bundle: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let selector = value(bundle, "labelSelector");
+    match (has(bundle, "name"), has(bundle, "signerName")) {
+        (true, true) => errors.invalid(path, bundle.clone(), "only one of name and signerName may be used"),
+        (true, false) => {
+            let (name, at) = (text(bundle, "name"), path.child("name"));
+            if name.is_empty() {
+                errors.required(&at, "must be a valid object name");
+            }
+            for fault in reference_faults(name) {
+                errors.invalid(&at, name, &format!("not a valid clustertrustbundlename: {fault}"));
+            }
+            if !selector.is_null() {
+                let at = path.child("labelSelector");
+                errors.invalid(&at, selector.clone(), "labelSelector must be unset if name is specified");
+            }
+        }
+        (false, true) => {
+            let (name, at) = (text(bundle, "signerName"), path.child("signerName"));
+            if name.is_empty() {
+                errors.required(&at, "must be a valid signer name");
+            }
+            signer(name, &at, errors);
+            validate::label_selector(selector, &path.child("labelSelector"), errors);
+        }
+        (false, false) => errors.required(path, "either name or signerName must be specified"),
+    }
+    if is_empty(bundle, "path") {
+        errors.required(&path.child("path"), "");
+    }
+    unreserved_path(text(bundle, "path"), &path.child("path"), errors);
 }
 
 fn token(token: &Value, path: &Path<'_>, volume: &Path<'_>, errors: &mut Errors) {

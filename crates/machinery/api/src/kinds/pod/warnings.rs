@@ -61,6 +61,14 @@ pub(crate) fn of_spec(spec: &Value, path: &Path<'_>, warnings: &mut Vec<String>)
             warnings.push(format!("{}: {message}", path.child("volumes").index(index).child(kind)));
         }
     }
+    // Those whose field a feature takes away that is off are among them.
+    for volume in list(spec, "volumes") {
+        let sources = list(value(volume, "projected"), "sources");
+        for _ in sources.iter().filter(|source| source.as_object().is_some_and(serde_json::Map::is_empty)) {
+            let name = text(volume, "name");
+            warnings.push(format!("volume {name:?} (Projected) has no sources provided"));
+        }
+    }
     repeated(spec, "hostAliases", "ip", path, warnings);
     repeated(spec, "imagePullSecrets", "name", path, warnings);
     for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {

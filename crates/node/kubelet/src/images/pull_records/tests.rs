@@ -41,7 +41,8 @@ impl Node {
     /// What a pod with these secrets gets of the image, where the images that nobody pulled are anybody's.
     fn verdict(&self, name: &str, secrets: &[PullSecret]) -> Verdict {
         let policy = Policy::NeverVerifyPreloadedImages;
-        self.records.look(name, "id1", &image(), |trace| judge(&policy, name, trace, || secrets.to_vec()))
+        self.records
+            .look(name, "id1", &image(), |trace| judge(&policy, name, trace, || secrets.to_vec(), None))
     }
 }
 
@@ -59,7 +60,7 @@ fn secret(name: &str) -> PullSecret {
 }
 
 fn with(name: &str) -> PullCredentials {
-    PullCredentials::of(Some(secret(name)))
+    PullCredentials::of(Some(secret(name).into()))
 }
 
 #[test]
