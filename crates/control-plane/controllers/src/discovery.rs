@@ -13,6 +13,8 @@ use crate::context;
 pub(crate) struct Served {
     /// Where it is.
     pub(crate) path: ResourcePath,
+    /// The versions it is served in, that of the path first.
+    pub(crate) versions: Vec<String>,
     /// Its kind.
     pub(crate) kind: String,
     /// Whether its objects live in namespaces.
@@ -98,12 +100,17 @@ fn add(group: &str, version: &str, resources: Vec<Listed>, served: &mut Vec<Serv
     let scaled: BTreeSet<String> =
         resources.iter().filter_map(|it| it.name.strip_suffix("/scale")).map(str::to_owned).collect();
     for resource in resources {
-        let known = served.iter().any(|it| it.path.group == group && it.path.plural == resource.name);
         // A slash marks a subresource.
-        if known || resource.name.contains('/') {
+        if resource.name.contains('/') {
+            continue;
+        }
+        let known = served.iter_mut().find(|it| it.path.group == group && it.path.plural == resource.name);
+        if let Some(known) = known {
+            known.versions.push(version.to_owned());
             continue;
         }
         served.push(Served {
+            versions: vec![version.to_owned()],
             scalable: scaled.contains(&resource.name),
             path: ResourcePath {
                 group: group.to_owned(),

@@ -48,6 +48,8 @@ mod node_affinity;
 mod nodeipam;
 mod nodelifecycle;
 mod nodes;
+#[cfg(test)]
+mod one_watch;
 mod owner;
 mod podgc;
 mod pods;

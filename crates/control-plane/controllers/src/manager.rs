@@ -516,6 +516,7 @@ pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
 
 async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let chosen = choice::choose(&config.controllers)?;
+    config.informers.cut_parts_from_wholes();
     let settings = Arc::new(config.settings.clone());
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();

@@ -1,10 +1,14 @@
 //! Shared informers: a local, always current copy of what the API has, one per kind and process.
 //!
 //! Controllers read from an [`Informer`] and are told of changes; they never list or watch themselves.
-//! Three parts: `reflector` talks to the server, `store` keeps the objects and tells handlers, `scan`
-//! cuts list bodies and watch lines apart. Handlers run synchronously in the order of the changes:
-//! typically they add a key to a [`crate::WorkQueue`] and return.
+//! Five modules: `reflector` talks to the server, `store` keeps the objects and tells handlers, `metadata`
+//! finds the store that tells of a resource's metadata, `parts` feeds several stores from one watch,
+//! `scan` cuts list bodies and watch lines apart.
+//! Handlers run synchronously in the order of the changes: typically they add a key to a
+//! [`crate::WorkQueue`] and return.
 
+mod metadata;
+mod parts;
 mod reflector;
 mod scan;
 mod store;
@@ -12,7 +16,6 @@ mod store;
 mod tests;
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +26,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
+pub use self::metadata::{Follower, MetadataChange};
+use self::metadata::{MetadataSource, Registry};
+use self::parts::{Fan, Selection};
 use self::reflector::Reflector;
 use self::scan::EventKind;
 use self::store::{Sink, Store};
@@ -61,19 +67,11 @@ impl ResourcePath {
     }
 }
 
-/// Any object's type and metadata. Types are empty when the server leaves them out of list items.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PartialObject {
-    /// `version` or `group/version`.
+/// What is read of any object.
+#[derive(Deserialize)]
+struct PartialObject {
     #[serde(default)]
-    pub api_version: String,
-    /// The kind, or `PartialObjectMetadata` when the server reduced it.
-    #[serde(default)]
-    pub kind: String,
-    /// The object's metadata.
-    #[serde(default)]
-    pub metadata: ObjectMeta,
+    metadata: ObjectMeta,
 }
 
 /// What happened to one object.
@@ -113,7 +111,7 @@ struct Shared {
     shutdown: Shutdown,
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
-    informers: Mutex<HashMap<InformerId, Running>>,
+    registry: Mutex<Registry>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -126,13 +124,20 @@ struct InformerId {
 struct Running {
     /// An `Informer<K>` of the id's type.
     informer: Box<dyn Any + Send>,
+    /// The same informer's store.
+    source: Arc<dyn MetadataSource>,
+    resource: ResourcePath,
+    /// What its own list and watch feed; none if it is a part of another's.
+    fan: Option<Arc<Fan>>,
     synced: Latch,
     stop: Shutdown,
 }
 
 impl fmt::Debug for SharedInformers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedInformers").field("informers", &self.shared.informers.lock().len()).finish()
+        f.debug_struct("SharedInformers")
+            .field("informers", &self.shared.registry.lock().informers.len())
+            .finish()
     }
 }
 
@@ -146,7 +151,7 @@ impl SharedInformers {
             shutdown,
             runtime: tokio::runtime::Handle::current(),
             tasks: TaskTracker::new(),
-            informers: Mutex::default(),
+            registry: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -158,31 +163,36 @@ impl SharedInformers {
 
     /// The informer of a part of a kind, started on first use of that part.
     pub fn scoped<K: Object>(&self, scope: Scope) -> Informer<K> {
-        let path = collection(&K::group(&()), &K::version(&()), &K::plural(&()), scope.namespace.as_deref());
-        self.start(path, scope, K::metadata_api())
-    }
-
-    /// Type and metadata of every object of a resource, started on first use.
-    pub fn metadata(&self, resource: &ResourcePath) -> Informer<PartialObject> {
-        self.start(resource.collection(), Scope::default(), true)
-    }
-
-    /// Stops following a resource that is served no longer. Its [`Informer`]s keep their last state.
-    pub fn forget_metadata(&self, resource: &ResourcePath) {
-        let id = InformerId {
-            type_: TypeId::of::<PartialObject>(),
-            path: resource.collection(),
-            scope: Scope::default(),
+        let resource = ResourcePath {
+            group: K::group(&()).into_owned(),
+            version: K::version(&()).into_owned(),
+            plural: K::plural(&()).into_owned(),
         };
-        if let Some(running) = self.shared.informers.lock().remove(&id) {
-            running.stop.cancel();
+        let make = |path: &str| Store::new(path, K::metadata_api(), Some(<K as kube::Resource>::meta));
+        let mut registry = self.shared.registry.lock();
+        match Selection::of(&scope).filter(|_| registry.cut_parts) {
+            Some(selection) => self.cut(&mut registry, &resource, scope, selection, make),
+            None => self.start(&mut registry, &resource, scope, make).1,
         }
+    }
+
+    /// Has parts of a resource that are chosen by namespace and name and are asked for from now on come from one list and watch of the
+    /// whole, of which nothing but metadata is kept if nobody needs more. For processes that follow the metadata of most
+    /// resources anyway; without this a part has a list and watch of its own, and the server sends no more than the part.
+    pub fn cut_parts_from_wholes(&self) {
+        self.shared.registry.lock().cut_parts = true;
+    }
+
+    /// Starts to follow nothing but the metadata of a resource.
+    fn start_metadata(&self, registry: &mut Registry, resource: &ResourcePath) -> InformerId {
+        let make = |path: &str| Store::new(path, true, Some(|object: &PartialObject| &object.metadata));
+        self.start(registry, resource, Scope::default(), make).0
     }
 
     /// Waits until every informer asked for so far has listed, or shutdown.
     pub async fn synced(&self) {
         let waiting: Vec<_> =
-            self.shared.informers.lock().values().map(|running| running.synced.clone()).collect();
+            self.shared.registry.lock().informers.values().map(|running| running.synced.clone()).collect();
         let all = async {
             for synced in waiting {
                 synced.cancelled().await;
@@ -197,33 +207,92 @@ impl SharedInformers {
         self.shared.tasks.wait().await;
     }
 
-    fn start<K>(&self, path: String, scope: Scope, metadata_only: bool) -> Informer<K>
+    fn start<K>(
+        &self,
+        registry: &mut Registry,
+        resource: &ResourcePath,
+        scope: Scope,
+        make: impl FnOnce(&str) -> Store<K>,
+    ) -> (InformerId, Informer<K>)
     where
         K: DeserializeOwned + Send + Sync + 'static,
     {
-        let id = InformerId { type_: TypeId::of::<K>(), path, scope };
-        let mut informers = self.shared.informers.lock();
-        if let Some(running) = informers.get(&id) {
-            return running
-                .informer
-                .downcast_ref::<Informer<K>>()
-                .expect("the id holds the type of the informer")
-                .clone();
+        let id = InformerId::new::<K>(resource, scope);
+        if let Some(running) = registry.informers.get(&id) {
+            return (id, running.informer());
         }
-        let informer = Informer { store: Arc::new(Store::new(&id.path, metadata_only)) };
-        let stop = self.shared.shutdown.child_token();
+        let store = Arc::new(make(&id.path));
+        let fan = Arc::new(Fan::new(store.clone()));
+        let running = Running {
+            fan: Some(fan.clone()),
+            ..Running::new(&store, resource, self.shared.shutdown.child_token())
+        };
         let reflector = Reflector {
             client: self.shared.client.clone(),
             path: id.path.clone(),
             scope: id.scope.clone(),
-            metadata_only,
-            shutdown: stop.clone(),
+            again: fan.again(),
+            shutdown: running.stop.clone(),
         };
-        let fed = Fed(informer.store.clone());
+        registry.informers.insert(id.clone(), running);
+        // Before the first request: its list must be newer than all that the informer before it was told.
+        registry.offer(&id);
+        let fed = Fed(fan);
         self.shared.tasks.spawn_on(async move { reflector.run(&*fed.0).await }, &self.shared.runtime);
-        let synced = informer.store.synced();
-        informers.insert(id, Running { informer: Box::new(informer.clone()), synced, stop });
-        informer
+        (id, Informer { store })
+    }
+
+    /// Takes a part of a resource from the informer of the whole.
+    fn cut<K>(
+        &self,
+        registry: &mut Registry,
+        resource: &ResourcePath,
+        scope: Scope,
+        selection: Selection,
+        make: impl FnOnce(&str) -> Store<K>,
+    ) -> Informer<K>
+    where
+        K: DeserializeOwned + Send + Sync + 'static,
+    {
+        let id = InformerId::new::<K>(resource, scope);
+        if let Some(running) = registry.informers.get(&id) {
+            return running.informer();
+        }
+        let store = Arc::new(make(&id.path));
+        let whole = registry.whole(resource).unwrap_or_else(|| self.start_metadata(registry, resource));
+        if let Some(fan) = &registry.informers[&whole].fan {
+            fan.add(selection, store.clone());
+        }
+        registry.informers.insert(id, Running::new(&store, resource, self.shared.shutdown.child_token()));
+        Informer { store }
+    }
+}
+
+impl InformerId {
+    fn new<K: 'static>(resource: &ResourcePath, scope: Scope) -> Self {
+        let ResourcePath { group, version, plural } = resource;
+        let path = collection(group, version, plural, scope.namespace.as_deref());
+        Self { type_: TypeId::of::<K>(), path, scope }
+    }
+}
+
+impl Running {
+    fn new<K>(store: &Arc<Store<K>>, resource: &ResourcePath, stop: Shutdown) -> Self
+    where
+        K: DeserializeOwned + Send + Sync + 'static,
+    {
+        Self {
+            informer: Box::new(Informer { store: store.clone() }),
+            source: store.clone(),
+            resource: resource.clone(),
+            fan: None,
+            synced: store.synced(),
+            stop,
+        }
+    }
+
+    fn informer<K: 'static>(&self) -> Informer<K> {
+        self.informer.downcast_ref::<Informer<K>>().expect("the id holds the type of the informer").clone()
     }
 }
 
@@ -309,7 +378,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     /// Calls `handler` for every change, in order, on the informer's own task; objects that are there
     /// already are told as [`Change::Added`] before this returns.
     ///
-    /// The handler must not block, and must not call `on_event` of the same informer. The store
+    /// The handler must not block, ask for informers, nor call `on_event` of the same informer. The store
     /// already has the new state when it is called. It is dropped when the informer ends.
     pub fn on_event(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
         self.store.on_event(Box::new(handler));
@@ -343,7 +412,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     /// An informer without a server, filled by hand: for tests, benches and simulations. It is
     /// synced from the start.
     pub fn by_hand() -> (Self, Feed<K>) {
-        let store = Arc::new(Store::new("objects fed by hand", false));
+        let store = Arc::new(Store::new("objects fed by hand", false, None));
         store.replace(Vec::new(), "");
         (Self { store: store.clone() }, Feed { store })
     }

@@ -33,7 +33,7 @@ pub use errors::{
     is_retriable, status_of,
 };
 pub use events::{EventRecorder, EventSink, EventType, reference_of};
-pub use informer::{Change, Feed, Informer, PartialObject, ResourcePath, Scope, SharedInformers};
+pub use informer::{Change, Feed, Follower, Informer, MetadataChange, ResourcePath, Scope, SharedInformers};
 pub use key::{Object, ObjectKey};
 pub use kube::{self, Api, Client};
 pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};

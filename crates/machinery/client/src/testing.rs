@@ -29,6 +29,8 @@ pub struct Call {
     pub method: http::Method,
     /// Path and query.
     pub uri: Uri,
+    /// What else was sent ahead.
+    pub headers: http::HeaderMap,
     /// The body as JSON; null when empty.
     pub body: Value,
     reply: oneshot::Sender<Answer>,
@@ -68,7 +70,7 @@ impl HandPlayedServer {
                 let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
                 let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
                 let (reply, answer) = oneshot::channel();
-                let call = Call { method: parts.method, uri: parts.uri, body, reply };
+                let call = Call { method: parts.method, uri: parts.uri, headers: parts.headers, body, reply };
                 sender.send(call).map_err(|_| std::io::Error::other("the server is gone"))?;
                 answer.await.map_err(|_| std::io::Error::other("connection broken"))
             }

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, ObjectReference, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use parking_lot::{Mutex, RwLock};
 use podium_client::{
-    CacheBehind, Change, EventType, Object, ObjectKey, ResourcePath, WorkQueue, is_not_found, run_workers,
+    CacheBehind, EventType, Follower, MetadataChange, ObjectKey, ResourcePath, WorkQueue, is_not_found,
+    run_workers,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -84,7 +82,7 @@ struct Controller {
     discovery: WorkQueue<Discover>,
     graph: Mutex<Graph>,
     resources: RwLock<Resources>,
-    followed: Mutex<BTreeSet<ResourcePath>>,
+    followed: Mutex<BTreeMap<ResourcePath, Follower>>,
     absent: Mutex<AbsentOwners>,
     /// Whether the resources have been discovered once.
     discovered: watch::Sender<bool>,
@@ -131,9 +129,10 @@ async fn follow(controller: Arc<Controller>) -> Result<(), Error> {
         controller.forget_all_but(&wanted.iter().map(|served| served.path.clone()).collect());
     }
     for served in wanted {
-        let is_new = controller.followed.lock().insert(served.path.clone());
+        let is_new = !controller.followed.lock().contains_key(&served.path);
         if is_new {
-            controller.clone().follow_one(&served);
+            let follower = controller.clone().follow_one(&served);
+            controller.followed.lock().insert(served.path, follower);
         }
     }
     controller.discovered.send_replace(true);
@@ -152,35 +151,17 @@ fn renew(resources: &mut Resources, wanted: &[Served], failed: &[(String, String
         .extend(wanted.iter().map(|served| ((served.api_version(), served.kind.clone()), served.clone())));
 }
 
-/// Whether [`Controller::follow_one`] follows it through the informer of its own type.
-fn is_typed(path: &ResourcePath) -> bool {
-    const TYPED: [(&str, &str); 9] = [
-        ("", "pods"),
-        ("", "services"),
-        ("", "endpoints"),
-        ("", "nodes"),
-        ("", "namespaces"),
-        ("", "serviceaccounts"),
-        ("apps", "replicasets"),
-        ("apps", "deployments"),
-        ("discovery.k8s.io", "endpointslices"),
-    ];
-    TYPED.contains(&(path.group.as_str(), path.plural.as_str()))
-}
-
 fn is_event_group(group: &str) -> bool {
     matches!(group, "" | "events.k8s.io")
 }
 
 impl Controller {
     fn forget_all_but(&self, served: &BTreeSet<ResourcePath>) {
-        self.followed.lock().retain(|path| {
-            let stays = served.contains(path);
-            if !stays {
-                self.context.informers.forget_metadata(path);
-            }
-            stays
-        });
+        let gone: Vec<Follower> = {
+            let mut followed = self.followed.lock();
+            followed.extract_if(.., |path, _| !served.contains(path)).map(|(_, follower)| follower).collect()
+        };
+        drop(gone);
     }
 
     /// Waits until the graph is complete, but not for ever: one resource that cannot be listed must not stop the rest, and
@@ -189,52 +170,25 @@ impl Controller {
         let mut discovered = self.discovered.subscribe();
         // The sender lives as long as this.
         let _ = discovered.wait_for(|discovered| *discovered).await;
-        let followed: Vec<ResourcePath> =
-            self.followed.lock().iter().filter(|path| !is_typed(path)).cloned().collect();
-        let informers: Vec<_> = followed.iter().map(|path| self.context.informers.metadata(path)).collect();
-        let all = join_all(informers.iter().map(podium_client::Informer::synced));
-        if tokio::time::timeout(SYNC_TIMEOUT, all).await.is_err() {
-            let late = followed.iter().zip(&informers).filter(|(_, informer)| !informer.is_synced());
+        let all: Vec<_> = self.followed.lock().values().map(Follower::synced).collect();
+        if tokio::time::timeout(SYNC_TIMEOUT, join_all(all)).await.is_err() {
+            let followed = self.followed.lock();
+            let late = followed.iter().filter(|(_, follower)| !follower.is_synced());
             let late: Vec<_> = late.map(|(path, _)| path.collection()).collect();
             tracing::warn!(?late, "garbage collector starts without these resources");
         }
     }
 
-    fn follow_one(self: Arc<Self>, served: &Served) {
+    fn follow_one(self: Arc<Self>, served: &Served) -> Follower {
         let kind = self.graph.lock().kind(&served.api_version(), &served.kind);
-        let path = &served.path;
-        match (path.group.as_str(), path.plural.as_str()) {
-            ("", "pods") => self.follow_typed::<Pod>(kind),
-            ("", "services") => self.follow_typed::<Service>(kind),
-            ("", "endpoints") => self.follow_typed::<Endpoints>(kind),
-            ("", "nodes") => self.follow_typed::<Node>(kind),
-            ("", "namespaces") => self.follow_typed::<Namespace>(kind),
-            ("", "serviceaccounts") => self.follow_typed::<ServiceAccount>(kind),
-            ("apps", "replicasets") => self.follow_typed::<ReplicaSet>(kind),
-            ("apps", "deployments") => self.follow_typed::<Deployment>(kind),
-            ("discovery.k8s.io", "endpointslices") => self.follow_typed::<EndpointSlice>(kind),
-            _ => self.follow_metadata(path, kind),
-        }
-    }
-
-    /// Kinds that other controllers keep whole anyway are not kept a second time.
-    fn follow_typed<K: Object>(self: Arc<Self>, kind: Arc<Kind>) {
+        let defines = is_definition(&served.path);
         let informers = self.context.informers.clone();
-        informers.of::<K>().on_event(move |change| {
-            let deleted = matches!(change, Change::Deleted(_));
-            self.note(&kind, deleted, Resource::meta(change.object().as_ref()));
-        });
-    }
-
-    fn follow_metadata(self: Arc<Self>, path: &ResourcePath, kind: Arc<Kind>) {
-        let defines = is_definition(path);
-        let informers = self.context.informers.clone();
-        informers.metadata(path).on_event(move |change| {
-            self.note(&kind, matches!(change, Change::Deleted(_)), &change.object().metadata);
+        informers.follow_metadata(&served.path, &served.versions, move |change| {
+            self.note(&kind, matches!(change, MetadataChange::Deleted(_)), change.metadata());
             if defines && *self.discovered.borrow() {
                 self.discovery.add_after(Discover, DISCOVERY_DELAY);
             }
-        });
+        })
     }
 
     fn note(&self, kind: &Arc<Kind>, deleted: bool, meta: &ObjectMeta) {

@@ -1,6 +1,6 @@
 //! Watches namespaces, deletes their content, and writes what holds them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use parking_lot::Mutex;
 use podium_client::{
-    Change, Informer, ObjectKey, ResourcePath, SharedInformers, WorkQueue, is_not_found, status_of,
+    Change, Follower, Informer, MetadataChange, ObjectKey, ResourcePath, WorkQueue, is_not_found, status_of,
 };
 
 use super::decide::{Findings, Remaining, finalized, needs_emptying, patience, stages};
@@ -56,7 +56,7 @@ struct Controller {
     pods: Informer<Pod>,
     queue: WorkQueue<ObjectKey>,
     /// Resources whose deletions wake their namespace: those that once held one up.
-    watched: Mutex<HashSet<ResourcePath>>,
+    watched: Mutex<HashMap<ResourcePath, Follower>>,
 }
 
 fn wake(queue: &WorkQueue<ObjectKey>, namespaces: &Informer<Namespace>, namespace: &str) {
@@ -122,6 +122,9 @@ impl Controller {
         let found = discover(&self.context.client)
             .await
             .map_err(Error::call("discover the resources of", namespace))?;
+        if found.failed.is_empty() {
+            self.forget_all_but(&found.served);
+        }
         let mut findings = Findings::default();
         findings.undiscovered.extend(found.failed.into_iter().map(|(group, why)| format!("{group}: {why}")));
         let (pods, others) = stages(found.served);
@@ -160,17 +163,30 @@ impl Controller {
     /// Has the namespace looked at again when an object of the resource goes away. Pods are watched anyway.
     fn watch_for_the_end(&self, served: &Served) {
         let is_pods = served.path.group.is_empty() && served.path.plural == "pods";
-        if is_pods || !served.supports(&["list", "watch"]) || !self.watched.lock().insert(served.path.clone())
-        {
+        let watched = self.watched.lock().contains_key(&served.path);
+        if is_pods || watched || !served.supports(&["list", "watch"]) {
             return;
         }
-        let informers: &SharedInformers = &self.context.informers;
         let (queue, namespaces) = (self.queue.clone(), self.namespaces.clone());
-        informers.metadata(&served.path).on_event(move |change| {
-            if matches!(change, Change::Deleted(_)) {
-                wake(&queue, &namespaces, owner::namespace(&change.object().metadata));
+        let informers = &self.context.informers;
+        let follower = informers.follow_metadata(&served.path, &served.versions, move |change| {
+            if let MetadataChange::Deleted(metadata) = change {
+                wake(&queue, &namespaces, owner::namespace(metadata));
             }
         });
+        // Another namespace may have been as fast; one of the two is enough.
+        let other = self.watched.lock().insert(served.path.clone(), follower);
+        drop(other);
+    }
+
+    /// Stops watching what is served no longer.
+    fn forget_all_but(&self, served: &[Served]) {
+        let gone: Vec<Follower> = {
+            let mut watched = self.watched.lock();
+            let gone = watched.extract_if(|path, _| !served.iter().any(|it| it.path == *path));
+            gone.map(|(_, follower)| follower).collect()
+        };
+        drop(gone);
     }
 }
 

@@ -42,6 +42,7 @@ fn served(group: &str, plural: &str, namespaced: bool, verbs: &[&str]) -> Served
     Served {
         scalable: false,
         path: ResourcePath { group: group.to_owned(), version: "v1".to_owned(), plural: plural.to_owned() },
+        versions: vec!["v1".to_owned()],
         kind: plural.to_owned(),
         namespaced,
         verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),

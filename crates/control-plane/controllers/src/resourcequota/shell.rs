@@ -1,15 +1,17 @@
 //! Watches quotas and what they count, counts live objects, and writes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{Api, DynamicObject, ListParams, PostParams};
 use parking_lot::Mutex;
-use podium_client::{Change, Informer, ObjectKey, ResourcePath, WorkQueue, is_not_found};
+use podium_client::{
+    Change, Follower, Informer, MetadataChange, ObjectKey, ResourcePath, WorkQueue, is_not_found,
+};
 use serde_json::Value;
 
 use super::decide::{Contents, Counted, Decision, Kind, decide, kinds, let_off_at, next_let_off, recounts};
@@ -44,8 +46,8 @@ struct Controller {
     queue: WorkQueue<ObjectKey>,
     /// When each quota was last seen to change.
     changed: Mutex<HashMap<ObjectKey, Timestamp>>,
-    /// Where the kinds are that some quota has counted, followed from then on.
-    watched: Mutex<HashSet<ResourcePath>>,
+    /// Where the kinds are that some quota has counted, followed from then on. Pods are followed by their fields, which has no end.
+    watched: Mutex<HashMap<ResourcePath, Option<Follower>>>,
     /// What the API serves, as far as it has been asked for.
     served: Mutex<Vec<Served>>,
 }
@@ -81,50 +83,67 @@ impl Controller {
 
     /// Follows the kinds that a quota counts, for what they free.
     fn follow(self: &Arc<Self>, kinds: &[Kind], served: &[Served]) {
-        // Followed again if it comes back.
-        self.watched.lock().retain(|path| served.iter().any(|it| it.path == *path));
+        self.forget_all_but(served);
         for kind in kinds {
-            let Some(path) = path_of(kind, served) else { continue };
-            if !self.watched.lock().insert(path.clone()) {
+            let Some(served) = find(kind, served) else { continue };
+            let path = &served.path;
+            if self.watched.lock().contains_key(path) {
                 continue;
             }
-            let controller = self.clone();
-            let informers = self.context.informers.clone();
-            match (kind.0.as_str(), kind.1.as_str()) {
-                ("", "pods") => informers.of::<Pod>().on_event(move |change| {
-                    let namespace = owner::namespace(&change.object().metadata);
-                    let Change::Modified { old, new } = change else { return controller.wake(namespace) };
-                    if recounts(old, new) {
-                        controller.wake(namespace);
-                    }
-                    let moment = let_off_at(&new.metadata);
-                    if let Some(moment) = moment.filter(|_| moment != let_off_at(&old.metadata)) {
-                        controller.wake_at(namespace, moment);
-                    }
-                }),
-                ("", "services") => informers.of::<Service>().on_event(move |change| {
-                    controller.wake(owner::namespace(&change.object().metadata));
-                }),
-                ("", "persistentvolumeclaims") => {
-                    informers.of::<PersistentVolumeClaim>().on_event(move |change| {
-                        controller.wake(owner::namespace(&change.object().metadata));
-                    });
-                }
-                _ => {
-                    informers.metadata(&path).on_event(move |change| {
-                        if !matches!(change, Change::Modified { .. }) {
-                            controller.wake(owner::namespace(&change.object().metadata));
-                        }
-                    });
-                }
-            }
+            let follower = if *kind == (String::new(), "pods".to_owned()) {
+                self.follow_pods();
+                None
+            } else {
+                Some(self.follow_metadata(served))
+            };
+            // Another quota may have been as fast; one of the two is enough.
+            let other = self.watched.lock().insert(path.clone(), follower);
+            drop(other);
         }
+    }
+
+    /// Stops with what is served no longer: it is followed again if it comes back.
+    fn forget_all_but(&self, served: &[Served]) {
+        let gone: Vec<Option<Follower>> = {
+            let mut watched = self.watched.lock();
+            let gone = watched.extract_if(|path, _| !served.iter().any(|it| it.path == *path));
+            gone.map(|(_, follower)| follower).collect()
+        };
+        drop(gone);
+    }
+
+    fn follow_pods(self: &Arc<Self>) {
+        let controller = self.clone();
+        self.context.informers.of::<Pod>().on_event(move |change| {
+            let namespace = owner::namespace(&change.object().metadata);
+            let Change::Modified { old, new } = change else { return controller.wake(namespace) };
+            if recounts(old, new) {
+                controller.wake(namespace);
+            }
+            let moment = let_off_at(&new.metadata);
+            if let Some(moment) = moment.filter(|_| moment != let_off_at(&old.metadata)) {
+                controller.wake_at(namespace, moment);
+            }
+        });
+    }
+
+    fn follow_metadata(self: &Arc<Self>, served: &Served) -> Follower {
+        let controller = self.clone();
+        // Of all other kinds only the number counts.
+        let changes_count = served.path.group.is_empty()
+            && matches!(served.path.plural.as_str(), "services" | "persistentvolumeclaims");
+        let informers = &self.context.informers;
+        informers.follow_metadata(&served.path, &served.versions, move |change| {
+            if changes_count || !matches!(change, MetadataChange::Modified(_)) {
+                controller.wake(owner::namespace(change.metadata()));
+            }
+        })
     }
 
     /// What the API serves of these kinds. Asked anew while one of them is not known.
     async fn served(&self, kinds: &[Kind]) -> Result<Vec<Served>, Error> {
         let known = self.served.lock().clone();
-        if kinds.iter().all(|kind| path_of(kind, &known).is_some()) {
+        if kinds.iter().all(|kind| find(kind, &known).is_some()) {
             return Ok(known);
         }
         let found =
@@ -144,8 +163,7 @@ impl Controller {
         };
         let mut contents = Contents::new();
         for kind in kinds {
-            let of_kind = |it: &&Served| it.path.group == kind.0 && it.path.plural == kind.1;
-            let Some(served) = served.iter().find(of_kind) else { continue };
+            let Some(served) = find(kind, served) else { continue };
             let api: Api<DynamicObject> =
                 Api::namespaced_with(self.context.client.clone(), namespace, &served.api_resource());
             let counted = match (kind.0.as_str(), kind.1.as_str()) {
@@ -167,8 +185,8 @@ fn tree(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-fn path_of(kind: &Kind, served: &[Served]) -> Option<ResourcePath> {
-    served.iter().find(|it| it.path.group == kind.0 && it.path.plural == kind.1).map(|it| it.path.clone())
+fn find<'a>(kind: &Kind, served: &'a [Served]) -> Option<&'a Served> {
+    served.iter().find(|it| it.path.group == kind.0 && it.path.plural == kind.1)
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {

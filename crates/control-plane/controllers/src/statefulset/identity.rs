@@ -179,7 +179,10 @@ pub(crate) fn claim_owners(
     pod: &Pod,
     condemned: bool,
 ) -> Option<Vec<OwnerReference>> {
-    let (own_set, own_pod) = (owner::controller_reference(set), owner::controller_reference(pod));
+    let own_set = owner::controller_reference(set);
+    // A claim goes after its pod, by its protection. A pod that waited for the claim, as it would when its set is deleted in the
+    // foreground, would wait for ever. Upstream's reference blocks.
+    let own_pod = OwnerReference { block_owner_deletion: Some(false), ..owner::controller_reference(pod) };
     let names = |it: &OwnerReference, own: &OwnerReference| {
         (&it.api_version, &it.kind, &it.name) == (&own.api_version, &own.kind, &own.name)
     };

@@ -11,7 +11,7 @@ use kube::Resource as _;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_client::{Change, Informer, ObjectKey, Scope, WorkQueue, is_not_found};
 
-use super::decide::{API_SERVER, Decision, IDENTITY, decide, is_identity, servers};
+use super::decide::{Decision, decide, is_identity, servers};
 use crate::context::{Context, Error, words};
 use crate::discovery::is_path_missing;
 use crate::owner;
@@ -37,11 +37,9 @@ pub(crate) async fn run(context: Context) {
     }
     let versions = context.informers.of::<StorageVersion>();
     versions.add_index(BY_SERVER, servers);
-    let leases = context.informers.scoped::<Lease>(Scope {
-        namespace: Some(SYSTEM.to_owned()),
-        labels: Some(format!("{IDENTITY}={API_SERVER}")),
-        ..Scope::default()
-    });
+    // Chosen by namespace alone: so they come with the leases that others follow.
+    let leases =
+        context.informers.scoped::<Lease>(Scope { namespace: Some(SYSTEM.to_owned()), ..Scope::default() });
     let queue = WorkQueue::new("storage_version_garbage_collector_storageversions");
     let to = queue.clone();
     versions.on_event(move |change| to.add(ObjectKey::of(change.object().as_ref())));

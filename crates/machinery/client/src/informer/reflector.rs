@@ -4,6 +4,7 @@
 //! Guarantees: every state the server still has arrives; an object that vanished while no watch was
 //! open is removed by the next list; a line or object that cannot be read is skipped with a warning.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::scan::{self, EventKind};
@@ -61,20 +63,32 @@ pub(super) struct Reflector {
     /// Such as `/api/v1/pods`.
     pub(super) path: String,
     pub(super) scope: Scope,
-    pub(super) metadata_only: bool,
+    /// Notified when all that was received is to be received anew.
+    pub(super) again: Arc<Notify>,
     pub(super) shutdown: Shutdown,
 }
 
 impl Reflector {
     /// Follows until shutdown.
     pub(super) async fn run(self, sink: &dyn Sink) {
-        self.shutdown.run_until_cancelled(self.follow(sink)).await;
+        let follow = async {
+            loop {
+                // Whatever is broken off is listed again.
+                tokio::select! {
+                    biased;
+                    () = self.again.notified() => {}
+                    () = self.follow(sink) => {}
+                }
+            }
+        };
+        self.shutdown.run_until_cancelled(follow).await;
     }
 
     async fn follow(&self, sink: &dyn Sink) {
         let mut backoff = Backoff::default();
         loop {
-            match self.list().await {
+            sink.begin();
+            match self.list(sink).await {
                 Ok((items, version)) => {
                     tracing::debug!(path = %self.path, items = items.len(), version, "listed");
                     sink.replace(items, &version);
@@ -116,15 +130,20 @@ impl Reflector {
         }
     }
 
-    async fn list(&self) -> Result<(Vec<Bytes>, String), ReflectError> {
-        match self.list_paged(Some(PAGE)).await {
+    async fn list(&self, sink: &dyn Sink) -> Result<(Vec<Bytes>, String), ReflectError> {
+        match self.list_paged(sink, Some(PAGE)).await {
             // The continue token outlived the snapshot it named: take everything in one answer.
-            Err(ReflectError::Expired) => self.list_paged(None).await,
+            Err(ReflectError::Expired) => self.list_paged(sink, None).await,
             other => other,
         }
     }
 
-    async fn list_paged(&self, limit: Option<usize>) -> Result<(Vec<Bytes>, String), ReflectError> {
+    async fn list_paged(
+        &self,
+        sink: &dyn Sink,
+        limit: Option<usize>,
+    ) -> Result<(Vec<Bytes>, String), ReflectError> {
+        let reduced = sink.metadata_only().then_some("PartialObjectMetadataList");
         let mut items = Vec::new();
         let mut continue_token = String::new();
         loop {
@@ -136,14 +155,14 @@ impl Reflector {
                 query.push(("continue", continue_token));
             }
             let body = timeout(ANSWER_WITHIN, async {
-                let response = self.send(&query, "PartialObjectMetadataList").await?;
+                let response = self.send(&query, reduced).await?;
                 let body = response.collect().await.map_err(|error| ReflectError::Client(Box::new(error)))?;
                 Ok(body.to_bytes())
             })
             .await
             .map_err(|_| ReflectError::Silent)??;
             let page = scan::list_page(&body).map_err(ReflectError::List)?;
-            items.extend(page.items.into_iter().map(|range| body.slice(range)));
+            items.extend(page.items.into_iter().map(|range| sink.condensed(body.slice(range))));
             continue_token = page.continue_token;
             if continue_token.is_empty() {
                 return Ok((items, page.resource_version));
@@ -170,7 +189,8 @@ impl Reflector {
         query.push(("allowWatchBookmarks", "true".to_owned()));
         query.push(("resourceVersion", version.clone()));
         query.push(("timeoutSeconds", seconds.to_string()));
-        let sent = timeout(ANSWER_WITHIN, self.send(&query, "PartialObjectMetadata"));
+        let reduced = sink.metadata_only().then_some("PartialObjectMetadata");
+        let sent = timeout(ANSWER_WITHIN, self.send(&query, reduced));
         let mut body = sent.await.map_err(|_| ReflectError::Silent)??;
         let deadline = Instant::now() + Duration::from_secs(seconds) + WATCH_GRACE;
         let mut lines = Lines::default();
@@ -229,11 +249,10 @@ impl Reflector {
         labels.chain(fields).collect()
     }
 
-    async fn send(&self, query: &[(&str, String)], reduced: &str) -> Result<Body, ReflectError> {
-        let accept = if self.metadata_only {
-            format!("application/json;as={reduced};g=meta.k8s.io;v=v1,application/json")
-        } else {
-            "application/json".to_owned()
+    async fn send(&self, query: &[(&str, String)], reduced: Option<&str>) -> Result<Body, ReflectError> {
+        let accept = match reduced {
+            Some(kind) => format!("application/json;as={kind};g=meta.k8s.io;v=v1,application/json"),
+            None => "application/json".to_owned(),
         };
         let request = http::Request::get(format!("{}?{}", self.path, encode(query)))
             .header(http::header::ACCEPT, accept)

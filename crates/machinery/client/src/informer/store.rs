@@ -3,20 +3,26 @@
 //! An object lives here as the JSON the server sent. A typed value costs about seven times as much
 //! memory, so typed values are made when asked for and only the [`RECENT`] latest are kept.
 //!
-//! Two locks, always taken in this order: `handlers` is held while a change is applied and told, so
+//! Two locks, always taken in this order: `listeners` is held while a change is applied and told, so
 //! that every handler sees every change once and in order; `state` is held only to read or swap map
 //! entries, never while parsing for readers or while calling handlers.
+//!
+//! Handlers are told objects or their metadata. The two differ in what they know only where a state is
+//! set aside: it does not make a value of the type, or another source told it (see `metadata`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
+use super::metadata::{Estate, FollowerId, MetadataHandler, MetadataSource, Told};
 use super::scan::{self, EventKind, Head, ScanError, Scanned};
-use super::{Change, Latch};
+use super::{Change, Latch, MetadataChange, PartialObject};
 use crate::ObjectKey;
 
 /// How many typed values one informer keeps. At some 15 KB for a typed pod this bounds a kind to
@@ -25,6 +31,14 @@ pub(super) const RECENT: usize = 512;
 
 /// What a reflector feeds.
 pub(super) trait Sink: Send + Sync {
+    /// A list is about to be asked for.
+    fn begin(&self) {}
+    /// Whether the server need not send more than type and metadata.
+    fn metadata_only(&self) -> bool;
+    /// What there is to keep of a listed object until all are there.
+    fn condensed(&self, item: Bytes) -> Bytes {
+        item
+    }
     /// Replaces everything: `items` is the whole truth at `resource_version`.
     fn replace(&self, items: Vec<Bytes>, resource_version: &str);
     /// One watch event about one object; returns its resourceVersion when it has one.
@@ -63,29 +77,57 @@ struct State<K> {
     resource_version: String,
 }
 
+struct Listeners<K> {
+    objects: Vec<Handler<K>>,
+    metadata: BTreeMap<FollowerId, MetadataHandler>,
+    /// The last state of objects that was told of their metadata, where it is not the state that is kept.
+    aside: BTreeMap<ObjectKey, Told>,
+    /// Fired by the first list.
+    waiting: Vec<Latch>,
+    /// Whether those who follow metadata were given away.
+    handed_over: bool,
+    ended: bool,
+}
+
+impl<K> Default for Listeners<K> {
+    fn default() -> Self {
+        Self {
+            objects: Vec::new(),
+            metadata: BTreeMap::new(),
+            aside: BTreeMap::new(),
+            waiting: Vec::new(),
+            handed_over: false,
+            ended: false,
+        }
+    }
+}
+
 /// The shared part of an [`super::Informer`].
 pub(super) struct Store<K> {
     /// The kind's plural name, for logs.
     what: String,
     /// Keep only type and metadata of each object.
     metadata_only: bool,
+    /// Spares reading the metadata of what is parsed anyway.
+    metadata_of: Option<fn(&K) -> &ObjectMeta>,
     state: RwLock<State<K>>,
-    handlers: Mutex<Vec<Handler<K>>>,
+    listeners: Mutex<Listeners<K>>,
     recent: Mutex<VecDeque<Weak<Entry<K>>>>,
     synced: Latch,
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
-    pub(super) fn new(what: &str, metadata_only: bool) -> Self {
+    pub(super) fn new(what: &str, metadata_only: bool, metadata_of: Option<fn(&K) -> &ObjectMeta>) -> Self {
         Self {
             what: what.to_owned(),
             metadata_only,
+            metadata_of,
             state: RwLock::new(State {
                 objects: BTreeMap::new(),
                 indexes: Vec::new(),
                 resource_version: String::new(),
             }),
-            handlers: Mutex::new(Vec::new()),
+            listeners: Mutex::default(),
             recent: Mutex::new(VecDeque::new()),
             synced: Latch::new(),
         }
@@ -169,11 +211,14 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     pub(super) fn on_event(&self, handler: Handler<K>) {
-        let mut handlers = self.handlers.lock();
-        for object in self.list() {
-            self.call(&handler, &Change::Added(object));
+        let mut listeners = self.listeners.lock();
+        if listeners.ended {
+            return;
         }
-        handlers.push(handler);
+        for change in self.list().into_iter().map(Change::Added) {
+            self.guarded(|| handler(&change));
+        }
+        listeners.objects.push(handler);
     }
 
     /// A list keeps what it parses only when all of it fits: a scan must not drive out what is in use.
@@ -221,15 +266,23 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
         }
     }
 
-    fn call(&self, handler: &Handler<K>, change: &Change<K>) {
-        if catch_unwind(AssertUnwindSafe(|| handler(change))).is_err() {
+    fn guarded(&self, call: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
             tracing::error!(resource = %self.what, "an informer handler panicked; the informer goes on");
         }
     }
 
-    fn tell(&self, handlers: &[Handler<K>], change: &Change<K>) {
-        for handler in handlers {
-            self.call(handler, change);
+    fn tell(
+        &self,
+        listeners: &Listeners<K>,
+        objects: Option<&Change<K>>,
+        metadata: Option<&MetadataChange<'_>>,
+    ) {
+        if let Some(change) = objects {
+            listeners.objects.iter().for_each(|handler| self.guarded(|| handler(change)));
+        }
+        if let Some(change) = metadata {
+            listeners.metadata.values().for_each(|handler| self.guarded(|| handler(change)));
         }
     }
 
@@ -238,21 +291,24 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
     }
 
     /// Stores a new state of an object and tells the handlers. Same version again: nothing happens.
-    fn upsert(&self, handlers: &[Handler<K>], object: Scanned<'_>) {
+    fn upsert(&self, listeners: &mut Listeners<K>, object: Scanned<'_>) {
         let mut old = self.entry(&object.head.key);
-        if old.as_ref().is_some_and(|known| known.head == object.head) {
+        let aside = listeners.aside.get(&object.head.key).map(|told| &told.head);
+        if aside.is_none() && old.as_ref().is_some_and(|known| known.head == object.head) {
             return;
         }
         let Some(bytes) = self.kept(&object) else { return };
-        let head = object.head;
+        let known = aside.or(old.as_ref().map(|known| &known.head));
         // Another uid is another object of the same name: its predecessor was deleted unseen.
-        if let Some(known) = old.take_if(|known| known.head.uid != head.uid) {
-            self.remove(handlers, &known, None);
+        if known.is_some_and(|known| known.uid != object.head.uid) {
+            self.remove(listeners, &object.head.key, None);
+            old = None;
         }
-        let mut parsed = if !handlers.is_empty() || !self.state.read().indexes.is_empty() {
+        let head = object.head;
+        let mut parsed = if !listeners.objects.is_empty() || !self.state.read().indexes.is_empty() {
             match self.parse(&head, &bytes) {
                 Some(value) => Some(Arc::new(value)),
-                None => return,
+                None => return self.set_aside(listeners, head, &bytes),
             }
         } else {
             None
@@ -269,26 +325,73 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
             }
             state.put(&entry, parsed.as_deref());
         }
-        let Some(new) = parsed.filter(|_| !handlers.is_empty()) else { return };
-        let before = old.as_ref().and_then(|old| self.value(old, false));
-        let change = match before {
-            Some(old) => Change::Modified { old, new },
-            None => Change::Added(new),
-        };
-        self.tell(handlers, &change);
+        let told = listeners.aside.remove(&entry.head.key);
+        let change = parsed.clone().filter(|_| !listeners.objects.is_empty()).map(|new| {
+            match old.as_ref().and_then(|old| self.value(old, false)) {
+                Some(old) => Change::Modified { old, new },
+                None => Change::Added(new),
+            }
+        });
+        let told = told.as_ref().map(|told| &told.head).or(old.as_ref().map(|old| &old.head));
+        let metadata = self.metadata(listeners, parsed.as_deref(), &entry.bytes);
+        let metadata = metadata.as_deref().and_then(|new| news(told, &entry.head, new));
+        self.tell(listeners, change.as_ref(), metadata.as_ref());
+    }
+
+    /// Tells those who follow metadata of a state that is of no use to anybody else.
+    fn set_aside(&self, listeners: &mut Listeners<K>, head: Head, bytes: &[u8]) {
+        let Some(new) = self.read_metadata(bytes) else { return };
+        let Some(bytes) = self.readable(scan::only_metadata(bytes)) else { return };
+        let old = self.entry(&head.key);
+        let aside = listeners.aside.get(&head.key).map(|told| &told.head);
+        let change = news(aside.or(old.as_ref().map(|old| &old.head)), &head, &new);
+        self.tell(listeners, None, change.as_ref());
+        listeners.aside.insert(head.key.clone(), Told { head, bytes: bytes.into() });
+    }
+
+    /// The metadata of a state; `None` if nobody follows it.
+    fn metadata<'a>(
+        &self,
+        listeners: &Listeners<K>,
+        parsed: Option<&'a K>,
+        bytes: &[u8],
+    ) -> Option<Cow<'a, ObjectMeta>> {
+        if listeners.metadata.is_empty() {
+            return None;
+        }
+        match (parsed, self.metadata_of) {
+            (Some(parsed), Some(metadata_of)) => Some(Cow::Borrowed(metadata_of(parsed))),
+            _ => self.read_metadata(bytes).map(Cow::Owned),
+        }
+    }
+
+    /// The metadata in an object's bytes; `None`, with a warning, when it is none.
+    fn read_metadata(&self, bytes: &[u8]) -> Option<ObjectMeta> {
+        let read = serde_json::from_slice::<PartialObject>(bytes).map_err(ScanError::Metadata);
+        self.readable(read).map(|object| object.metadata)
     }
 
     /// Forgets an object and tells the handlers its last state: `last` if it can be read, else the
     /// state that was kept.
-    fn remove(&self, handlers: &[Handler<K>], known: &Arc<Entry<K>>, last: Option<&Scanned<'_>>) {
-        self.state.write().take(&known.head.key);
-        if handlers.is_empty() {
+    fn remove(&self, listeners: &mut Listeners<K>, key: &ObjectKey, last: Option<&Scanned<'_>>) {
+        let known = self.entry(key);
+        let aside = listeners.aside.remove(key);
+        self.state.write().take(key);
+        if listeners.objects.is_empty() && listeners.metadata.is_empty() {
             return;
         }
-        let last = last.and_then(|object| self.parse(&known.head, &self.kept(object)?)).map(Arc::new);
-        if let Some(object) = last.or_else(|| self.value(known, false)) {
-            self.tell(handlers, &Change::Deleted(object));
+        let last = last.and_then(|object| self.kept(object));
+        let mut object = None;
+        if let Some(known) = known.as_ref().filter(|_| !listeners.objects.is_empty()) {
+            let parsed = last.as_ref().and_then(|bytes| self.parse(&known.head, bytes)).map(Arc::new);
+            object = parsed.or_else(|| self.value(known, false));
         }
+        let states =
+            [last.as_deref(), aside.as_ref().map(|told| &*told.bytes), known.as_ref().map(|it| &*it.bytes)];
+        let mut states = states.into_iter().flatten().filter(|_| !listeners.metadata.is_empty());
+        let metadata = states.find_map(|bytes| self.read_metadata(bytes));
+        let metadata = metadata.as_ref().map(MetadataChange::Deleted);
+        self.tell(listeners, object.map(Change::Deleted).as_ref(), metadata.as_ref());
     }
 
     /// What is kept of an object: no managed fields and, if asked for, [`Store::metadata_only`].
@@ -333,41 +436,60 @@ fn mended<K: DeserializeOwned>(bytes: &[u8]) -> Option<Result<K, serde_json::Err
     Some(serde_json::from_value(object))
 }
 
+/// What is new to somebody who was told `told` of an object.
+fn news<'a>(told: Option<&Head>, head: &Head, new: &'a ObjectMeta) -> Option<MetadataChange<'a>> {
+    match told {
+        None => Some(MetadataChange::Added(new)),
+        Some(told) if told == head => None,
+        Some(_) => Some(MetadataChange::Modified(new)),
+    }
+}
+
 impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
+    fn metadata_only(&self) -> bool {
+        self.metadata_only
+    }
+
     fn replace(&self, items: Vec<Bytes>, resource_version: &str) {
-        let handlers = self.handlers.lock();
+        let mut listeners = self.listeners.lock();
         let mut listed = BTreeSet::new();
         for bytes in items {
             let Some(object) = self.readable(scan::object(&bytes)) else { continue };
             listed.insert(object.head.key.clone());
-            self.upsert(&handlers, object);
+            self.upsert(&mut listeners, object);
         }
-        let vanished: Vec<Arc<Entry<K>>> = {
+        let vanished: BTreeSet<ObjectKey> = {
             let state = self.state.read();
-            let gone = state.objects.iter().filter(|(key, _)| !listed.contains(key.as_ref()));
-            gone.map(|(_, slot)| slot.entry.clone()).collect()
+            let known = state.objects.keys().map(AsRef::as_ref).chain(listeners.aside.keys());
+            known.filter(|key| !listed.contains(*key)).cloned().collect()
         };
-        for entry in vanished {
-            self.remove(&handlers, &entry, None);
+        for key in vanished {
+            self.remove(&mut listeners, &key, None);
         }
         self.progress(resource_version);
         self.synced.cancel();
+        for latch in listeners.waiting.drain(..) {
+            latch.cancel();
+        }
     }
 
     fn event(&self, kind: EventKind, object: &[u8]) -> Option<String> {
         let object = self.readable(scan::object(object))?;
         let version = object.head.resource_version.to_string();
-        let handlers = self.handlers.lock();
+        let mut listeners = self.listeners.lock();
         let known = self.entry(&object.head.key);
+        let aside = listeners.aside.get(&object.head.key).map(|told| &told.head);
+        let newest = aside.or(known.as_ref().map(|known| &known.head));
         // A resumed watch may repeat what is known already, but never goes back in time.
-        let stale = known
-            .as_ref()
-            .is_some_and(|known| older(&object.head.resource_version, &known.head.resource_version));
+        let stale = newest.is_some_and(|known| older(&object.head.resource_version, &known.resource_version));
         if !stale {
-            match (kind, known) {
-                (EventKind::Added | EventKind::Modified, _) => self.upsert(&handlers, object),
-                (EventKind::Deleted, Some(known)) => self.remove(&handlers, &known, Some(&object)),
-                (EventKind::Deleted | EventKind::Bookmark | EventKind::Error, _) => {}
+            match kind {
+                EventKind::Added | EventKind::Modified => self.upsert(&mut listeners, object),
+                EventKind::Deleted if newest.is_some() => {
+                    let key = object.head.key.clone();
+                    self.remove(&mut listeners, &key, Some(&object));
+                }
+                EventKind::Deleted | EventKind::Bookmark | EventKind::Error => {}
             }
         }
         self.progress(&version);
@@ -383,8 +505,97 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for Store<K> {
     fn end(&self) {
         // Handlers mostly hold their controller, which holds its informers: in a circle they would stay for ever. What
         // they hold may be the last of other informers, so they go when the lock is free.
-        let handlers = std::mem::take(&mut *self.handlers.lock());
-        drop(handlers);
+        let mut listeners = self.listeners.lock();
+        let ended = Listeners { ended: true, handed_over: listeners.handed_over, ..Listeners::default() };
+        let before = std::mem::replace(&mut *listeners, ended);
+        drop(listeners);
+        drop(before);
+    }
+}
+
+impl<K: DeserializeOwned + Send + Sync + 'static> MetadataSource for Store<K> {
+    fn attach(&self, id: FollowerId, handler: MetadataHandler) -> Result<(), MetadataHandler> {
+        let mut listeners = self.listeners.lock();
+        if listeners.handed_over {
+            return Err(handler);
+        }
+        if listeners.ended {
+            return Ok(());
+        }
+        let entries: Vec<_> = self.state.read().objects.values().map(|slot| slot.entry.clone()).collect();
+        let current = entries.iter().filter(|entry| !listeners.aside.contains_key(&entry.head.key));
+        let states =
+            current.map(|entry| &entry.bytes).chain(listeners.aside.values().map(|told| &told.bytes));
+        for metadata in states.filter_map(|bytes| self.read_metadata(bytes)) {
+            self.guarded(|| handler(&MetadataChange::Added(&metadata)));
+        }
+        listeners.metadata.insert(id, handler);
+        Ok(())
+    }
+
+    fn detach(&self, id: FollowerId) -> Option<MetadataHandler> {
+        self.listeners.lock().metadata.remove(&id)
+    }
+
+    fn when_synced(&self, latch: Latch) {
+        let mut listeners = self.listeners.lock();
+        if self.synced.is_cancelled() {
+            latch.cancel();
+        } else {
+            listeners.waiting.push(latch);
+        }
+    }
+
+    fn hand_over(&self) -> Estate {
+        let mut listeners = self.listeners.lock();
+        listeners.handed_over = true;
+        let followers = std::mem::take(&mut listeners.metadata);
+        let mut told = std::mem::take(&mut listeners.aside);
+        let entries: Vec<_> = self.state.read().objects.values().map(|slot| slot.entry.clone()).collect();
+        for entry in entries {
+            if !told.contains_key(&entry.head.key)
+                && let Some(bytes) = self.readable(scan::only_metadata(&entry.bytes))
+            {
+                let state = Told { head: entry.head.clone(), bytes: bytes.into() };
+                told.insert(entry.head.key.clone(), state);
+            }
+        }
+        Estate { followers, told, waiting: std::mem::take(&mut listeners.waiting) }
+    }
+
+    fn inherit(&self, estate: Estate) {
+        let mut listeners = self.listeners.lock();
+        listeners.handed_over = false;
+        listeners.metadata.extend(estate.followers);
+        listeners.waiting.extend(estate.waiting);
+        if self.synced.is_cancelled() {
+            self.settle(&listeners, estate.told);
+            listeners.waiting.drain(..).for_each(|latch| latch.cancel());
+        } else {
+            listeners.aside.extend(estate.told);
+        }
+    }
+}
+
+impl<K: DeserializeOwned + Send + Sync + 'static> Store<K> {
+    /// Tells inherited followers what they do not know, when no list will.
+    fn settle(&self, listeners: &Listeners<K>, mut told: BTreeMap<ObjectKey, Told>) {
+        let entries: Vec<_> = self.state.read().objects.values().map(|slot| slot.entry.clone()).collect();
+        let kept = entries.iter().filter(|entry| !listeners.aside.contains_key(&entry.head.key));
+        let kept = kept.map(|entry| (&entry.head, &entry.bytes));
+        let aside = listeners.aside.values().map(|told| (&told.head, &told.bytes));
+        let mut gone = Vec::new();
+        for (head, bytes) in kept.chain(aside) {
+            let mut told = told.remove(&head.key);
+            gone.extend(told.take_if(|told| told.head.uid != head.uid));
+            let new = self.read_metadata(bytes);
+            let change = new.as_ref().and_then(|new| news(told.as_ref().map(|told| &told.head), head, new));
+            self.tell(listeners, None, change.as_ref());
+        }
+        gone.extend(told.into_values());
+        for metadata in gone.iter().filter_map(|told| self.read_metadata(&told.bytes)) {
+            self.tell(listeners, None, Some(&MetadataChange::Deleted(&metadata)));
+        }
     }
 }
 
@@ -460,5 +671,41 @@ mod tests {
         assert!(
             mended::<Service>(br#"{"metadata":{"name":1},"status":{"conditions":[]}}"#).unwrap().is_err()
         );
+    }
+
+    #[test]
+    fn metadata_comes_from_the_one_copy_that_is_kept() {
+        let text = br#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a","resourceVersion":"1","managedFields":[{}]},
+            "spec":{"clusterIP":"10.0.0.1"}}"#;
+        let kept = |metadata_only| {
+            let store = Store::<Service>::new("services", metadata_only, None);
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let seen = told.clone();
+            let follow = move |change: &MetadataChange<'_>| seen.lock().push(change.metadata().clone());
+            assert!(store.attach(1, Box::new(follow)).is_ok());
+            store.replace(vec![Bytes::from_static(text)], "1");
+            assert_eq!(told.lock()[0].name.as_deref(), Some("a"));
+            let state = store.state.read();
+            assert!(store.listeners.lock().aside.is_empty());
+            state.objects.values().map(|slot| slot.entry.bytes.len()).sum::<usize>()
+        };
+        let whole = text.len() - r#","managedFields":[{}]"#.len();
+        assert_eq!(kept(false), whole);
+        assert_eq!(
+            kept(true),
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a","resourceVersion":"1"}}"#.len()
+        );
+    }
+
+    #[test]
+    fn who_comes_to_a_store_that_gave_its_followers_away_is_sent_on() {
+        for handed_over in [false, true] {
+            let store = Store::<Service>::new("services", true, None);
+            if handed_over {
+                store.hand_over();
+            }
+            store.end();
+            assert_eq!(store.attach(1, Box::new(|_| {})).is_err(), handed_over);
+        }
     }
 }

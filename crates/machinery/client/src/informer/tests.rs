@@ -391,23 +391,6 @@ async fn one_kind_is_listed_once_for_all_who_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn metadata_informers_keep_only_metadata() {
-    let (mut server, client) = HandPlayedServer::new();
-    let informers = SharedInformers::new(client, Shutdown::new());
-    let path = ResourcePath { group: "apps".into(), version: "v1".into(), plural: "deployments".into() };
-    let all = informers.metadata(&path);
-    let call = server.call().await;
-    assert_eq!(call.uri.path(), "/apis/apps/v1/deployments");
-    call.list("10", &[pod("a", 1)]);
-    all.synced().await;
-    let object = all.get(&key("a")).unwrap();
-    assert_eq!(object.kind, "Pod");
-    assert_eq!(object.metadata.uid.as_deref(), Some("uid-a"));
-    informers.forget_metadata(&path);
-    timeout(Duration::from_secs(1), informers.stopped()).await.expect("its task ends");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_server_whose_lists_are_always_too_old_is_asked_ever_more_seldom() {
     let mut rig = Rig::new();
     let mut gaps = Vec::new();

@@ -74,7 +74,8 @@ fn claims_are_known_by_name() {
 #[test]
 fn claims_go_with_whom_the_policy_says() {
     let pod = member(1, "new");
-    let (of_set, of_pod) = (controller_reference(&set(1)), controller_reference(&pod));
+    let of_set = controller_reference(&set(1));
+    let of_pod = OwnerReference { block_owner_deletion: Some(false), ..controller_reference(&pod) };
     let mut weak = of_set.clone();
     weak.controller = None;
     let other = controlled_by("v1", "ConfigMap", "other");
@@ -262,5 +263,40 @@ async fn a_pod_stays_until_its_claim_is_known_to_be_handed_over() {
     assert_eq!((ready(&api), observed.observed_generation), (2, Some(2)));
     api.release("/persistentvolumeclaims");
     api.until("one", FakeApi::run_pods, |api| api.list::<Pod>("/pods").len() == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_deleted_while_it_shrinks_takes_its_claims_along() {
+    let api = FakeApi::default();
+    api.create("apps/statefulsets", &with_claims(set(2), "Delete", "Delete"));
+    let controllers = [
+        "statefulset-controller",
+        "garbage-collector-controller",
+        "persistentvolumeclaim-protection-controller",
+    ];
+    let running = Running::start(&api, &controllers);
+    let claims = |api: &FakeApi| api.list::<PersistentVolumeClaim>("/persistentvolumeclaims");
+    let protected = |api: &FakeApi| claims(api).iter().filter(|it| it.metadata.finalizers.is_some()).count();
+    api.until("two", FakeApi::run_pods, |api| (ready(api), protected(api)) == (2, 2)).await;
+    api.edit("apps/statefulsets", "ns", "db", |set| set["spec"]["replicas"] = 0.into());
+    // One pod is on its way, the other still serves, and its claim is to go with it.
+    api.until(
+        "both claims are handed over",
+        |_| {},
+        |api| {
+            let of_pod = |it: &PersistentVolumeClaim| {
+                it.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Pod")
+            };
+            claims(api).iter().all(of_pod)
+        },
+    )
+    .await;
+    api.delete("apps/statefulsets", "ns", "db", "Foreground");
+    api.until("all is gone", FakeApi::run_pods, |api| {
+        let left = (api.list::<StatefulSet>("apps/statefulsets").len(), api.list::<Pod>("/pods").len());
+        (left, claims(api).len()) == ((0, 0), 0)
+    })
+    .await;
     running.stop().await;
 }

@@ -38,6 +38,15 @@ impl FakeApi {
         waiting.map(|watcher| (watcher.reader, watcher.resource.clone())).collect()
     }
 
+    /// The resources of all open watches, each as often as it is watched, ordered.
+    pub(crate) fn watched(&self) -> Vec<String> {
+        let mut state = self.state.lock();
+        state.watchers.retain(|watcher| !watcher.sender.is_closed());
+        let mut watched: Vec<_> = state.watchers.iter().map(|watcher| watcher.resource.clone()).collect();
+        watched.sort();
+        watched
+    }
+
     /// Tells the watches of a reader and resource up to `most` of what they wait for, each line `times` times.
     pub(crate) fn deliver(&self, (reader, resource): &(usize, String), most: usize, times: usize) {
         let mut state = self.state.lock();
