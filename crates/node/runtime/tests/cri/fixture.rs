@@ -44,10 +44,22 @@ pub(crate) fn image_of_files(name: &str, what: &str, path: &Path) {
     image.write(std::fs::File::create(path).unwrap()).unwrap();
 }
 
+/// The image of every test, with these links in it.
+pub(crate) fn image_with_links(name: &str, links: &[(&str, &str)], path: &Path) {
+    let image = links
+        .iter()
+        .fold(base(name), |image, (at, target)| image.file(at, ImageFile::Link((*target).to_owned())));
+    image.write(std::fs::File::create(path).unwrap()).unwrap();
+}
+
 fn image(path: &Path) {
+    base(IMAGE).write(std::fs::File::create(path).unwrap()).unwrap();
+}
+
+fn base(name: &str) -> Image {
     let regular = |text: &str, mode| ImageFile::Regular(text.as_bytes().to_vec(), mode);
     let busybox = std::fs::read("/usr/bin/busybox").unwrap();
-    let mut image = Image::new(IMAGE)
+    let mut image = Image::new(name)
         .file("/bin/busybox", ImageFile::Regular(busybox, 0o755))
         .file("/etc/passwd", regular("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n", 0o644))
         .file("/etc/group", regular("root:x:0:\nweb:x:34:\nlogs:x:50:web\n", 0o644))
@@ -59,7 +71,7 @@ fn image(path: &Path) {
     for name in APPLETS {
         image = image.file(&format!("/bin/{name}"), ImageFile::Link("busybox".to_owned()));
     }
-    image.write(std::fs::File::create(path).unwrap()).unwrap();
+    image
 }
 
 /// A plugin that gives every pod the same address and tells nobody.

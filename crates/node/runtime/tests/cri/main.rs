@@ -67,6 +67,7 @@ cases! {
     security::filters,
     security::paths,
     security::leaked_descriptors,
+    security::links_of_images,
     security::commands_are_confined,
     security::streams_are_its_own,
     streams::exec_attach_and_forward,

@@ -3,6 +3,7 @@
 
 use podium_cri::v1;
 
+use super::fixture::image_with_links;
 use super::{Fixture, Kind};
 
 type Security = v1::LinuxContainerSecurityContext;
@@ -249,4 +250,82 @@ pub(crate) async fn streams_are_its_own(fixture: &Fixture) {
             assert!(with(fixture, "keys", number, "cat /proc/keys").await.contains("_ses."));
         }
     }
+}
+
+/// SECURITY.md, volume path and symlink races, for images: links in an image do not move what the runtime mounts out of the
+/// container's root, nor the kernel's file systems within it.
+pub(crate) async fn links_of_images(fixture: &Fixture) {
+    const LINKED: &str = "example.com/podium/linked:v1";
+    let outside = fixture.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("kept"), "as it was").unwrap();
+    let absolute = outside.to_str().unwrap();
+    let climbing = format!("../../../../../../../../../../..{absolute}");
+    let untouched = |what: &str| {
+        let found: Vec<_> =
+            std::fs::read_dir(&outside).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert_eq!(found, ["kept"], "{what}");
+        assert_eq!(std::fs::read_to_string(outside.join("kept")).unwrap(), "as it was", "{what}");
+    };
+    let archive = fixture.path("linked.tar");
+    let pod = fixture.pod("linked");
+    let sandbox = fixture.run_pod(&pod).await;
+    let config = |name: &str, script: &str| {
+        let mut config = fixture.script(name, script);
+        config.image.as_mut().unwrap().image = LINKED.to_owned();
+        config
+    };
+    let mut number = 0;
+    for at in ["/proc", "/dev", "/sys"] {
+        for target in [absolute, &climbing, "/etc"] {
+            image_with_links(LINKED, &[(at, target)], &archive);
+            podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+            number += 1;
+            let started = match fixture.create(&sandbox, config(&format!("c{number}"), "true"), &pod).await {
+                Ok(id) => fixture.start_container(&id).await.is_ok(),
+                Err(_) => false,
+            };
+            untouched(at);
+            // runc mounts some of them where the link leads in the root.
+            assert!(!started || fixture.kind != Kind::Podium, "{at} is a link to {target}");
+        }
+    }
+    // Files that the kubelet puts into a container: where links lead in the root, though nothing is there yet.
+    let links = [
+        ("/far", absolute),
+        ("/up", &*climbing),
+        ("/var/run", "/run"),
+        ("/stub.conf", "run/resolve/stub.conf"),
+    ];
+    image_with_links(LINKED, &links, &archive);
+    podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+    let file = fixture.path("hosts");
+    std::fs::write(&file, "10.0.0.1 name\n").unwrap();
+    let places = ["/far/hosts", "/up/also/hosts", "/var/run/secrets/hosts", "/stub.conf"];
+    let mut config_of_files =
+        config("files", &format!("for at in {}; do cat $at; done; ls /run/secrets", places.join(" ")));
+    let host_path = file.to_str().unwrap().to_owned();
+    config_of_files.mounts = places
+        .iter()
+        .map(|at| v1::Mount {
+            container_path: (*at).to_owned(),
+            host_path: host_path.clone(),
+            readonly: true,
+            ..Default::default()
+        })
+        .collect();
+    let id = fixture.run(&sandbox, config_of_files, &pod).await;
+    fixture.ended(&id).await;
+    assert_eq!(fixture.log("linked", "files").await, "10.0.0.1 name\n".repeat(4) + "hosts\n");
+    untouched("files");
+    // Nor over what confines the program.
+    image_with_links(LINKED, &[("/conf", "/proc/self/attr")], &archive);
+    podium_cri::import_image(&fixture.endpoint(), &archive).await.unwrap();
+    let mut config = config("over", "true");
+    config.mounts = vec![v1::Mount { container_path: "/conf/exec".into(), host_path, ..Default::default() }];
+    let started = match fixture.create(&sandbox, config, &pod).await {
+        Ok(id) => fixture.start_container(&id).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!started);
 }
