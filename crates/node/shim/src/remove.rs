@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::dir::Dir;
@@ -33,7 +33,13 @@ pub fn tree(path: &Path) -> io::Result<()> {
 ///
 /// Works on two levels only: directories of the second are moved up into the first before their parent is removed, so
 /// that nothing is ever deeper than that.
+///
+/// The name is that of something in `parent`: one that leads elsewhere (`.`, `..`, anything with a slash) or nowhere is
+/// refused as `InvalidInput` before anything is touched.
 pub fn tree_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    if matches!(name.as_bytes(), b"" | b"." | b"..") || name.as_bytes().contains(&b'/') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let top = open(parent, name)?;
     let mut listing = Dir::from_fd(top.try_clone()?.into())?;
     let mut number = 0;
@@ -119,25 +125,56 @@ fn some(listing: &mut Dir) -> io::Result<Vec<OsString>> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::thread;
 
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::stat::{Mode, mkdirat};
 
     use super::*;
 
+    /// What one descriptor a level would run into. The whole test process gets it, so it is above the usual 1024.
+    const DESCRIPTORS: u64 = 2048;
+    /// More than descriptors, and than names of one letter that a path holds (2048).
+    const LEVELS: usize = 3000;
+    /// No frame is small enough for `LEVELS` of them: 43 bytes each.
+    const STACK: usize = 128 << 10;
+
     #[test]
     fn a_tree_deeper_than_paths_descriptors_and_stacks() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(DESCRIPTORS), hard).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tree");
         fs::create_dir(&path).unwrap();
         let mut at = File::open(&path).unwrap();
-        for _ in 0..20_000 {
+        for _ in 0..LEVELS {
             mkdirat(&at, "d", Mode::from_bits_truncate(0o700)).unwrap();
             at = open(at.as_fd(), OsStr::new("d")).unwrap();
         }
         drop(at);
-        tree(&path).unwrap();
+        let removed = path.clone();
+        let thread = thread::Builder::new().stack_size(STACK).spawn(move || tree(&removed)).unwrap();
+        thread.join().unwrap().unwrap();
         assert!(!path.exists());
         assert_eq!(tree(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("parent");
+        fs::create_dir_all(parent.join("a/b")).unwrap();
+        fs::create_dir(directory.path().join("sibling")).unwrap();
+        let absolute = parent.join("a");
+        let open = File::open(&parent).unwrap();
+        for name in ["", ".", "..", "/", "a/", "./a", "a/b", "a/..", "../sibling", absolute.to_str().unwrap()]
+        {
+            let error = tree_at(open.as_fd(), OsStr::new(name)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
+        }
+        assert!(parent.join("a/b").is_dir() && directory.path().join("sibling").is_dir());
+        tree_at(open.as_fd(), OsStr::new("a")).unwrap();
+        assert!(!parent.join("a").exists());
     }
 
     #[test]
