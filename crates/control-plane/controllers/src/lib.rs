@@ -49,6 +49,7 @@ mod nodeipam;
 mod nodelifecycle;
 mod nodes;
 mod owner;
+mod plugin_names;
 mod podgc;
 mod pods;
 mod protection;
