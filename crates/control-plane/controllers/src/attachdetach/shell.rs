@@ -144,7 +144,12 @@ impl Caches {
             let attachment = change.object();
             match change {
                 Change::Added(new) | Change::Modified { new, .. } => answered(&operations, new),
-                Change::Deleted(gone) => operations.tried(owner::name(&gone.metadata), DETACH, true),
+                Change::Deleted(gone) => {
+                    let name = owner::name(&gone.metadata);
+                    operations.tried(name, DETACH, true);
+                    // It may have been given up before it was attached.
+                    operations.forget(name);
+                }
             }
             volume_of(attachment).into_iter().for_each(|volume| to.add(Key::Volume(volume.to_owned())));
             to.add(Key::Node(attachment.spec.node_name.clone()));

@@ -38,8 +38,8 @@ impl Drop for Telling {
 /// Asks all.
 pub(super) fn collect(out: &mut String) {
     // Not under the lock: caches are read.
-    let mut tellers = TELLERS.lock().clone();
-    tellers.retain(|teller| !cfg!(test) || teller.thread == thread::current().id());
+    let is_heard = |teller: &&Teller| !cfg!(test) || teller.thread == thread::current().id();
+    let tellers: Vec<_> = TELLERS.lock().iter().filter(is_heard).cloned().collect();
     for (at, teller) in tellers.iter().enumerate() {
         if tellers[at + 1..].iter().all(|younger| younger.name != teller.name) {
             (teller.answer)(out);
