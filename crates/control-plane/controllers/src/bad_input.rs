@@ -62,6 +62,40 @@ async fn a_selector_that_matches_anothers_pods_takes_none_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_selector_of_everything_selects_nothing_and_says_so() {
+    let api = FakeApi::default();
+    api.create(
+        "/nodes",
+        &json!({"metadata": {"name": "n1"}, "spec": {}, "status": {
+        "conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "110"}}}),
+    );
+    let lonely = json!({"metadata": {"name": "lonely", "namespace": "ns"}, "spec": {"containers": []}});
+    api.create("/pods", &lonely);
+    for (resource, name) in [("apps/deployments", "greedy"), ("apps/daemonsets", "greedier")] {
+        let mut greedy = workload(name, "any", 2);
+        greedy["spec"]["selector"] = json!({});
+        api.create(resource, &greedy);
+    }
+    api.create("apps/deployments", &workload("web", "web", 1));
+    let names = ["deployment-controller", "replicaset-controller", "daemonset-controller"];
+    let running = Running::start(&api, &names);
+    api.until("the sound one is up", FakeApi::run_pods, |api| available(api, "web") == 1).await;
+    let told = |api: &FakeApi| {
+        let messages: BTreeSet<_> = api.events("SelectingAll").into_iter().collect();
+        messages.into_iter().collect::<Vec<_>>()
+    };
+    let expected = ["daemon set", "deployment"]
+        .map(|kind| format!("This {kind} is selecting all pods. A non-empty selector is required."));
+    api.until("both are told", |_| {}, |api| told(api) == expected).await;
+    api.settle().await;
+    let pods: Vec<Pod> = api.list("/pods");
+    assert_eq!(pods.len(), 2);
+    let lonely: Pod = api.get("/pods", "ns", "lonely").unwrap();
+    assert!(lonely.metadata.owner_references.is_none());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_owner_made_again_under_its_name_does_not_inherit() {
     let api = FakeApi::default();
     let old = api.create("apps/replicasets", &workload("web", "web", 2));

@@ -9,7 +9,7 @@ mod shell;
 mod tests;
 mod topology;
 
-pub(crate) use decide::Decision;
+pub(crate) use decide::{Counts, Decision};
 pub(crate) use pack::{Family, Group, Groups, Parent, endpoint_key, port_key};
 pub(crate) use shell::{apply, run, service_of};
 

@@ -51,6 +51,7 @@ mod nodes;
 #[cfg(test)]
 mod one_watch;
 mod owner;
+mod plugin_names;
 mod podgc;
 mod pods;
 mod protection;

@@ -475,8 +475,12 @@ pub(crate) const ENTRIES: &[Entry] = &[
     },
 ];
 
-/// Controllers that must be asked for by name, as upstream.
-const OFF_BY_DEFAULT: [&str; 2] = ["bootstrap-signer-controller", "token-cleaner-controller"];
+/// Controllers that must be asked for by name. Upstream's storage version collector is among them by its feature gate.
+const OFF_BY_DEFAULT: [&str; 3] = [
+    "bootstrap-signer-controller",
+    "storageversion-garbage-collector-controller",
+    "token-cleaner-controller",
+];
 
 /// The names of all controllers, for help texts and checks.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -517,6 +521,9 @@ pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
 async fn run_until(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let chosen = choice::choose(&config.controllers)?;
     config.informers.cut_parts_from_wholes();
+    for (name, why) in choice::in_vain(&config.controllers) {
+        tracing::info!(controller = name, why, "a controller does not run, as upstream's does not");
+    }
     let settings = Arc::new(config.settings.clone());
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();

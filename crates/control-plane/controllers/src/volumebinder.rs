@@ -6,6 +6,7 @@
 //! only if they lie below `/tmp` after all links are followed. And a recycling pod's events are not repeated on the volume.
 
 mod claims;
+mod counts;
 mod decide;
 mod latest;
 pub(crate) mod plugins;

@@ -163,15 +163,34 @@ impl<M: Metric, const LABELS: usize> Collect for Family<M, LABELS> {
         }
         head(out, self.name, M::TYPE, self.help);
         for series in series.iter() {
-            let labels: Vec<String> = self
-                .labels
-                .iter()
-                .zip(&series.values)
-                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
-                .collect();
-            series.metric.write(out, self.name, &labels.join(","));
+            series.metric.write(out, self.name, &labelled(&self.labels, &series.values));
         }
     }
+}
+
+/// Writes a gauge that is worked out at this moment instead of being kept: its values by those of its labels.
+pub fn gauges<V: AsRef<str>, const LABELS: usize>(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    labels: [&str; LABELS],
+    values: impl IntoIterator<Item = ([V; LABELS], f64)>,
+) {
+    let mut values = values.into_iter().peekable();
+    if values.peek().is_some() {
+        head(out, name, Gauge::TYPE, help);
+    }
+    for (of, value) in values {
+        row(out, name, &labelled(&labels, &of), value);
+    }
+}
+
+/// Labels as they stand between braces.
+fn labelled<V: AsRef<str>>(labels: &[&str], values: &[V]) -> String {
+    let pairs = labels.iter().zip(values);
+    let pairs: Vec<_> =
+        pairs.map(|(label, value)| format!("{label}=\"{}\"", escaped(value.as_ref()))).collect();
+    pairs.join(",")
 }
 
 /// A label's value as it stands between quotes.
@@ -214,6 +233,18 @@ mod tests {
             out,
             "# HELP things_total [ALPHA] Things.\n# TYPE things_total counter\n\
              things_total{kind=\"a\",how=\"b\\\"c\"} 3\nthings_total{kind=\"a\",how=\"\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn what_is_worked_out_has_one_row_for_each_set_of_labels() {
+        let mut out = String::new();
+        gauges::<&str, 1>(&mut out, "none", "[ALPHA] None.", ["kind"], []);
+        assert_eq!(out, "", "nothing is known");
+        gauges(&mut out, "some", "[ALPHA] Some.", ["kind", "how"], [(["a", "\""], 2.0), (["b", ""], 0.0)]);
+        assert_eq!(
+            out,
+            "# HELP some [ALPHA] Some.\n# TYPE some gauge\nsome{kind=\"a\",how=\"\\\"\"} 2\nsome{kind=\"b\",how=\"\"} 0\n"
         );
     }
 

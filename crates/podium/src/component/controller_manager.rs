@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -17,13 +18,15 @@ use self::nodes::Nodes;
 use self::signing::Signing;
 use self::tuning::Tuning;
 use super::accounts::Accounts;
-use super::flags::{Election, WithoutEffect};
+use super::flags::{Election, WithoutEffect, duration};
 use super::{Common, healthz};
 use crate::connection::Connection;
 use crate::daemon::Program;
 use crate::parts::Parts;
 
 mod concurrency;
+#[cfg(test)]
+mod every_flag;
 mod nodes;
 mod signing;
 mod tuning;
@@ -46,7 +49,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     concurrency: Concurrency,
     #[command(flatten)]
-    _without_effect: WithoutEffect,
+    without_effect: WithoutEffect,
     /// Controllers to run: * for all that are on by default, NAME for one more, -NAME for one less
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
@@ -85,6 +88,9 @@ pub(crate) struct Flags {
     /// How many ended pods are kept; 0 or less for all
     #[arg(long, value_name = "N", default_value_t = 12_500, allow_negative_numbers = true)]
     terminated_pod_gc_threshold: i64,
+    /// How long the last work of controllers is waited for at the end
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    controller_shutdown_timeout: Duration,
     /// Delete what has lost its owners, as --controllers=-garbage-collector-controller would not
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true")]
@@ -108,6 +114,7 @@ impl Program for Manager<'_> {
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let flags = self.0;
         let end = parts.shutdown();
+        flags.without_effect.tell();
         let settings = settings(flags)?;
         let connection = flags.common.connect().await?;
         let client = connection.client()?;
@@ -139,9 +146,16 @@ impl Program for Manager<'_> {
             config.workers = workers;
             podium_controllers::run(config, stop)
         };
+        let limit = flags.controller_shutdown_timeout;
         match election {
-            Some(election) => parts.spawn("controllers", lead_and_work(election, end, work)),
-            None => parts.spawn("controllers", work(end)),
+            Some(election) => {
+                let leading = lead_and_work(election, end.clone(), work);
+                parts.spawn("controllers", ended_in_time(leading, end, limit));
+            }
+            None => {
+                let working = work(end.clone());
+                parts.spawn("controllers", ended_in_time(working, end, limit));
+            }
         }
         Ok(())
     }
@@ -169,6 +183,26 @@ where
     let mut outcome = Ok(());
     election.run(end, |stop| async { outcome = work(stop).await }).await?;
     Ok(outcome?)
+}
+
+/// What comes of the work, unless it goes on for longer than `limit` after its end was asked for: it is broken off then.
+async fn ended_in_time<E>(
+    work: impl Future<Output = Result<(), E>>,
+    end: Shutdown,
+    limit: Duration,
+) -> Result<(), E> {
+    let too_late = async {
+        end.cancelled().await;
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = too_late => {
+            tracing::warn!(limit = ?limit, "controllers did not end in time");
+            Ok(())
+        }
+    }
 }
 
 fn settings(flags: &Flags) -> Result<podium_controllers::Settings> {
@@ -225,6 +259,28 @@ mod tests {
     struct Program {
         #[command(flatten)]
         flags: Flags,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_work_is_waited_for_but_not_for_ever() {
+        let limit = Duration::from_secs(10);
+        let ends_after = async |seconds: u64| {
+            let end = Shutdown::new();
+            let work = async {
+                end.cancelled().await;
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Err("finished")
+            };
+            let started = tokio::time::Instant::now();
+            let stop = async {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                end.cancel();
+            };
+            let (outcome, ()) = tokio::join!(ended_in_time(work, end.clone(), limit), stop);
+            (outcome, started.elapsed().as_secs())
+        };
+        assert_eq!(ends_after(9).await, (Err("finished"), 69));
+        assert_eq!(ends_after(3600).await, (Ok(()), 70));
     }
 
     /// What kubeadm v1.36 writes, and what people often add.

@@ -87,16 +87,39 @@ enum Rule {
     Never(&'static str),
     /// Taken with the value that tells what is so, and refused with any other for this reason.
     Only(&'static str, &'static str),
-    /// Taken with any value, for this reason.
+    /// The same with several values, in small letters or capitals.
+    OneOf(&'static [&'static str], &'static str),
+    /// Taken with any value, for this reason, which the log then has.
     Any(&'static str),
     /// Taken if the check finds nothing.
     Checked(fn(&str) -> Result<(), String>),
 }
-use Rule::{Any, Checked, Never, Only};
+use Rule::{Any, Checked, Never, OneOf, Only};
 
 /// Flags of upstream's controller manager and scheduler that have nothing to act on here.
 const WITHOUT_EFFECT: &[(&str, Rule)] = &[
+    ("allow-metric-labels", Never(ALL_METRICS)),
+    ("allow-metric-labels-manifest", Never(ALL_METRICS)),
+    ("allow-untagged-cloud", Only("false", NO_CLOUD)),
     ("attach-detach-reconcile-sync-period", Never(NO_ROUNDS)),
+    (
+        "authentication-skip-lookup",
+        Only(
+            "false",
+            "authorities that --client-ca-file and --requestheader-client-ca-file name are not looked up",
+        ),
+    ),
+    ("authentication-token-webhook-cache-ttl", Any(NO_CACHE)),
+    (
+        "authentication-tolerate-lookup-failure",
+        Only(
+            "true",
+            "certificates of authorities that could not be looked up are refused, and nothing else changes",
+        ),
+    ),
+    ("authorization-webhook-cache-authorized-ttl", Any(NO_CACHE)),
+    ("authorization-webhook-cache-unauthorized-ttl", Any(NO_CACHE)),
+    ("cert-dir", Only("", "give --tls-cert-file and --tls-private-key-file")),
     ("cidr-allocator-type", Only("RangeAllocator", "addresses are given from --cluster-cidr only")),
     ("cloud-config", Never(NO_CLOUD)),
     ("cloud-provider", Only("", NO_CLOUD)),
@@ -115,27 +138,72 @@ const WITHOUT_EFFECT: &[(&str, Rule)] = &[
         "enable-dynamic-provisioning",
         Only("true", "claims are always handed to the provisioners of their classes"),
     ),
+    ("disable-http2-serving", Only("true", "HTTP/1.1 is spoken and nothing else")),
+    ("disabled-metrics", Never(ALL_METRICS)),
+    ("emulated-version", OneOf(&["1.36", "kube=1.36", ""], "v1.36 is all there is")),
+    ("enable-leader-migration", Only("false", NO_CLOUD)),
     ("enable-hostpath-provisioner", Only("false", "no volumes are made in directories of hosts")),
     ("endpoint-updates-batch-period", Only("0s", NO_BATCHES)),
     ("endpointslice-updates-batch-period", Only("0s", NO_BATCHES)),
+    ("external-cloud-volume-plugin", Only("", NO_CLOUD)),
     ("feature-gates", Checked(super::gates::check)),
     ("flex-volume-plugin-dir", Never("there are no plugins of that kind: use CSI")),
+    ("http2-max-streams-per-connection", Any("HTTP/1.1 is spoken, which has no streams")),
     ("kube-api-burst", Any(NO_RATES)),
     ("kube-api-content-type", Only("application/json", "the API is spoken to in JSON")),
     ("kube-api-qps", Any(NO_RATES)),
+    ("leader-migration-config", Never(NO_CLOUD)),
+    ("log-flush-frequency", Any(AT_ONCE)),
+    ("log-json-info-buffer-size", Any(AT_ONCE)),
+    ("log-json-split-stream", Only("false", "the log is text on standard error")),
+    ("log-text-info-buffer-size", Any(AT_ONCE)),
+    ("log-text-split-stream", Only("false", "the log is text on standard error")),
+    ("logging-format", Only("text", "the log is text on standard error")),
+    (
+        "min-compatibility-version",
+        OneOf(&["1.35", "1.36", "kube=1.35", "kube=1.36", ""], "v1.36 is all there is"),
+    ),
     ("min-resync-period", Never(NO_ROUNDS)),
     ("mirroring-endpointslice-updates-batch-period", Only("0s", NO_BATCHES)),
     ("namespace-sync-period", Never(NO_ROUNDS)),
+    ("node-sync-period", Never(NO_CLOUD)),
+    ("permit-address-sharing", Only("false", "the port is this process's alone")),
+    ("permit-port-sharing", Only("false", "the port is this process's alone")),
     ("profiling", Only("false", NO_PROFILING)),
+    ("pv-recycler-increment-timeout-nfs", Only("30", RECYCLER)),
+    ("pv-recycler-minimum-timeout-hostpath", Only("60", RECYCLER)),
+    ("pv-recycler-minimum-timeout-nfs", Only("300", RECYCLER)),
+    ("pv-recycler-pod-template-filepath-hostpath", Only("", RECYCLER)),
+    ("pv-recycler-pod-template-filepath-nfs", Only("", RECYCLER)),
+    ("pv-recycler-timeout-increment-hostpath", Only("30", RECYCLER)),
+    ("pvclaimbinder-sync-period", Never(NO_ROUNDS)),
+    ("requestheader-extra-headers-prefix", OneOf(&["x-remote-extra-"], HEADERS)),
+    ("requestheader-group-headers", OneOf(&["x-remote-group"], HEADERS)),
+    ("requestheader-uid-headers", OneOf(&["x-remote-uid", ""], HEADERS)),
+    ("requestheader-username-headers", OneOf(&["x-remote-user"], HEADERS)),
     ("resource-quota-sync-period", Never(NO_ROUNDS)),
     ("route-reconciliation-period", Never(NO_CLOUD)),
+    ("show-hidden-metrics-for-version", Any("no metric is hidden")),
+    ("tls-cipher-suites", Never(STRONG_TLS)),
+    ("tls-curve-preferences", Never(STRONG_TLS)),
+    ("tls-min-version", OneOf(&["VersionTLS12", ""], STRONG_TLS)),
+    ("tls-sni-cert-key", Never("there is one certificate: give --tls-cert-file and --tls-private-key-file")),
+    ("v", Any("how much is logged is said by --log")),
+    ("version", Never("ask `podium --version`")),
+    ("vmodule", Never("give --log, which takes modules: --log=info,podium_controllers=debug")),
 ];
+const ALL_METRICS: &str = "all metrics are shown with all their labels: let who collects them choose";
+const AT_ONCE: &str = "each line of the log is written at once";
+const HEADERS: &str = "front proxies say whom they speak for in X-Remote-User, -Group, -Uid and -Extra-";
+const NO_CACHE: &str = "the API server is asked each time";
 const NO_BATCHES: &str =
     "changes are written as they come; what comes while a write is under way goes with the next";
 const NO_CLOUD: &str = "there is no cloud provider";
 const NO_PROFILING: &str = "there is no profiling; it is always off";
 const NO_RATES: &str =
     "Any value is taken and slows nothing down: requests are limited by the API server's flow control only";
+const RECYCLER: &str = "volumes are recycled as upstream does it by default: leave it out";
+const STRONG_TLS: &str = "TLS 1.2 and 1.3 are spoken with what is strong of them: leave it out";
 const NO_ROUNDS: &str = "nothing is done in rounds: objects are looked at when something about them changes";
 
 impl Rule {
@@ -144,7 +212,8 @@ impl Rule {
         match self {
             Never(why) => Err(format!("--{name} is not supported: {why}")),
             Only(so, _) if value == so => Ok(()),
-            Only(_, why) => Err(format!("--{name}={value} is not supported: {why}")),
+            OneOf(so, _) if so.iter().any(|it| it.eq_ignore_ascii_case(value)) => Ok(()),
+            Only(_, why) | OneOf(_, why) => Err(format!("--{name}={value} is not supported: {why}")),
             Any(_) => Ok(()),
             Checked(check) => check(value).map_err(|why| format!("--{name}: {why}")),
         }
@@ -155,19 +224,33 @@ impl Rule {
         match self {
             Any(why) => Some(why),
             Checked(_) => Some("Features to turn on or off; each must be said to be as it is by default"),
-            Never(_) | Only(..) => None,
+            Never(_) | Only(..) | OneOf(..) => None,
         }
     }
 }
 
 /// Takes the flags of [`WITHOUT_EFFECT`], and answers those that would be misunderstood.
 #[derive(Debug)]
-pub(crate) struct WithoutEffect;
+pub(crate) struct WithoutEffect(
+    /// Those that were given though they change nothing, with the reason.
+    pub(super) Vec<(&'static str, &'static str)>,
+);
+
+impl WithoutEffect {
+    /// Lets the log have what was given in vain.
+    pub(crate) fn tell(&self) {
+        for (name, why) in &self.0 {
+            tracing::info!(flag = format!("--{name}"), why, "a flag has no effect");
+        }
+    }
+}
 
 impl Args for WithoutEffect {
     fn augment_args(command: Command) -> Command {
         command.args(WITHOUT_EFFECT.iter().map(|(name, rule)| {
             let arg = Arg::new(*name).long(*name).num_args(0..=1).default_missing_value("true");
+            // As klog has it.
+            let arg = if *name == "v" { arg.short('v') } else { arg };
             // A list may be given in parts.
             let arg = if matches!(rule, Checked(_)) { arg.action(ArgAction::Append) } else { arg };
             match rule.help() {
@@ -188,8 +271,12 @@ impl FromArgMatches for WithoutEffect {
             let mut values = matches.get_many::<String>(name).into_iter().flatten();
             values.try_for_each(|value| rule.judge(name, value))
         };
+        let in_vain = |(name, rule): &(&'static str, Rule)| match rule {
+            Any(why) if matches.contains_id(name) => Some((*name, *why)),
+            _ => None,
+        };
         match WITHOUT_EFFECT.iter().try_for_each(judge) {
-            Ok(()) => Ok(WithoutEffect),
+            Ok(()) => Ok(WithoutEffect(WITHOUT_EFFECT.iter().filter_map(in_vain).collect())),
             Err(why) => Err(clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n"))),
         }
     }
@@ -211,7 +298,7 @@ mod tests {
         #[command(flatten)]
         election: Election,
         #[command(flatten)]
-        _without_effect: WithoutEffect,
+        without_effect: WithoutEffect,
     }
 
     fn parse(arguments: &[&str]) -> Result<Program, clap::Error> {
@@ -266,6 +353,13 @@ mod tests {
         ] {
             assert!(parse(&[flag]).is_ok(), "{flag}");
         }
+    }
+
+    #[test]
+    fn what_is_given_in_vain_is_noted() {
+        let given = parse(&["-v", "4", "--kube-api-qps=50", "--profiling=false"]).unwrap().without_effect.0;
+        let names: Vec<_> = given.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["kube-api-qps", "v"]);
     }
 
     #[test]

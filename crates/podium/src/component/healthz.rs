@@ -1,7 +1,7 @@
 //! The port that says of a component that it lives, and what it measures: TLS, with clients judged by the API server.
 //!
-//! `/healthz`, `/livez` and `/readyz` are open to everyone, as upstream's are; everything else is asked about at the API server
-//! with a TokenReview and a SubjectAccessReview.
+//! `/healthz`, `/livez` and `/readyz` are open to everyone by default, as upstream's are; everything else is asked about at
+//! the API server with a TokenReview and a SubjectAccessReview.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -30,6 +30,7 @@ use podium_apiserver::User;
 use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
 use podium_apiserver::authentication::proxy::FrontProxies;
+use podium_client::metrics::gauges;
 use podium_client::{Api, Client, Shutdown, error_chain};
 use podium_pki::tls::{AnyClientCertificate, ServingCertificate, server_config};
 use podium_pki::{KeyPair, Secret};
@@ -73,6 +74,9 @@ pub(crate) struct Serving {
     /// How to ask the API server what a client may do [default: --kubeconfig]
     #[arg(long, value_name = "FILE")]
     authorization_kubeconfig: Option<PathBuf>,
+    /// Paths that are open to everybody; one that ends in * stands for all that begin so
+    #[arg(long, value_name = "PATHS", value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    authorization_always_allow_paths: Vec<String>,
 }
 
 impl Serving {
@@ -124,6 +128,7 @@ pub(crate) async fn serve(
         authentication: other(&serving.authentication_kubeconfig).await?,
         authorization: other(&serving.authorization_kubeconfig).await?,
         certificates: Certificates::new(serving, published)?,
+        open: serving.authorization_always_allow_paths.clone(),
     });
     Ok(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -229,10 +234,8 @@ async fn answer(
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    if matches!(path, "/healthz" | "/livez" | "/readyz") {
-        return text(StatusCode::OK, "ok");
-    }
-    match judge.permits(chain, request).await {
+    let verdict = if is_open(&judge.open, path) { Verdict::Yes } else { judge.permits(chain, request).await };
+    match verdict {
         Verdict::Yes => {}
         Verdict::Unknown => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Verdict::No(user) => {
@@ -242,8 +245,11 @@ async fn answer(
         }
     }
     match path {
+        "/healthz" | "/livez" | "/readyz" => text(StatusCode::OK, "ok"),
         "/metrics" => {
             let mut body = podium_client::process_metrics();
+            build(&mut body);
+            super::gates::tell(&mut body);
             podium_client::metrics::collect(&mut body);
             metrics(&mut body);
             let mut reply = text(StatusCode::OK, &body);
@@ -252,6 +258,44 @@ async fn answer(
             reply
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+/// Writes what this is. Source: `k8s.io/component-base/metrics/prometheus/version` and `compatversion`; what a Go build knows of
+/// itself beyond that is left empty.
+fn build(out: &mut String) {
+    let mut numbers = podium_api::VERSION.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let platform = format!("linux/{}", architecture());
+    let help = "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
+    let labels = [
+        ("build_date", ""),
+        ("compiler", "rustc"),
+        ("git_commit", ""),
+        ("git_tree_state", ""),
+        ("git_version", podium_api::VERSION),
+        ("go_version", ""),
+        ("major", major),
+        ("minor", minor),
+        ("platform", &platform),
+    ];
+    let (names, values) = (labels.map(|(name, _)| name), labels.map(|(_, value)| value));
+    gauges(out, "kubernetes_build_info", help, names, [(values, 1.0)]);
+    let help = "[ALPHA] Provides the compatibility version info of the component. The component label is the name of the component, usually kube, but is relevant for aggregated-apiservers.";
+    let version = format!("{major}.{minor}");
+    let labels = ["binary", "component", "emulation", "min_compat"];
+    // As by default: nothing is emulated, and what the version before wrote is understood.
+    let before = format!("{major}.{}", minor.parse::<u32>().unwrap_or_default().saturating_sub(1));
+    let values = [version.as_str(), "kube", &version, &before];
+    gauges(out, "version_info", help, labels, [(values, 1.0)]);
+}
+
+/// The machine's architecture by Go's name.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -280,6 +324,17 @@ struct Judge {
     authentication: Client,
     authorization: Client,
     certificates: Certificates,
+    /// What needs no judgement.
+    open: Vec<String>,
+}
+
+/// Whether a path is among those that are open to everybody.
+fn is_open(open: &[String], path: &str) -> bool {
+    let path = path.trim_start_matches('/');
+    open.iter().map(|it| it.trim_start_matches('/')).any(|it| match it.strip_suffix('*') {
+        Some(beginning) => path.starts_with(beginning),
+        None => path == it,
+    })
 }
 
 impl Judge {
@@ -371,6 +426,39 @@ mod tests {
 
     fn authority(name: &str) -> Authority {
         Authority::generate(name, Timestamp::now()).unwrap()
+    }
+
+    #[test]
+    fn paths_are_open_as_the_flag_says() {
+        let open = |arguments: &[&str], path: &str| {
+            let program = Program::try_parse_from(std::iter::once(&"program").chain(arguments)).unwrap();
+            is_open(&program.serving.authorization_always_allow_paths, path)
+        };
+        for path in ["/healthz", "/livez", "/readyz"] {
+            assert!(open(&[], path), "{path}");
+        }
+        let some = ["--authorization-always-allow-paths=/healthz/*,metrics"];
+        for (path, by_default, with_some) in [
+            ("/metrics", false, true),
+            ("/metrics/slis", false, false),
+            ("/healthz", true, false),
+            ("/healthz/x", false, true),
+            ("/", false, false),
+        ] {
+            assert_eq!((open(&[], path), open(&some, path)), (by_default, with_some), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_build_is_told() {
+        let mut out = String::new();
+        build(&mut out);
+        for row in [
+            "major=\"1\",minor=\"36\",platform=\"linux/",
+            "version_info{binary=\"1.36\",component=\"kube\",emulation=\"1.36\",min_compat=\"1.35\"} 1\n",
+        ] {
+            assert!(out.contains(row), "{out}");
+        }
     }
 
     #[derive(Debug, Parser)]

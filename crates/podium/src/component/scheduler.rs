@@ -25,7 +25,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     election: Election,
     #[command(flatten)]
-    _without_effect: WithoutEffect,
+    without_effect: WithoutEffect,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode> {
@@ -41,6 +41,7 @@ impl Program for Scheduler<'_> {
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let flags = self.0;
         let end = parts.shutdown();
+        flags.without_effect.tell();
         let client = flags.common.connect().await?.client()?;
         let serve = healthz::serve(
             "kube-scheduler",

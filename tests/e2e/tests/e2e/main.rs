@@ -3,6 +3,7 @@
 //! Run by `cargo xtask e2e [NAME]`; without root or a binary to test, every test says that it was skipped.
 
 mod churn;
+mod controller_managers;
 #[path = "../../../../crates/machinery/store/tests/support/mod.rs"]
 mod etcd;
 mod healing;

@@ -25,15 +25,15 @@ const NODE_PORTS: std::ops::RangeInclusive<i32> = 30100..=30129;
 const EVENT_TTL: &str = "5s";
 
 /// An API server; killed when dropped.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     directory: PathBuf,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Server {
     /// Starts a server in its own data directory and waits until it is ready.
-    async fn start(etcd: Option<&EtcdServer>, directory: PathBuf) -> Server {
+    pub(crate) async fn start(etcd: Option<&EtcdServer>, directory: PathBuf) -> Server {
         std::fs::create_dir_all(&directory).expect("a directory");
         let log = directory.join("log");
         let binary = std::env::var_os(podium_testkit::cluster::BINARY).expect("looked for before");
@@ -87,8 +87,13 @@ impl Server {
         Api::namespaced(self.client.clone(), "default")
     }
 
-    fn kubectl(&self) -> Kubectl {
-        Kubectl::new(&self.directory.join("kubeconfig"))
+    /// How an administrator reaches it.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
+    pub(crate) fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&self.kubeconfig())
     }
 
     /// Ends it as a power cut would.

@@ -87,6 +87,8 @@ pub(crate) struct Needs {
     pub(crate) attach: Vec<String>,
     /// Attachments to end, by name, with their nodes: the node is told first.
     pub(crate) detach: Vec<(String, String)>,
+    /// Why some of those are ended though their node still holds them.
+    pub(crate) forced: Vec<&'static str>,
     /// Attachments that nobody wants and that a node still holds.
     pub(crate) held: Vec<String>,
     /// When to look again at those.
@@ -113,13 +115,17 @@ pub(crate) fn decide(
         }
         let name = owner::name(&attached.object.metadata).to_owned();
         let until = after(attached.unwanted_since.unwrap_or(now), LONGEST_HOLD_SECONDS);
-        let holds = attached.node.is_some_and(|node| {
+        let holder = attached.node.filter(|node| {
             let in_use = node.status.as_ref().and_then(|status| status.volumes_in_use.as_deref());
+            in_use.unwrap_or_default().contains(&unique)
+        });
+        let force = holder.and_then(|node| {
             let abandoned = nodes::taints(node).iter().any(|taint| taint.key == OUT_OF_SERVICE);
             let given_up = !nodes::is_ready(node) && until <= now;
-            in_use.unwrap_or_default().contains(&unique) && !abandoned && !given_up
+            given_up.then_some("timeout").or(abandoned.then_some("out-of-service"))
         });
-        if holds {
+        needs.forced.extend(force);
+        if holder.is_some() && force.is_none() {
             if until > now {
                 needs.again = Some(needs.again.map_or(until, |again| again.min(until)));
             }

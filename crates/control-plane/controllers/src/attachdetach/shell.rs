@@ -1,6 +1,6 @@
 //! Watches pods, claims, volumes, attachments, nodes and drivers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -10,6 +10,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use podium_api::volumes::{claim_ref, volume_name};
+use podium_client::metrics::gauges;
 use podium_client::{
     Change, Informer, ObjectKey, SharedInformers, WorkQueue, is_already_exists, is_not_found, run_workers,
 };
@@ -21,14 +22,20 @@ use super::decide::{
 use crate::clock;
 use crate::context::{Context, Error, LAG_CHECK, words};
 use crate::expect::{Expectations, Expected};
+use crate::metrics;
+use crate::metrics::volumes::{FORCED_DETACHES, Operations};
 use crate::nodes;
 use crate::owner;
+use crate::plugin_names;
 use crate::pods;
 
 /// Index of attachments by their volumes' names.
 const BY_VOLUME: &str = "controllers/attachedVolume";
 /// Index of attachments by their nodes.
 const BY_ATTACHED_NODE: &str = "controllers/attachedNode";
+
+const ATTACH: &str = "volume_attach";
+const DETACH: &str = "volume_detach";
 
 /// What is looked at, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +47,18 @@ enum Key {
 
 fn volume_of(attachment: &VolumeAttachment) -> Option<&str> {
     attachment.spec.source.persistent_volume_name.as_deref()
+}
+
+/// Notes what a driver says about an attachment.
+fn answered(operations: &Operations, attachment: &VolumeAttachment) {
+    let Some(status) = &attachment.status else { return };
+    let name = owner::name(&attachment.metadata);
+    if status.attached || status.attach_error.is_some() {
+        operations.tried(name, ATTACH, status.attached);
+    }
+    if status.detach_error.is_some() {
+        operations.tried(name, DETACH, false);
+    }
 }
 
 /// Runs the controller until shutdown.
@@ -56,6 +75,8 @@ pub(crate) async fn run(context: Context) {
         caches.drivers.synced().boxed(),
     ];
     context.ready(synced).await;
+    let of = caches.clone();
+    let _telling = metrics::tell("attachdetach", move |out| of.tell(out));
     let controller = Arc::new(Controller {
         context: context.clone(),
         caches,
@@ -78,6 +99,8 @@ struct Caches {
     attachments: Informer<VolumeAttachment>,
     nodes: Informer<Node>,
     drivers: Informer<CSIDriver>,
+    /// What drivers are asked for and have not done yet, by the names of attachments.
+    operations: Arc<Operations>,
 }
 
 impl Caches {
@@ -89,6 +112,7 @@ impl Caches {
             attachments: informers.of(),
             nodes: informers.of(),
             drivers: informers.of(),
+            operations: Arc::default(),
         };
         pods::index_by_claim(&caches.pods);
         caches.attachments.add_index(BY_VOLUME, |it| volume_of(it).map(str::to_owned).into_iter().collect());
@@ -115,9 +139,18 @@ impl Caches {
                 to.add(Key::Volume(owner::name(&change.object().metadata).to_owned()));
             }
         });
-        let to = queue.clone();
+        let (to, operations) = (queue.clone(), Arc::clone(&self.operations));
         self.attachments.on_event(move |change| {
             let attachment = change.object();
+            match change {
+                Change::Added(new) | Change::Modified { new, .. } => answered(&operations, new),
+                Change::Deleted(gone) => {
+                    let name = owner::name(&gone.metadata);
+                    operations.tried(name, DETACH, true);
+                    // It may have been given up before it was attached.
+                    operations.forget(name);
+                }
+            }
             volume_of(attachment).into_iter().for_each(|volume| to.add(Key::Volume(volume.to_owned())));
             to.add(Key::Node(attachment.spec.node_name.clone()));
         });
@@ -175,6 +208,48 @@ impl Caches {
 
     fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
         self.volumes.get(&ObjectKey::cluster(name))
+    }
+
+    /// Writes what is wanted and what is so.
+    fn tell(&self, out: &mut String) {
+        let mut in_use: BTreeMap<[String; 2], f64> = BTreeMap::new();
+        for pod in self.pods.list() {
+            let (Some(node), Some(spec)) = (pods::node_name(&pod), &pod.spec) else { continue };
+            for volume in spec.volumes.iter().flatten() {
+                let claimed = volume.persistent_volume_claim.as_ref().and_then(|of| {
+                    let key = ObjectKey::new(owner::namespace(&pod.metadata), of.claim_name.as_str());
+                    let claim = self.claims.get(&key)?;
+                    plugin_names::attaching(&*self.volume(volume_name(&claim)?)?)
+                });
+                if let Some(plugin) = claimed.or_else(|| plugin_names::attaching_inline(volume)) {
+                    *in_use.entry([node.to_owned(), plugin]).or_default() += 1.0;
+                }
+            }
+        }
+        let help = "[ALPHA] Measure number of volumes in use";
+        let labels = ["node", "volume_plugin"];
+        gauges(out, "storage_count_attachable_volumes_in_use", help, labels, in_use);
+        let mut total: BTreeMap<[String; 2], f64> = BTreeMap::new();
+        for volume in self.volumes.list() {
+            let Some((driver, _)) = source(&volume) else { continue };
+            let plugin = plugin_names::of_driver(driver);
+            for (state, count) in [
+                ("desired_state_of_world", self.wanted(&volume).len()),
+                ("actual_state_of_world", self.attachments_of(owner::name(&volume.metadata))),
+            ] {
+                if count > 0 {
+                    *total.entry([plugin.clone(), state.to_owned()]).or_default() += count as f64;
+                }
+            }
+        }
+        let help = "[ALPHA] Number of volumes in A/D Controller";
+        gauges(out, "attachdetach_controller_total_volumes", help, ["plugin_name", "state"], total);
+    }
+
+    /// To how many nodes a volume is attached.
+    fn attachments_of(&self, volume: &str) -> usize {
+        let attachments = self.attachments.by_index(BY_VOLUME, volume);
+        attachments.iter().filter(|it| it.status.as_ref().is_some_and(|status| status.attached)).count()
     }
 }
 
@@ -243,18 +318,26 @@ impl Controller {
         if let Some(again) = needs.again {
             self.queue.add_after(Key::Volume(name.to_owned()), clock::until(again, now));
         }
+        let plugin = plugin_names::of_volume(&volume).unwrap_or_default();
         for (attachment, node) in needs.detach {
             // A kubelet that still reads that it is attached would mount it; and what the cache says it reads may be old.
             self.tell_node(&node, true).await?;
             let of_name = attachments.iter().find(|it| owner::name(&it.metadata) == attachment);
             let uid = of_name.and_then(|it| it.metadata.uid.clone());
             let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
+            self.caches.operations.forget(&attachment);
+            self.caches.operations.begin(attachment.as_str(), &plugin, DETACH);
             match self.api().delete(&attachment, &params).await {
                 Err(error) if !is_not_found(&error) => {
+                    self.caches.operations.tried(&attachment, DETACH, false);
+                    self.caches.operations.forget(&attachment);
                     return Err(Error::call("delete attachment", attachment)(error));
                 }
                 _ => {}
             }
+        }
+        for reason in needs.forced {
+            FORCED_DETACHES.with([reason]).increment();
         }
         self.refuse(name, &users, &needs.refused);
         for node in needs.attach {
@@ -268,6 +351,8 @@ impl Controller {
         let Some(new) = attachment(volume, node) else { return Ok(()) };
         let (of, now) = (ObjectKey::of(volume), self.context.now());
         let may = || Expected::MaybeCreated { key: ObjectKey::of(&new) };
+        let (name, operations) = (owner::name(&new.metadata), &self.caches.operations);
+        operations.begin(name, &plugin_names::of_volume(volume).unwrap_or_default(), ATTACH);
         match self.api().create(&PostParams::default(), &new).await {
             Ok(created) => {
                 self.expectations.wrote(&of, &created, now);
@@ -280,6 +365,8 @@ impl Controller {
             }
             Err(error) => {
                 self.expectations.unanswered(&of, &error, may, now);
+                operations.tried(name, ATTACH, false);
+                operations.forget(name);
                 let volume = owner::name(&volume.metadata);
                 let message = format!("AttachVolume.Attach failed for volume {volume:?} : {}", words(&error));
                 self.tell_pods(users, node, true, "FailedAttachVolume", &message);

@@ -37,9 +37,10 @@ fn a_volume_is_where_pods_need_it_and_nowhere_else() {
         let detach: Vec<_> = needs.detach.iter().map(|(_, node)| node.clone()).collect();
         let refused = needs.refused.join(" ");
         format!(
-            "+{} -{} held {} refused {refused}",
+            "+{} -{}{} held {} refused {refused}",
             needs.attach.join(" "),
             detach.join(" "),
+            needs.forced.iter().map(|why| format!(" by force: {why}")).collect::<String>(),
             needs.held.len()
         )
     };
@@ -56,8 +57,22 @@ fn a_volume_is_where_pods_need_it_and_nowhere_else() {
         ("still mounted", "ReadWriteOnce", vec!["b"], Some(Some(&holding)), Some(0), "+ - held 1 refused b"),
         ("long mounted", "ReadWriteOnce", vec![], Some(Some(&holding)), Some(0), "+ - held 1 refused "),
         ("by a sick node", "ReadWriteOnce", vec![], Some(Some(&sick)), Some(900), "+ - held 1 refused "),
-        ("for too long", "ReadWriteOnce", vec![], Some(Some(&sick)), Some(600), "+ -a held 0 refused "),
-        ("by one that is fenced", "ReadWriteOnce", vec![], Some(Some(&fenced)), None, "+ -a held 0 refused "),
+        (
+            "for too long",
+            "ReadWriteOnce",
+            vec![],
+            Some(Some(&sick)),
+            Some(600),
+            "+ -a by force: timeout held 0 refused ",
+        ),
+        (
+            "by one that is fenced",
+            "ReadWriteOnce",
+            vec![],
+            Some(Some(&fenced)),
+            None,
+            "+ -a by force: out-of-service held 0 refused ",
+        ),
         ("by one that is gone", "ReadWriteOnce", vec![], Some(None), None, "+ -a held 0 refused "),
     ] {
         let wanted: BTreeSet<String> = wanted.into_iter().map(str::to_owned).collect();
@@ -159,6 +174,15 @@ async fn a_volume_follows_its_pod_from_node_to_node() {
     assert_eq!(told(&api, "a"), [""; 0], "not before its driver says so");
     api.until("its node knows", attached, |api| told(api, "a") == [UNIQUE]).await;
     api.until("its pod, too", |_| {}, |api| api.events("SuccessfulAttachVolume").len() == 1).await;
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    for row in [
+        r#"storage_count_attachable_volumes_in_use{node="a",volume_plugin="kubernetes.io/csi:d.io"} 1"#,
+        r#"attachdetach_controller_total_volumes{plugin_name="kubernetes.io/csi:d.io",state="desired_state_of_world"} 1"#,
+        r#"attachdetach_controller_total_volumes{plugin_name="kubernetes.io/csi:d.io",state="actual_state_of_world"} 1"#,
+    ] {
+        assert!(text.contains(row), "{row} {text}");
+    }
     api.edit("/nodes", "", "a", |node| node["status"]["volumesInUse"] = json!([UNIQUE]));
     // Another pod wants it elsewhere.
     api.create("/pods", &user("second", "b"));
@@ -183,4 +207,12 @@ async fn a_volume_follows_its_pod_from_node_to_node() {
     api.until("that is told", |_| {}, |api| api.events("FailedAttachVolume").iter().any(|it| it == why))
         .await;
     running.stop().await;
+    text.clear();
+    crate::collect_metrics(&mut text);
+    for (operation, status) in [("volume_attach", "success"), ("volume_detach", "success")] {
+        let row = format!(
+            "{{migrated=\"false\",operation_name=\"{operation}\",status=\"{status}\",volume_plugin=\"kubernetes.io/csi:d.io\"}}"
+        );
+        assert!(text.contains(&format!("storage_operation_duration_seconds_count{row}")), "{row} {text}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::context::{Context, Error, LAG_CHECK};
 use crate::expect::Expectations;
 use crate::history::{self, Keeper, Kept, Naming};
 use crate::labels::{self, Selector};
+use crate::metrics;
 use crate::names;
 use crate::nodes;
 use crate::owner::{self, Claim};
@@ -128,9 +129,10 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         return Ok(());
     }
     let now = context.now();
-    let shown = controller.expectations.satisfied(&key, &controller.pods, now)
-        && controller.kept.satisfied(&key, &controller.revisions, now);
-    if !shown {
+    let pods_shown = controller.expectations.satisfied(&key, &controller.pods, now);
+    if !pods_shown || !controller.kept.satisfied(&key, &controller.revisions, now) {
+        let unseen = if pods_shown { ["apps", "controllerrevisions"] } else { ["", "pods"] };
+        metrics::DAEMON_SETS_STALE.with(unseen).increment();
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());
     }

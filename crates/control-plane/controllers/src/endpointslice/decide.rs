@@ -49,6 +49,33 @@ pub(crate) struct Decision {
     pub(crate) homeless: Vec<String>,
     /// Type, reason and message.
     pub(crate) events: Vec<(EventType, &'static str, String)>,
+    /// What is counted, once for each address type.
+    pub(crate) counts: Vec<Counts>,
+}
+
+impl Decision {
+    /// How many slices are created, updated and deleted.
+    pub(crate) fn writes(&self) -> [usize; 3] {
+        [self.create.len(), self.update.len(), self.delete.len()]
+    }
+}
+
+/// What the slices of one address type came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Endpoints that no slice had.
+    pub(crate) added: usize,
+    /// Endpoints that a slice has, but otherwise.
+    pub(crate) updated: usize,
+    /// Endpoints that a slice has and that are not wanted. Those of ports that nobody wants any more are not among them, as
+    /// upstream.
+    pub(crate) removed: usize,
+    /// Endpoints that are wanted.
+    pub(crate) endpoints: usize,
+    /// Slices that there are then.
+    pub(crate) slices: usize,
+    /// As many as it would take if each were full.
+    pub(crate) fewest: usize,
 }
 
 /// Chooses the writes for one Service. No I/O.
@@ -67,6 +94,7 @@ pub(crate) fn decide(seen: &Observed<'_>, names: &dyn NameSource) -> Decision {
         decision.create.extend(part.create);
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);
+        decision.counts.extend(part.counts);
     }
     for slice in decision.create.iter_mut().chain(&mut decision.update) {
         trigger::stamp(&mut slice.metadata.annotations, seen.news);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::decide::Decision;
+use super::decide::{Counts, Decision};
 use crate::labels::Labels;
 use crate::names::{self, NameSource};
 use crate::services::{self, trigger};
@@ -108,12 +108,18 @@ impl Family<'_> {
                 decision.delete.append(slices);
             }
         }
+        let mut counts = Counts::default();
         for (key, group) in &mut groups {
-            self.fill(existing.remove(key).unwrap_or_default(), group, &mut decision);
+            self.fill(existing.remove(key).unwrap_or_default(), group, &mut decision, &mut counts);
         }
         if self.parent.placeholder && decision.delete.len() == count && decision.create.is_empty() {
             self.keep_one(&mut decision);
+            counts.slices += 1;
         }
+        if self.parent.placeholder {
+            counts.fewest = counts.fewest.max(1);
+        }
+        decision.counts.push(counts);
         self.reuse(&mut decision);
         decision
     }
@@ -129,10 +135,18 @@ impl Family<'_> {
     }
 
     /// Brings the slices of one set of ports up to date.
-    fn fill(&self, slices: Vec<EndpointSlice>, group: &mut Group, decision: &mut Decision) {
+    fn fill(
+        &self,
+        slices: Vec<EndpointSlice>,
+        group: &mut Group,
+        decision: &mut Decision,
+        counts: &mut Counts,
+    ) {
+        counts.endpoints += group.endpoints.len();
+        counts.fewest += group.endpoints.len().div_ceil(self.most);
         let mut drafts = Vec::new();
         for slice in slices {
-            let draft = retain(slice, self.parent, &mut group.endpoints);
+            let draft = retain(slice, self.parent, &mut group.endpoints, counts);
             if draft.changed && draft.len() == 0 {
                 decision.delete.push(draft.slice);
             } else {
@@ -140,6 +154,8 @@ impl Family<'_> {
             }
         }
         let mut left = std::mem::take(&mut group.endpoints);
+        counts.added += left.len();
+        counts.slices += drafts.len();
         // Slices that are written anyway take what they can, the fullest first.
         let mut order: Vec<usize> = (0..drafts.len()).filter(|index| drafts[*index].changed).collect();
         order.sort_by_key(|index| std::cmp::Reverse(drafts[*index].len()));
@@ -153,6 +169,7 @@ impl Family<'_> {
                     let mut fresh = Draft { slice: self.new_slice(group.ports.clone()), changed: true };
                     top_up(&mut fresh, &mut left, self.most);
                     decision.create.push(fresh.slice);
+                    counts.slices += 1;
                 }
             }
         }
@@ -210,17 +227,28 @@ impl Family<'_> {
 }
 
 /// Keeps of a slice what is still wanted, as it is wanted now, and takes that out of `wanted`.
-fn retain(mut slice: EndpointSlice, parent: &Parent, wanted: &mut BTreeMap<EndpointKey, Endpoint>) -> Draft {
+fn retain(
+    mut slice: EndpointSlice,
+    parent: &Parent,
+    wanted: &mut BTreeMap<EndpointKey, Endpoint>,
+    counts: &mut Counts,
+) -> Draft {
     let before = slice.endpoints.take().unwrap_or_default();
     let mut changed = false;
     let mut kept = Vec::with_capacity(before.len());
     for old in before {
         match wanted.remove(&endpoint_key(&old)) {
             Some(new) => {
-                changed |= !is_same(&old, &new);
+                if !is_same(&old, &new) {
+                    counts.updated += 1;
+                    changed = true;
+                }
                 kept.push(new);
             }
-            None => changed = true,
+            None => {
+                counts.removed += 1;
+                changed = true;
+            }
         }
     }
     slice.endpoints = Some(kept);

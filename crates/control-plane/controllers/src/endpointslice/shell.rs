@@ -16,7 +16,7 @@ use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::{Expectations, Expected};
 use crate::labels;
-use crate::metrics;
+use crate::metrics::slices::{SLICE_SYNCS, Sizes, service_synced, slices_changed};
 use crate::owner;
 use crate::pods;
 use crate::services;
@@ -57,6 +57,7 @@ struct Controller {
     /// What the zones have, for Services that want hints by it.
     capacity: Arc<Mutex<Capacity>>,
     times: TriggerTimes,
+    sizes: Sizes,
 }
 
 /// The Service a slice belongs to.
@@ -91,6 +92,7 @@ impl Controller {
             expectations: Expectations::default(),
             capacity: Arc::default(),
             times: TriggerTimes::default(),
+            sizes: Sizes::default(),
             context,
         }
     }
@@ -159,13 +161,15 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         // The slices are the garbage collector's: they name the Service as their owner.
         controller.expectations.forget(&key);
         controller.times.forget(&key);
+        controller.sizes.no_service(&key);
         return Ok(());
     };
     if services::is_external_name(&service) || services::selector(&service).is_none() {
+        controller.sizes.no_service(&key);
         return Ok(());
     }
     if !controller.expectations.satisfied(&key, &controller.slices, controller.context.now()) {
-        metrics::SLICE_SYNCS.with(["stale"]).increment();
+        SLICE_SYNCS.with(["stale"]).increment();
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());
     }
@@ -174,13 +178,15 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     for (type_, reason, message) in &decision.events {
         controller.context.event_about(&reference_of(service.as_ref()), *type_, reason, message.as_str());
     }
-    let changed = decision.create.len() + decision.update.len() + decision.delete.len();
-    metrics::slices_changed(decision.create.len(), decision.update.len(), decision.delete.len());
+    let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+    let hints = topology::is_asked(&service);
+    controller.sizes.service(&key, &decision.counts, hints, distribution);
+    let writes = decision.writes();
+    slices_changed(writes);
     let outcome = apply(&controller.context, &key, &controller.expectations, decision).await;
-    metrics::SLICE_SYNCS.with([if outcome.is_ok() { "success" } else { "error" }]).increment();
+    SLICE_SYNCS.with([if outcome.is_ok() { "success" } else { "error" }]).increment();
     if outcome.is_ok() {
-        let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
-        metrics::service_synced(topology::is_asked(&service), distribution, changed);
+        service_synced(hints, distribution, writes.iter().sum());
     }
     if let Err(error @ Error::Call { source, .. }) = &outcome
         && !error.is_conflict()

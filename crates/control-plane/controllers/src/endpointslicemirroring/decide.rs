@@ -7,6 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
+use podium_client::EventType;
+
 use super::MANAGER;
 use crate::endpointslice::{
     Decision, Family, Group, Groups, MANAGED_BY, Parent, SERVICE_NAME, endpoint_key, port_key,
@@ -23,6 +25,14 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that are about the Endpoints object itself.
 const NOT_COPIED: [&str; 2] = [trigger::TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
 
+/// What a decision is, and how many addresses it left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Mirror {
+    pub(crate) decision: Decision,
+    /// Whether there is something to mirror at all, and how many of its addresses are not.
+    pub(crate) skipped: Option<usize>,
+}
+
 /// Chooses the writes: mirrors where there is something to mirror, and else removes what was. `most` is how many addresses of a
 /// subset are mirrored, and how many endpoints a slice has at most.
 pub(crate) fn decide(
@@ -31,24 +41,43 @@ pub(crate) fn decide(
     slices: &[Arc<EndpointSlice>],
     most: usize,
     names: &dyn NameSource,
-) -> Decision {
+) -> Mirror {
     let mirrored = service.filter(|service| services::selector(service).is_none()).and(endpoints);
     let Some(endpoints) = mirrored.filter(|it| wants_mirror(it)) else {
         let delete = slices.iter().map(|slice| EndpointSlice::clone(slice)).collect();
-        return Decision { delete, ..Decision::default() };
+        return Mirror { decision: Decision { delete, ..Decision::default() }, skipped: None };
     };
     let parent = parent(endpoints);
     let mut decision = Decision::default();
-    for (family, groups) in wanted(endpoints, most) {
+    let Wanted { groups, invalid, skipped } = wanted(endpoints, most);
+    decision.events = events(most, invalid, skipped);
+    for (family, groups) in groups {
         let part = Family { parent: &parent, family, most, names }.reconcile(slices, groups);
         decision.create.extend(part.create);
         decision.update.extend(part.update);
         decision.delete.extend(part.delete);
+        decision.counts.extend(part.counts);
     }
     if endpoints.metadata.deletion_timestamp.is_some() {
         decision.create.clear();
     }
-    decision
+    Mirror { decision, skipped: Some(skipped) }
+}
+
+/// Tells of addresses that are left out.
+fn events(most: usize, invalid: usize, skipped: usize) -> Vec<(EventType, &'static str, String)> {
+    let mut events = Vec::new();
+    if invalid > 0 {
+        let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
+        events.push((EventType::Warning, "InvalidIPAddress", message));
+    }
+    if skipped > invalid {
+        let message = format!(
+            "A max of {most} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+        );
+        events.push((EventType::Warning, "TooManyAddressesToMirror", message));
+    }
+    events
 }
 
 fn wants_mirror(endpoints: &Endpoints) -> bool {
@@ -73,9 +102,19 @@ fn parent(endpoints: &Endpoints) -> Parent {
     }
 }
 
-/// Endpoints by family and ports. Addresses beyond the limit of a subset are left out.
-fn wanted(endpoints: &Endpoints, most: usize) -> [(&'static str, Groups); 2] {
+/// What is to be mirrored.
+struct Wanted {
+    /// By family and ports.
+    groups: [(&'static str, Groups); 2],
+    /// Addresses that are none.
+    invalid: usize,
+    /// Those, and the ones beyond the limit of a subset.
+    skipped: usize,
+}
+
+fn wanted(endpoints: &Endpoints, most: usize) -> Wanted {
     let mut wanted = [("IPv4", Groups::new()), ("IPv6", Groups::new())];
+    let (mut invalid, mut skipped) = (0, 0);
     for subset in endpoints.subsets.iter().flatten() {
         let ports: Vec<EndpointPort> = subset
             .ports
@@ -90,8 +129,18 @@ fn wanted(endpoints: &Endpoints, most: usize) -> [(&'static str, Groups); 2] {
             .collect();
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
         let others = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
-        for (address, ready) in ready.chain(others).take(most) {
-            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+        let mut mirrored = 0;
+        for (address, ready) in ready.chain(others) {
+            if mirrored == most {
+                skipped += 1;
+                continue;
+            }
+            let Ok(ip) = address.ip.parse::<IpAddr>() else {
+                invalid += 1;
+                skipped += 1;
+                continue;
+            };
+            mirrored += 1;
             let groups = &mut wanted[usize::from(ip.is_ipv6())].1;
             let group = groups
                 .entry(port_key(&ports))
@@ -100,7 +149,7 @@ fn wanted(endpoints: &Endpoints, most: usize) -> [(&'static str, Groups); 2] {
             group.endpoints.insert(endpoint_key(&endpoint), endpoint);
         }
     }
-    wanted
+    Wanted { groups: wanted, invalid, skipped }
 }
 
 fn endpoint(address: &EndpointAddress, ip: IpAddr, ready: bool) -> Endpoint {

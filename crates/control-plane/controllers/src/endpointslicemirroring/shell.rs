@@ -5,15 +5,15 @@ use std::sync::Arc;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use podium_client::{Change, Informer, ObjectKey, WorkQueue};
+use podium_client::{Change, Informer, ObjectKey, WorkQueue, reference_of};
 
 use super::MANAGER;
-use super::decide::decide;
+use super::decide::{Mirror, decide};
 use crate::context::{Context, Error, LAG_CHECK};
 use crate::endpointslice::{MANAGED_BY, apply, service_of};
 use crate::expect::Expectations;
 use crate::labels;
-use crate::metrics;
+use crate::metrics::slices::{MIRROR_SECONDS, Sizes, mirrors_changed};
 
 /// Index of mirrored slices by the key of their Service.
 const BY_SERVICE: &str = "controllers/mirrored";
@@ -31,6 +31,7 @@ pub(crate) async fn run(context: Context) {
         slices,
         queue: WorkQueue::new("endpoint_slice_mirroring"),
         expectations: Expectations::default(),
+        sizes: Sizes::default(),
         context: context.clone(),
     });
     controller.watch();
@@ -55,6 +56,7 @@ struct Controller {
     slices: Informer<EndpointSlice>,
     queue: WorkQueue<ObjectKey>,
     expectations: Expectations,
+    sizes: Sizes,
 }
 
 impl Controller {
@@ -76,7 +78,7 @@ impl Controller {
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
     let started = std::time::Instant::now();
     let outcome = sync(&controller, key).await;
-    metrics::MIRROR_SECONDS.with([]).observe(started.elapsed().as_secs_f64());
+    MIRROR_SECONDS.with([]).observe(started.elapsed().as_secs_f64());
     outcome
 }
 
@@ -90,15 +92,19 @@ async fn sync(controller: &Controller, key: ObjectKey) -> Result<(), Error> {
     slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
     let (endpoints, service) = (controller.endpoints.get(&key), controller.services.get(&key));
     let most = context.settings.mirrored_per_subset;
-    let decision = decide(endpoints.as_deref(), service.as_deref(), &slices, most, context.names.as_ref());
-    let changes = [
-        ("create", decision.create.len()),
-        ("update", decision.update.len()),
-        ("delete", decision.delete.len()),
-    ];
-    apply(context, &key, &controller.expectations, decision).await?;
-    for (operation, count) in changes.into_iter().filter(|(_, count)| *count > 0) {
-        metrics::MIRROR_CHANGES.with([operation]).add(count as u64);
+    let Mirror { decision, skipped } =
+        decide(endpoints.as_deref(), service.as_deref(), &slices, most, context.names.as_ref());
+    match skipped {
+        Some(skipped) => controller.sizes.mirrored(&key, &decision.counts, skipped),
+        None => controller.sizes.not_mirrored(&key),
     }
+    if let Some(endpoints) = &endpoints {
+        for (type_, reason, message) in &decision.events {
+            context.event_about(&reference_of(endpoints.as_ref()), *type_, reason, message.as_str());
+        }
+    }
+    let writes = decision.writes();
+    apply(context, &key, &controller.expectations, decision).await?;
+    mirrors_changed(writes);
     Ok(())
 }

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::MANAGER;
-use super::decide::decide;
-use crate::endpointslice::{Decision, MANAGED_BY, SERVICE_NAME};
+use super::decide::{Mirror, decide};
+use crate::endpointslice::{Counts, Decision, MANAGED_BY, SERVICE_NAME};
 use crate::names::CountedNames;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{labels, meta};
@@ -55,8 +55,47 @@ fn decided_with(
     service: Option<&Service>,
     slices: &[EndpointSlice],
 ) -> Decision {
+    mirror(most, endpoints, service, slices).decision
+}
+
+fn mirror(
+    most: usize,
+    endpoints: Option<&Endpoints>,
+    service: Option<&Service>,
+    slices: &[EndpointSlice],
+) -> Mirror {
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
     decide(endpoints, service, &slices, most, &CountedNames::default())
+}
+
+#[test]
+fn what_is_left_out_is_told_and_counted() {
+    let source = endpoints(&["10.0.0.1", "nonsense", "10.0.0.2"], &["10.0.0.3", "10.0.0.4"]);
+    let told = |most: usize| {
+        let Mirror { decision, skipped } = mirror(most, Some(&source), Some(&service(false)), &[]);
+        let events: Vec<_> =
+            decision.events.iter().map(|(_, reason, said)| format!("{reason}: {said}")).collect();
+        (decision.counts[0].endpoints, skipped, events)
+    };
+    let invalid = "InvalidIPAddress: Skipped 1 invalid IP addresses when mirroring to EndpointSlices";
+    assert_eq!(told(MOST), (4, Some(1), vec![invalid.to_owned()]));
+    let many = "TooManyAddressesToMirror: A max of 3 addresses can be mirrored to EndpointSlices per Endpoints subset. 2 addresses were skipped";
+    assert_eq!(told(3), (3, Some(2), vec![invalid.to_owned(), many.to_owned()]));
+    // The first two: what comes after the limit is not looked at.
+    assert_eq!(told(1).2.len(), 1);
+    assert_eq!(mirror(MOST, Some(&source), None, &[]).skipped, None);
+}
+
+#[test]
+fn changes_of_mirrors_are_counted() {
+    let (old, new) = (endpoints(&["10.0.0.1", "10.0.0.2"], &[]), endpoints(&["10.0.0.3"], &["10.0.0.1"]));
+    let stored = decided(Some(&old), Some(&service(false)), &[]);
+    let nothing = Counts::default();
+    let at_first = Counts { added: 2, endpoints: 2, slices: 1, fewest: 1, ..nothing };
+    assert_eq!(stored.counts, [at_first, nothing]);
+    let decision = decided(Some(&new), Some(&service(false)), &stored.create);
+    let then = Counts { added: 1, updated: 1, removed: 1, endpoints: 2, slices: 1, fewest: 1 };
+    assert_eq!(decision.counts, [then, nothing]);
 }
 
 #[test]
@@ -73,11 +112,7 @@ fn both_families_are_mirrored_with_labels_and_annotations() {
     assert_eq!(v4.metadata.annotations.as_ref().unwrap(), &labels(&[("note", "x")]));
     assert_eq!(v4.metadata.owner_references.as_ref().unwrap()[0].kind, "Endpoints");
     let stored = decision.create.clone();
-    assert_eq!(
-        decided(Some(&source), Some(&service(false)), &stored),
-        Decision::default(),
-        "as it should be"
-    );
+    assert_eq!(decided(Some(&source), Some(&service(false)), &stored).writes(), [0; 3], "as it should be");
 }
 
 #[test]
@@ -124,7 +159,7 @@ async fn a_hand_written_service_is_mirrored() {
     let api = FakeApi::default();
     // Other tests run beside this one and may count too: what is seen is that it grows.
     let counted =
-        || ["create", "update", "delete"].map(|it| crate::metrics::MIRROR_CHANGES.with([it]).value());
+        || ["create", "update", "delete"].map(|it| crate::metrics::slices::MIRROR_CHANGES.with([it]).value());
     let before = counted();
     let running = Running::start(&api, &["endpointslice-mirroring-controller"]);
     api.create("/endpoints", &endpoints(&["10.0.0.1"], &[]));

@@ -217,6 +217,8 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
     let pods_shown = controller.expectations.satisfied(&key, &controller.pods, now);
     let job_shown = controller.own_writes.satisfied(&key, &controller.jobs, now);
     if !pods_shown || !job_shown {
+        let unseen = if pods_shown { ["batch", "jobs"] } else { ["", "pods"] };
+        metrics::JOBS_STALE.with(unseen).increment();
         metrics::job_synced("reconciling", mode(&job), true, std::time::Duration::ZERO);
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());

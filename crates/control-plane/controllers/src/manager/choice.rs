@@ -8,6 +8,7 @@ use super::{Error, OFF_BY_DEFAULT, names};
 const ALIASES: &[(&str, &str)] = &[
     ("attachdetach", "persistentvolume-attach-detach-controller"),
     ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("cloud-node-lifecycle", "cloud-node-lifecycle-controller"),
     ("clusterrole-aggregation", "clusterrole-aggregation-controller"),
     ("cronjob", "cronjob-controller"),
     ("csrapproving", "certificatesigningrequest-approving-controller"),
@@ -37,26 +38,54 @@ const ALIASES: &[(&str, &str)] = &[
     ("resource-claim-controller", "resourceclaim-controller"),
     ("resourcequota", "resourcequota-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("route", "node-route-controller"),
+    ("service", "service-lb-controller"),
+    ("service-ca-cert-publisher", "service-ca-certificate-publisher-controller"),
     ("serviceaccount", "serviceaccount-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
     ("statefulset", "statefulset-controller"),
     ("storage-version-gc", "storageversion-garbage-collector-controller"),
+    ("svm", "storage-version-migrator-controller"),
     ("tokencleaner", "token-cleaner-controller"),
     ("ttl", "ttl-controller"),
     ("ttl-after-finished", "ttl-after-finished-controller"),
 ];
 
-/// Upstream's controllers that may be missing in [`ENTRIES`]: to leave one out is fine, to ask for it is not. Source:
-/// `cmd/kube-controller-manager/names`.
-const UPSTREAM_ONLY: &[&str] = &[
-    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
-    "podcertificaterequest-cleaner-controller",
-    "podgroup-protection-controller",
-    "resourcepoolstatusrequest-controller",
-    "selinux-warning-controller",
-    "service-ca-certificate-publisher-controller",
-    "storage-version-migrator-controller",
+/// Upstream's controllers that do nothing there either, and why: to ask for one is fine and changes nothing.
+const IDLE: &[(&str, &str)] = &[
+    ("cloud-node-lifecycle-controller", NO_CLOUD),
+    (
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "the feature gate ClusterTrustBundle is off",
+    ),
+    ("node-route-controller", NO_CLOUD),
+    ("podcertificaterequest-cleaner-controller", "the feature gate PodCertificateRequest is off"),
+    ("podgroup-protection-controller", "the feature gate GenericWorkload is off"),
+    ("resourcepoolstatusrequest-controller", "the feature gate DRAResourcePoolStatus is off"),
+    ("service-lb-controller", NO_CLOUD),
+    ("storage-version-migrator-controller", "the feature gate StorageVersionMigrator is off"),
 ];
+const NO_CLOUD: &str = "there is no cloud provider";
+
+/// Upstream's controllers, and OpenShift's, that are off by default and missing in [`ENTRIES`]: to leave one out is fine, to ask for
+/// it is not.
+///
+/// [`ENTRIES`]: super::ENTRIES
+const NOT_BUILT: &[&str] = &["selinux-warning-controller", "service-ca-certificate-publisher-controller"];
+
+/// An entry of a list: whether it leaves out, and the name that it stands for today.
+fn entry(wanted: &str) -> (bool, &str) {
+    let (leave_out, given) = match wanted.strip_prefix('-') {
+        Some(name) => (true, name),
+        None => (false, wanted),
+    };
+    (leave_out, ALIASES.iter().find(|(alias, _)| *alias == given).map_or(given, |(_, name)| name))
+}
+
+/// Which of those that were asked for by name do nothing, and why.
+pub(super) fn in_vain(wanted: &[String]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    IDLE.iter().copied().filter(|(idle, _)| wanted.iter().any(|wanted| entry(wanted) == (false, *idle)))
+}
 
 /// Reads a list as `--controllers` has it. Later entries win.
 pub(super) fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error> {
@@ -66,11 +95,7 @@ pub(super) fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error>
         chosen.extend(names().filter(|name| !OFF_BY_DEFAULT.contains(name)));
     }
     for wanted in wanted.iter().filter(|name| *name != "*") {
-        let (leave_out, given) = match wanted.strip_prefix('-') {
-            Some(name) => (true, name),
-            None => (false, wanted.as_str()),
-        };
-        let name = ALIASES.iter().find(|(alias, _)| *alias == given).map_or(given, |(_, name)| name);
+        let (leave_out, name) = entry(wanted);
         match names().find(|known| *known == name) {
             Some(name) if leave_out => {
                 chosen.remove(name);
@@ -78,9 +103,12 @@ pub(super) fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error>
             Some(name) => {
                 chosen.insert(name);
             }
-            None if !UPSTREAM_ONLY.contains(&name) => return Err(Error::UnknownController(given.to_owned())),
+            None if IDLE.iter().any(|(idle, _)| *idle == name) => {}
+            None if !NOT_BUILT.contains(&name) => {
+                return Err(Error::UnknownController(wanted.trim_start_matches('-').to_owned()));
+            }
             None if leave_out => {}
-            None => return Err(Error::NotBuilt(given.to_owned())),
+            None => return Err(Error::NotBuilt(wanted.clone())),
         }
     }
     Ok(chosen)
@@ -88,7 +116,7 @@ pub(super) fn choose(wanted: &[String]) -> Result<BTreeSet<&'static str>, Error>
 
 #[cfg(test)]
 mod tests {
-    use super::{ALIASES, UPSTREAM_ONLY, choose};
+    use super::{ALIASES, IDLE, NOT_BUILT, choose, in_vain};
     use crate::manager::{OFF_BY_DEFAULT, names};
 
     fn chosen(list: &[&str]) -> Vec<&'static str> {
@@ -121,8 +149,95 @@ mod tests {
         let asked = choose(&["selinux-warning-controller".to_owned()]);
         assert!(asked.is_err(), "a name that is known and not built");
         for (alias, name) in ALIASES {
-            let known = names().any(|known| known == *name) || UPSTREAM_ONLY.contains(name);
+            let idle = IDLE.iter().any(|(idle, _)| idle == name);
+            let known = names().any(|known| known == *name) || idle || NOT_BUILT.contains(name);
             assert!(known && names().all(|known| known != *alias), "{alias}");
         }
+        assert_eq!(
+            choose(&["-x".to_owned()]).unwrap_err().to_string(),
+            "\"x\" is not in the list of known controllers"
+        );
+    }
+
+    /// All names of upstream's v1.36, in its order, and whether `--controllers=*` has one running there. Source:
+    /// `cmd/kube-controller-manager/names` and the descriptors in `app`, with the default feature gates.
+    const UPSTREAM: &[(&str, bool)] = &[
+        ("serviceaccount-token-controller", true),
+        ("endpoints-controller", true),
+        ("endpointslice-controller", true),
+        ("endpointslice-mirroring-controller", true),
+        ("replicationcontroller-controller", true),
+        ("pod-garbage-collector-controller", true),
+        ("resourcequota-controller", true),
+        ("namespace-controller", true),
+        ("serviceaccount-controller", true),
+        ("garbage-collector-controller", true),
+        ("daemonset-controller", true),
+        ("job-controller", true),
+        ("deployment-controller", true),
+        ("replicaset-controller", true),
+        ("horizontal-pod-autoscaler-controller", true),
+        ("disruption-controller", true),
+        ("statefulset-controller", true),
+        ("cronjob-controller", true),
+        ("certificatesigningrequest-signing-controller", true),
+        ("certificatesigningrequest-approving-controller", true),
+        ("certificatesigningrequest-cleaner-controller", true),
+        ("podcertificaterequest-cleaner-controller", false),
+        ("ttl-controller", true),
+        ("bootstrap-signer-controller", false),
+        ("token-cleaner-controller", false),
+        ("node-ipam-controller", true),
+        ("node-lifecycle-controller", true),
+        ("taint-eviction-controller", true),
+        ("device-taint-eviction-controller", true),
+        ("persistentvolume-binder-controller", true),
+        ("persistentvolume-attach-detach-controller", true),
+        ("persistentvolume-expander-controller", true),
+        ("clusterrole-aggregation-controller", true),
+        ("persistentvolumeclaim-protection-controller", true),
+        ("persistentvolume-protection-controller", true),
+        ("podgroup-protection-controller", false),
+        ("ttl-after-finished-controller", true),
+        ("root-ca-certificate-publisher-controller", true),
+        ("kube-apiserver-serving-clustertrustbundle-publisher-controller", false),
+        ("ephemeral-volume-controller", true),
+        ("storageversion-garbage-collector-controller", false),
+        ("resourceclaim-controller", true),
+        ("resourcepoolstatusrequest-controller", false),
+        ("legacy-serviceaccount-token-cleaner-controller", true),
+        ("validatingadmissionpolicy-status-controller", true),
+        ("volumeattributesclass-protection-controller", true),
+        ("service-cidr-controller", true),
+        ("storage-version-migrator-controller", false),
+        ("selinux-warning-controller", false),
+        ("service-lb-controller", false),
+        ("node-route-controller", false),
+        ("cloud-node-lifecycle-controller", false),
+    ];
+
+    #[test]
+    fn by_default_those_run_that_run_upstream() {
+        let mut upstreams: Vec<_> =
+            UPSTREAM.iter().filter(|(_, runs)| *runs).map(|(name, _)| *name).collect();
+        upstreams.sort_unstable();
+        assert_eq!(chosen(&["*"]), upstreams);
+        for (name, _) in UPSTREAM {
+            let without = format!("-{name}");
+            assert!(!chosen(&["*", &without]).contains(name), "{name} can be left out");
+            let asked = choose(&[(*name).to_owned()]);
+            assert_eq!(asked.is_err(), *name == "selinux-warning-controller", "{name} can be asked for");
+        }
+        assert!(
+            names().all(|ours| UPSTREAM.iter().any(|(name, _)| *name == ours)),
+            "and there are no others"
+        );
+    }
+
+    #[test]
+    fn those_asked_for_that_do_nothing_are_told_of() {
+        let list = ["*", "svm", "-route", "service", "job"].map(str::to_owned);
+        let told: Vec<_> = in_vain(&list).map(|(name, _)| name).collect();
+        assert_eq!(told, ["service-lb-controller", "storage-version-migrator-controller"]);
     }
 }

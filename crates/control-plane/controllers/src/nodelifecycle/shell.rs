@@ -174,25 +174,32 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
         controller.health.lock().remove(&key.name);
         return Ok(());
     };
+    let started = std::time::Instant::now();
+    let outcome = look_after(&controller, &node, key).await;
+    metrics::NODE_SECONDS.with([]).observe(started.elapsed().as_secs_f64());
+    outcome
+}
+
+async fn look_after(controller: &Controller, node: &Node, key: ObjectKey) -> Result<(), Error> {
     let now = controller.context.now();
     let settings = &controller.context.settings;
-    let spoke = nodes::condition(&node, "Ready").is_some();
+    let spoke = nodes::condition(node, "Ready").is_some();
     let seen = Observed {
-        node: &node,
-        last_sign: controller.last_sign(&node),
+        node,
+        last_sign: controller.last_sign(node),
         grace: if spoke { settings.node_monitor_grace } else { settings.node_startup_grace },
-        zone: controller.zone(&node),
+        zone: controller.zone(node),
         rates: settings.node_eviction,
     };
     let decision = decide(&seen, now);
-    if decision.evicts && !controller.take_turn(&node, seen.zone.last_eviction) {
+    if decision.evicts && !controller.take_turn(node, seen.zone.last_eviction) {
         controller.queue.add(key);
         return Ok(());
     }
     if let Some(moment) = decision.next_check {
         controller.queue.add_after(key, clock::until(moment, now));
     }
-    controller.apply(&node, decision).await
+    controller.apply(node, decision).await
 }
 
 impl Controller {

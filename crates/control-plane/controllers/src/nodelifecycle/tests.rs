@@ -272,6 +272,10 @@ async fn a_node_that_stops_renewing_is_lost_and_found_again() {
     api.until("events", |_| {}, |api| !api.events("TaintManagerEviction").is_empty()).await;
     assert_eq!(api.events("NodeNotReady")[0], "Node n1 status is now: NodeNotReady");
     assert_eq!(api.events("TaintManagerEviction"), ["Marking for deletion Pod ns/p"]);
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    let name = "node_collector_update_node_health_duration_seconds";
+    assert!(text.contains(&format!("{name}_bucket{{le=\"16.384\"}}")), "{text}");
     running.stop().await;
 }
 

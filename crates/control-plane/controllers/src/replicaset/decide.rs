@@ -140,6 +140,22 @@ pub(crate) fn dispensable_first(
     ranked
 }
 
+/// How old each ready pod among those chosen is, compared with the youngest that is ready. Nothing where none is left over: there
+/// was no choice. Upstream cuts the fractions off.
+pub(crate) fn age_ratios(active: &[Arc<Pod>], chosen: &[Target], now: Timestamp) -> Vec<f64> {
+    let age = |pod: &Pod| {
+        let created = pod.metadata.creation_timestamp.as_ref().filter(|_| pods::is_ready(pod))?;
+        Some(now.duration_since(created.0).as_secs_f64())
+    };
+    let youngest = active.iter().filter_map(|pod| age(pod)).min_by(f64::total_cmp);
+    let Some(youngest) = youngest.filter(|age| *age > 0.0 && chosen.len() < active.len()) else {
+        return Vec::new();
+    };
+    let chosen: HashSet<&str> = chosen.iter().map(|target| target.uid.as_str()).collect();
+    let of_chosen = active.iter().filter(|pod| chosen.contains(owner::uid(&pod.metadata)));
+    of_chosen.filter_map(|pod| Some(age(pod)? / youngest)).collect()
+}
+
 /// How many related pods that count there are on each node.
 fn crowds(related: &[Arc<Pod>]) -> HashMap<&str, usize> {
     let mut crowds = HashMap::new();

@@ -10,7 +10,7 @@ use kube::Resource;
 use kube::api::{Api, PostParams};
 use podium_client::{Informer, ObjectKey, WorkQueue, is_not_found};
 
-use super::decide::{Decision, Observed, Scale, decide};
+use super::decide::{Decision, Observed, Scale, age_ratios, decide};
 use super::status::status;
 use super::{Replicated, View};
 use crate::children::{Children, concerned};
@@ -18,6 +18,7 @@ use crate::clock;
 use crate::context::{self, Context, Error, LAG_CHECK};
 use crate::expect::Expectations;
 use crate::labels::Selector;
+use crate::metrics;
 use crate::names;
 use crate::owner::{self, controller_of};
 use crate::pods;
@@ -87,6 +88,7 @@ async fn reconcile<K: Replicated>(controller: Arc<Controller<K>>, key: ObjectKey
     // Pods that were made and are not seen yet are no news: nothing can be decided, and to read thousands of pods for the status
     // after each of them would cost more than to make them. Deletions are, see below.
     if !caught_up && !controller.expectations.awaits_deletions(&key) {
+        metrics::REPLICA_SETS_STALE.with(["", "pods"]).increment();
         controller.queue.add_after(key, LAG_CHECK);
         return Ok(());
     }
@@ -98,6 +100,11 @@ async fn reconcile<K: Replicated>(controller: Arc<Controller<K>>, key: ObjectKey
         expectations: &controller.expectations,
     };
     children.claim(&decision.adopt, &decision.release).await?;
+    if let Scale::Delete(targets) = &decision.scale {
+        for ratio in age_ratios(&decision.active, targets, now) {
+            metrics::DELETION_AGE_RATIO.with([]).observe(ratio);
+        }
+    }
     let outcome = scale(&children, &decision.scale, &view).await;
     // The Deployment controller counts on it that pods which are to go are not reported as serving.
     let decision = decision.without(&controller.expectations.deleted(&key));

@@ -9,9 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;
 
 use super::Replicated;
-use super::decide::{BURST, Decision, Observed, Scale, decide};
+use super::decide::{BURST, Decision, Observed, Scale, age_ratios, decide};
 use super::status::status;
+use crate::children::Target;
 use crate::labels::Selector;
+use crate::metrics;
 use crate::names::CountedNames;
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, at, controlled_by, labels, meta, pod, selector, template, time};
@@ -298,6 +300,22 @@ proptest! {
 
 const CONTROLLER: &[&str] = &["replicaset-controller"];
 
+#[test]
+fn the_age_of_those_chosen_is_compared_with_the_youngest() {
+    let ready = |name: &str, created: i64| ours(name).created(created).ready(created + 1);
+    let pods = [ready("old", 0), ready("young", 900), ours("unready").created(990), ready("mid", 700)];
+    let active: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
+    let of = |chosen: &[usize]| {
+        let chosen: Vec<_> = chosen.iter().map(|at| Target::of(&pods[*at])).collect();
+        age_ratios(&active, &chosen, at(1_000))
+    };
+    assert_eq!(of(&[0, 2]), [10.0]);
+    assert_eq!(of(&[1, 3]), [1.0, 3.0]);
+    assert_eq!(of(&[0, 1, 2, 3]), [0.0; 0], "no choice");
+    let newborn = [Arc::new(ready("newborn", 1_000)), Arc::new(ready("old", 0))];
+    assert_eq!(age_ratios(&newborn, &[Target::of(&newborn[1])], at(1_000)), [0.0; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn pods_are_created_replaced_and_deleted() {
     let api = FakeApi::default();
@@ -337,6 +355,9 @@ async fn a_stale_cache_never_leads_to_more_pods() {
     api.hold("/pods");
     api.create("apps/replicasets", &set(3));
     api.until("pods", |_| {}, |api| api.list::<Pod>("/pods").len() == 3).await;
+    // Other tests of this process may count too.
+    let put_off = || metrics::REPLICA_SETS_STALE.with(["", "pods"]).value();
+    let before = put_off();
     // Whatever wakes the controller, it knows that its cache lags.
     for label in 0..5 {
         api.edit("apps/replicasets", "ns", "web", |set| {
@@ -345,6 +366,7 @@ async fn a_stale_cache_never_leads_to_more_pods() {
         api.settle().await;
     }
     assert_eq!(api.list::<Pod>("/pods").len(), 3);
+    assert!(put_off() >= before + 5, "{before} {}", put_off());
     api.release("/pods");
     api.until("the status follows", FakeApi::run_pods, |api| {
         let set: ReplicaSet = api.get("apps/replicasets", "ns", "web").unwrap();

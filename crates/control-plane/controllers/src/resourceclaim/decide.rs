@@ -1,13 +1,19 @@
 //! What a pod needs of its claims, and what a claim needs.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::{
     ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus, ResourceClaimTemplate,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use podium_client::metrics::gauges;
+
 use crate::finalizers;
 use crate::hash;
+use crate::labels;
 use crate::owner;
 use crate::pods;
 
@@ -15,6 +21,8 @@ use crate::pods;
 pub(crate) const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// On generated claims: which of the pod's claims it is.
 const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
+/// On claims that the scheduler made for extended resources.
+const EXTENDED_RESOURCE: &str = "resource.kubernetes.io/extended-resource-claim";
 /// How many may use a claim at once. Source: `ResourceClaimReservedForMaxSize`.
 const MOST_USERS: usize = 256;
 /// What is left of 63 characters for the names of pod and claim with a dash after each.
@@ -152,6 +160,31 @@ pub(crate) fn is_pod(user: &ResourceClaimConsumerReference) -> bool {
 pub(crate) fn is_for_administrators(claim: &ResourceClaim) -> bool {
     let mut requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
     requests.any(|request| request.exactly.as_ref().is_some_and(|it| it.admin_access == Some(true)))
+}
+
+/// Writes how many claims there are.
+pub(crate) fn tell(out: &mut String, claims: &[Arc<ResourceClaim>]) {
+    let mut counted: BTreeMap<[&str; 3], f64> = BTreeMap::new();
+    for claim in claims {
+        let allocated = claim.status.as_ref().is_some_and(|status| status.allocation.is_some());
+        let annotation = |key| labels::value(claim.metadata.annotations.as_ref(), key);
+        let source = if annotation(EXTENDED_RESOURCE) == Some("true") {
+            "extended_resource"
+        } else if annotation(POD_CLAIM).is_some_and(|name| !name.is_empty()) {
+            "resource_claim_template"
+        } else {
+            ""
+        };
+        let text = |is_so| if is_so { "true" } else { "false" };
+        *counted.entry([text(allocated), text(is_for_administrators(claim)), source]).or_default() += 1.0;
+    }
+    gauges(
+        out,
+        "resourceclaim_controller_resource_claims",
+        "[ALPHA] Number of ResourceClaims, categorized by allocation status, admin access, and source. Source can be 'resource_claim_template' (created from a template), 'extended_resource' (extended resources), or empty (manually created by a user).",
+        ["allocated", "admin_access", "source"],
+        counted,
+    );
 }
 
 /// What a claim needs.

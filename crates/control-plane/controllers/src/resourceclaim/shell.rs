@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::decide::{
     self, FINALIZER, Name, claims_of, decide, foreign, generate, is_done, is_for_administrators, is_own,
-    is_pod, name_of, used_by,
+    is_pod, name_of, tell, used_by,
 };
 use crate::context::{Context, Error, words};
 use crate::metrics;
@@ -81,6 +81,8 @@ pub(crate) async fn run(context: Context) {
     });
     let synced = [pods.synced().boxed(), claims.synced().boxed(), templates.synced().boxed()];
     context.ready(synced).await;
+    let counted = claims.clone();
+    let _telling = metrics::tell("resourceclaim", move |out| tell(out, &counted.list()));
     let controller = Arc::new(Controller { context: context.clone(), pods, claims, templates });
     run_workers(queue, context.workers, context.shutdown.clone(), move |key| {
         reconcile(Arc::clone(&controller), key)

@@ -1,10 +1,12 @@
 //! Claims of pods from their making to their end.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use serde_json::{Value, json};
 
-use super::decide::{FINALIZER, Needs, decide, generate, reserved_for};
+use super::decide::{FINALIZER, Needs, decide, generate, reserved_for, tell};
 use crate::testing::api::{FakeApi, Running};
 use crate::testing::{PodExt, pod};
 
@@ -46,6 +48,29 @@ fn generated_claims_are_named_after_pod_and_claim() {
     let long = generate(&user(&"p".repeat(200)), &"c".repeat(63), &template(), Some(1));
     let name = long.metadata.name.unwrap();
     assert!(name.len() <= 63 && name.contains("pp-cc"), "{name}");
+}
+
+#[test]
+fn claims_are_counted_by_what_they_are() {
+    let by_hand = claim(|claim| claim["metadata"]["annotations"] = Value::Null);
+    let extended = claim(|claim| {
+        claim["metadata"]["annotations"]["resource.kubernetes.io/extended-resource-claim"] = json!("true");
+        claim["status"] = json!({"allocation": {}});
+    });
+    let for_administrators =
+        claim(|claim| claim["spec"]["devices"]["requests"][0]["exactly"]["adminAccess"] = json!(true));
+    let mut out = String::new();
+    tell(&mut out, &[claim(|_| {}), by_hand.clone(), extended, for_administrators, by_hand].map(Arc::new));
+    let rows: Vec<_> = out.lines().filter_map(|row| row.strip_prefix("resourceclaim_controller_")).collect();
+    assert_eq!(
+        rows,
+        [
+            r#"resource_claims{allocated="false",admin_access="false",source=""} 2"#,
+            r#"resource_claims{allocated="false",admin_access="false",source="resource_claim_template"} 1"#,
+            r#"resource_claims{allocated="false",admin_access="true",source="resource_claim_template"} 1"#,
+            r#"resource_claims{allocated="true",admin_access="false",source="extended_resource"} 1"#,
+        ]
+    );
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub(crate) fn decide(volume: &PersistentVolume, claim: Option<&PersistentVolumeC
     }
 }
 
-fn policy(volume: &PersistentVolume) -> &str {
+pub(crate) fn policy(volume: &PersistentVolume) -> &str {
     let spec = volume.spec.as_ref();
     spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
 }

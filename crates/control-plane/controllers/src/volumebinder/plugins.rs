@@ -15,7 +15,7 @@ const IN_TREE_FINALIZER: &str = "kubernetes.io/pv-controller";
 const EXTERNAL_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 /// What names of plugins inside of Kubernetes begin with.
 const IN_TREE: &str = "kubernetes.io/";
-const HOST_PATH: &str = "kubernetes.io/host-path";
+pub(crate) const HOST_PATH: &str = "kubernetes.io/host-path";
 const NFS: &str = "kubernetes.io/nfs";
 
 /// The driver that does what a plugin did. Source: `k8s.io/csi-translation-lib/plugins`.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use podium_api::volumes::phase;
 use podium_client::{ObjectKey, is_already_exists, is_not_found};
+use tokio::time::Instant;
 
 use super::claims::Event;
 use super::recycle::{self, Step};
@@ -14,6 +15,7 @@ use super::shell::{Controller, reference_key};
 use super::status::FAILED;
 use super::{decide, plugins};
 use crate::context::Error;
+use crate::metrics::volumes::operation_ended;
 use crate::owner;
 use crate::pods;
 
@@ -29,7 +31,11 @@ impl Controller {
         if live.spec != volume.spec || live.metadata.uid != volume.metadata.uid || !decide::is_over(&live) {
             return Ok(());
         }
-        if let Err(why) = remove_path(path).await {
+        let started = Instant::now();
+        let removed = remove_path(path).await;
+        operation_ended(plugins::HOST_PATH, "volume_delete", removed.is_ok(), started.elapsed());
+        if let Err(why) = removed {
+            self.operations.failed(name);
             if phase(volume) != FAILED {
                 let written = self.write_phase(volume, FAILED).await?;
                 self.tell(written.as_ref(), Event::warning("VolumeFailedDelete", why));

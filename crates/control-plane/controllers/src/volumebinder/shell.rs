@@ -15,11 +15,14 @@ use podium_api::volumes::{
 use podium_client::{Change, Informer, Object, ObjectKey, WorkQueue};
 
 use super::claims::{self, Act, Around, Event};
+use super::counts;
 use super::decide::{self, Needs};
 use super::latest::Latest;
 use super::recycle;
 use super::status::{self, AVAILABLE, BOUND};
 use crate::context::{Context, Error};
+use crate::metrics;
+use crate::metrics::volumes::{Operations, classed_later};
 use crate::owner;
 use crate::pods;
 
@@ -43,13 +46,17 @@ pub(crate) async fn run(context: Context) {
     claims.add_index(BY_PARTNER, |claim| partner_of_claim(claim).into_iter().collect());
     pods::index_by_claim(&pods);
     let queue = WorkQueue::new("persistentvolumes");
-    watch_volumes(&volumes, &claims, &queue);
-    watch_claims(&claims, &queue);
+    let operations = Arc::new(Operations::default());
+    watch_volumes(&volumes, &claims, &queue, &operations);
+    watch_claims(&claims, &queue, &operations);
     watch_classes(&classes, &claims, &queue);
     watch_pods(&pods, &queue);
     let synced =
         [volumes.synced().boxed(), claims.synced().boxed(), classes.synced().boxed(), pods.synced().boxed()];
     context.ready(synced).await;
+    let (of_volumes, of_claims) = (volumes.clone(), claims.clone());
+    let _telling =
+        metrics::tell("pv_collector", move |out| counts::tell(out, &of_volumes.list(), &of_claims.list()));
     let controller = Arc::new(Controller {
         context: context.clone(),
         volumes: Latest::new(volumes),
@@ -57,6 +64,7 @@ pub(crate) async fn run(context: Context) {
         classes,
         pods,
         recyclers: Mutex::default(),
+        operations,
     });
     context.work(queue, move |key| reconcile(Arc::clone(&controller), key)).await;
 }
@@ -65,8 +73,9 @@ fn watch_volumes(
     volumes: &Informer<PersistentVolume>,
     claims: &Informer<PersistentVolumeClaim>,
     queue: &WorkQueue<ObjectKey>,
+    operations: &Arc<Operations>,
 ) {
-    let (to, claims) = (queue.clone(), claims.clone());
+    let (to, claims, operations) = (queue.clone(), claims.clone(), Arc::clone(operations));
     volumes.on_event(move |change| {
         let volume = change.object();
         let key = ObjectKey::of(volume.as_ref());
@@ -75,7 +84,7 @@ fn watch_volumes(
         let became_free = match change {
             Change::Added(new) => is_free(new),
             Change::Modified { old, new } => is_free(new) && !is_free(old),
-            Change::Deleted(_) => return,
+            Change::Deleted(_) => return operations.done(&key.name),
         };
         to.add(key);
         if became_free {
@@ -85,12 +94,18 @@ fn watch_volumes(
     });
 }
 
-fn watch_claims(claims: &Informer<PersistentVolumeClaim>, queue: &WorkQueue<ObjectKey>) {
-    let to = queue.clone();
+fn watch_claims(
+    claims: &Informer<PersistentVolumeClaim>,
+    queue: &WorkQueue<ObjectKey>,
+    operations: &Arc<Operations>,
+) {
+    let (to, operations) = (queue.clone(), Arc::clone(operations));
     claims.on_event(move |change| {
         let claim = change.object();
-        if !matches!(change, Change::Deleted(_)) {
-            to.add(ObjectKey::of(claim.as_ref()));
+        let key = ObjectKey::of(claim.as_ref());
+        match change {
+            Change::Deleted(_) => operations.forget(&key.to_string()),
+            Change::Added(_) | Change::Modified { .. } => to.add(key),
         }
         if let Some(volume) = volume_name(claim) {
             to.add(ObjectKey::cluster(volume));
@@ -135,6 +150,8 @@ pub(super) struct Controller {
     pub(super) pods: Informer<Pod>,
     /// The uids of the recycling pods that we made.
     pub(super) recyclers: Mutex<HashSet<String>>,
+    /// Volumes that are being made, by the keys of their claims, and removed, by their names.
+    pub(super) operations: Arc<Operations>,
 }
 
 async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Error> {
@@ -148,18 +165,37 @@ async fn reconcile(controller: Arc<Controller>, key: ObjectKey) -> Result<(), Er
 
 impl Controller {
     async fn claim(&self, claim: Arc<PersistentVolumeClaim>, key: &ObjectKey) -> Result<(), Error> {
-        let needs = claims::decide(&claim, &self.around(&claim, key));
+        let around = self.around(&claim, key);
+        let needs = claims::decide(&claim, &around);
+        let about = key.to_string();
+        if let Some((plugin, in_vain)) = counts::asked_for(&needs, around.class.as_deref()) {
+            self.operations.begin(about.as_str(), &plugin, "provision");
+            if in_vain {
+                self.operations.failed(&about);
+            }
+        }
         if let Act::Phase(phase) = needs.act {
             self.write_claim_status(&claim, phase, None).await?;
         }
         if let Act::Write(written) = &needs.act {
-            self.write_claim(written).await?;
+            let outcome = self.write_claim(written).await;
+            if !has_class(&claim) && has_class(written) {
+                classed_later(outcome.is_ok());
+            }
+            outcome?;
         }
         if let Some(event) = needs.event {
             self.tell(claim.as_ref(), event);
         }
         match needs.act {
-            Act::Bind(volume) => self.bind(&volume, &claim).await,
+            Act::Bind(volume) => {
+                let outcome = self.bind(&volume, &claim).await;
+                match &outcome {
+                    Ok(()) => self.operations.done(&about),
+                    Err(_) => self.operations.failed(&about),
+                }
+                outcome
+            }
             Act::Stuck(why) => Err(Error::Unusable { object: key.to_string(), why }),
             Act::Phase(_) | Act::Write(_) | Act::Wait => Ok(()),
         }
@@ -211,6 +247,10 @@ impl Controller {
 
     async fn volume(&self, volume: Arc<PersistentVolume>) -> Result<(), Error> {
         let claim = self.claim_of(&volume).await?;
+        let class = |name: &str| self.classes.get(&ObjectKey::cluster(name));
+        if let Some(plugin) = counts::removed_by(&volume, class) {
+            self.operations.begin(owner::name(&volume.metadata), &plugin, "delete");
+        }
         match decide::decide(&volume, claim.as_deref()) {
             Needs::Nothing => {}
             Needs::Write(written) => {
@@ -219,6 +259,9 @@ impl Controller {
             Needs::Phase(phase, event) => {
                 let written = self.write_phase(&volume, phase).await?;
                 if let Some(event) = event {
+                    if event.reason == "VolumeFailedDelete" {
+                        self.operations.failed(owner::name(&volume.metadata));
+                    }
                     self.tell(written.as_ref(), event);
                 }
             }

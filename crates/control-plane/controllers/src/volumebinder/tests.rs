@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
 use super::claims::{self, Act, Around};
+use super::counts;
 use super::decide::{self, Needs};
 use super::plugins::{self, Maker, Remover};
 use super::recycle::{self, Step};
@@ -400,7 +401,46 @@ async fn a_claim_gets_the_default_class_and_the_scheduler_chooses_its_node() {
     let reference = json!({"namespace": "ns", "name": "c", "uid": get_claim(&api, "c").metadata.uid});
     api.create(VOLUMES, &with(made, &["spec", "claimRef"], &reference));
     api.until("they are bound", |_| {}, |api| are(api, "c", "pvc-1", ("Bound", "Bound"))).await;
+    api.settle().await;
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    for row in [
+        "volume_operation_total_seconds_count{operation_name=\"provision\",plugin_name=\"e.io/p\"} 1\n",
+        "retroactive_storageclass_total 1\n",
+        "pv_collector_total_pv_count{plugin_name=\"N/A\",volume_mode=\"Filesystem\"} ",
+    ] {
+        assert!(text.contains(row), "{row} {text}");
+    }
     running.stop().await;
+}
+
+#[test]
+fn volumes_and_claims_are_counted() {
+    fn read_all<K: serde::de::DeserializeOwned>(list: &[Value]) -> Vec<Arc<K>> {
+        list.iter().map(|it| Arc::new(read(it))).collect()
+    }
+    let path = with(volume("a", "Retain"), &["spec", "hostPath"], &json!({"path": "/tmp/a"}));
+    let driver =
+        with(volume("b", "Retain"), &["spec", "csi"], &json!({"driver": "d.io", "volumeHandle": "h"}));
+    let driver = with(driver, &["spec", "volumeMode"], &json!("Block"));
+    let bound = with(path.clone(), &["status", "phase"], &json!("Bound"));
+    let claimed = with(claim("c"), &["status", "phase"], &json!("Bound"));
+    let classed = with(claim("d"), &["spec", "volumeAttributesClassName"], &json!("gold"));
+    let mut out = String::new();
+    let claims = read_all(&[claimed, classed.clone(), classed]);
+    counts::tell(&mut out, &read_all(&[path, driver, bound]), &claims);
+    let rows: Vec<_> = out.lines().filter_map(|row| row.strip_prefix("pv_collector_")).collect();
+    assert_eq!(
+        rows,
+        [
+            r#"total_pv_count{plugin_name="kubernetes.io/csi:d.io",volume_mode="Block"} 1"#,
+            r#"total_pv_count{plugin_name="kubernetes.io/host-path",volume_mode="Filesystem"} 2"#,
+            r#"bound_pv_count{storage_class="slow"} 1"#,
+            r#"unbound_pv_count{storage_class="slow"} 2"#,
+            r#"bound_pvc_count{namespace="ns",storage_class="slow",volume_attributes_class=""} 1"#,
+            r#"unbound_pvc_count{namespace="ns",storage_class="slow",volume_attributes_class="gold"} 2"#,
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -463,6 +503,16 @@ async fn what_a_deleted_volume_stood_for_is_removed_below_tmp_only() {
         told.contains(&format!("host_path deleter only supports /tmp/.+ but received provided {link}")),
         "{told:?}"
     );
+    let mut text = String::new();
+    crate::collect_metrics(&mut text);
+    for row in [
+        "volume_operation_total_seconds_count{operation_name=\"delete\",plugin_name=\"kubernetes.io/host-path\"} 1\n",
+        "volume_operation_errors_total{operation_name=\"delete\",plugin_name=\"kubernetes.io/host-path\"} ",
+        "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_delete\",status=\"success\",volume_plugin=\"kubernetes.io/host-path\"} 1\n",
+        "operation_name=\"volume_delete\",status=\"fail-unknown\",volume_plugin=\"kubernetes.io/host-path\"} ",
+    ] {
+        assert!(text.contains(row), "{row} {text}");
+    }
     running.stop().await;
 }
 
