@@ -29,9 +29,12 @@ pub(crate) async fn run(context: Context) {
     });
     let to = queue.clone();
     pods.on_event(move |change| {
-        if let Change::Deleted(pod) = change {
-            keys(pod).into_iter().for_each(|key| to.add(key));
-        }
+        let (before, now) = match change {
+            Change::Added(_) => return,
+            Change::Modified { old, new } => (keys(old), keys(new)),
+            Change::Deleted(pod) => (keys(pod), Vec::new()),
+        };
+        before.into_iter().filter(|key| !now.contains(key)).for_each(|key| to.add(key));
     });
     context.ready([claims.synced().boxed(), pods.synced().boxed()]).await;
     let controller = Arc::new(Controller { context: context.clone(), claims, pods });

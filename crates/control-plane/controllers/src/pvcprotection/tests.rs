@@ -1,6 +1,8 @@
 //! When claims are held and let go.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    EphemeralVolumeSource, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::{Decision, FINALIZER, claims_of, decide};
@@ -37,6 +39,25 @@ fn claims_in_use_are_held() {
     }
     assert_eq!(claims_of(&user()), ["data"]);
     assert!(claims_of(&user().edit(|pod| pod.spec.as_mut().unwrap().node_name = None)).is_empty());
+}
+
+#[test]
+fn what_was_made_for_a_pod_waits_for_its_kubelet_only() {
+    let made = Volume {
+        name: "w".to_owned(),
+        ephemeral: Some(EphemeralVolumeSource::default()),
+        ..Volume::default()
+    };
+    let both = user().edit(|pod| pod.spec.as_mut().unwrap().volumes.as_mut().unwrap().push(made.clone()));
+    let deleted = |grace| {
+        both.clone().edit(|pod| {
+            pod.metadata.deletion_timestamp = Some(time(1));
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+        })
+    };
+    assert_eq!(claims_of(&both), ["data", "user-w"]);
+    assert_eq!(claims_of(&deleted(30)), ["data", "user-w"]);
+    assert_eq!(claims_of(&deleted(0)), ["data"]);
 }
 
 #[tokio::test(start_paused = true)]
