@@ -87,8 +87,9 @@ pub struct Served {
 
 impl Served {
     fn built_in(resource: &'static Resource) -> Served {
-        // Rules read objects as they are stored, whatever version a client speaks.
-        let rules = kinds::rules(resource.storage_group, resource.kind);
+        // Rules read objects as they are stored, whatever version a client speaks; but what is asked of an object may
+        // depend on the group it came by, as for events.
+        let rules = kinds::rules(resource.group, resource.kind);
         let nothing = serde_json::json!({});
         Served {
             group: resource.group.to_owned(),
@@ -219,6 +220,15 @@ mod tests {
         assert_eq!(catalogue.find("", "v1", "pods").unwrap().kind, "Pod");
         assert_eq!(catalogue.stored("", "events").unwrap().version, "v1");
         assert!(!catalogue.find("events.k8s.io", "v1", "events").unwrap().as_stored());
+        let faults = |group: &str| {
+            let mut errors = podium_api::field::Errors::new();
+            let event =
+                serde_json::json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}});
+            catalogue.find(group, "v1", "events").unwrap().rules.validate(&event, &mut errors);
+            errors.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(faults("").is_empty(), "{:?}", faults(""));
+        assert!(faults("events.k8s.io").contains(&"eventTime: Required value".to_owned()));
         assert!(catalogue.find("example.com", "v1", "widgets").is_none());
         let mut widget = (*catalogue.find("", "v1", "configmaps").unwrap()).clone();
         widget.group = "example.com".to_owned();

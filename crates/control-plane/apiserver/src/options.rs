@@ -87,9 +87,10 @@ fn read_write(query: &Query, kind: &str, mut errors: Errors) -> Result<WriteOpti
     Ok(WriteOptions { dry_run, validation, force: false, object })
 }
 
-/// Whether `dryRun` is asked for; anything but `All` is a fault.
+/// Whether `dryRun` is asked for; anything but `All` is a fault, nothing at all included: who leaves the value out does
+/// not want a write either.
 fn dry_run<'v>(values: impl Iterator<Item = &'v str>, errors: &mut Errors) -> bool {
-    let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+    let values: Vec<&str> = values.collect();
     if values.iter().any(|value| *value != "All") {
         errors.not_supported(&Path::new("dryRun"), json!(values), &["All"]);
     }
@@ -198,8 +199,14 @@ fn query_object(query: &Query) -> Result<Value, ApiError> {
 }
 
 fn integer(text: &str) -> Result<i64, ApiError> {
-    text.parse()
-        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    text.parse().map_err(|error: std::num::ParseIntError| {
+        let why = match error.kind() {
+            PosOverflow | NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+    })
 }
 
 /// How `resourceVersion` of a read is meant.
@@ -408,5 +415,37 @@ pub(crate) fn include_object(query: &Query) -> Result<IncludeObject, ApiError> {
             );
             Err(ApiError::bad_request(format!("Unable to convert to Table as requested: {}", errors.0[0])))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(read: Result<T, ApiError>, expected: &str) {
+        assert_eq!(read.expect_err("it is refused").message, expected);
+    }
+
+    #[test]
+    fn a_dry_run_is_asked_for_by_its_name() {
+        assert!(write(&Query::parse("dryRun=All&dryRun=All"), "CreateOptions").unwrap().dry_run);
+        assert!(!write(&Query::parse(""), "CreateOptions").unwrap().dry_run);
+        let why = "is invalid: dryRun: Unsupported value: [\"\"]: supported values: \"All\"";
+        for query in ["dryRun=", "dryRun"] {
+            let query = Query::parse(query);
+            refused(write(&query, "CreateOptions"), &format!("CreateOptions.meta.k8s.io \"\" {why}"));
+            refused(DeleteOptions::read(None, &query), &format!("DeleteOptions.meta.k8s.io \"\" {why}"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_go_reads_them() {
+        assert_eq!(integer("-1").unwrap(), -1);
+        refused(integer("1x"), "strconv.ParseInt: parsing \"1x\": invalid syntax");
+        refused(
+            integer("99999999999999999999"),
+            "strconv.ParseInt: parsing \"99999999999999999999\": value out of range",
+        );
     }
 }

@@ -54,8 +54,9 @@ pub(super) fn mutate(request: &mut Request<'_>, objects: &Objects) {
 
 fn fill_in(pod: &mut Value, defaults: &BTreeMap<&str, Map<String, Value>>) -> Vec<String> {
     let mut notes = Vec::new();
-    for (list, what) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+    // By pointer: to index a list that is not there would put a null in its place.
+    for (list, what) in [("/spec/containers", "container"), ("/spec/initContainers", "init container")] {
+        for container in pod.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let name = text(container, "/name").to_owned();
             for (field, word) in [("requests", "request"), ("limits", "limit")] {
                 let mut added: Vec<&str> = Vec::new();

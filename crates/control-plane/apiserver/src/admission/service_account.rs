@@ -165,8 +165,9 @@ fn mount_token(pod: &mut Value, suffix: impl FnOnce() -> String) {
     let new = known.is_none();
     let volume = known.unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", suffix()));
     let mut needed = false;
-    for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+    // By pointer: to index a list that is not there would put a null in its place.
+    for list in ["/spec/initContainers", "/spec/containers"] {
+        for container in pod.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             // Something else mounted there keeps the token out.
             if items(container, "/volumeMounts").iter().any(|m| text(m, "/mountPath") == MOUNT_PATH) {
                 continue;

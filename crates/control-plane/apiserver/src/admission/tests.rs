@@ -186,6 +186,7 @@ fn a_pod_gets_account_token_priority_and_tolerations() {
         (&spec["serviceAccountName"], &spec["serviceAccount"]),
         (&json!("default"), &json!("default"))
     );
+    assert!(spec.get("initContainers").is_none(), "the pod has none: {spec}");
     let volume = &spec["volumes"][0];
     let name = volume["name"].as_str().unwrap();
     assert!(name.starts_with("kube-api-access-") && name.len() == "kube-api-access-".len() + 5, "{name}");
@@ -392,6 +393,7 @@ fn limit_ranges_fill_in_and_bound() {
         stored["spec"]["containers"][0]["resources"],
         json!({"limits": {"memory": "1Gi", "cpu": "500m"}, "requests": {"cpu": "100m"}})
     );
+    assert!(stored["spec"].get("initContainers").is_none(), "the pod has none: {stored}");
     assert_eq!(
         stored["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
         "LimitRanger plugin set: cpu request for container c; cpu limit for container c"

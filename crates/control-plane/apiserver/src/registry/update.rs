@@ -92,9 +92,10 @@ impl Call {
             object["metadata"] = json!({});
         }
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-            return Err(ApiError::bad_request(
-                "the name of the object ( based on URL) was undeterminable: name must be provided",
-            ));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.info.name
+            )));
         }
         self.check_name(object)?;
         self.check_namespace(&mut object["metadata"])

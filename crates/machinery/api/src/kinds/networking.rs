@@ -314,12 +314,15 @@ fn network_policy(object: &Value, errors: &mut Errors) {
                 }
                 if let Some(end) = opt_int(port, "endPort") {
                     match value(port, "port").as_i64() {
-                        Some(first) if end < first => errors.invalid(
-                            &at.child("endPort"),
-                            end,
-                            "must be greater than or equal to `port`",
-                        ),
-                        Some(_) => {}
+                        Some(first) => {
+                            if end < first {
+                                let why = "must be greater than or equal to `port`";
+                                errors.invalid(&at.child("endPort"), end, why);
+                            }
+                            if let Some(fault) = validate::port_number(end) {
+                                errors.invalid(&at.child("endPort"), end, &fault);
+                            }
+                        }
                         None if has(port, "port") => errors.invalid(
                             &at.child("endPort"),
                             end,
@@ -330,9 +333,6 @@ fn network_policy(object: &Value, errors: &mut Errors) {
                             end,
                             "may not be specified when `port` is not specified",
                         ),
-                    }
-                    if let Some(fault) = validate::port_number(end) {
-                        errors.invalid(&at.child("endPort"), end, &fault);
                     }
                 }
             }
@@ -378,7 +378,9 @@ fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut Errors) {
         }
         for (index, except) in list(block, "except").iter().filter_map(Value::as_str).enumerate() {
             let at = at.child("except");
+            // Without a range there is nothing that they could be in.
             match (validate::cidr(except), validate::cidr(cidr)) {
+                (_, Err(_)) => {}
                 (Err(fault), _) => errors.invalid(&at.index(index), except, fault),
                 (Ok(inner), Ok(outer)) if !within(inner, outer) => {
                     errors.invalid(&at.index(index), except, "must be a strict subset of `cidr`");

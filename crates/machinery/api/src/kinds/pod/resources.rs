@@ -306,8 +306,11 @@ fn claim_names(resources: &Value, claims: &Value, path: &Path<'_>, errors: &mut 
         // A claim may be used whole or by several of its requests, not both.
         let whole_too = seen.contains(&(name, ""));
         let parts_too = request.is_empty() && seen.iter().any(|(n, _)| *n == name);
-        if !seen.insert((name, request)) || whole_too || parts_too {
+        let again = !seen.insert((name, request));
+        if whole_too || parts_too {
             errors.duplicate(&at, name);
+        } else if again {
+            errors.duplicate(&at, format!("{name}/{request}"));
         }
         if !known.contains(&name) {
             let which = if known.is_empty() {

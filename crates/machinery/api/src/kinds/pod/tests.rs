@@ -221,6 +221,18 @@ fn resources_must_be_sound() {
         ],
     );
     check(&with_container(json!({"resources": {"limits": {"example.com/gpu": "1"}}})), &[]);
+    let mut claims = with_container(json!({"resources": {"claims": [
+        {"name": "gpu", "request": "big"}, {"name": "gpu", "request": "big"}, {"name": "gpu"}, {"name": "gpu", "request": "small"},
+    ]}}));
+    claims["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimName": "mine"}]);
+    check(
+        &claims,
+        &[
+            "spec.containers[0].resources.claims[1]: Duplicate value: \"gpu/big\"",
+            "spec.containers[0].resources.claims[2]: Duplicate value: \"gpu\"",
+            "spec.containers[0].resources.claims[3]: Duplicate value: \"gpu\"",
+        ],
+    );
 }
 
 #[test]

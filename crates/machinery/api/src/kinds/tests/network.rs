@@ -196,6 +196,21 @@ fn networks() {
             "spec.ingress[0].from[1].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`",
         ],
     );
+    check(
+        "networking.k8s.io",
+        "NetworkPolicy",
+        json!({"metadata": {}, "spec": {"ingress": [{
+            "ports": [{"port": "http", "endPort": -1}, {"port": 80, "endPort": -1}],
+            "from": [{"ipBlock": {"cidr": "", "except": ["x"]}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["x"]}}],
+        }]}}),
+        &[
+            "spec.ingress[0].ports[0].endPort: Invalid value: -1: may not be specified when `port` is non-numeric",
+            "spec.ingress[0].ports[1].endPort: Invalid value: -1: must be greater than or equal to `port`",
+            "spec.ingress[0].ports[1].endPort: Invalid value: -1: must be between 1 and 65535, inclusive",
+            "spec.ingress[0].from[0].ipBlock.cidr: Required value",
+            "spec.ingress[0].from[1].ipBlock.except[0]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ],
+    );
     let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
     check("networking.k8s.io", "Ingress", json!({"metadata": {}, "spec": {"defaultBackend": backend}}), &[]);
     check(
