@@ -1,6 +1,7 @@
 //! Every verb that discovery tells of is there, for every resource and subresource, and no other is.
 
 use http_body_util::{BodyExt as _, Full};
+use podium_api::kinds::features::Features;
 use podium_api::resources::Selection;
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -56,10 +57,16 @@ const OF_OBJECTS: [(&str, &str); 4] =
 #[tokio::test]
 async fn verbs_are_those_of_discovery() {
     let betas: Selection = "api/beta=true".parse().expect("a selection");
-    let server = Server::start_with(0, |config| config.served = betas.clone()).await;
+    let features = Features { cluster_trust_bundle: true, ..Features::default() };
+    let served = betas.clone().with_features(features);
+    let server = Server::start_with(0, |config| {
+        config.served = betas;
+        config.features = features;
+    })
+    .await;
     let mut wrong = Vec::new();
     let mut count = 0;
-    for resource in betas.iter() {
+    for resource in served.iter() {
         let root = if resource.group.is_empty() {
             "/api/v1".to_owned()
         } else {
