@@ -160,7 +160,7 @@ async fn service_cidr_ready(core: &Arc<Core>) -> Result<(), ApiError> {
         if new["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
             new["status"]["conditions"] = json!([{
                 "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
-                "message": "Kubernetes Service CIDR is ready",
+                "message": "Kubernetes default Service CIDR is ready",
             }]);
         }
         Ok(new)

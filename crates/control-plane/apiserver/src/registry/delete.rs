@@ -68,6 +68,7 @@ enum Step {
 impl Call {
     pub(super) async fn delete(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let options = self.delete_options(body)?;
+        self.warn_of_orphans(&options);
         let deleted = self.delete_object(&options).await?;
         Ok(match deleted {
             Deleted::Gone(object) if RETURNS_OBJECT.contains(&self.served.plural.as_str()) => {
@@ -90,6 +91,17 @@ impl Call {
                 self.reply_object(code, object)?
             }
         })
+    }
+
+    /// Jobs are the one kind whose dependents stay unless something else is asked for; few who delete one expect that.
+    /// Source: `pkg/registry/batch/job/storage`.
+    fn warn_of_orphans(&self, options: &DeleteOptions) {
+        let job = self.served.group == "batch" && self.served.plural == "jobs";
+        if job && options.propagation.is_none() && options.orphan_dependents.is_none() {
+            let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                        remove them or set propagationPolicy=Orphan to suppress this warning";
+            self.warn(vec![text.to_owned()]);
+        }
     }
 
     /// Reads DeleteOptions from the body, or the query.
@@ -177,7 +189,11 @@ impl Call {
         }
     }
 
-    fn check_delete_preconditions(&self, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    pub(super) fn check_delete_preconditions(
+        &self,
+        object: &Value,
+        options: &DeleteOptions,
+    ) -> Result<(), ApiError> {
         let metadata = &object["metadata"];
         let differs = |name: &str, wanted: &Option<String>| {
             let found = metadata[name].as_str().unwrap_or_default();
@@ -223,6 +239,7 @@ impl Call {
 
     pub(super) async fn delete_collection(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let options = self.delete_options(body)?;
+        self.warn_of_orphans(&options);
         let list = options::list(&self.query, &self.info, &self.served, false)?;
         if let options::Freshness::NotOlderThan(revision) = list.freshness {
             self.wait_for(revision).await?;

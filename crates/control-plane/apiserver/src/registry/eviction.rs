@@ -48,8 +48,7 @@ impl Call {
     pub(super) async fn evict(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
         let mut eviction = self.decode(body, "policy", "v1", "Eviction", write.validation)?;
-        let name = eviction["metadata"]["name"].as_str().unwrap_or(&self.info.name);
-        if !name.is_empty() && name != self.info.name {
+        if eviction["metadata"]["name"].as_str().unwrap_or_default() != self.info.name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
         let given = Some(&eviction["deleteOptions"]).filter(|options| options.is_object()).cloned();
@@ -85,12 +84,14 @@ impl Call {
             }
             delete
         };
-        // Each round is lost to another writer of the pod, so this ends with the last of them, or with the request's time.
+        // Each round is lost to another writer of the pod, so this ends with the last of them, or with the request's time. A
+        // pod with another uid than was asked for is nobody's write: waiting would not make it the right one.
         let pod = loop {
             let pod = storage::parse(&*self.current()?)?;
             if !ignores_budgets(&pod) {
                 break pod;
             }
+            self.check_delete_preconditions(&pod, asked)?;
             let delete = if is_over(&pod) { asked.clone() } else { in_state(&pod) };
             match self.mark_and_delete(delete).await {
                 Err(error) if error.code == 409 && is_ours => {}

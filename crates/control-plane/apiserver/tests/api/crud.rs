@@ -172,8 +172,35 @@ async fn dry_runs_store_nothing() {
     let patched = call(&server, "PATCH", &format!("{MAPS}/a?dryRun=All"), patch).await.json();
     assert_eq!(patched["data"]["k"], "2");
     assert_eq!(call(&server, "DELETE", &format!("{MAPS}/a?dryRun=All"), Value::Null).await.status, 200);
+    // A dry run without a name for it is refused, not taken for a wet one.
+    assert_eq!(call(&server, "DELETE", &format!("{MAPS}/a?dryRun="), Value::Null).await.status, 422);
     let read = call(&server, "GET", &format!("{MAPS}/a"), Value::Null).await.json();
     assert_eq!(read["data"]["k"], "1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_deletes_a_job_hears_that_its_pods_stay() {
+    const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
+    let server = Server::start().await;
+    for name in ["a", "b", "c"] {
+        let spec = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+        let made = call(&server, "POST", JOBS, json!({"metadata": {"name": name}, "spec": spec})).await;
+        assert_eq!(made.status, 201);
+    }
+    let told = |answer: &crate::support::Answer| answer.headers.contains_key("warning");
+    let by_default = call(&server, "DELETE", &format!("{JOBS}/a"), Value::Null).await;
+    assert!(
+        by_default.headers["warning"].to_str().unwrap().contains("child pods are preserved by default"),
+        "{:?}",
+        by_default.headers
+    );
+    for query in ["propagationPolicy=Background", "orphanDependents=true"] {
+        let asked = call(&server, "DELETE", &format!("{JOBS}/b?dryRun=All&{query}"), Value::Null).await;
+        assert!(asked.status == 200 && !told(&asked), "{query}: {:?}", asked.headers);
+    }
+    assert!(told(&call(&server, "DELETE", &format!("{JOBS}?dryRun=All"), Value::Null).await));
+    assert!(!told(&call(&server, "DELETE", &format!("{MAPS}?dryRun=All"), Value::Null).await));
     server.stop().await;
 }
 

@@ -170,6 +170,29 @@ async fn evictions_respect_budgets() {
 }
 
 #[tokio::test]
+async fn an_eviction_of_another_pod_is_refused_at_once() {
+    let server = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    // Pending, so that no budget is asked.
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(call(&server, "POST", pods, pod).await.status, 201);
+    for query in ["", "?dryRun=All"] {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"},
+            "deleteOptions": {"preconditions": {"uid": "another"}}});
+        let answer = call(&server, "POST", &format!("{pods}/a/eviction{query}"), eviction).await;
+        assert_eq!(answer.status, 409, "{}", answer.text());
+        assert!(
+            answer.text().contains("the UID in the precondition (another) does not match"),
+            "{}",
+            answer.text()
+        );
+    }
+    let nameless = call(&server, "POST", &format!("{pods}/a/eviction"), json!({})).await;
+    assert_eq!(nameless.status, 400, "{}", nameless.text());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn discovery_documentation_and_health() {
     let server = Server::start().await;
     let api = call(&server, "GET", "/api", Value::Null).await.json();
