@@ -256,6 +256,12 @@ pub(crate) async fn streams_are_its_own(fixture: &Fixture) {
 /// container's root, nor the kernel's file systems within it.
 pub(crate) async fn links_of_images(fixture: &Fixture) {
     const LINKED: &str = "example.com/podium/linked:v1";
+    if fixture.kind == Kind::Containerd {
+        println!(
+            "skipped: runc 1.1.5 makes its links of /dev in whatever an image's /dev leads to, on the host too"
+        );
+        return;
+    }
     let outside = fixture.path("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("kept"), "as it was").unwrap();
