@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::dir::Dir;
@@ -33,7 +33,13 @@ pub fn tree(path: &Path) -> io::Result<()> {
 ///
 /// Works on two levels only: directories of the second are moved up into the first before their parent is removed, so
 /// that nothing is ever deeper than that.
+///
+/// # Errors
+/// `InvalidInput` for a name that is not one entry of that directory: what it leads to is not the caller's to remove.
 pub fn tree_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    if matches!(name.as_bytes(), b"" | b"." | b"..") || name.as_bytes().contains(&b'/') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let top = open(parent, name)?;
     let mut listing = Dir::from_fd(top.try_clone()?.into())?;
     let mut number = 0;
@@ -119,18 +125,49 @@ fn some(listing: &mut Dir) -> io::Result<Vec<OsString>> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::process::Command;
 
+    use nix::sys::resource::{Resource, setrlimit};
     use nix::sys::stat::{Mode, mkdirat};
 
     use super::*;
 
+    /// Says that a process is the one below whose limits are low.
+    const LIMITED: &str = "PODIUM_TEST_LIMITED";
+    /// Descriptors that it may have; the harness holds some.
+    const DESCRIPTORS: u64 = 64;
+    /// Its stack: what one step needs fits, and with fewer than 22 bytes a level no frame each does.
+    const STACK: usize = 64 << 10;
+    /// Twice 3000 bytes is longer than a path may be (4096).
+    const LEVELS: usize = 3000;
+
+    /// How deep a tree has to be follows from the limits, so they are low; they hold for a whole process, so it has its own.
     #[test]
     fn a_tree_deeper_than_paths_descriptors_and_stacks() {
-        let directory = tempfile::tempdir().unwrap();
+        if std::env::var_os(LIMITED).is_some() {
+            setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).unwrap();
+            let limited = std::thread::Builder::new().stack_size(STACK).spawn(remove_deep_tree).unwrap();
+            limited.join().unwrap();
+            return;
+        }
+        let own = std::thread::current().name().unwrap().to_owned();
+        let done = Command::new(std::env::current_exe().unwrap())
+            .args([own.as_str(), "--exact", "--nocapture"])
+            .env(LIMITED, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{done:?}");
+    }
+
+    fn remove_deep_tree() {
+        // In memory where that is possible: on a disk each directory's end waits for its own write, and how it is reached is the same.
+        let memory = tempfile::tempdir_in("/dev/shm");
+        let directory = memory.or_else(|_| tempfile::tempdir()).unwrap();
         let path = directory.path().join("tree");
         fs::create_dir(&path).unwrap();
         let mut at = File::open(&path).unwrap();
-        for _ in 0..20_000 {
+        for _ in 0..LEVELS {
             mkdirat(&at, "d", Mode::from_bits_truncate(0o700)).unwrap();
             at = open(at.as_fd(), OsStr::new("d")).unwrap();
         }
@@ -138,6 +175,21 @@ mod tests {
         tree(&path).unwrap();
         assert!(!path.exists());
         assert_eq!(tree(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("inner");
+        fs::create_dir_all(inner.join("a/b")).unwrap();
+        let parent = File::open(&inner).unwrap();
+        for name in ["", ".", "..", "a/b", "/", "a/", "../inner", "./a"] {
+            let error = tree_at(parent.as_fd(), OsStr::new(name)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
+        }
+        assert!(inner.join("a/b").is_dir());
+        tree_at(parent.as_fd(), OsStr::new("a")).unwrap();
+        assert!(inner.is_dir() && !inner.join("a").exists());
     }
 
     #[test]
