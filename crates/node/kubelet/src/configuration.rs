@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::container_manager::ContainerManagerSettings;
 use crate::eviction::thresholds;
 pub use sources::ConfigurationError;
-pub use span::Span;
+pub use span::{SignedSpan, Span};
 
 /// Lists of amounts by name, as reservations and thresholds are written.
 pub type Amounts = BTreeMap<String, String>;
@@ -62,6 +62,8 @@ pub struct Configuration {
     pub pod_logs_dir: PathBuf,
     pub enable_system_log_handler: bool,
     pub streaming_connection_idle_timeout: Span,
+    /// Below zero: volumes are not measured.
+    pub volume_stats_agg_period: SignedSpan,
     #[serde(rename = "eventRecordQPS")]
     pub event_record_qps: u32,
     pub event_burst: u32,
@@ -303,6 +305,7 @@ impl Default for Configuration {
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             enable_system_log_handler: true,
             streaming_connection_idle_timeout: Span::hours(4),
+            volume_stats_agg_period: SignedSpan::minutes(1),
             event_record_qps: 50,
             event_burst: 100,
             static_pod_path: None,

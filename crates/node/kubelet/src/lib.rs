@@ -88,7 +88,8 @@ mod tests_spec;
 pub use config::{Cloud, Config, ServingCertificate};
 pub use configuration::{
     Amounts, Anonymous, Authentication, Authorization, Configuration, ConfigurationError, CrashLoopBackOff,
-    MemoryReservation, MemorySwap, ShutdownPeriod, Span, WebhookAuthentication, WebhookAuthorization, X509,
+    MemoryReservation, MemorySwap, ShutdownPeriod, SignedSpan, Span, WebhookAuthentication,
+    WebhookAuthorization, X509,
 };
 pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};

@@ -20,6 +20,7 @@ mod streams;
 mod system_logs;
 #[cfg(test)]
 mod tests;
+mod tls_files;
 mod upgrade;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -49,6 +50,7 @@ use host::{Host, KubeletHost};
 use identity::{Credentials, Identities};
 pub(crate) use reply::{Reply, text};
 use route::Route;
+use tls_files::Tls;
 
 /// How long a TLS handshake may take: a client that says nothing must not keep a socket.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -79,7 +81,7 @@ pub enum ServerError {
 /// A server that listens, and serves once it is run.
 pub(crate) struct Server {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    tls: Tls,
     address: SocketAddr,
 }
 
@@ -90,18 +92,19 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Listens. `resolver` gives the certificate to show, `client_ca` the authorities of clients.
+    /// Listens. `resolver` gives the certificate to show, `client_ca` the authorities of clients; where the settings name files
+    /// of either, those are followed.
     pub(crate) async fn bind(
         address: SocketAddr,
         resolver: Arc<dyn ResolvesServerCert>,
         client_ca: Arc<RootCertStore>,
         settings: &Configuration,
     ) -> Result<Self, ServerError> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls(resolver, client_ca, settings)?));
+        let tls = Tls::new(resolver, client_ca, settings)?;
         let failed = |source| ServerError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, acceptor, address })
+        Ok(Self { listener, tls, address })
     }
 
     /// The port it listens on.
@@ -127,6 +130,8 @@ impl Server {
             host,
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let tls = self.tls.current();
+        let mut following = std::pin::pin!(self.tls.follow());
         loop {
             let next = async {
                 let place = places.clone().acquire_owned().await;
@@ -135,10 +140,11 @@ impl Server {
             let (place, accepted) = tokio::select! {
                 next = next => next,
                 () = shutdown.cancelled() => break,
+                never = &mut following => match never {},
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (acceptor, own) = (self.acceptor.clone(), handler.clone());
+                    let (acceptor, own) = (TlsAcceptor::from(tls.borrow().clone()), handler.clone());
                     handler.tracker.spawn(async move {
                         own.connection(stream, acceptor).await;
                         drop(place);

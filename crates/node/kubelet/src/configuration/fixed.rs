@@ -26,7 +26,6 @@ const FIELDS: &[(&str, Served)] = &[
     ("tlsCurvePreferences", Only(|| json!([]))),
     ("enableDebuggingHandlers", Only(|| json!(true))),
     ("enableContentionProfiling", Only(|| json!(false))),
-    ("volumeStatsAggPeriod", Taken("volumes are measured when somebody asks")),
     ("kubeletCgroups", Only(|| json!(""))),
     ("systemCgroups", Only(|| json!(""))),
     ("cgroupsPerQOS", Only(|| json!(true))),

@@ -81,6 +81,55 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// A duration that may be negative, where that means never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedSpan {
+    /// Whether it is below zero.
+    pub negative: bool,
+    /// How long it is.
+    pub size: Span,
+}
+
+impl SignedSpan {
+    /// So many minutes.
+    #[must_use]
+    pub const fn minutes(count: u64) -> Self {
+        Self { negative: false, size: Span::minutes(count) }
+    }
+
+    /// None where it is not positive.
+    #[must_use]
+    pub fn positive(self) -> Option<Duration> {
+        Some(self.size.0).filter(|size| !self.negative && !size.is_zero())
+    }
+}
+
+impl fmt::Display for SignedSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.negative { "-" } else { "" }, self.size)
+    }
+}
+
+impl Serialize for SignedSpan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedSpan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (negative, size) = match text.strip_prefix('-') {
+            // One sign is enough.
+            Some(rest) => (true, Some(rest).filter(|rest| !rest.starts_with('+')).and_then(Span::parse)),
+            None => (false, Span::parse(&text)),
+        };
+        let size =
+            size.ok_or_else(|| D::Error::custom(format!("{text:?} is not a duration such as 1m30s or -1s")))?;
+        Ok(Self { negative, size })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +150,19 @@ mod tests {
         }
         for wrong in ["", "5", "s", "-1s", "1x", "1s2", "1..2s"] {
             assert_eq!(Span::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn negative_ones() {
+        for (text, positive, shown) in
+            [("-1m", None, "-1m0s"), ("0s", None, "0s"), ("90s", Some(Duration::from_secs(90)), "1m30s")]
+        {
+            let read: SignedSpan = serde_json::from_value(text.into()).unwrap();
+            assert_eq!((read.positive(), read.to_string().as_str()), (positive, shown), "{text}");
+        }
+        for wrong in ["-", "--1s", "-+1s", "1x"] {
+            serde_json::from_value::<SignedSpan>(wrong.into()).unwrap_err();
         }
     }
 }

@@ -45,6 +45,11 @@ fn a_kubeadm_configuration_is_read() {
         (Span::minutes(2), Span::seconds(20))
     );
     assert_eq!(read.static_pod_path, Some("/etc/kubernetes/manifests".into()));
+    // Zero is the default, as upstream's; what is below it turns volumes' statistics off, and is shown as it was said.
+    assert_eq!(read.volume_stats_agg_period.positive(), Some(Duration::from_secs(60)));
+    let off = self::read(json!({"volumeStatsAggPeriod": "-1s"})).unwrap();
+    assert_eq!(off.volume_stats_agg_period.positive(), None);
+    assert_eq!(off.shown()["volumeStatsAggPeriod"], "-1s");
     assert_eq!(read.report_frequency(), Duration::from_secs(300));
     assert_eq!((read.healthz_bind_address, read.healthz_port), (IpAddr::from([127, 0, 0, 1]), 10248));
     assert_eq!(
@@ -101,7 +106,6 @@ fn upstreams_own_defaults_are_taken_and_are_ours() {
     assert_eq!(
         without,
         [
-            "volumeStatsAggPeriod",
             "contentType",
             "kubeAPIQPS",
             "kubeAPIBurst",
@@ -125,6 +129,7 @@ fn upstreams_own_defaults_are_taken_and_are_ours() {
     assert_eq!((taken.event_record_qps, taken.event_burst), (50, 100));
     assert_eq!((taken.oom_score_adj, taken.max_open_files), (Some(-999), Some(1_000_000)));
     assert_eq!(taken.streaming_connection_idle_timeout, Span::hours(4));
+    assert_eq!(taken.volume_stats_agg_period.positive(), Some(Duration::from_secs(60)));
 }
 
 #[test]

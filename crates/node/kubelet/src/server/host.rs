@@ -172,7 +172,8 @@ pub(crate) struct KubeletHost {
 
 impl KubeletHost {
     pub(crate) fn new(shared: Shared, pods: Arc<Pods>) -> Self {
-        Self { runtime: Arc::new(shared.cri.clone()), shared, pods, kept: Kept::default() }
+        let kept = Kept::new(shared.config.settings.volume_stats_agg_period.positive());
+        Self { runtime: Arc::new(shared.cri.clone()), shared, pods, kept }
     }
 }
 

@@ -60,6 +60,13 @@ pub(crate) struct Usage {
     pub(crate) pressures: Pressures,
 }
 
+impl Kept {
+    /// `volumes_every`: how old what is told of volumes may be; None: nothing is.
+    pub(crate) fn new(volumes_every: Option<std::time::Duration>) -> Self {
+        Self { storage: Storage::new(volumes_every), rates: Rates::default() }
+    }
+}
+
 /// One container.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ContainerUsage {

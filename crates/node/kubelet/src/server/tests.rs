@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 mod real;
+mod tls_files;
 
 use super::{host::Runtime, *};
 use crate::record::label;
@@ -264,6 +265,7 @@ struct World {
     shutdown: Shutdown,
     authority: Authority,
     port: u16,
+    tls: tokio::sync::watch::Receiver<Arc<ServerConfig>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -284,23 +286,11 @@ impl World {
 
     /// With other settings, too.
     async fn with(runtime: Arc<dyn Runtime>, pod: Value, settings: Configuration) -> Self {
-        let now = Timestamp::now();
-        let authority = Authority::generate("test", now).unwrap();
-        let names = BTreeSet::from([AltName::Ip([127, 0, 0, 1].into())]);
-        let pair = authority.issue(
-            &CertificateRequest {
-                common_name: "node",
-                organization: None,
-                names,
-                usage: Usage::Server,
-                life: LEAF_LIFE,
-            },
-            now,
-        );
-        let serving = ServingCertificate::new(&pair.unwrap()).unwrap();
+        let authority = Authority::generate("test", Timestamp::now()).unwrap();
+        let serving = ServingCertificate::new(&serving_pair(&authority)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(address, serving, Arc::new(roots(&authority)), &settings).await.unwrap();
-        let port = server.port();
+        let (port, tls) = (server.port(), server.tls.current());
         let shutdown = Shutdown::new();
         let host = FakeHost {
             runtime,
@@ -312,7 +302,7 @@ impl World {
         let serving = tokio::spawn(async move {
             server.serve(Arc::new(host), api(), &settings).await;
         });
-        Self { runtime: Arc::default(), shutdown, authority, port, serving }
+        Self { runtime: Arc::default(), shutdown, authority, port, tls, serving }
     }
 
     /// Connects, with a certificate of that name if one is given.
@@ -397,6 +387,18 @@ fn roots(authority: &Authority) -> RootCertStore {
         roots.add(certificate).unwrap();
     }
     roots
+}
+
+/// A certificate of a server at 127.0.0.1.
+fn serving_pair(authority: &Authority) -> podium_pki::KeyPair {
+    let request = CertificateRequest {
+        common_name: "node",
+        organization: None,
+        names: BTreeSet::from([AltName::Ip([127, 0, 0, 1].into())]),
+        usage: Usage::Server,
+        life: LEAF_LIFE,
+    };
+    authority.issue(&request, Timestamp::now()).unwrap()
 }
 
 async fn exchange(mut stream: TlsStream<TcpStream>, request: &str) -> String {

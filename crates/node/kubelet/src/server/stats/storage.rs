@@ -1,6 +1,6 @@
 //! What pods have on disks: their volumes and the logs of their containers.
 //!
-//! Walking directories is dear, so each pod is measured once a minute at most, and only when somebody asks. It happens on threads of
+//! Walking directories is dear, so each pod is measured once in `volumeStatsAggPeriod` at most, and only when somebody asks. It happens on threads of
 //! its own: one walks what is on the node's disks, and each volume that may be a file server's has its own, because a server that
 //! does not answer holds whoever asks it. Nobody waits for long: what is not there in time is in the next answer.
 //!
@@ -28,7 +28,7 @@ use crate::{
     volumes::{self, PodDir, claims, sub_path},
 };
 
-/// How old an answer may be: upstream's default of `volumeStatsAggPeriod`.
+/// How old an answer may be where no volumes are told of and the setting says nothing of the rest: upstream's default.
 const PERIOD: Duration = Duration::from_secs(60);
 /// How long whoever asks waits for measurements that are under way.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -116,8 +116,18 @@ struct Kept {
 }
 
 /// Keeps the latest measurements.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Storage(Arc<Mutex<HashMap<Part, Kept>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    kept: Arc<Mutex<HashMap<Part, Kept>>>,
+    /// How old one may be; None: volumes are not measured.
+    volumes_every: Option<Duration>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::new(Some(PERIOD))
+    }
+}
 
 /// Marks a part as being measured until it is dropped.
 struct Busy {
@@ -127,7 +137,7 @@ struct Busy {
 
 impl Busy {
     fn done(self, stored: Stored) {
-        if let Some(kept) = self.storage.0.lock().get_mut(&self.part) {
+        if let Some(kept) = self.storage.kept.lock().get_mut(&self.part) {
             kept.stored = stored;
             kept.at = Some(Instant::now());
         }
@@ -136,13 +146,18 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if let Some(kept) = self.storage.0.lock().get_mut(&self.part) {
+        if let Some(kept) = self.storage.kept.lock().get_mut(&self.part) {
             kept.busy = false;
         }
     }
 }
 
 impl Storage {
+    /// Tells of volumes what is at most so old, `volumeStatsAggPeriod`; None: nothing.
+    pub(crate) fn new(volumes_every: Option<Duration>) -> Self {
+        Self { kept: Arc::default(), volumes_every }
+    }
+
     /// What pods have, by uid. Pods that are not asked for are forgotten.
     pub(crate) async fn of(&self, targets: &[Target]) -> HashMap<String, Stored> {
         let running = self.begin(targets, Instant::now());
@@ -162,14 +177,15 @@ impl Storage {
         let mut near = Vec::new();
         let mut far = Vec::new();
         {
-            let mut all = self.0.lock();
-            let wanted: HashSet<Part> = targets.iter().flat_map(parts).collect();
+            let mut all = self.kept.lock();
+            let wanted: HashSet<Part> = targets.iter().flat_map(|target| self.parts(target)).collect();
+            let period = self.volumes_every.unwrap_or(PERIOD);
             // Who is at it finishes first: there is never a second one for the same part.
             all.retain(|part, kept| kept.busy || wanted.contains(part));
             for target in targets {
-                for part in parts(target) {
+                for part in self.parts(target) {
                     let kept = all.entry(part.clone()).or_default();
-                    if kept.busy || kept.at.is_some_and(|at| now.saturating_duration_since(at) < PERIOD) {
+                    if kept.busy || kept.at.is_some_and(|at| now.saturating_duration_since(at) < period) {
                         continue;
                     }
                     kept.busy = true;
@@ -184,9 +200,10 @@ impl Storage {
         }
         let mut running = Vec::new();
         if !near.is_empty() {
+            let with_volumes = self.volumes_every.is_some();
             running.push(thread(move || {
                 for (busy, target) in near {
-                    busy.done(local(&target));
+                    busy.done(local(&target, with_volumes));
                 }
             }));
         }
@@ -196,12 +213,19 @@ impl Storage {
         running
     }
 
+    fn parts(&self, target: &Target) -> Vec<Part> {
+        let uid = pod::uid(&target.pod);
+        let volumes = if self.volumes_every.is_some() { volumes::wanted(&target.pod) } else { Vec::new() };
+        let remote = volumes.into_iter().filter(is_remote).map(|volume| (uid.to_owned(), Some(volume.name)));
+        std::iter::once((uid.to_owned(), None)).chain(remote).collect()
+    }
+
     fn latest(&self, targets: &[Target]) -> HashMap<String, Stored> {
-        let all = self.0.lock();
+        let all = self.kept.lock();
         let mut found = HashMap::new();
         for target in targets {
             let mut stored = Stored::default();
-            for part in parts(target) {
+            for part in self.parts(target) {
                 let Some(kept) = all.get(&part).filter(|kept| kept.at.is_some()) else { continue };
                 stored.volumes.extend(kept.stored.volumes.iter().cloned());
                 if part.1.is_none() {
@@ -234,15 +258,8 @@ fn is_remote(volume: &Volume) -> bool {
     volume.nfs.is_some() || volumes::claimed(volume)
 }
 
-fn parts(target: &Target) -> Vec<Part> {
-    let uid = pod::uid(&target.pod);
-    let remote = volumes::wanted(&target.pod).into_iter().filter(is_remote);
-    let remote = remote.map(|volume| (uid.to_owned(), Some(volume.name)));
-    std::iter::once((uid.to_owned(), None)).chain(remote).collect()
-}
-
 /// Walks what a pod has on the node.
-fn local(target: &Target) -> Stored {
+fn local(target: &Target, with_volumes: bool) -> Stored {
     let pod = &target.pod;
     let mut stored = Stored { etc_hosts: walk(&target.directory.etc_hosts()), ..Stored::default() };
     let ephemeral = pod::ephemeral_containers(pod);
@@ -252,7 +269,7 @@ fn local(target: &Target) -> Stored {
             stored.logs.insert(container.name.clone(), walk(&directory));
         }
     }
-    for volume in volumes::wanted(pod) {
+    for volume in volumes::wanted(pod).into_iter().filter(|_| with_volumes) {
         // What lies at a path of the host is the host's, and the runtime counts images.
         if is_remote(&volume) || volume.host_path.is_some() || volume.image.is_some() {
             continue;
@@ -367,8 +384,14 @@ mod tests {
         for one in again {
             one.await.unwrap();
         }
+        let off = Storage::new(None).of(&targets).await.remove("u").unwrap();
+        assert_eq!((off.volumes.len(), &off.logs), (0, &stored.logs), "logs are no volumes");
+        let slow = Storage::new(Some(PERIOD * 10));
+        slow.of(&targets).await;
+        assert!(slow.begin(&targets, Instant::now() + PERIOD * 9).is_empty());
+        assert_eq!(slow.begin(&targets, Instant::now() + PERIOD * 11).len(), 3);
         assert!(storage.of(&[]).await.is_empty());
-        assert!(storage.0.lock().is_empty(), "pods that are gone are forgotten");
+        assert!(storage.kept.lock().is_empty(), "pods that are gone are forgotten");
     }
 
     #[test]
@@ -376,15 +399,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (storage, targets) = (Storage::default(), [target(root.path())]);
         let part = ("u".to_owned(), Some("claim".to_owned()));
-        storage.0.lock().insert(part.clone(), Kept { busy: true, ..Kept::default() });
+        storage.kept.lock().insert(part.clone(), Kept { busy: true, ..Kept::default() });
         let hung = Busy { storage: storage.clone(), part: part.clone() };
         for one in storage.begin(&targets, Instant::now()) {
             one.blocking_recv().unwrap();
         }
-        assert!(storage.0.lock()[&part].at.is_none(), "a server that does not answer is not asked twice");
+        assert!(storage.kept.lock()[&part].at.is_none(), "a server that does not answer is not asked twice");
         storage.begin(&[], Instant::now());
-        assert_eq!(storage.0.lock().len(), 1, "nor is it forgotten that it was");
+        assert_eq!(storage.kept.lock().len(), 1, "nor is it forgotten that it was");
         drop(hung);
-        assert!(!storage.0.lock()[&part].busy);
+        assert!(!storage.kept.lock()[&part].busy);
     }
 }
