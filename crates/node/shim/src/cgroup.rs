@@ -397,14 +397,13 @@ impl Cgroups {
         left == 0
     }
 
-    /// How many processes of the group the kernel killed for want of memory.
-    pub fn oom_kills(&self, path: &str) -> u64 {
+    /// How many processes of the group the kernel killed for want of memory, in version 2 also of groups below it; `None`: there is
+    /// no such group.
+    pub fn oom_kills(&self, path: &str) -> Option<u64> {
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
-        let text = self.read(path, "memory", file).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.strip_prefix("oom_kill "))
-            .filter_map(|count| count.trim().parse::<u64>().ok())
-            .sum()
+        let text = self.read(path, "memory", file)?;
+        let counts = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+        Some(counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum())
     }
 }
 

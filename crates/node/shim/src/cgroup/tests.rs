@@ -88,7 +88,7 @@ fn a_tree_of_version_2() {
     groups.apply("/pods/a", &Resources { memory_limit: Some(5), ..Default::default() }).unwrap();
     assert_eq!(groups.read("/pods/a", "memory", "memory.max").as_deref(), Some("5"));
     fs::write(root.path().join("pods/a/memory.events"), "oom 3\noom_kill 2\noom_group_kill 0\n").unwrap();
-    assert_eq!(groups.oom_kills("/pods/a"), 2);
+    assert_eq!(groups.oom_kills("/pods/a"), Some(2));
     fs::write(root.path().join("pods/a/cgroup.procs"), "7\n8\n").unwrap();
     assert_eq!(groups.processes("/pods/a"), [7, 8]);
 }
