@@ -42,4 +42,5 @@ mod users;
 
 pub use log::Formatter;
 pub use mounts::openat2;
+pub use sys::load_file_system;
 pub use users::{Identity, identity};
