@@ -41,7 +41,7 @@ fn limits_of_both_versions() {
         cpu_period: Some(100_000),
         ..none.clone()
     };
-    check(true, &cpu, &[("cpu.weight", "39"), ("cpu.max", "50000 100000")]);
+    check(true, &cpu, &[("cpu.weight", "100"), ("cpu.max", "50000 100000")]);
     check(
         false,
         &cpu,
@@ -106,5 +106,22 @@ fn where_a_containers_first_process_has_gone() {
         ("", None),
     ] {
         assert_eq!(group_below(text, "/pods/a/b"), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn weights_of_containers_and_of_pods() {
+    for (shares, container, pod) in [
+        (0, 1, 1),
+        (2, 1, 1),
+        (3, 2, 1),
+        (102, 17, 4),
+        (512, 59, 20),
+        (1024, 100, 39),
+        (2048, 174, 79),
+        (262_144, 10_000, 10_000),
+        (u64::MAX, 10_000, 10_000),
+    ] {
+        assert_eq!((weight(shares), weight_in_proportion(shares)), (container, pod), "{shares}");
     }
 }
