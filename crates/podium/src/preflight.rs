@@ -44,7 +44,10 @@ fn judge(facts: &Facts) -> Vec<String> {
         faults.push(format!("{program} not found: apt-get install {package}"));
     }
     if !facts.overlayfs {
-        faults.push("no overlayfs: modprobe overlay, or use a kernel with CONFIG_OVERLAY_FS".to_owned());
+        faults.push(
+            "no overlayfs: use a kernel with CONFIG_OVERLAY_FS, and `modprobe overlay` where it is a module"
+                .to_owned(),
+        );
     }
     for controller in &facts.missing_controllers {
         faults.push(format!(
@@ -76,7 +79,6 @@ fn gather(needs: &Needs<'_>) -> Facts {
             ("runc", "runc"),
         ]);
     }
-    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let busy_port = needs.port.filter(|port| TcpListener::bind(("0.0.0.0", *port)).is_err());
     Facts {
         root: nix::unistd::geteuid().is_root(),
@@ -84,7 +86,8 @@ fn gather(needs: &Needs<'_>) -> Facts {
             .into_iter()
             .filter(|(program, _)| find_program(program).is_none())
             .collect(),
-        overlayfs: filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay"),
+        // Most kernels have it as a module that nobody has loaded after a boot.
+        overlayfs: podium_shim::load_file_system(c"overlay").is_ok(),
         missing_controllers: missing_controllers(),
         busy_port,
         free_bytes: free_bytes(needs.data_dir),

@@ -407,7 +407,7 @@ pub(crate) fn pod_limits(pod: &Pod, bounds: CpuBounds) -> Limits {
     }
 }
 
-/// Shares of version 1 as a weight of version 2, the runtimes' common formula.
+/// Shares of version 1 as a weight of version 2, in proportion, as upstream's kubelet has it for the groups above containers.
 fn weight(shares: i64) -> i64 {
     1 + ((shares - 2) * 9999) / 262_142
 }

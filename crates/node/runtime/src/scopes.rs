@@ -7,6 +7,7 @@
 
 use std::io;
 
+use podium_shim::cgroup::weight;
 use podium_shim::devices;
 use podium_shim::protocol::{DeviceFile, Resources};
 use podium_systemd::{Made, Property, Systemd, names, properties};
@@ -62,7 +63,7 @@ fn scope(unit: &str, slice: &str, holder: u32, bounds: Bounds<'_>, v2: bool) -> 
         ("DefaultDependencies", false.into()),
     ];
     all.extend(["CPUAccounting", "MemoryAccounting", "TasksAccounting", io].map(|name| (name, true.into())));
-    let limits = bounds.resources.map(|resources| properties::of(resources, v2));
+    let limits = bounds.resources.map(|resources| properties::of(resources, v2.then_some(weight)));
     all.extend(limits.into_iter().flatten());
     if bounds.all_devices {
         all.push(("DevicePolicy", "auto".into()));
@@ -128,7 +129,7 @@ impl Runtime {
         let Some(systemd) = self.config.systemd.as_ref().filter(|_| group.ends_with(SCOPE)) else {
             return Ok(());
         };
-        let limits = properties::of(resources, self.cgroups.is_v2());
+        let limits = properties::of(resources, self.cgroups.is_v2().then_some(weight));
         if limits.is_empty() {
             return Ok(());
         }

@@ -84,8 +84,26 @@ pub fn parse_layout(mountinfo: &str) -> Option<Layout> {
     }
 }
 
-/// Version 1's CPU shares (2 to 262144) as version 2's weight (1 to 10000). Source: KEP-2254.
+/// Version 1's CPU shares (2 to 262144) as version 2's weight (1 to 10000), for a container's group. The shares of one CPU, 1024,
+/// are the kernel's default weight, 100. Source: runc 1.3.2 and crun 1.23; before, as for groups of pods still, the
+/// weight was in proportion ([`weight_in_proportion`]), which gave one CPU's worth of containers 39.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 10000")]
+#[expect(clippy::cast_precision_loss, reason = "not above 262144")]
 pub fn weight(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            // Least, default and most shares lie on this curve.
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            10f64.powf(exponent).ceil() as u64
+        }
+    }
+}
+
+/// The same in proportion, as kubelets have it for groups of pods. Source: KEP-2254.
+pub fn weight_in_proportion(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
@@ -397,14 +415,13 @@ impl Cgroups {
         left == 0
     }
 
-    /// How many processes of the group the kernel killed for want of memory.
-    pub fn oom_kills(&self, path: &str) -> u64 {
+    /// How many processes of the group the kernel killed for want of memory, in version 2 also of groups below it; `None`: there is
+    /// no such group.
+    pub fn oom_kills(&self, path: &str) -> Option<u64> {
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
-        let text = self.read(path, "memory", file).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.strip_prefix("oom_kill "))
-            .filter_map(|count| count.trim().parse::<u64>().ok())
-            .sum()
+        let text = self.read(path, "memory", file)?;
+        let counts = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+        Some(counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum())
     }
 }
 

@@ -13,6 +13,7 @@
 //! - [`sysctl`]: the kernel settings that a pod may have; the daemon refuses the others with it.
 //! - [`ending`]: a shim's end by the daemon's own hand, when it does not answer.
 //! - [`remove`]: removal of what containers leave behind; for the daemon and the kubelet.
+//! - `oom`: whether want of memory ended a container.
 //! - [`cgroup`]: groups of both versions; the daemon reads usage through it.
 
 pub mod cgroup;
@@ -26,6 +27,7 @@ mod layers;
 mod log;
 mod mounts;
 pub mod oci;
+mod oom;
 mod process;
 pub mod protocol;
 pub mod remove;
@@ -40,4 +42,5 @@ mod users;
 
 pub use log::Formatter;
 pub use mounts::openat2;
+pub use sys::load_file_system;
 pub use users::{Identity, identity};

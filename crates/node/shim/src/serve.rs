@@ -20,6 +20,7 @@ use crate::containers::{Attached, Container, MAX_ATTACHED, Output};
 use crate::launch;
 use crate::log::{Log, now};
 use crate::oci::Oci;
+use crate::oom::OomKills;
 use crate::process::StartError;
 use crate::protocol::{
     Answer, ContainerSpec, ExecSpec, Exit, Failure, PidMode, ProcessSpec, Request, SPEC_FILE, SandboxSpec,
@@ -55,6 +56,7 @@ struct Shim {
     /// The group of the pod's first process; empty if there is none.
     pod_group: String,
     containers: BTreeMap<String, Container>,
+    oom_kills: OomKills,
     execs: BTreeMap<i32, Exec>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
@@ -99,6 +101,7 @@ pub fn run(directory: &Path) -> io::Result<()> {
         pod: Namespaces::default(),
         pod_group: String::new(),
         containers: BTreeMap::new(),
+        oom_kills: OomKills::default(),
         execs: BTreeMap::new(),
         connections: BTreeMap::new(),
         next_connection: 0,
@@ -324,6 +327,7 @@ impl Shim {
 
     fn start_container(&mut self, directory: &Path, spec: ContainerSpec) -> Result<Answer, StartError> {
         self.cgroups.create(&spec.cgroup)?;
+        self.oom_kills.begin(&self.cgroups, &spec.cgroup);
         self.cgroups.apply(&spec.cgroup, &spec.resources)?;
         self.cgroups.allow_devices(&spec.cgroup, &spec.devices, spec.all_devices)?;
         let log = match &spec.log_path {
@@ -507,7 +511,11 @@ impl Shim {
             self.cgroups.kill(&container.cgroup);
         }
         container.drain(&mut self.buffer);
-        let oom = self.cgroups.oom_kills(&container.cgroup) > 0;
+        let id = container.id.clone();
+        let others = self.containers.values().filter(|one| one.id != id && one.exit.is_none());
+        let group = &self.containers[&id].cgroup;
+        let oom = self.oom_kills.ended(&self.cgroups, group, others.map(|one| one.cgroup.as_str()));
+        let Some(container) = self.containers.get_mut(&id) else { return };
         let exit = container.ended(code, oom);
         self.tell(&exit);
     }

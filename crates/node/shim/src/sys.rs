@@ -68,6 +68,15 @@ pub(crate) fn move_mount(tree: impl AsFd, target: impl AsFd) -> io::Result<()> {
     .map(drop)
 }
 
+/// Has the kernel load the module of a file system that it has not loaded yet, as a mount of it would; nothing is mounted.
+///
+/// # Errors
+/// The kernel has no such file system, or may not load it.
+pub fn load_file_system(kind: &CStr) -> io::Result<()> {
+    // SAFETY: the string outlives the call, which only reads it.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1u32) }).map(drop)
+}
+
 /// A new file system's mount, detached. Options are names and maybe values.
 pub(crate) fn new_mount(
     kind: &CStr,

@@ -1,6 +1,5 @@
 //! Limits as properties of a unit.
 
-use podium_shim::cgroup::weight;
 use podium_shim::protocol::Resources;
 use zbus::zvariant::Value;
 
@@ -10,16 +9,32 @@ pub type Property = (&'static str, Value<'static>);
 /// The period that a quota is of where nothing is said. Source: the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
 
-/// Limits, as systemd keeps them for a unit; `v2`: as version 2 of cgroups has them. What is not said is left as it is.
+/// Files of version 2 that systemd has properties for. Whenever it reads its configuration anew it writes them all, and what it was
+/// not told is without a bound then. Of `memory.oom.group` it takes no word for a scope before version 253.
+const NAMED: [(&str, &str); 6] = [
+    ("memory.min", "MemoryMin"),
+    ("memory.low", "MemoryLow"),
+    ("memory.high", "MemoryHigh"),
+    ("memory.max", "MemoryMax"),
+    ("memory.swap.max", "MemorySwapMax"),
+    ("pids.max", "TasksMax"),
+];
+
+/// Limits, as systemd keeps them for a unit; `weight`: what shares of CPU are where cgroups are of version 2, else `None`. What is
+/// not said is left as it is.
 ///
-/// systemd knows nothing of huge pages and of files by their own names, and in version 1 nothing of CPUs, nodes and swap: these
+/// systemd knows nothing of huge pages and of most files by their own names, and in version 1 nothing of CPUs, nodes and swap: these
 /// are written to the group's files alone.
-pub fn of(resources: &Resources, v2: bool) -> Vec<Property> {
+pub fn of(resources: &Resources, weight: Option<fn(u64) -> u64>) -> Vec<Property> {
+    let v2 = weight.is_some();
     // No bound is the largest number.
     let bound = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
     let mut properties: Vec<Property> = Vec::new();
     if let Some(shares) = resources.cpu_shares.filter(|shares| *shares > 0) {
-        properties.push(if v2 { ("CPUWeight", weight(shares).into()) } else { ("CPUShares", shares.into()) });
+        properties.push(match weight {
+            Some(weight) => ("CPUWeight", weight(shares).into()),
+            None => ("CPUShares", shares.into()),
+        });
     }
     let period = resources.cpu_period.filter(|period| *period > 0);
     let quota = resources.cpu_quota.filter(|quota| *quota != 0);
@@ -46,6 +61,11 @@ pub fn of(resources: &Resources, v2: bool) -> Vec<Property> {
         properties.push(("TasksMax", bound(limit).into()));
     }
     if v2 {
+        for (file, value) in &resources.unified {
+            let known = NAMED.iter().find(|(have, _)| have == file);
+            let value = known.and_then(|(_, name)| Some((*name, amount(value)?.into())));
+            properties.extend(value);
+        }
         for (name, list) in
             [("AllowedCPUs", &resources.cpuset_cpus), ("AllowedMemoryNodes", &resources.cpuset_mems)]
         {
@@ -55,6 +75,11 @@ pub fn of(resources: &Resources, v2: bool) -> Vec<Property> {
         }
     }
     properties
+}
+
+/// An amount as version 2's files have it; `None` for what is none.
+fn amount(text: &str) -> Option<u64> {
+    if text == "max" { Some(u64::MAX) } else { text.parse().ok() }
 }
 
 /// A list as `0-2,5` as bits, those of the first eight in the first byte; `None` for an empty one and what is none.
@@ -76,6 +101,8 @@ fn bits(list: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use podium_shim::cgroup::weight;
+
     use super::*;
 
     #[test]
@@ -91,12 +118,12 @@ mod tests {
         };
         let shown = |resources: &Resources, v2: bool| {
             let of = |(name, value): Property| format!("{name}={}", u64::try_from(value).unwrap());
-            super::of(resources, v2).into_iter().map(of).collect::<Vec<_>>().join(" ")
+            super::of(resources, v2.then_some(weight)).into_iter().map(of).collect::<Vec<_>>().join(" ")
         };
         let cpu = "CPUQuotaPeriodUSec=100000 CPUQuotaPerSecUSec=130000";
         assert_eq!(
             shown(&all, true),
-            format!("CPUWeight=39 {cpu} MemoryMax=1073741824 MemorySwapMax=1073741824 TasksMax=100")
+            format!("CPUWeight=100 {cpu} MemoryMax=1073741824 MemorySwapMax=1073741824 TasksMax=100")
         );
         assert_eq!(shown(&all, false), format!("CPUShares=1024 {cpu} MemoryLimit=1073741824 TasksMax=100"));
         let open = Resources {
@@ -112,6 +139,11 @@ mod tests {
             format!("CPUQuotaPerSecUSec={most} MemoryMax={most} MemorySwapMax={most} TasksMax={most}")
         );
         assert_eq!(shown(&Resources::default(), true), "");
+        let files = [("memory.swap.max", "0"), ("memory.oom.group", "1"), ("memory.high", "max")];
+        let unified = files.map(|(file, value)| (file.to_owned(), value.to_owned())).into();
+        let named = Resources { unified, ..Resources::default() };
+        assert_eq!(shown(&named, true), format!("MemorySwapMax=0 MemoryHigh={most}"));
+        assert_eq!(shown(&named, false), "");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Source: the properties that upstream's kubelet sets.
 
-use podium_shim::protocol::Resources;
+use podium_shim::{cgroup::weight_in_proportion, protocol::Resources};
 use podium_systemd::{Made, Property, SystemdError, names, properties};
 use tokio::runtime::Handle;
 
@@ -28,7 +28,7 @@ fn bounds(limits: Limits, cpu: CpuBounds, v2: bool) -> Vec<Property> {
         pids_limit: limits.pids,
         ..Resources::default()
     };
-    properties::of(&resources, v2)
+    properties::of(&resources, v2.then_some(weight_in_proportion))
 }
 
 /// A slice's properties when it is made.

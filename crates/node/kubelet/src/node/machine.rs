@@ -61,7 +61,11 @@ impl Machine {
             cpus: sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1),
             memory_bytes: memory(&text("/proc/meminfo"), "MemTotal"),
             swap_bytes: memory(&text("/proc/meminfo"), "SwapTotal"),
-            max_pids: text("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
+            max_pids: ["pid_max", "threads-max"]
+                .into_iter()
+                .filter_map(|file| text(&format!("/proc/sys/kernel/{file}")).parse().ok())
+                .min()
+                .unwrap_or(0),
             disk_bytes,
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
@@ -140,7 +144,7 @@ impl Machine {
             cpu_shares: resources::shares(self.cpus * 1000 - settings.reserved("cpu").milli_value()),
             cpu_quota: None,
             memory_bytes: Some(self.memory_bytes - settings.reserved("memory").value()),
-            pids: (pids > 0).then(|| (self.max_pids - pids).max(1)),
+            pids: (self.max_pids > 0).then(|| (self.max_pids - pids).max(1)),
         }
     }
 
@@ -220,6 +224,7 @@ mod tests {
             machine.limits_of_pods(&settings),
             Limits { cpu_shares: 2560, cpu_quota: None, memory_bytes: Some(7 << 30), pids: Some(4000) }
         );
+        assert_eq!(machine.limits_of_pods(&Configuration::default()).pids, Some(4096));
         assert_eq!(machine.holds(&settings), Ok(()));
         settings.kube_reserved = amounts(&[("memory", "9Gi")]);
         assert!(

@@ -85,9 +85,9 @@ async fn containers_are_scopes() {
     };
     let started = &asked[begins(&own)];
     assert!(begins(&first) < begins(&own));
-    assert!(started.contains(&shares("512", "20")), "{started}");
+    assert!(started.contains(&shares("512", "59")), "{started}");
     assert!(started.contains("DevicePolicy=\"strict\"") && started.contains("/dev/char/1:3"), "{started}");
-    let set = format!("set {own} {}", shares("1024", "39"));
+    let set = format!("set {own} {}", shares("1024", "100"));
     let rest: Vec<&String> = asked.iter().skip(2).collect();
     assert_eq!(rest, [&set, &format!("stop {own}"), &format!("stop {first}")]);
 

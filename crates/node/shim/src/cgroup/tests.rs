@@ -41,7 +41,7 @@ fn limits_of_both_versions() {
         cpu_period: Some(100_000),
         ..none.clone()
     };
-    check(true, &cpu, &[("cpu.weight", "39"), ("cpu.max", "50000 100000")]);
+    check(true, &cpu, &[("cpu.weight", "100"), ("cpu.max", "50000 100000")]);
     check(
         false,
         &cpu,
@@ -88,7 +88,7 @@ fn a_tree_of_version_2() {
     groups.apply("/pods/a", &Resources { memory_limit: Some(5), ..Default::default() }).unwrap();
     assert_eq!(groups.read("/pods/a", "memory", "memory.max").as_deref(), Some("5"));
     fs::write(root.path().join("pods/a/memory.events"), "oom 3\noom_kill 2\noom_group_kill 0\n").unwrap();
-    assert_eq!(groups.oom_kills("/pods/a"), 2);
+    assert_eq!(groups.oom_kills("/pods/a"), Some(2));
     fs::write(root.path().join("pods/a/cgroup.procs"), "7\n8\n").unwrap();
     assert_eq!(groups.processes("/pods/a"), [7, 8]);
 }
@@ -106,5 +106,22 @@ fn where_a_containers_first_process_has_gone() {
         ("", None),
     ] {
         assert_eq!(group_below(text, "/pods/a/b"), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn weights_of_containers_and_of_pods() {
+    for (shares, container, pod) in [
+        (0, 1, 1),
+        (2, 1, 1),
+        (3, 2, 1),
+        (102, 17, 4),
+        (512, 59, 20),
+        (1024, 100, 39),
+        (2048, 174, 79),
+        (262_144, 10_000, 10_000),
+        (u64::MAX, 10_000, 10_000),
+    ] {
+        assert_eq!((weight(shares), weight_in_proportion(shares)), (container, pod), "{shares}");
     }
 }
