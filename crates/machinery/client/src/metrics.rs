@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 pub use histogram::{Histogram, exponential, head};
-pub use requests::{CountRequests, CountedRequests};
+pub use requests::{CountRequests, CountedBody, CountedRequests};
 
 /// One series of a metric.
 pub trait Metric: Send + Sync {
@@ -211,6 +211,8 @@ pub fn collect(out: &mut String) {
     MASTER.collect(out);
     requests::REQUESTS.collect(out);
     requests::DURATIONS.collect(out);
+    requests::REQUEST_SIZES.collect(out);
+    requests::RESPONSE_SIZES.collect(out);
     queues::collect(out);
 }
 
