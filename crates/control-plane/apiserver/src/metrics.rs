@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use podium_client::metrics::Histogram;
+use podium_client::metrics::{HealthChecks, Histogram};
 
 use crate::catalogue::Served;
 
@@ -242,14 +242,6 @@ impl Watermark {
     }
 }
 
-/// How often a health check was made, and how it went.
-#[derive(Clone, Copy, Debug, Default)]
-struct Checked {
-    last: bool,
-    good: u64,
-    bad: u64,
-}
-
 /// All counters of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -257,8 +249,8 @@ pub(crate) struct Metrics {
     watches: RwLock<HashMap<Resource, Arc<WatchSeries>, ahash::RandomState>>,
     /// How long commits took, by operation and the prefix of the keys.
     commits: RwLock<BTreeMap<(&'static str, String), Arc<Histogram>>>,
-    /// Health checks by endpoint and name.
-    checks: Mutex<BTreeMap<(String, &'static str), Checked>>,
+    /// How health checks went.
+    pub(crate) checks: HealthChecks,
     /// Mutating requests being handled.
     pub(crate) mutating: Watermark,
     /// Reading requests being handled.
@@ -311,18 +303,6 @@ impl Metrics {
             Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Histogram::new(DURATIONS))))
         });
         histogram.observe(took.as_secs_f64());
-    }
-
-    /// Counts a health check of an endpoint (`livez` and the like).
-    pub(crate) fn checked(&self, endpoint: &str, name: &'static str, good: bool) {
-        let mut checks = self.checks.lock();
-        let entry = checks.entry((endpoint.to_owned(), name)).or_default();
-        entry.last = good;
-        if good {
-            entry.good += 1;
-        } else {
-            entry.bad += 1;
-        }
     }
 }
 

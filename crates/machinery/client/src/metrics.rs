@@ -4,6 +4,7 @@
 //! serves `/metrics`. Counting allocates only when a set of label values is new. What every client of the API counts is here too:
 //! work queues, requests, leadership.
 
+mod health;
 mod histogram;
 pub(crate) mod queues;
 mod requests;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
+pub use health::HealthChecks;
 pub use histogram::{Histogram, exponential, head};
 pub use requests::{CountRequests, CountedBody, CountedRequests};
 

@@ -30,7 +30,7 @@ use podium_apiserver::User;
 use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
 use podium_apiserver::authentication::proxy::FrontProxies;
-use podium_client::metrics::gauges;
+use podium_client::metrics::{HealthChecks, gauges};
 use podium_client::{Api, Client, Shutdown, error_chain};
 use podium_pki::tls::{AnyClientCertificate, ServingCertificate, server_config};
 use podium_pki::{KeyPair, Secret};
@@ -130,6 +130,7 @@ pub(crate) async fn serve(
         certificates: Certificates::new(serving, published)?,
         open: serving.authorization_always_allow_paths.clone(),
     });
+    let checks = Arc::new(HealthChecks::new());
     Ok(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let tracker = TaskTracker::new();
@@ -137,9 +138,9 @@ pub(crate) async fn serve(
             loop {
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (acceptor, judge) = (acceptor.clone(), judge.clone());
+                let (acceptor, judge, checks) = (acceptor.clone(), judge.clone(), checks.clone());
                 tracker.spawn(async move {
-                    connection(stream, acceptor, judge, metrics).await;
+                    connection(stream, acceptor, judge, checks, metrics).await;
                     drop(place);
                 });
             }
@@ -215,12 +216,18 @@ async fn published(client: &Client) -> BTreeMap<String, String> {
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>, metrics: fn(&mut String)) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    judge: Arc<Judge>,
+    checks: Arc<HealthChecks>,
+    metrics: fn(&mut String),
+) {
     let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (judge, chain) = (judge.clone(), chain.clone());
-        async move { Ok::<_, Infallible>(answer(&judge, metrics, &chain, &request).await) }
+        let (judge, checks, chain) = (judge.clone(), checks.clone(), chain.clone());
+        async move { Ok::<_, Infallible>(answer(&judge, &checks, metrics, &chain, &request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -229,6 +236,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>,
 
 async fn answer(
     judge: &Judge,
+    checks: &HealthChecks,
     metrics: fn(&mut String),
     chain: &[rustls::pki_types::CertificateDer<'static>],
     request: &Request<Incoming>,
@@ -244,21 +252,40 @@ async fn answer(
             return text(StatusCode::FORBIDDEN, &why);
         }
     }
+    page(path, checks, metrics)
+}
+
+/// What is at a path, for who may see it.
+fn page(path: &str, checks: &HealthChecks, metrics: fn(&mut String)) -> Response<Full<Bytes>> {
     match path {
-        "/healthz" | "/livez" | "/readyz" => text(StatusCode::OK, "ok"),
+        "/healthz" | "/livez" | "/readyz" => {
+            // The only check: that this is answered.
+            checks.observe(path.trim_start_matches('/'), "ping", true);
+            text(StatusCode::OK, "ok")
+        }
         "/metrics" => {
             let mut body = podium_client::process_metrics();
             build(&mut body);
             super::gates::tell(&mut body);
             podium_client::metrics::collect(&mut body);
             metrics(&mut body);
-            let mut reply = text(StatusCode::OK, &body);
-            let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            reply.headers_mut().insert(CONTENT_TYPE, kind);
-            reply
+            exposition(&body)
+        }
+        "/metrics/slis" => {
+            let mut body = String::new();
+            checks.collect(&mut body);
+            exposition(&body)
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
+}
+
+/// Metrics in Prometheus' text form.
+fn exposition(body: &str) -> Response<Full<Bytes>> {
+    let mut reply = text(StatusCode::OK, body);
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    reply.headers_mut().insert(CONTENT_TYPE, kind);
+    reply
 }
 
 /// Writes what this is. Source: `k8s.io/component-base/metrics/prometheus/version` and `compatversion`; what a Go build knows of
@@ -407,6 +434,7 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use http_body_util::BodyExt;
     use podium_pki::Authority;
     use podium_pki::authority::{Request, Usage};
 
@@ -447,6 +475,25 @@ mod tests {
         ] {
             assert_eq!((open(&[], path), open(&some, path)), (by_default, with_some), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn health_checks_are_counted_by_endpoint() {
+        let checks = HealthChecks::new();
+        for path in ["/livez", "/livez", "/readyz", "/livez/x"] {
+            page(path, &checks, |_| ());
+        }
+        let reply = page("/metrics/slis", &checks, |out| out.push_str("none of these"));
+        assert_eq!(reply.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        let body = std::str::from_utf8(&body).unwrap();
+        let counted: Vec<_> =
+            body.lines().filter(|line| line.starts_with("kubernetes_healthchecks_total{")).collect();
+        let expected = [("livez", 2), ("readyz", 1)].map(|(endpoint, count)| {
+            format!("kubernetes_healthchecks_total{{name=\"ping\",status=\"success\",type=\"{endpoint}\"}} {count}")
+        });
+        assert_eq!(counted, expected);
+        assert!(!body.contains("none of these"), "{body}");
     }
 
     #[test]

@@ -249,28 +249,6 @@ impl Metrics {
             histogram.render(out, name, &labels);
         }
     }
-
-    /// `/metrics/slis`: the health checks.
-    pub(crate) fn render_slis(&self) -> String {
-        let mut out = String::new();
-        let checks = self.checks.lock();
-        let name = "kubernetes_healthcheck";
-        head(&mut out, name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
-        for ((endpoint, check), known) in checks.iter() {
-            let _ = writeln!(out, "{name}{{name=\"{check}\",type=\"{endpoint}\"}} {}", u8::from(known.last));
-        }
-        let name = "kubernetes_healthchecks_total";
-        head(&mut out, name, "counter", "[STABLE] This metric records the results of all healthcheck.");
-        for ((endpoint, check), known) in checks.iter() {
-            for (status, count) in [("error", known.bad), ("success", known.good)] {
-                if count > 0 {
-                    let labels = format!("name=\"{check}\",status=\"{status}\",type=\"{endpoint}\"");
-                    let _ = writeln!(out, "{name}{{{labels}}} {count}");
-                }
-            }
-        }
-        out
-    }
 }
 
 fn requests(out: &mut String, rows: &[(Texts, std::sync::Arc<Series>)]) {

@@ -65,15 +65,3 @@ fn components_are_known_by_their_user_agent() {
     assert_eq!(system_client(Some("kubectl/v1.36.0")), "");
     assert_eq!(system_client(None), "");
 }
-
-#[test]
-fn checks_are_counted() {
-    let metrics = Metrics::default();
-    metrics.checked("livez", "ping", true);
-    metrics.checked("livez", "ping", false);
-    let text = metrics.render_slis();
-    assert!(text.contains("kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 0\n"), "{text}");
-    assert!(
-        text.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"livez\"} 1\n")
-    );
-}

@@ -239,7 +239,15 @@ async fn discovery_documentation_and_health() {
     assert!(without.ends_with(unknown), "{without}");
     assert_eq!(call(&server, "GET", "/livez/nothing", Value::Null).await.status, 404);
     let slis = call(&server, "GET", "/metrics/slis", Value::Null).await.text();
-    assert!(slis.contains("kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n"), "{slis}");
+    for row in [
+        "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n",
+        // One that is asked for alone is not counted, nor one that is left out.
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"} 2\n",
+        "kubernetes_healthchecks_total{name=\"etcd\",status=\"success\",type=\"livez\"} 1\n",
+        "\nprocess_start_time_seconds ",
+    ] {
+        assert!(slis.contains(row), "{row} is not in {slis}");
+    }
     let metrics = call(&server, "GET", "/metrics", Value::Null).await.text();
     assert!(metrics.contains("apiserver_request_total{code=\"200\""), "{metrics}");
     for name in [
