@@ -238,10 +238,10 @@ pub fn rules(group: &str, kind: &str) -> &'static dyn Rules {
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => &admission::MUTATING_WEBHOOKS,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &admission::VALIDATING_POLICY,
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &admission::MUTATING_POLICY,
-        (
-            "admissionregistration.k8s.io",
-            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
-        ) => &admission::POLICY_BINDING,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            &admission::VALIDATING_BINDING
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => &admission::MUTATING_BINDING,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
         ("apiregistration.k8s.io", "APIService") => &admission::API_SERVICE,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &admission::CUSTOM_RESOURCE_DEFINITION,

@@ -18,6 +18,7 @@ pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod time_zone;
 pub mod volumes;
 
 /// The version that servers and nodes report: the API's, and a word on who implements it.

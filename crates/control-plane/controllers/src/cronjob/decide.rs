@@ -208,9 +208,10 @@ impl Work<'_> {
     fn zone(&self) -> Result<TimeZone, String> {
         match self.spec.time_zone.as_deref() {
             None | Some("") => Ok(TimeZone::UTC),
-            Some(name) => {
-                TimeZone::get(name).map_err(|error| format!("invalid timeZone: \"{name}\": {error}"))
-            }
+            // The host's table may be newer than the binary's, but hosts need not have one.
+            Some(name) => TimeZone::get(name)
+                .or_else(|error| podium_api::time_zone::get(name).ok_or(error))
+                .map_err(|error| format!("invalid timeZone: \"{name}\": {error}")),
         }
     }
 

@@ -61,6 +61,8 @@ pub(super) static VALIDATING_POLICY: Kind = Kind {
 
 pub(super) static MUTATING_POLICY: Kind = Kind {
     default: policy_defaults,
+    validate_create: |object, errors| policies::mutating(object, &Value::Null, errors),
+    validate_update: policies::mutating,
     columns: &[NAME, integer("Mutations"), string("ParamKind"), AGE],
     row: |object, now| policy_row(object, "mutations", now),
     generation: true,
@@ -69,7 +71,7 @@ pub(super) static MUTATING_POLICY: Kind = Kind {
 };
 
 fn policy_defaults(object: &mut Value) {
-    let Some(spec) = child(object, "spec") else { return };
+    let Some(spec) = ensure_map(object, "spec") else { return };
     default(spec, "failurePolicy", "Fail");
     if let Some(constraints) = child(spec, "matchConstraints") {
         match_resources(constraints);
@@ -98,13 +100,15 @@ fn policy_row(object: &Value, rules: &str, now: Timestamp) -> Vec<Value> {
     vec![name(object), list(spec, rules).len().into(), kind.into(), age(object, now)]
 }
 
-pub(super) static POLICY_BINDING: Kind = Kind {
+pub(super) static VALIDATING_BINDING: Kind = Kind { validate: policies::validating_binding, ..BINDING };
+pub(super) static MUTATING_BINDING: Kind = Kind { validate: policies::mutating_binding, ..BINDING };
+
+const BINDING: Kind = Kind {
     default: |object| {
         if let Some(resources) = child(object, "spec").and_then(|s| child(s, "matchResources")) {
             match_resources(resources);
         }
     },
-    validate: policies::binding,
     columns: &[NAME, string("PolicyName"), string("ParamRef"), AGE],
     row: |object, now| {
         let spec = value(object, "spec");

@@ -20,6 +20,7 @@ use super::validate::{label_selector, meta::conditions, meta::immutable};
 use super::workload::{self, condition, not_negative};
 use crate::field::{Errors, Path};
 use crate::resources::split_api_version;
+use crate::time_zone;
 
 pub(super) static JOB: Kind = Kind {
     default: |object| {
@@ -208,7 +209,16 @@ pub(super) static CRON_JOB: Kind = Kind {
         }
     },
     status: Some(empty_status),
-    validate: cron_job,
+    validate_create: |object, errors| {
+        cron_job(object, &Value::Null, errors);
+        let job = text(value(object, "metadata"), "name");
+        if job.len() > 52 {
+            // The names of Jobs get eleven characters more. Objects from before this rule can still be changed.
+            let meta = Path::new("metadata");
+            errors.invalid(&meta.child("name"), job, "must be no more than 52 characters");
+        }
+    },
+    validate_update: cron_job,
     columns: &[
         NAME,
         string("Schedule"),
@@ -226,60 +236,73 @@ pub(super) static CRON_JOB: Kind = Kind {
     ..Kind::BASE
 };
 
-fn cron_job(object: &Value, errors: &mut Errors) {
+/// Faults of a CronJob. `old`: what is stored, null for a new one; its time zone and the one in its schedule may stay.
+fn cron_job(object: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
-    let spec = value(object, "spec");
-    let job = text(value(object, "metadata"), "name");
-    if job.len() > 52 {
-        // The names of Jobs get eleven characters more.
-        let meta = Path::new("metadata");
-        errors.invalid(&meta.child("name"), job, "must be no more than 52 characters");
-    }
+    let (spec, before) = (value(object, "spec"), value(old, "spec"));
     let schedule = text(spec, "schedule");
+    let at = path.child("schedule");
     if schedule.is_empty() {
-        errors.required(&path.child("schedule"), "");
+        errors.required(&at, "");
     } else if let Err(fault) = cron_fault(schedule) {
-        errors.invalid(&path.child("schedule"), schedule, &fault);
+        errors.invalid(&at, schedule, &fault);
     }
     if schedule.contains("TZ") {
-        errors.invalid(
-            &path.child("schedule"),
-            schedule,
-            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-        );
+        if !text(before, "schedule").contains("TZ") {
+            let fault = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            errors.invalid(&at, schedule, fault);
+        } else if has(spec, "timeZone") {
+            errors.invalid(&at, schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
+        }
     }
-    if has(spec, "timeZone") {
+    not_negative(spec, &["startingDeadlineSeconds"], &path, errors);
+    if has(spec, "timeZone") && value(spec, "timeZone") != value(before, "timeZone") {
         time_zone(text(spec, "timeZone"), &path.child("timeZone"), errors);
     }
-    not_negative(
-        spec,
-        &["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"],
-        &path,
-        errors,
-    );
     choice(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], &path, errors);
     let template = path.child("jobTemplate");
     job::in_template(value(value(spec, "jobTemplate"), "spec"), &template.child("spec"), errors);
+    not_negative(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], &path, errors);
 }
 
 fn time_zone(zone: &str, path: &Path<'_>, errors: &mut Errors) {
     if zone.is_empty() {
         errors.invalid(path, zone, "timeZone must be nil or non-empty string");
-    } else if zone.eq_ignore_ascii_case("local") {
-        errors.invalid(
-            path,
-            zone,
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-        );
-    } else if !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+')) {
-        errors.invalid(path, zone, &format!("unknown time zone {zone}"));
+        return;
+    }
+    // As the database names its files.
+    let part = |part: &str| {
+        (1..=14).contains(&part.len())
+            && !part.starts_with('-')
+            && part != "."
+            && part != ".."
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
+    };
+    let unknown = format!("unknown time zone {zone}");
+    if !zone.split('/').all(part) {
+        errors.invalid(path, zone, &unknown);
+        return;
+    }
+    if zone.eq_ignore_ascii_case("local") {
+        let fault = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.invalid(path, zone, fault);
+    }
+    // Go knows this one name that is not in the database.
+    if zone != "Local" && time_zone::get(zone).is_none() {
+        errors.invalid(path, zone, &unknown);
     }
 }
 
 /// Whether a schedule has the shape of one: five fields in range, or a descriptor such as `@daily`.
 fn cron_fault(schedule: &str) -> Result<(), String> {
     let schedule = match schedule.split_once(' ') {
-        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => rest.trim(),
+        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => {
+            let zone = zone.split_once('=').map_or("", |(_, zone)| zone);
+            if !matches!(zone, "" | "Local") && time_zone::get(zone).is_none() {
+                return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+            }
+            rest.trim()
+        }
         _ => schedule,
     };
     if let Some(descriptor) = schedule.strip_prefix('@') {

@@ -32,6 +32,8 @@ pub(crate) struct Kind {
     pub(crate) prepare_part: fn(&mut Value, &Value, &str),
     /// Faults of the object.
     pub(crate) validate: fn(&Value, &mut Errors),
+    /// Faults of a new object that an update is not asked for, told after `validate`.
+    pub(crate) validate_create: fn(&Value, &mut Errors),
     /// Faults of a main update, in addition to those of the object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
     /// Faults of a main update that are told after those of the object.
@@ -75,6 +77,7 @@ impl Kind {
         status_since: |_, _, _| {},
         prepare_part: |_, _, _| {},
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         validate_late: |_, _, _| {},
         validate_status: |_, _, _| {},
@@ -146,6 +149,7 @@ impl Rules for Kind {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         (self.validate)(object, errors);
+        (self.validate_create)(object, errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>, errors: &mut Errors) {

@@ -10,6 +10,7 @@ use crate::resources;
 mod devices;
 mod examples;
 mod network;
+mod policies;
 mod trust_bundles;
 mod updates;
 mod workloads;

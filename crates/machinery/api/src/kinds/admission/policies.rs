@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::webhooks::{match_conditions, rule_with_operations};
 use crate::field::{Errors, Path};
 use crate::kinds::pod::{choice, optional_choice};
-use crate::kinds::tree::{has, list, text, value};
+use crate::kinds::tree::{has, list, same, text, value};
 use crate::kinds::validate::{self, label_selector};
 use crate::resources::parse_api_version;
 
@@ -17,34 +17,9 @@ const MOST_ANNOTATIONS: usize = 20;
 pub(super) fn validating(object: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = value(object, "spec");
-    required_choice(spec, "failurePolicy", &["Fail", "Ignore"], &path, errors);
-    if has(spec, "paramKind") {
-        parameter_kind(value(spec, "paramKind"), &path.child("paramKind"), errors);
-    }
-    let at = path.child("matchConstraints");
-    if has(spec, "matchConstraints") {
-        let constraints = value(spec, "matchConstraints");
-        match_resources(constraints, &at, errors);
-        if list(constraints, "resourceRules").is_empty() {
-            errors.required(&at.child("resourceRules"), "");
-        }
-    } else {
-        errors.required(&at, "");
-    }
+    common(spec, &path, errors);
     match_conditions(spec, &path, errors);
-    for (index, variable) in list(spec, "variables").iter().enumerate() {
-        let at = path.child("variables");
-        let at = at.index(index);
-        let name = text(variable, "name");
-        if name.trim().is_empty() {
-            errors.required(&at.child("name"), "name is not specified");
-        } else if !identifier(name) {
-            errors.invalid(&at.child("name"), name, "must be a valid CEL identifier");
-        }
-        if text(variable, "expression").trim().is_empty() {
-            errors.required(&at.child("expression"), "expression is not specified");
-        }
-    }
+    variables(spec, &path, errors);
     let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         for field in ["validations", "auditAnnotations"] {
@@ -81,6 +56,101 @@ pub(super) fn validating(object: &Value, errors: &mut Errors) {
         if !keys.insert(key) {
             errors.duplicate(&at.child("key"), key);
         }
+    }
+}
+
+/// What both kinds of policies have before their conditions.
+fn common(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    required_choice(spec, "failurePolicy", &["Fail", "Ignore"], path, errors);
+    if has(spec, "paramKind") {
+        parameter_kind(value(spec, "paramKind"), &path.child("paramKind"), errors);
+    }
+    let at = path.child("matchConstraints");
+    if has(spec, "matchConstraints") {
+        let constraints = value(spec, "matchConstraints");
+        match_resources(constraints, &at, errors);
+        if list(constraints, "resourceRules").is_empty() {
+            errors.required(&at.child("resourceRules"), "");
+        }
+    } else {
+        errors.required(&at, "");
+    }
+}
+
+/// Expressions that the others may refer to by a name.
+fn variables(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    for (index, variable) in list(spec, "variables").iter().enumerate() {
+        let at = path.child("variables");
+        let at = at.index(index);
+        let name = text(variable, "name");
+        if name.trim().is_empty() {
+            errors.required(&at.child("name"), "name is not specified");
+        } else if !identifier(name) {
+            errors.invalid(&at.child("name"), name, "must be a valid CEL identifier");
+        }
+        if text(variable, "expression").trim().is_empty() {
+            errors.required(&at.child("expression"), "expression is not specified");
+        }
+    }
+}
+
+/// Faults of a mutating policy. `old`: what is stored, null for a new one, whose conditions may stay as they are.
+pub(super) fn mutating(object: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (spec, before) = (value(object, "spec"), value(old, "spec"));
+    common(spec, &path, errors);
+    mutable_operations(spec, "matchConstraints", &path, errors);
+    let unchanged = |field: &str| same(value(spec, field), value(before, field));
+    if old.is_null() || !unchanged("paramKind") || !unchanged("matchConditions") {
+        match_conditions(spec, &path, errors);
+    }
+    variables(spec, &path, errors);
+    let at = path.child("mutations");
+    let mutations = list(spec, "mutations");
+    if mutations.is_empty() {
+        errors.required(&at, "mutations must contain at least one item");
+    }
+    for (index, one) in mutations.iter().enumerate() {
+        mutation(one, &at.index(index), errors);
+    }
+    match text(spec, "reinvocationPolicy") {
+        "" => errors.required(&path.child("reinvocationPolicy"), ""),
+        _ => optional_choice(spec, "reinvocationPolicy", &["IfNeeded", "Never"], &path, errors),
+    }
+}
+
+/// Requests that change nothing cannot be mutated.
+fn mutable_operations(spec: &Value, resources: &str, path: &Path<'_>, errors: &mut Errors) {
+    const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
+    let at = path.child(resources);
+    let at = at.child("resourceRules");
+    let rules = list(value(spec, resources), "resourceRules").iter();
+    for operation in rules.flat_map(|rule| list(rule, "operations")).filter_map(Value::as_str) {
+        if !OPERATIONS.contains(&operation) {
+            errors.not_supported(&at.child("operations"), operation, OPERATIONS);
+        }
+    }
+}
+
+/// A patch of the type that it says it has, and of no other.
+fn mutation(mutation: &Value, path: &Path<'_>, errors: &mut Errors) {
+    const TYPES: &[&str] = &["ApplyConfiguration", "JSONPatch"];
+    let kind = text(mutation, "patchType");
+    let (own, other) = match kind {
+        "" => return errors.required(&path.child("patchType"), ""),
+        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+        _ => return errors.not_supported(&path.child("patchType"), kind, TYPES),
+    };
+    let at = path.child(own);
+    if !has(mutation, own) {
+        errors.required(&at, &format!("must be specified when patchType is {kind}"));
+    } else if text(value(mutation, own), "expression").trim().is_empty() {
+        errors.required(&at.child("expression"), "");
+    }
+    if has(mutation, other) {
+        let fault = format!("must not be specified when patchType is {kind}");
+        errors.invalid(&path.child(other), format!("{{{other}}}"), &fault);
     }
 }
 
@@ -199,10 +269,15 @@ fn validation(validation: &Value, path: &Path<'_>, errors: &mut Errors) {
     optional_choice(validation, "reason", REASONS, path, errors);
 }
 
-pub(super) fn binding(object: &Value, errors: &mut Errors) {
-    const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
+/// Faults of a mutating policy's binding, which has no actions.
+pub(super) fn mutating_binding(object: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
-    let spec = value(object, "spec");
+    binding(value(object, "spec"), &path, errors);
+    mutable_operations(value(object, "spec"), "matchResources", &path, errors);
+}
+
+/// What both kinds of bindings have.
+fn binding(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let policy = text(spec, "policyName");
     if policy.is_empty() {
         errors.required(&path.child("policyName"), "");
@@ -214,10 +289,14 @@ pub(super) fn binding(object: &Value, errors: &mut Errors) {
     if has(spec, "matchResources") {
         match_resources(value(spec, "matchResources"), &path.child("matchResources"), errors);
     }
-    // Bindings of mutating policies have no actions.
-    if text(object, "kind") == "MutatingAdmissionPolicyBinding" {
-        return;
-    }
+}
+
+/// Faults of a validating policy's binding.
+pub(super) fn validating_binding(object: &Value, errors: &mut Errors) {
+    const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
+    let path = Path::new("spec");
+    let spec = value(object, "spec");
+    binding(spec, &path, errors);
     let actions: Vec<&str> = list(spec, "validationActions").iter().filter_map(Value::as_str).collect();
     let at = path.child("validationActions");
     for (index, action) in actions.iter().enumerate() {

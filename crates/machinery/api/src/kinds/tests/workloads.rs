@@ -197,6 +197,60 @@ fn jobs() {
 }
 
 #[test]
+fn time_zones_of_cron_jobs() {
+    let cron = |zone: Value| {
+        json!({"metadata": {"name": "c"}, "spec": {"schedule": "@hourly", "timeZone": zone,
+            "jobTemplate": {"spec": {"template": template(json!({"restartPolicy": "Never"}))}}}})
+    };
+    for good in [Value::Null, json!("UTC"), json!("Europe/Berlin"), json!("Etc/GMT+3")] {
+        check("batch", "CronJob", cron(good), &[]);
+    }
+    for bad in
+        ["x", "europe/berlin", "Europe/Berlin/", "../UTC", "-a/b", "Europe/Berlin_and_beyond", "posix/UTC"]
+    {
+        let fault = format!("spec.timeZone: Invalid value: {bad:?}: unknown time zone {bad}");
+        check("batch", "CronJob", cron(json!(bad)), &[&fault]);
+    }
+    let explicit = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+    let fault = |zone: &str, why: &str| format!("spec.timeZone: Invalid value: {zone:?}: {why}");
+    check("batch", "CronJob", cron(json!("Local")), &[&fault("Local", explicit)]);
+    let unknown = "unknown time zone local";
+    check("batch", "CronJob", cron(json!("local")), &[&fault("local", explicit), &fault("local", unknown)]);
+    let empty = "timeZone must be nil or non-empty string";
+    check("batch", "CronJob", cron(json!("")), &[&fault("", empty)]);
+    // What is stored may stay, whatever it is.
+    check_update("batch", "CronJob", cron(json!("x")), |new| new["spec"]["suspend"] = json!(true), &[]);
+    let moved = fault("y", "unknown time zone y");
+    check_update("batch", "CronJob", cron(json!("x")), |new| new["spec"]["timeZone"] = json!("y"), &[&moved]);
+    // The same of a zone in the schedule, which is not to be told twice.
+    let mut old = cron(Value::Null);
+    old["spec"]["schedule"] = json!("TZ=UTC 0 * * * *");
+    let set = |schedule: &'static str, zone: Value| {
+        move |new: &mut Value| {
+            new["spec"]["schedule"] = json!(schedule);
+            new["spec"]["timeZone"] = zone.clone();
+        }
+    };
+    check_update("batch", "CronJob", old.clone(), set("TZ=UTC 1 * * * *", Value::Null), &[]);
+    check_update(
+        "batch",
+        "CronJob",
+        old.clone(),
+        set("TZ=UTC 1 * * * *", json!("UTC")),
+        &[
+            "spec.schedule: Invalid value: \"TZ=UTC 1 * * * *\": cannot use both timeZone field and TZ or CRON_TZ in schedule",
+        ],
+    );
+    check_update(
+        "batch",
+        "CronJob",
+        old,
+        set("TZ=x 1 * * * *", Value::Null),
+        &["spec.schedule: Invalid value: \"TZ=x 1 * * * *\": provided bad location x: unknown time zone x"],
+    );
+}
+
+#[test]
 fn autoscalers_and_budgets() {
     let scaler = created(
         "autoscaling",
