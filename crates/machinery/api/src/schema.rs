@@ -187,6 +187,11 @@ pub fn type_of(group: &str, version: &str, kind: &str) -> Option<TypeId> {
     if older && matches!(kind, "PartialObjectMetadata" | "PartialObjectMetadataList") {
         return by_name(&format!("meta.v1.{kind}"));
     }
+    // Clients from before policy/v1 still send this; nothing else of that version is left. Source: `AcceptsGroupVersion` of
+    // upstream's `pkg/registry/core/pod/storage/eviction.go`.
+    if (group, version, kind) == ("policy", "v1beta1", "Eviction") {
+        return by_name("policy.v1.Eviction");
+    }
     if META.contains(&kind) { by_name(&format!("meta.v1.{kind}")) } else { None }
 }
 

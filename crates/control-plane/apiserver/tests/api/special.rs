@@ -156,14 +156,15 @@ async fn evictions_respect_budgets() {
     let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}});
     let answer = call(&server, "PATCH", &format!("{budgets}/pdb/status"), status).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let eviction =
-        |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
-    let first = call(&server, "POST", &format!("{pods}/a/eviction"), eviction("a")).await;
+    let eviction = |name: &str, version: &str| json!({"apiVersion": format!("policy/{version}"), "kind": "Eviction", "metadata": {"name": name}});
+    let unknown = call(&server, "POST", &format!("{pods}/a/eviction"), eviction("a", "v1beta2")).await;
+    assert_eq!(unknown.status, 400, "{}", unknown.text());
+    let first = call(&server, "POST", &format!("{pods}/a/eviction"), eviction("a", "v1beta1")).await;
     assert_eq!(first.status, 201, "{}", first.text());
     let pod = call(&server, "GET", &format!("{pods}/a"), Value::Null).await.json();
     assert!(pod["metadata"]["deletionTimestamp"].is_string(), "{pod}");
     assert!(pod["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "DisruptionTarget"));
-    let second = call(&server, "POST", &format!("{pods}/b/eviction"), eviction("b")).await;
+    let second = call(&server, "POST", &format!("{pods}/b/eviction"), eviction("b", "v1")).await;
     assert_eq!(second.status, 429, "{}", second.text());
     assert_eq!(second.json()["details"]["causes"][0]["reason"], "DisruptionBudget");
     server.stop().await;
