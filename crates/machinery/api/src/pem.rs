@@ -46,31 +46,17 @@ fn block(label: &str, lines: &[&str]) -> Option<(Block, usize)> {
     Some((Block { label: label.to_owned(), has_headers: headers > 0, bytes }, end + 1))
 }
 
-/// A block in lines of 64 characters.
-pub fn encode(label: &str, bytes: &[u8]) -> String {
-    let content = STANDARD.encode(bytes);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let mut rest = content.as_str();
-    while !rest.is_empty() {
-        // Base64 is ASCII.
-        let (line, more) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = more;
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use podium_pki::certificate::to_pem;
+
     use super::*;
 
     #[test]
     fn what_is_written_is_read() {
         for length in [0_u8, 1, 47, 48, 49, 200] {
             let bytes: Vec<u8> = (0..length).collect();
-            let text = encode("CERTIFICATE", &bytes);
+            let text = to_pem("CERTIFICATE", &bytes);
             assert!(text.lines().all(|line| line.len() <= 64), "{text}");
             let wanted = Block { label: "CERTIFICATE".into(), has_headers: false, bytes };
             assert_eq!(blocks(&text), [wanted]);

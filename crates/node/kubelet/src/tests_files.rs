@@ -107,7 +107,7 @@ async fn a_trust_bundle_is_projected_and_follows_its_object() {
     let Some(world) = World::start() else { return };
     let api = world.api.clone();
     let bundle = |content: &str| {
-        let content = podium_api::pem::encode("CERTIFICATE", content.as_bytes());
+        let content = podium_pki::certificate::to_pem("CERTIFICATE", content.as_bytes());
         api.put(
             "clustertrustbundles",
             json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",

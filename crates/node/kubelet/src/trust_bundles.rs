@@ -218,7 +218,7 @@ fn normalized(bundles: &[&str], order: &impl BuildHasher) -> String {
         bundles.iter().flat_map(|text| pem::blocks(text)).map(|block| block.bytes).collect();
     let mut blocks: Vec<_> = blocks.into_iter().collect();
     blocks.sort_by_key(|bytes| order.hash_one(bytes));
-    blocks.iter().map(|bytes| pem::encode("CERTIFICATE", bytes)).collect()
+    blocks.iter().map(|bytes| podium_pki::certificate::to_pem("CERTIFICATE", bytes)).collect()
 }
 
 #[cfg(test)]

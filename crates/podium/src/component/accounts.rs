@@ -150,6 +150,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a second");
         assert_eq!(file.path(), path);
         drop(file);
-        assert!(std::fs::read_to_string(&path).map_or(true, |found| found != "a second"), "it goes with its owner");
+        assert!(
+            std::fs::read_to_string(&path).map_or(true, |found| found != "a second"),
+            "it goes with its owner"
+        );
     }
 }

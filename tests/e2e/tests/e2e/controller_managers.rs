@@ -2,18 +2,16 @@
 //!
 //! No node, so no pod ever runs.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use podium_client::kube::{Api, Client};
 use podium_testkit::{Cluster, Kubectl, wait_for};
 
 use crate::LIMIT;
+use crate::process::Process;
 use crate::two_servers::Server;
 
 /// How long a leader may be silent here. Everything else follows from it.
@@ -21,34 +19,27 @@ const LEASE: Duration = Duration::from_secs(4);
 /// The longest time between two looks at the Lease: a second, and as much again and a fifth by chance.
 const LOOKS: Duration = Duration::from_millis(2200);
 
-/// A controller manager; killed when dropped.
+/// A controller manager.
 struct Manager {
-    child: Child,
-    directory: PathBuf,
+    process: Process,
     port: u16,
 }
 
 impl Manager {
     /// Starts one with a port of its own.
     fn start(server: &Server, directory: PathBuf, flags: &[&str]) -> Manager {
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let output = File::create(directory.join("log")).expect("a log");
-        let binary = std::env::var_os(podium_testkit::cluster::BINARY).expect("looked for before");
         let port = podium_testkit::free_port().expect("a free port");
-        let mut command = Command::new(binary);
-        command
-            .args(["controller-manager", "--bind-address=127.0.0.1", "--leader-elect-renew-deadline=3s"])
-            .args(["--leader-elect-retry-period=1s", "--use-service-account-credentials"])
-            .arg(format!("--leader-elect-lease-duration={}s", LEASE.as_secs()))
-            .arg(format!("--secure-port={port}"))
-            .arg("--kubeconfig")
-            .arg(server.kubeconfig())
-            .args(flags)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("the log again"))
-            .stderr(output);
-        let child = command.spawn().expect("the manager starts");
-        Manager { child, directory, port }
+        let process = Process::start(directory, |command| {
+            command
+                .args(["controller-manager", "--bind-address=127.0.0.1", "--leader-elect-renew-deadline=3s"])
+                .args(["--leader-elect-retry-period=1s", "--use-service-account-credentials"])
+                .arg(format!("--leader-elect-lease-duration={}s", LEASE.as_secs()))
+                .arg(format!("--secure-port={port}"))
+                .arg("--kubeconfig")
+                .arg(server.kubeconfig())
+                .args(flags);
+        });
+        Manager { process, port }
     }
 
     /// Its metrics, to an administrator, or why there are none yet.
@@ -62,7 +53,7 @@ impl Manager {
     /// What it answers to somebody who has no more than that token, or nothing at all; else why not.
     async fn tells(&self, token: Option<&str>, path: &str) -> Result<String, String> {
         let user = token.map(|token| format!("token: {token}")).unwrap_or_default();
-        let kubeconfig = self.directory.join("stranger");
+        let kubeconfig = self.process.directory.join("stranger");
         let text = format!(
             "{{apiVersion: v1, kind: Config, current-context: it, contexts: [{{name: it, context: {{cluster: it, user: it}}}}], \
              users: [{{name: it, user: {{{user}}}}}], clusters: [{{name: it, cluster: {{\
@@ -82,23 +73,6 @@ impl Manager {
             u8::from(leads)
         );
         wait_for(&row, LIMIT, || self.metrics(kubectl), |text| text.contains(&row));
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(pid), signal).expect("it runs");
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-            eprintln!("{} said:\n{log}", self.directory.display());
-        }
-        // It may have ended before.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -143,8 +117,7 @@ async fn another_takes_over_when_the_leader_is_killed() {
     kubectl.apply(&workload("Deployment", "web", 2));
     until_pods(&kubectl, "web", 2);
 
-    first.child.kill().expect("killed");
-    first.child.wait().expect("ended");
+    first.process.kill();
     let left = lease(&server.client).await;
     second.until_it_leads(&kubectl, true);
     let taken = lease(&server.client).await;
@@ -161,8 +134,8 @@ async fn another_takes_over_when_the_leader_is_killed() {
     until_pods(&kubectl, "web", 3);
 
     // One that ends in peace leaves the Lease to whoever comes next.
-    second.signal(Signal::SIGTERM);
-    let ended = second.child.wait().expect("ended");
+    second.process.signal(Signal::SIGTERM);
+    let ended = second.process.child.wait().expect("ended");
     assert!(ended.success(), "{ended}");
     let released = lease(&server.client).await;
     assert_eq!(released.holder_identity.as_deref().unwrap_or_default(), "");

@@ -10,6 +10,7 @@ mod healing;
 mod host_ports;
 mod hostile;
 mod lifecycle;
+mod process;
 mod restarts;
 mod scheduling;
 mod software;
@@ -42,16 +43,22 @@ pub(crate) fn cluster() -> Option<Cluster> {
     Some(cluster)
 }
 
-/// The image archives, built once for all tests.
+/// The image archives, built once for all tests of a run, where the next run replaces them.
 pub(crate) fn archives() -> &'static [PathBuf] {
-    static ARCHIVES: OnceLock<(tempfile::TempDir, Vec<PathBuf>)> = OnceLock::new();
-    let (_, paths) = ARCHIVES.get_or_init(|| {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut paths = images::web(directory.path()).expect("the web images can be built");
-        paths.extend(images::busybox(directory.path()).expect("the busybox image can be built"));
-        (directory, paths)
-    });
-    paths
+    static ARCHIVES: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    ARCHIVES.get_or_init(|| {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let made = tempfile::tempdir_in(place).expect("a temporary directory");
+        let mut paths = images::web(made.path()).expect("the web images can be built");
+        paths.extend(images::busybox(made.path()).expect("the busybox image can be built"));
+        // One step each: another run may be reading the file of that name.
+        let kept = |path: PathBuf| {
+            let to = place.join(path.file_name().expect("an archive has a name"));
+            std::fs::rename(path, &to).expect("moved");
+            to
+        };
+        paths.into_iter().map(kept).collect()
+    })
 }
 
 /// The example application, with its three pods ready and its Service leading to each of them: the proxy hears of the last one a

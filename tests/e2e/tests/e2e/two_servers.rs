@@ -4,9 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::etcd::{EtcdServer, certificates};
+use crate::process::Process;
 
 /// Ports for Services of type NodePort: few, so that servers that did not agree would soon give one twice.
 const NODE_PORTS: std::ops::RangeInclusive<i32> = 30100..=30129;
@@ -26,33 +26,27 @@ const EVENT_TTL: &str = "5s";
 
 /// An API server; killed when dropped.
 pub(crate) struct Server {
-    child: Child,
-    directory: PathBuf,
+    process: Process,
     pub(crate) client: Client,
 }
 
 impl Server {
     /// Starts a server in its own data directory and waits until it is ready.
     pub(crate) async fn start(etcd: Option<&EtcdServer>, directory: PathBuf) -> Server {
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let log = directory.join("log");
-        let binary = std::env::var_os(podium_testkit::cluster::BINARY).expect("looked for before");
         let ports = format!("{}-{}", NODE_PORTS.start(), NODE_PORTS.end());
         let port = podium_testkit::free_port().expect("a free port").to_string();
-        let mut command = Command::new(binary);
-        command
-            .args(["server", "--bind-address", "127.0.0.1", "--advertise-address", "192.0.2.10"])
-            .args(["--port", &port])
-            .args(["--service-node-port-range", &ports, "--service-cluster-ip-range", "10.96.0.0/26"])
-            .args(["--event-ttl", EVENT_TTL])
-            .arg("--data-dir")
-            .arg(&directory);
-        if let Some(etcd) = etcd {
-            command.args(etcd_flags(etcd));
-        }
-        let output = File::create(&log).expect("a log");
-        command.stdin(Stdio::null()).stdout(output.try_clone().expect("the log again")).stderr(output);
-        let mut child = command.spawn().expect("the server starts");
+        let mut process = Process::start(directory.clone(), |command| {
+            command
+                .args(["server", "--bind-address", "127.0.0.1", "--advertise-address", "192.0.2.10"])
+                .args(["--port", &port])
+                .args(["--service-node-port-range", &ports, "--service-cluster-ip-range", "10.96.0.0/26"])
+                .args(["--event-ttl", EVENT_TTL])
+                .arg("--data-dir")
+                .arg(&directory);
+            if let Some(etcd) = etcd {
+                command.args(etcd_flags(etcd));
+            }
+        });
         let kubeconfig = directory.join("kubeconfig");
         let started = std::time::Instant::now();
         let client = loop {
@@ -66,17 +60,17 @@ impl Server {
             match answer.await {
                 Ok(client) => break client,
                 Err(last) => {
-                    let ended = child.try_wait().expect("looked at");
+                    let ended = process.child.try_wait().expect("looked at");
                     assert!(
                         ended.is_none() && started.elapsed() < LIMIT,
                         "the server is not ready ({ended:?}, {last}):\n{}",
-                        std::fs::read_to_string(&log).unwrap_or_default()
+                        process.log()
                     );
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         };
-        Server { child, directory, client }
+        Server { process, client }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -89,7 +83,7 @@ impl Server {
 
     /// How an administrator reaches it.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.directory.join("kubeconfig")
+        self.process.directory.join("kubeconfig")
     }
 
     pub(crate) fn kubectl(&self) -> Kubectl {
@@ -98,20 +92,7 @@ impl Server {
 
     /// Ends it as a power cut would.
     fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("ended");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-            eprintln!("{} said:\n{log}", self.directory.display());
-        }
-        // It may have been killed before.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
     }
 }
 
@@ -147,7 +128,7 @@ impl Pair {
         let etcd = EtcdServer::start_with(Some(certificates(directory.path())));
         let first = Server::start(Some(&etcd), directory.path().join("first")).await;
         let to = directory.path().join("second");
-        copy(&first.directory.join("pki"), &to.join("pki"));
+        copy(&first.process.directory.join("pki"), &to.join("pki"));
         let second = Server::start(Some(&etcd), to).await;
         Some(Pair { first, second, etcd, _directory: directory })
     }
@@ -434,7 +415,7 @@ async fn killing_one_leaves_the_other_alone() {
         [("last", &last), ("own", &own)].map(|(name, map)| ("added", name.to_owned(), version(map)));
     assert_eq!(events(&mut watch, 2).await, expected);
     // One more takes its place, with the same keys, and knows everything.
-    let again = Server::start(Some(&pair.etcd), pair.first.directory.clone()).await;
+    let again = Server::start(Some(&pair.etcd), pair.first.process.directory.clone()).await;
     let seen: Value =
         serde_json::from_str(&again.kubectl().run("get configmap own -o json").ok()).expect("JSON");
     assert_eq!(seen["metadata"]["resourceVersion"], json!(version(&own)));

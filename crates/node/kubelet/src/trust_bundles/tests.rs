@@ -6,6 +6,7 @@ use k8s_openapi::{
     api::certificates::v1beta1::ClusterTrustBundleSpec,
     apimachinery::pkg::apis::meta::v1::{LabelSelector as WireSelector, ObjectMeta},
 };
+use podium_pki::certificate::to_pem;
 use serde_json::{Value, json};
 
 use super::*;
@@ -14,7 +15,7 @@ use crate::testing::{api::FakeApi, eventually};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn pem_of(content: &str) -> String {
-    pem::encode("CERTIFICATE", content.as_bytes())
+    to_pem("CERTIFICATE", content.as_bytes())
 }
 
 fn bundle(name: &str, signer: &str, label: &str, content: &str) -> ClusterTrustBundle {

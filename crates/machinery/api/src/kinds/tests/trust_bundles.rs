@@ -1,6 +1,8 @@
 //! ClusterTrustBundles: names, contents, changes; and what pods may say of them.
 
 use super::*;
+use podium_pki::certificate::to_pem;
+
 use crate::pem;
 
 const GROUP: &str = "certificates.k8s.io";
@@ -63,13 +65,10 @@ fn bundles_hold_authorities_and_nothing_else() {
         (LEAF.to_owned(), vec!["entry 0 does not have the CA bit set"]),
         (format!("{AUTHORITY}{AUTHORITY}"), vec!["duplicate trust anchor (indices [0 1])"]),
         (
-            format!("{AUTHORITY}{}{}", pem::encode("KEY", b"x"), pem::encode("CERTIFICATE", b"x")),
+            format!("{AUTHORITY}{}{}", to_pem("KEY", b"x"), to_pem("CERTIFICATE", b"x")),
             vec!["entry 1 has bad block type: KEY", "entry 2 does not parse as X.509"],
         ),
-        (
-            pem::encode("CERTIFICATE", &[der.as_slice(), b"more"].concat()),
-            vec!["entry 0 does not parse as X.509"],
-        ),
+        (to_pem("CERTIFICATE", &[der.as_slice(), b"more"].concat()), vec!["entry 0 does not parse as X.509"]),
         (
             AUTHORITY.replacen("CERTIFICATE-----\n", "CERTIFICATE-----\nA: b\n\n", 1),
             vec!["entry 0 has PEM block headers"],
