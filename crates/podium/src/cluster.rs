@@ -134,7 +134,10 @@ async fn start(
 
     let end = parts.shutdown();
     let clients = api.client_source();
-    let informers = SharedInformers::new(clients.client("kube-controller-manager"), end.clone());
+    let informers = {
+        let name = "kube-controller-manager";
+        SharedInformers::named(name, clients.client(name), end.clone())
+    };
     let mut controllers = podium_controllers::Settings::default();
     pki.authority().certificate().clone_into(&mut controllers.root_ca_pem);
     controllers.cluster_cidrs = vec![settings.pod_cidr.clone()];

@@ -1,12 +1,13 @@
 //! Shared informers: a local, always current copy of what the API has, one per kind and process.
 //!
 //! Controllers read from an [`Informer`] and are told of changes; they never list or watch themselves.
-//! Five modules: `reflector` talks to the server, `store` keeps the objects and tells handlers, `metadata`
+//! Six modules: `reflector` talks to the server, `store` keeps the objects and tells handlers, `metadata`
 //! finds the store that tells of a resource's metadata, `parts` feeds several stores from one watch,
-//! `scan` cuts list bodies and watch lines apart.
+//! `scan` cuts list bodies and watch lines apart, `measured` counts.
 //! Handlers run synchronously in the order of the changes: typically they add a key to a
 //! [`crate::WorkQueue`] and return.
 
+mod measured;
 mod metadata;
 mod parts;
 mod reflector;
@@ -26,12 +27,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
+use self::measured::Measured;
 pub use self::metadata::{Follower, MetadataChange};
 use self::metadata::{MetadataSource, Registry};
 use self::parts::{Fan, Selection};
 use self::reflector::Reflector;
 use self::scan::EventKind;
 use self::store::{Sink, Store};
+use crate::metrics::informers::Numbers;
 use crate::{Object, ObjectKey, Shutdown};
 
 /// Something that happens once and stays so. Unlike a watch channel it wakes its waiters in the order in which they came, so
@@ -107,6 +110,8 @@ pub struct SharedInformers {
 }
 
 struct Shared {
+    /// What metrics call these informers; without it they are not measured.
+    name: Option<&'static str>,
     client: Client,
     shutdown: Shutdown,
     runtime: tokio::runtime::Handle,
@@ -146,7 +151,18 @@ impl SharedInformers {
     ///
     /// Must be called within a tokio runtime: the tasks run on it.
     pub fn new(client: Client, shutdown: Shutdown) -> Self {
+        Self::make(None, client, shutdown)
+    }
+
+    /// As [`SharedInformers::new`], and `informer_*` metrics tell of them under that name: of the first informer of each
+    /// version of a resource, those that keep only metadata aside. As upstream, where the informers of metadata have no name.
+    pub fn named(name: &'static str, client: Client, shutdown: Shutdown) -> Self {
+        Self::make(Some(name), client, shutdown)
+    }
+
+    fn make(name: Option<&'static str>, client: Client, shutdown: Shutdown) -> Self {
         let shared = Shared {
+            name,
             client,
             shutdown,
             runtime: tokio::runtime::Handle::current(),
@@ -234,10 +250,19 @@ impl SharedInformers {
             again: fan.again(),
             shutdown: running.stop.clone(),
         };
+        let measured = match self.shared.name {
+            Some(name) if !id.keeps_only_metadata() && registry.measured.insert(resource.clone()) => {
+                Some(Numbers::of(name, resource))
+            }
+            _ => None,
+        };
         registry.informers.insert(id.clone(), running);
         // Before the first request: its list must be newer than all that the informer before it was told.
         registry.offer(&id);
-        let fed = Fed(fan);
+        let fed = Fed(match measured {
+            Some(numbers) => Arc::new(Measured { sink: fan, numbers }),
+            None => fan,
+        });
         self.shared.tasks.spawn_on(async move { reflector.run(&*fed.0).await }, &self.shared.runtime);
         (id, Informer { store })
     }

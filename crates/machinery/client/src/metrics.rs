@@ -2,10 +2,11 @@
 //!
 //! A [`Family`] is one metric with its labels; it is a `static` of the part that counts, which lists its families for whoever
 //! serves `/metrics`. Counting allocates only when a set of label values is new. What every client of the API counts is here too:
-//! work queues, requests, leadership.
+//! work queues, informers, requests, leadership.
 
 mod health;
 mod histogram;
+pub(crate) mod informers;
 pub(crate) mod queues;
 mod requests;
 
@@ -208,7 +209,7 @@ pub(crate) static MASTER: Family<Gauge, 1> = Family::new(
     Gauge::default,
 );
 
-/// What every client of the API counts: its queues, requests and leases.
+/// What every client of the API counts: its queues, informers, requests and leases.
 pub fn collect(out: &mut String) {
     MASTER.collect(out);
     requests::REQUESTS.collect(out);
@@ -216,6 +217,9 @@ pub fn collect(out: &mut String) {
     requests::REQUEST_SIZES.collect(out);
     requests::RESPONSE_SIZES.collect(out);
     queues::collect(out);
+    informers::QUEUED.collect(out);
+    informers::LATENCIES.collect(out);
+    informers::VERSIONS.collect(out);
 }
 
 #[cfg(test)]

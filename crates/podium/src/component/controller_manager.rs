@@ -140,7 +140,7 @@ impl Program for Manager<'_> {
         let workers = flags.concurrency.0.clone();
         let election = flags.election.candidate(client.clone(), COMPONENT)?;
         let work = move |stop: Shutdown| {
-            let informers = SharedInformers::new(client, stop.clone());
+            let informers = SharedInformers::named(COMPONENT, client, stop.clone());
             let mut config = podium_controllers::Config::new(clients, informers, settings);
             config.controllers = controllers;
             config.workers = workers;

@@ -53,7 +53,8 @@ impl Program for Scheduler<'_> {
         )
         .await?;
         parts.spawn("health and metrics", serve);
-        let informers = SharedInformers::new(client.clone(), end.clone());
+        // Upstream's scheduler gives its informers no name, so that only its `informer_*` metrics have no rows.
+        let informers = SharedInformers::named("kube-scheduler", client.clone(), end.clone());
         let election = flags.election.candidate(client.clone(), "kube-scheduler")?;
         let mut config = podium_scheduler::Config::new(Arc::new(SingleClient(client)), informers);
         config.election = election;

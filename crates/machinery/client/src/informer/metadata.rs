@@ -13,7 +13,7 @@
 mod tests;
 
 use std::any::TypeId;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -89,6 +89,8 @@ pub(super) struct Registry {
     topics: HashMap<ResourceId, Topic>,
     /// See [`SharedInformers::cut_parts_from_wholes`].
     pub(super) cut_parts: bool,
+    /// Resources of which an informer is measured.
+    pub(super) measured: HashSet<ResourcePath>,
     last_follower: FollowerId,
 }
 
@@ -112,7 +114,7 @@ impl Topic {
 }
 
 impl InformerId {
-    fn keeps_only_metadata(&self) -> bool {
+    pub(super) fn keeps_only_metadata(&self) -> bool {
         self.type_ == TypeId::of::<PartialObject>()
     }
 }

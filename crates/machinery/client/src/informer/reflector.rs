@@ -174,6 +174,8 @@ impl Reflector {
     async fn watch_once(&self, sink: &dyn Sink, version: &mut String) -> Ended {
         let mut events = 0;
         let error = self.watch_lines(sink, version, &mut events).await.err();
+        // Lines behind an error are not read.
+        sink.queued(0);
         Ended { events, error }
     }
 
@@ -200,8 +202,11 @@ impl Reflector {
                 Some(frame) => frame.map_err(|error| ReflectError::Client(Box::new(error)))?,
             };
             let Ok(data) = frame.into_data() else { continue };
+            let mut waiting = data.iter().filter(|byte| **byte == b'\n').count();
             lines.push(data);
             while let Some(line) = lines.next() {
+                waiting = waiting.saturating_sub(1);
+                sink.queued(waiting);
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }

@@ -39,6 +39,8 @@ pub(super) trait Sink: Send + Sync {
     fn condensed(&self, item: Bytes) -> Bytes {
         item
     }
+    /// So many watch lines have arrived and were not told yet.
+    fn queued(&self, _lines: usize) {}
     /// Replaces everything: `items` is the whole truth at `resource_version`.
     fn replace(&self, items: Vec<Bytes>, resource_version: &str);
     /// One watch event about one object; returns its resourceVersion when it has one.
