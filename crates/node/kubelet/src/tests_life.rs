@@ -100,6 +100,15 @@ impl World {
         self
     }
 
+    /// What happens `between` no kubelet sees.
+    pub(crate) async fn restart_between(mut self, between: &dyn Fn(&Self)) -> Self {
+        self.shutdown.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+        between(&self);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
+        self
+    }
+
     /// Why the kubelet does not start again.
     pub(crate) async fn fails_to_restart(mut self) -> String {
         self.shutdown.cancel();
