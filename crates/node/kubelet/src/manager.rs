@@ -381,9 +381,11 @@ impl Pods {
                 ending.begin(&self.shared, &uid, owner);
             }
         }
+        let going: BTreeSet<String> = ending.uids().cloned().collect();
+        let holds = |uid: &str| going.contains(uid) || self.entries.lock().contains_key(uid);
+        self.shared.container_manager.retain(&holds).await;
         let mut known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
-        known.extend(ending.uids().cloned());
-        self.shared.container_manager.retain(&|uid| self.entries.lock().contains_key(uid)).await;
+        known.extend(going);
         let shared = self.shared.clone();
         let cleaned = tokio::task::spawn_blocking(move || clean_disk(&shared, &known)).await;
         if let Err(error) = cleaned {

@@ -1,5 +1,7 @@
 //! Ends that are in a hurry, and hooks: against a runtime that pretends, as in [`crate::tests_life`].
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -261,5 +263,21 @@ async fn an_orphan_whose_hook_has_no_end_holds_nothing_up() {
     .await;
     let stopped = world.runtime.calls().iter().any(|call| call.starts_with("stop slow"));
     assert!(!stopped, "its grace is not over: {:?}", world.runtime.calls());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_for_want_of_memory_is_told() {
+    let Some(world) = World::start() else { return };
+    let path = world.runtime.path().join("kmsg");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Both ends, so that neither opening nor writing waits for the kubelet.
+    let log = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let world = world.restart().await;
+    for line in ["4,1,1,-;sh invoked oom-killer: order=0", "3,2,1,-;Out of memory: Killed process 12 (sh) x"]
+    {
+        writeln!(&log, "{line}").unwrap();
+    }
+    world.event("SystemOOM", "System OOM encountered, victim process: sh, pid: 12").await;
     world.stop().await;
 }

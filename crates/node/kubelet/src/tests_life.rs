@@ -202,6 +202,8 @@ fn kubelet(
     let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     config.container_manager = extra.managers.clone();
     config.logind = extra.logind.clone();
+    // Not the machine's.
+    config.kernel_log = runtime.path().join("kmsg");
     config.credential_providers = extra.providers.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }

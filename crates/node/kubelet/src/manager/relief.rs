@@ -45,6 +45,9 @@ impl Pods {
         let settings = &self.shared.config.settings;
         let mut state = State::default();
         let mut images = None;
+        if settings.kernel_memcg_notification && self.shared.cgroups.is_v2() {
+            tracing::info!("kernelMemcgNotification has no effect: cgroups of version 2 give no such notice");
+        }
         loop {
             if images.is_none() {
                 images = self.images_at().await;
