@@ -41,9 +41,9 @@ struct Tokens {
 }
 
 impl Accounts {
-    /// Makes accounts that are missing and a first token for each.
-    pub(crate) async fn new(connection: &Connection, names: Vec<&'static str>) -> Result<Self> {
-        let mut tokens = Tokens { client: connection.client()?, files: BTreeMap::new() };
+    /// Makes accounts that are missing and a first token for each. `own`: a client of the process's own.
+    pub(crate) async fn new(connection: &Connection, own: Client, names: Vec<&'static str>) -> Result<Self> {
+        let mut tokens = Tokens { client: own, files: BTreeMap::new() };
         let mut clients = BTreeMap::new();
         for name in names {
             let file = TokenFile::new(&tokens.request(name).await?)?;
@@ -150,6 +150,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a second");
         assert_eq!(file.path(), path);
         drop(file);
-        assert!(std::fs::read_to_string(&path).map_or(true, |found| found != "a second"), "it goes with its owner");
+        assert!(
+            std::fs::read_to_string(&path).map_or(true, |found| found != "a second"),
+            "it goes with its owner"
+        );
     }
 }
