@@ -1,5 +1,7 @@
 //! The API server by a kubeconfig, for the parts that run without one of their own.
 
+mod renewal;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

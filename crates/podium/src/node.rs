@@ -137,7 +137,14 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> Result<podium_kubelet::Config> {
     );
     config.serving = Some(node.serving.clone());
     config.version = podium_api::VERSION.to_owned();
+    config.service_manager = service_manager()?;
     Ok(config)
+}
+
+/// The service manager that started this process and wants to hear of it.
+pub(crate) fn service_manager() -> Result<Option<podium_kubelet::ServiceManager>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    podium_kubelet::ServiceManager::of(variable, std::process::id()).context("the service manager")
 }
 
 fn network(node: &Node<'_>) -> Result<podium_network::Config> {

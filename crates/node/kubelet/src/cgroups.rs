@@ -296,6 +296,11 @@ impl Cgroups {
         fs::read_to_string(join(self.mount_of(controller)?, path).join(file)).ok()
     }
 
+    /// Where a group of one controller is, if that has a tree of its own.
+    pub(crate) fn directory(&self, path: &str, controller: &str) -> Option<PathBuf> {
+        (!self.is_v2()).then(|| self.mount_of(controller)).flatten().map(|mount| join(mount, path))
+    }
+
     fn mounts(&self) -> Vec<&Path> {
         match &self.layout {
             Layout::V2 { mount } => vec![mount],

@@ -6,7 +6,10 @@ use crate::credentials::provider::Providers as CredentialProviders;
 use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
 
-use crate::{Configuration, ContainerManagerSettings, node_shutdown::logind::LogindPlaces};
+use crate::{
+    Configuration, ContainerGcPolicy, ContainerManagerSettings, ServiceManager,
+    node_shutdown::logind::LogindPlaces,
+};
 
 /// The certificate the kubelet's server shows, and the authority whose clients it believes.
 #[derive(Clone)]
@@ -59,12 +62,18 @@ pub struct Config {
     pub serving: Option<ServingCertificate>,
     /// Ids of a pod's user namespace, `userNamespaces.idsPerPod`: a multiple of upstream's default, 65536.
     pub user_namespace_ids_per_pod: u32,
+    /// How much of containers that have ended is kept.
+    pub container_gc: ContainerGcPolicy,
     /// Labels of the node besides the well-known ones.
     pub labels: BTreeMap<String, String>,
     /// Programs that know registry credentials.
     pub credential_providers: Option<Arc<CredentialProviders>>,
     /// The version this kubelet reports, `v1.36.x`.
     pub version: String,
+    /// The service manager that waits for a word of this process.
+    pub service_manager: Option<ServiceManager>,
+    /// The kernel's log, which tells of processes that were killed for want of memory.
+    pub kernel_log: PathBuf,
     /// Where the machine's login manager is, for graceful shutdown.
     pub logind: LogindPlaces,
     /// Policies of processors, memory and topology.
@@ -103,8 +112,11 @@ impl Config {
             informers,
             serving: None,
             user_namespace_ids_per_pod: 65_536,
+            container_gc: ContainerGcPolicy::default(),
             labels: BTreeMap::new(),
             credential_providers: None,
+            service_manager: None,
+            kernel_log: PathBuf::from("/dev/kmsg"),
             logind: LogindPlaces::default(),
             version: "v1.36.0".to_owned(),
         }

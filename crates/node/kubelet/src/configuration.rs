@@ -114,6 +114,7 @@ pub struct Configuration {
     pub eviction_max_pod_grace_period: i64,
     pub eviction_minimum_reclaim: Amounts,
     pub merge_default_eviction_settings: bool,
+    pub kernel_memcg_notification: bool,
     pub kube_reserved: Amounts,
     pub system_reserved: Amounts,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -339,6 +340,7 @@ impl Default for Configuration {
             eviction_max_pod_grace_period: 0,
             eviction_minimum_reclaim: Amounts::new(),
             merge_default_eviction_settings: false,
+            kernel_memcg_notification: false,
             kube_reserved: Amounts::new(),
             system_reserved: Amounts::new(),
             kube_reserved_cgroup: String::new(),

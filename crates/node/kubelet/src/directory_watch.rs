@@ -22,6 +22,7 @@ const WATCHED: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(AddWatchFlags::IN_CLOSE_WRITE);
 
 /// An inotify descriptor in the form that tokio takes.
+#[derive(Debug)]
 struct Queue(Inotify);
 
 impl AsRawFd for Queue {
@@ -32,19 +33,23 @@ impl AsRawFd for Queue {
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Changed {
+pub struct Changed {
     /// Somebody who wrote to a file has closed it.
-    pub(crate) closed: bool,
+    pub closed: bool,
 }
 
 /// Watches the files directly in one directory, or in several.
-pub(crate) struct DirectoryWatch {
+#[derive(Debug)]
+pub struct DirectoryWatch {
     queue: AsyncFd<Queue>,
 }
 
 impl DirectoryWatch {
     /// Begins to watch.
-    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What the system says: it is not there, or too many are watched.
+    pub fn new(directory: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         inotify.add_watch(directory, WATCHED)?;
         // SAFETY: the descriptor belongs to the `Inotify` inside, which lives as long as the registration
@@ -54,13 +59,19 @@ impl DirectoryWatch {
     }
 
     /// Watches the files of one more directory. One that is watched already stays so.
-    pub(crate) fn add(&self, directory: &Path) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As when it began.
+    pub fn add(&self, directory: &Path) -> io::Result<()> {
         self.queue.get_ref().0.add_watch(directory, WATCHED)?;
         Ok(())
     }
 
     /// Waits for the next changes. Cancelling loses none.
-    pub(crate) async fn changed(&self) -> io::Result<Changed> {
+    ///
+    /// # Errors
+    /// The queue cannot be read.
+    pub async fn changed(&self) -> io::Result<Changed> {
         loop {
             let mut ready = self.queue.readable().await?;
             match self.queue.get_ref().0.read_events() {

@@ -18,6 +18,7 @@ mod cgroups;
 mod config;
 mod configuration;
 mod container;
+mod container_gc;
 mod container_manager;
 mod context;
 mod credentials;
@@ -54,10 +55,12 @@ mod run;
 mod sandbox;
 mod security;
 mod server;
+mod service_manager;
 mod static_pods;
 mod status;
 mod status_writer;
 mod sysctls;
+mod system_oom;
 mod tokens;
 mod trust_bundles;
 mod userns;
@@ -91,9 +94,12 @@ pub use configuration::{
     MemoryReservation, MemorySwap, ShutdownPeriod, SignedSpan, Span, WebhookAuthentication,
     WebhookAuthorization, X509,
 };
+pub use container_gc::ContainerGcPolicy;
 pub use container_manager::{ContainerManagerSettings, SettingsError};
 pub use credentials::provider::{ConfigError, Providers as CredentialProviders};
+pub use directory_watch::{Changed, DirectoryWatch};
 pub use node_shutdown::logind::LogindPlaces;
 pub use process::apply as apply_to_process;
 pub use run::{Error, run};
 pub use server::ServerError;
+pub use service_manager::{ServiceManager, ServiceManagerError};

@@ -3,12 +3,17 @@
 mod beside;
 mod bounds;
 mod leave;
+mod memory_notice;
+mod orphans;
 pub(crate) mod relief;
 mod statics;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,13 +27,13 @@ use tokio::{
 };
 
 use crate::{
+    container_gc,
     context::Shared,
-    metrics,
-    observe::Observer,
-    pod,
+    metrics, pod,
     record::label,
     worker::{Mailbox, Worker},
 };
+use orphans::Ending;
 
 /// The look over everything: what no event told is found here. Where the runtime tells of changes it is the safety net only.
 const RELIST_EVERY: Duration = Duration::from_secs(5);
@@ -57,6 +62,8 @@ pub(crate) struct Pods {
     statics_wake: Notify,
     /// When the look over the runtime last began.
     looked: Mutex<Instant>,
+    /// The API and the sources of static pods have said what they know: what is not here is nobody's.
+    complete: AtomicBool,
 }
 
 impl std::fmt::Debug for Pods {
@@ -73,6 +80,7 @@ impl Pods {
             mirrors: Mutex::default(),
             statics_wake: Notify::new(),
             looked: Mutex::new(Instant::now()),
+            complete: AtomicBool::new(false),
         })
     }
 
@@ -160,6 +168,19 @@ impl Pods {
         if since <= limit { Ok(()) } else { Err(format!("the runtime was last looked over {since:?} ago")) }
     }
 
+    /// Whether nothing of a pod in the runtime is worth keeping, so far as garbage collection goes.
+    pub(crate) fn loses_all(&self, uid: &str, scope: container_gc::Scope) -> bool {
+        match self.entries.lock().get(uid) {
+            None => self.complete.load(Ordering::Relaxed),
+            Some(entry) if entry.mailbox.is_active() => false,
+            Some(entry) => {
+                scope == container_gc::Scope::Over
+                    || entry.mailbox.is_evicted()
+                    || pod::is_deleting(&entry.pod)
+            }
+        }
+    }
+
     /// Every pod of this node, ordered by namespace and name.
     pub(crate) fn list(&self) -> Vec<Arc<Pod>> {
         let mut pods: Vec<Arc<Pod>> = self.entries.lock().values().map(|entry| entry.pod.clone()).collect();
@@ -202,14 +223,16 @@ impl Pods {
     /// belongs to nobody. Runs until shutdown, then waits for all workers.
     pub(crate) async fn run(self: &Arc<Self>, informer: &Informer<Pod>) {
         let shutdown = self.shared.shutdown.clone();
-        let statics = self.first_statics().await;
+        // What a static pod replaces may have a hook that takes its time.
+        let Some(statics) = shutdown.run_until_cancelled(self.first_statics()).await else { return };
         let heard = watch::Sender::new(self.shared.config.settings.static_pod_url.is_none());
         let mut all_heard = heard.subscribe();
         let clean = async {
             // Until the API and the sources of static pods have said what they know, nothing is an orphan.
             informer.synced().await;
             all_heard.wait_for(|heard| *heard).await.ok();
-            self.clean().await;
+            self.complete.store(true, Ordering::Relaxed);
+            tokio::join!(self.clean(), container_gc::run(&self.shared, self));
         };
         let (tell, telling) = watch::channel(false);
         let work = async {
@@ -342,50 +365,32 @@ impl Pods {
     }
 
     async fn clean(&self) {
+        let mut ending = Ending::default();
         loop {
-            self.clean_once().await;
-            tokio::time::sleep(CLEAN_EVERY).await;
+            self.clean_once(&mut ending).await;
+            ending.wait(CLEAN_EVERY).await;
         }
     }
 
-    /// Ends and removes pods in the runtime that the API does not know, then their directories and
-    /// cgroups.
-    async fn clean_once(&self) {
-        let Some(states) = self.states().await else { return };
-        let orphans: BTreeSet<String> = {
-            let entries = self.entries.lock();
-            let uids = states.values().map(|(uid, _)| uid);
-            uids.filter(|uid| !uid.is_empty() && !entries.contains_key(*uid)).cloned().collect()
-        };
-        for uid in &orphans {
-            tracing::info!(uid, "ending a pod that the API does not know");
-            if let Err(error) = self.end_orphan(uid).await {
-                tracing::warn!(uid, %error, "ending an orphaned pod failed");
+    /// Ends pods in the runtime that nobody knows, and removes directories and cgroups of those that are gone. What is being
+    /// ended keeps its own.
+    async fn clean_once(&self, ending: &mut Ending) {
+        let Ok(owners) = orphans::owners(&self.shared.cri).await else { return };
+        for (uid, owner) in owners {
+            if !self.entries.lock().contains_key(&uid) {
+                ending.begin(&self.shared, &uid, owner);
             }
         }
-        self.shared.container_manager.retain(&|uid| self.entries.lock().contains_key(uid)).await;
-        let known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
+        let going: BTreeSet<String> = ending.uids().cloned().collect();
+        let holds = |uid: &str| going.contains(uid) || self.entries.lock().contains_key(uid);
+        self.shared.container_manager.retain(&holds).await;
+        let mut known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
+        known.extend(going);
         let shared = self.shared.clone();
         let cleaned = tokio::task::spawn_blocking(move || clean_disk(&shared, &known)).await;
         if let Err(error) = cleaned {
             tracing::warn!(%error, "clearing away directories failed");
         }
-    }
-
-    async fn end_orphan(&self, uid: &str) -> Result<(), podium_cri::Error> {
-        let cri = &self.shared.cri;
-        let record = Observer::default().look(cri, uid).await?;
-        let stops = record.live().map(|one| cri.stop_container(&one.id, crate::worker::recorded_grace(one)));
-        futures::future::try_join_all(stops).await?;
-        for sandbox in &record.sandboxes {
-            cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
-            cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() })
-                .await?;
-        }
-        for one in &record.containers {
-            cri.remove_container(v1::RemoveContainerRequest { container_id: one.id.clone() }).await?;
-        }
-        Ok(())
     }
 }
 

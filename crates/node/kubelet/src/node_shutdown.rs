@@ -97,8 +97,11 @@ pub(crate) async fn run(shared: &Shared, pods: &Pods) {
             let error = error_chain(&error);
             if told {
                 tracing::debug!(error, "logind is still not followed");
+            } else if *shared.leaving.borrow() {
+                // It goes down like everything else: the pods have ended, which is what it was followed for.
+                tracing::info!(error, "logind has gone, as the machine goes down");
             } else {
-                tracing::error!(error, "shutdownGracePeriod has no effect: logind cannot be followed");
+                tracing::error!(error, "shutdownGracePeriod has no effect while logind cannot be followed");
             }
             told = true;
             tokio::time::sleep(RETRY).await;
@@ -118,7 +121,8 @@ async fn follow(
 ) -> Result<std::convert::Infallible, LogindError> {
     let logind = Logind::connect(&shared.config.logind).await?;
     let mut signals = logind.shutdowns().await?;
-    logind.allow(groups.iter().map(|group| group.period).sum()).await?;
+    let wanted = groups.iter().map(|group| group.period).sum();
+    logind.allow(wanted, &shared.config.root_dir).await?;
     let mut begins = logind.is_preparing().await?;
     // Held, not read: the shutdown goes on when it is dropped, and if this kubelet dies.
     let mut lock = None;

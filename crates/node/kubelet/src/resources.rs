@@ -151,11 +151,19 @@ fn pod_total(
     name: &str,
     of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>,
 ) -> Quantity {
-    let spec = pod.spec.as_ref();
+    own_total(pod, of) + overhead(pod, name)
+}
+
+/// What its containers take of a resource, without the overhead.
+fn own_total(pod: &Pod, of: impl Fn(Option<&ResourceRequirements>) -> Option<Quantity>) -> Quantity {
     let get = |container: &Container| of(container.resources.as_ref()).unwrap_or(Quantity::ZERO);
-    let total = of(of_pod(pod)).unwrap_or_else(|| pod::peak(pod, get));
-    let overhead = spec.and_then(|spec| amount(spec.overhead.as_ref(), name)).unwrap_or(Quantity::ZERO);
-    total + overhead
+    of(of_pod(pod)).unwrap_or_else(|| pod::peak(pod, get))
+}
+
+/// What running the pod takes besides.
+fn overhead(pod: &Pod, name: &str) -> Quantity {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| amount(spec.overhead.as_ref(), name)).unwrap_or(Quantity::ZERO)
 }
 
 /// The limits of a group that these amounts are reserved for.
@@ -314,6 +322,51 @@ pub(crate) fn linux_resources(
     }
 }
 
+/// What a sandbox is told of its pod: what its containers may use together, and the overhead. Runtimes that make a machine of
+/// each pod give it that size. Source: upstream's `applySandboxResources`, whose sums have the limits of those containers that
+/// have one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SandboxResources {
+    pub(crate) own: v1::LinuxContainerResources,
+    pub(crate) overhead: v1::LinuxContainerResources,
+}
+
+/// `own_cpus`: some container has processors to itself, and no quota holds it up.
+pub(crate) fn sandbox_resources(pod: &Pod, bounds: &Bounds, own_cpus: bool) -> SandboxResources {
+    let limit_of = |name: &str| own_total(pod, |resources| limit(resources, name));
+    let cpu = own_total(pod, |resources| request(resources, "cpu"));
+    let mut own = sandbox_part(cpu, limit_of("cpu"), limit_of("memory"), bounds);
+    if own_cpus && bounds.cpu.enforced {
+        own.cpu_quota = -1;
+    }
+    let overhead = if pod.spec.as_ref().is_some_and(|spec| spec.overhead.is_some()) {
+        let cpu = overhead(pod, "cpu");
+        sandbox_part(cpu, cpu, overhead(pod, "memory"), bounds)
+    } else {
+        v1::LinuxContainerResources::default()
+    };
+    SandboxResources { own, overhead }
+}
+
+fn sandbox_part(
+    cpu: Quantity,
+    cpu_limit: Quantity,
+    memory_limit: Quantity,
+    bounds: &Bounds,
+) -> v1::LinuxContainerResources {
+    let mut part = v1::LinuxContainerResources {
+        cpu_shares: shares(cpu.milli_value()),
+        cpu_quota: bounds.cpu.quota(cpu_limit.milli_value()),
+        cpu_period: if bounds.cpu.enforced { bounds.cpu.period_micros } else { 0 },
+        memory_limit_in_bytes: memory_limit.value(),
+        ..Default::default()
+    };
+    if bounds.cgroup_v2 {
+        part.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    part
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::PodSpec;
@@ -457,5 +510,32 @@ mod tests {
             Container { restart_policy: Some("Always".into()), ..container(&[("cpu", "500m")], &[]) };
         pod.spec.as_mut().unwrap().init_containers = Some(vec![sidecar, container(&[("cpu", "3")], &[])]);
         assert_eq!(pod_request(&pod, "cpu").milli_value(), 3500);
+    }
+
+    #[test]
+    fn what_a_sandbox_is_told() {
+        let pod = |overhead: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"overhead": overhead, "containers": [
+                {"name": "a", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}},
+                {"name": "b", "resources": {"requests": {"cpu": "250m"}}}]}}))
+            .unwrap()
+        };
+        let bounds = Bounds::unlimited(1 << 30);
+        let amounts = |told: &v1::LinuxContainerResources| {
+            (told.cpu_shares, told.cpu_quota, told.cpu_period, told.memory_limit_in_bytes)
+        };
+        let told =
+            sandbox_resources(&pod(serde_json::json!({"cpu": "100m", "memory": "8Mi"})), &bounds, false);
+        assert_eq!(amounts(&told.own), (512, 50_000, 100_000, 64 << 20));
+        assert_eq!(amounts(&told.overhead), (102, 10_000, 100_000, 8 << 20));
+        let none = serde_json::Value::Null;
+        let told = sandbox_resources(&pod(none.clone()), &bounds, true);
+        assert_eq!(amounts(&told.own), (512, -1, 100_000, 64 << 20));
+        assert_eq!(told.overhead, v1::LinuxContainerResources::default());
+        let settings = Configuration { cpu_cfs_quota: false, ..Configuration::default() };
+        let free = Bounds { cpu: CpuBounds::of(&settings), cgroup_v2: true, ..bounds };
+        let told = sandbox_resources(&pod(none), &free, true);
+        assert_eq!(amounts(&told.own), (512, 0, 0, 64 << 20));
+        assert_eq!(told.own.unified["memory.oom.group"], "1");
     }
 }

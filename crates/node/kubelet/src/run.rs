@@ -34,6 +34,7 @@ use crate::{
     references::References,
     resources,
     server::{Server, ServerError},
+    system_oom,
     tokens::Tokens,
     trust_bundles::TrustBundles,
     userns::{self, UserNamespaces},
@@ -254,8 +255,16 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
             healthz::run(address, Arc::new(move || looked.is_looking()), &shutdown).await;
         }
     };
+    let looked = pods.clone();
+    let told = async {
+        if let Some(manager) = &shared.config.service_manager {
+            manager.run(Arc::new(move || looked.is_looking()), &shutdown).await;
+        }
+    };
     tokio::join!(
         health,
+        told,
+        system_oom::run(&shared),
         node_shutdown::run(&shared, &pods),
         keeper.run(),
         pods.run(&pod_informer),

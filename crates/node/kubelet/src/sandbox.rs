@@ -13,6 +13,7 @@ use crate::{
     network_files::{self, HostResolver},
     pod,
     record::label,
+    resources::SandboxResources,
     security::{self, SecurityError},
     sysctls,
 };
@@ -28,6 +29,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_parent: &'a str,
     pub(crate) seccomp: security::Seccomp<'a>,
     pub(crate) users: &'a v1::UserNamespace,
+    pub(crate) resources: &'a SandboxResources,
 }
 
 /// Why a sandbox cannot be made.
@@ -90,8 +92,8 @@ pub(crate) fn config(
             cgroup_parent: around.cgroup_parent.to_owned(),
             security_context: Some(security::sandbox_context(pod, around.users, around.seccomp)?),
             sysctls,
-            overhead: None,
-            resources: None,
+            overhead: Some(around.resources.overhead.clone()),
+            resources: Some(around.resources.own.clone()),
         }),
     })
 }

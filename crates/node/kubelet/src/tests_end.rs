@@ -1,5 +1,7 @@
 //! Ends that are in a hurry, and hooks: against a runtime that pretends, as in [`crate::tests_life`].
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -138,5 +140,144 @@ async fn what_a_container_said_last_stays_with_its_pod() {
     world.gone("job").await;
     let files = world.runtime.path().join("kubelet/pods").join(pod["metadata"]["uid"].as_str().unwrap());
     assert!(!files.exists());
+    world.stop().await;
+}
+
+/// The exit code of the pod's container, and whether the pod is said to be done.
+fn done(pod: &Value) -> bool {
+    pod["status"]["phase"] == "Succeeded"
+        && pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_takes_ended_containers_before_images() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().ends_at_once.insert("a".into(), 0);
+    world.pod("job", json!({"restartPolicy": "Never", "containers": [container("a")]}));
+    world.wait("job", "succeeds", done).await;
+    world.runtime.held.lock().images.push("old:v1".into());
+    let world = world
+        .restart_as(&|settings| {
+            settings.eviction_hard = Some([("nodefs.available".to_owned(), "99.999%".to_owned())].into());
+            settings.image_minimum_gc_age = crate::Span::default();
+        })
+        .await;
+    world.event("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage").await;
+    let removed = || world.runtime.held.lock().removed.clone();
+    eventually("what nobody uses goes", LIMIT, || async {
+        if removed().len() > 1 { Ok(()) } else { Err(format!("{:?}", removed())) }
+    })
+    .await;
+    assert_eq!(removed(), ["container a", "image old:v1"], "the job's own image may be wanted again");
+    eventually("its sandbox goes", LIMIT, || async {
+        if world.runtime.held.lock().sandboxes.is_empty() { Ok(()) } else { Err("still there".to_owned()) }
+    })
+    .await;
+    // What is known of it stays known.
+    let mut pod = world.api.get("pods", "default", "job").unwrap();
+    pod["metadata"]["generation"] = json!(2);
+    world.api.put("pods", pod);
+    let pod = world.wait("job", "is looked at", |pod| pod["status"]["observedGeneration"] == 2).await;
+    assert!(done(&pod), "{pod}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_ended_containers_the_newest_stays_while_there_is_room() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().ends_at_once.insert("a".into(), 0);
+    world.pod("job", json!({"restartPolicy": "Never", "containers": [container("a")]}));
+    world.wait("job", "succeeds", done).await;
+    let world = world
+        .restart_between(&|world| {
+            let containers = &mut world.runtime.held.lock().containers;
+            let (sandbox, mut older) = containers[0].clone();
+            older.id = "older".into();
+            older.created_at -= 1;
+            containers.push((sandbox, older));
+        })
+        .await;
+    let left = || -> Vec<String> {
+        world.runtime.held.lock().containers.iter().map(|(_, status)| status.id.clone()).collect()
+    };
+    eventually("the older one goes", LIMIT, || async {
+        if left().len() == 1 { Ok(()) } else { Err(format!("{:?}", left())) }
+    })
+    .await;
+    assert_ne!(left(), ["older"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_went_while_nobody_looked_ends_with_its_hooks() {
+    let Some(world) = World::start() else { return };
+    let hook = with(hooked("a", "preStop", "bye"), json!({"ports": [{"containerPort": 80}]}));
+    world.pod("web", json!({"terminationGracePeriodSeconds": 40, "containers": [hook, container("b")]}));
+    let pod = world.wait("web", "is ready", |pod| is(pod, "Ready", "True")).await;
+    let world = world
+        .restart_between(&|world| {
+            world.api.delete("pods", "default", "web", Some(0));
+            world.runtime.held.lock().calls.clear();
+        })
+        .await;
+    world.event("Killing", "Stopping container a").await;
+    for call in ["exec bye", "stop a 40", "stop b 40", "stop-sandbox"] {
+        world.called(call).await;
+    }
+    let calls = world.runtime.calls();
+    let at = |call: &str| calls.iter().position(|one| one == call).unwrap();
+    assert!(at("exec bye") < at("stop a 40"), "{calls:?}");
+    let files = world.runtime.path().join("kubelet/pods").join(pod["metadata"]["uid"].as_str().unwrap());
+    eventually("its files go", LIMIT, || async {
+        if files.exists() { Err("still there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert!(world.runtime.held.lock().containers.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_whose_hook_has_no_end_holds_nothing_up() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().endless.push("forever".into());
+    for (name, hook) in [("slow", "forever"), ("quick", "bye")] {
+        world.pod(
+            name,
+            json!({"terminationGracePeriodSeconds": 3600, "containers": [hooked(name, "preStop", hook)]}),
+        );
+        world.wait(name, "is ready", |pod| is(pod, "Ready", "True")).await;
+    }
+    let world = world
+        .restart_between(&|world| {
+            for name in ["slow", "quick"] {
+                world.api.delete("pods", "default", name, Some(0));
+            }
+        })
+        .await;
+    world.called("exec forever").await;
+    world.called("stop quick 3").await;
+    let left = || world.runtime.held.lock().sandboxes.len();
+    eventually("the quick one goes", LIMIT, || async {
+        if left() == 1 { Ok(()) } else { Err(format!("{} sandboxes", left())) }
+    })
+    .await;
+    let stopped = world.runtime.calls().iter().any(|call| call.starts_with("stop slow"));
+    assert!(!stopped, "its grace is not over: {:?}", world.runtime.calls());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_for_want_of_memory_is_told() {
+    let Some(world) = World::start() else { return };
+    let path = world.runtime.path().join("kmsg");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Both ends, so that neither opening nor writing waits for the kubelet.
+    let log = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let world = world.restart().await;
+    for line in ["4,1,1,-;sh invoked oom-killer: order=0", "3,2,1,-;Out of memory: Killed process 12 (sh) x"]
+    {
+        writeln!(&log, "{line}").unwrap();
+    }
+    world.event("SystemOOM", "System OOM encountered, victim process: sh, pid: 12").await;
     world.stop().await;
 }

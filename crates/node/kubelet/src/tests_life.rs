@@ -100,6 +100,15 @@ impl World {
         self
     }
 
+    /// What happens `between` no kubelet sees.
+    pub(crate) async fn restart_between(mut self, between: &dyn Fn(&Self)) -> Self {
+        self.shutdown.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+        between(&self);
+        (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
+        self
+    }
+
     /// Why the kubelet does not start again.
     pub(crate) async fn fails_to_restart(mut self) -> String {
         self.shutdown.cancel();
@@ -193,6 +202,8 @@ fn kubelet(
     let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), root, settings, client, informers);
     config.container_manager = extra.managers.clone();
     config.logind = extra.logind.clone();
+    // Not the machine's.
+    config.kernel_log = runtime.path().join("kmsg");
     config.credential_providers = extra.providers.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }

@@ -32,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     actions::{self, PodActions, SandboxPlan},
     backoff::{elapsed, go_duration},
+    container_gc,
     context::Shared,
     metrics,
     observe::{self, Observer},
@@ -42,7 +43,7 @@ use crate::{
     status::{self, StartError, Verdict},
     status_writer::StatusWriter,
 };
-pub(crate) use kill::recorded_grace;
+pub(crate) use kill::restored as kill_restored;
 pub(crate) use mailbox::{Departure, Mailbox, Neighbours};
 use probing::Probes;
 pub(crate) use storage::references;
@@ -406,20 +407,12 @@ impl Worker {
     }
 
     /// Removes runs of containers that nobody can ask for any more, with their logs: of each container
-    /// the newest two stay, for `logs --previous` and the last state. Sandboxes that were replaced go too.
+    /// the newest two stay at least, for `logs --previous` and the last state. Sandboxes that were replaced go too.
     async fn remove_dead(&mut self) {
         let cri = &self.shared.cri;
-        for one in expendable(&self.record) {
-            let request = v1::RemoveContainerRequest { container_id: one.id.clone() };
-            match cri.remove_container(request).await {
-                Ok(_) => {
-                    let log = std::path::PathBuf::from(&one.log_path);
-                    let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(log)).await;
-                    if let Ok(Err(error)) = removed {
-                        tracing::debug!(container = one.name, %error, "removing an old log failed");
-                    }
-                }
-                Err(error) => {
+        if let Some(most) = self.shared.config.container_gc.per_container {
+            for one in expendable(&self.record, most.max(1) + 1) {
+                if let Err(error) = container_gc::remove(&self.shared, &one.id, &one.log_path).await {
                     tracing::debug!(container = one.name, %error, "removing an old container failed");
                 }
             }
@@ -631,8 +624,8 @@ impl Worker {
     }
 }
 
-/// Ended runs of containers beyond the newest two of each name.
-fn expendable(record: &PodRecord) -> Vec<&ContainerRecord> {
+/// Ended runs of containers beyond the newest of each name.
+fn expendable(record: &PodRecord, newest: usize) -> Vec<&ContainerRecord> {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     record
         .containers
@@ -640,7 +633,7 @@ fn expendable(record: &PodRecord) -> Vec<&ContainerRecord> {
         .filter(|one| {
             let count = seen.entry(one.name.as_str()).or_default();
             *count += 1;
-            *count > 2 && one.state == RunState::Exited
+            *count > newest && one.state == RunState::Exited
         })
         .collect()
 }

@@ -302,7 +302,7 @@ fn write_configuration(config: &Config, cidr: Cidr, mtu: u32) -> Result<(), Erro
             "mtu": mtu,
             "addressDirectory": config.address_directory,
             "table": config.table,
-            "capabilities": {"portMappings": true},
+            "capabilities": {"bandwidth": true, "portMappings": true},
         }],
     });
     let directory = &config.configuration_directory;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::addresses::{Addresses, Allocation};
 use crate::cidr::Cidr;
 use crate::hostports::{self, HostPort};
+use crate::shape::Bandwidth;
 use crate::{nft, sandbox};
 
 /// The program name of the pod network's plugin.
@@ -61,6 +62,9 @@ pub struct RuntimeConfig {
     /// Host ports of the pod.
     #[serde(default)]
     pub port_mappings: Vec<HostPort>,
+    /// How fast the pod may be.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// A refusal in the specification's form.
@@ -202,6 +206,7 @@ impl Call {
             gateway,
             mtu: config.mtu,
             loopback: hostports::on_loopback(ports),
+            bandwidth: config.runtime_config.bandwidth,
         };
         let mac =
             sandbox::attach(self.namespace()?, &attachment).map_err(|e| Failure::from_error(101, &e))?;

@@ -20,6 +20,7 @@ pub mod netlink;
 pub mod nft;
 pub mod routes;
 pub mod sandbox;
+pub mod shape;
 
 pub use agent::{Config, NetworkState, run};
 pub use cidr::Cidr;

@@ -19,6 +19,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::shape::Bucket;
+
 /// A socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Netlink {
@@ -151,6 +153,15 @@ impl Netlink {
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         self.acknowledge(&format!("set link {index} up"), RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Bounds how fast the link sends; what bounded it before goes.
+    pub(crate) fn shape(&mut self, index: u32, bucket: Bucket) -> Result<(), NetlinkError> {
+        self.acknowledge(
+            &format!("shape link {index}"),
+            RouteNetlinkMessage::NewQueueDiscipline(bucket.on(index)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
     }
 
     /// Removes the link, and its peer with it.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 
 use crate::netlink::{Netlink, NetlinkError};
+use crate::shape::Bandwidth;
 
 /// What a pod's interface needs.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Attachment<'a> {
     pub mtu: u32,
     /// Whether the host reaches the pod from its loopback addresses, by a port of the host.
     pub loopback: bool,
+    /// How fast the pod may send and receive.
+    pub bandwidth: Bandwidth,
 }
 
 /// A pod could not be attached or detached.
@@ -84,6 +87,9 @@ pub fn attach(namespace: &Path, want: &Attachment<'_>) -> Result<String, Sandbox
             .ok_or_else(|| SandboxError::Vanished(want.host_interface.to_owned()))?;
         if want.loopback {
             set(&format!("net/ipv4/conf/{}/route_localnet", want.host_interface), "1")?;
+        }
+        if let Some(bucket) = want.bandwidth.ingress() {
+            host.shape(index, bucket)?;
         }
         host.add_route(Some((want.address, 32)), None, index, Some(want.gateway))?;
         Ok(mac)
@@ -158,6 +164,9 @@ fn configure_pod(want: &Attachment<'_>) -> Result<String, SandboxError> {
     let mut pod = Netlink::open()?;
     let index =
         pod.index_of(want.interface)?.ok_or_else(|| SandboxError::Vanished(want.interface.to_owned()))?;
+    if let Some(bucket) = want.bandwidth.egress() {
+        pod.shape(index, bucket)?;
+    }
     pod.set_up(index)?;
     pod.add_address(index, want.address, 32)?;
     pod.add_route(Some((want.gateway, 32)), None, index, None)?;

@@ -1,6 +1,8 @@
 //! The pod network, by the Container Network Interface: the first configuration in a directory, its plugins in order.
 //! Source: the CNI specification 1.0.0; arguments are those that containerd gives.
 
+mod bandwidth;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,6 +12,8 @@ use podium_cri::v1;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+
+pub(crate) use bandwidth::Bandwidth;
 
 /// A plugin that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +62,7 @@ pub(crate) struct Attachment<'a> {
     pub(crate) namespace: String,
     pub(crate) metadata: v1::PodSandboxMetadata,
     pub(crate) ports: Vec<v1::PortMapping>,
+    pub(crate) bandwidth: Bandwidth,
 }
 
 /// What a pod got, kept for its removal.
@@ -148,7 +153,7 @@ impl Cni {
             let why = format!("{name:?} is no plugin's name");
             return Err(CniError::Config { path: self.configuration_directory.clone(), why });
         }
-        let input = request(config, plugin, previous, &pod.ports).to_string();
+        let input = request(config, plugin, previous, pod).to_string();
         let failed = |source| CniError::Run { plugin: name.clone(), source };
         let mut child = tokio::process::Command::new(self.plugin_directory.join(&name))
             .env("CNI_COMMAND", command)
@@ -191,7 +196,7 @@ impl Cni {
 
 /// A plugin's input: its own configuration, the network's name and version, what came before, and the capabilities it
 /// declares.
-fn request(config: &Value, plugin: &Value, previous: &Value, ports: &[v1::PortMapping]) -> Value {
+fn request(config: &Value, plugin: &Value, previous: &Value, pod: &Attachment<'_>) -> Value {
     let mut input = plugin.clone();
     input["cniVersion"] = config["cniVersion"].clone();
     input["name"] = config["name"].clone();
@@ -199,12 +204,17 @@ fn request(config: &Value, plugin: &Value, previous: &Value, ports: &[v1::PortMa
         input["prevResult"] = previous.clone();
     }
     if plugin["capabilities"]["portMappings"] == true {
-        input["runtimeConfig"] = json!({"portMappings": ports.iter().filter(|port| port.host_port > 0).map(|port| {
+        input["runtimeConfig"] = json!({"portMappings": pod.ports.iter().filter(|port| port.host_port > 0).map(|port| {
             json!({
                 "hostPort": port.host_port, "containerPort": port.container_port,
                 "protocol": protocol(port.protocol), "hostIP": port.host_ip,
             })
         }).collect::<Vec<_>>()});
+    }
+    if plugin["capabilities"]["bandwidth"] == true
+        && let Some(bandwidth) = pod.bandwidth.to_cni()
+    {
+        input["runtimeConfig"]["bandwidth"] = bandwidth;
     }
     if let Some(object) = input.as_object_mut() {
         object.remove("capabilities");
@@ -261,12 +271,22 @@ mod tests {
     #[test]
     fn inputs_and_addresses() {
         let config = json!({"cniVersion": "1.0.0", "name": "pods"});
-        let plugin = json!({"type": "x", "capabilities": {"portMappings": true}});
+        let plugin = json!({"type": "x", "capabilities": {"portMappings": true, "bandwidth": true}});
         let ports = [
             v1::PortMapping { host_port: 80, container_port: 8080, ..Default::default() },
             v1::PortMapping { container_port: 9, ..Default::default() },
         ];
-        let input = request(&config, &plugin, &json!({"ips": []}), &ports);
+        let pod = Attachment {
+            id: "p",
+            namespace: String::new(),
+            metadata: Default::default(),
+            ports: ports.to_vec(),
+            bandwidth: Bandwidth { ingress: Some(1000), egress: None },
+        };
+        let input = request(&config, &plugin, &json!({"ips": []}), &pod);
+        assert_eq!(input["runtimeConfig"]["bandwidth"]["ingressRate"], 1000);
+        let unable = request(&config, &json!({"type": "x"}), &Value::Null, &pod);
+        assert_eq!(unable["runtimeConfig"], Value::Null, "it says that it can do neither");
         assert_eq!(input["name"], "pods");
         assert_eq!(input["prevResult"], json!({"ips": []}));
         let mapped = input["runtimeConfig"]["portMappings"].as_array().unwrap();
@@ -305,8 +325,13 @@ mod tests {
             "two",
             &format!("{note}[ $CNI_COMMAND = DEL ] || {{ echo '{{\"msg\":\"no room\"}}'; exit 1; }}\n"),
         );
-        let pod =
-            Attachment { id: "p", namespace: String::new(), metadata: Default::default(), ports: Vec::new() };
+        let pod = Attachment {
+            id: "p",
+            namespace: String::new(),
+            metadata: Default::default(),
+            ports: Vec::new(),
+            bandwidth: Bandwidth::default(),
+        };
         let refused = cni.add(&pod).await.unwrap_err().to_string();
         assert_eq!(refused, "plugin type=\"two\" failed (ADD): no room");
         let log = std::fs::read_to_string(&calls).unwrap();

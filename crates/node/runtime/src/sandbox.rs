@@ -10,7 +10,7 @@ use podium_shim::protocol::{Answer, IdMaps, IdRange, Request, SandboxSpec};
 use podium_shim::sysctl::{Scope, Setting};
 use tonic::Status;
 
-use crate::cni::{Attachment, Network};
+use crate::cni::{Attachment, Bandwidth, Network};
 use crate::core::{Runtime, chain, failed, new_id, now};
 use crate::scopes::{self, Bounds};
 use crate::shim;
@@ -312,6 +312,9 @@ impl Runtime {
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
         let id = new_id()?;
         let wanted = shim_spec(&config, &id, 0)?;
+        if wanted.network {
+            Bandwidth::of(&config.annotations).map_err(Status::invalid_argument)?;
+        }
         let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
         scopes::check(parent, self.config.systemd.as_ref())?;
         if self.config.systemd.is_some() && runtime.binary.is_some() {
@@ -487,6 +490,8 @@ fn attachment(sandbox: &Sandbox) -> Attachment<'_> {
         namespace: live.unwrap_or_default(),
         metadata: sandbox.config.metadata.clone().unwrap_or_default(),
         ports: sandbox.config.port_mappings.clone(),
+        // What cannot be read was refused when the pod was to be made.
+        bandwidth: Bandwidth::of(&sandbox.config.annotations).unwrap_or_default(),
     }
 }
 

@@ -94,9 +94,17 @@ async fn remove_sandboxes(endpoint: &str) -> Result<()> {
 
 /// Deletes the cluster's files. Pods must have been stopped.
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
+    withdraw_delay(&layout.kubelet(), &podium_kubelet::LogindPlaces::default())?;
     remove_cgroups(&layout.cgroup_root())?;
     remove_directory(&layout.run())?;
     remove_directory(&layout.data)
+}
+
+/// Takes the time away that the login manager gives a kubelet which is no more.
+fn withdraw_delay(kubelet: &Path, logind: &podium_kubelet::LogindPlaces) -> Result<()> {
+    let tasks = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let withdrawn = tasks.block_on(logind.withdraw(kubelet));
+    withdrawn.map(drop).with_context(|| format!("remove the drop-in below {}", logind.drop_ins.display()))
 }
 
 fn remove_directory(directory: &Path) -> Result<()> {
@@ -178,6 +186,24 @@ fn remove_empty(cgroup: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_login_managers_drop_in_goes_if_it_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let (kubelet, drop_ins) = (directory.path().join("kubelet"), directory.path().join("logind.conf.d"));
+        let logind = podium_kubelet::LogindPlaces { bus: directory.path().join("bus"), drop_ins };
+        let drop_in = logind.drop_ins.join("99-kubelet.conf");
+        withdraw_delay(&kubelet, &logind).unwrap();
+        for made in [&kubelet, &logind.drop_ins] {
+            std::fs::create_dir(made).unwrap();
+        }
+        std::fs::write(&drop_in, "ours").unwrap();
+        withdraw_delay(&kubelet, &logind).unwrap();
+        assert!(drop_in.exists(), "nobody says that it is");
+        std::fs::write(kubelet.join("logind-drop-in"), "ours").unwrap();
+        withdraw_delay(&kubelet, &logind).unwrap();
+        assert!(!drop_in.exists());
+    }
 
     #[test]
     fn finds_mounts_below_and_nothing_else() {

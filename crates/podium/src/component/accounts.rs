@@ -41,9 +41,9 @@ struct Tokens {
 }
 
 impl Accounts {
-    /// Makes accounts that are missing and a first token for each.
-    pub(crate) async fn new(connection: &Connection, names: Vec<&'static str>) -> Result<Self> {
-        let mut tokens = Tokens { client: connection.client()?, files: BTreeMap::new() };
+    /// Makes accounts that are missing and a first token for each. `own`: a client of the process's own.
+    pub(crate) async fn new(connection: &Connection, own: Client, names: Vec<&'static str>) -> Result<Self> {
+        let mut tokens = Tokens { client: own, files: BTreeMap::new() };
         let mut clients = BTreeMap::new();
         for name in names {
             let file = TokenFile::new(&tokens.request(name).await?)?;

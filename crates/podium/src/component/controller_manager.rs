@@ -117,14 +117,14 @@ impl Program for Manager<'_> {
         flags.without_effect.tell();
         let settings = settings(flags)?;
         let connection = flags.common.connect().await?;
-        let client = connection.client()?;
+        let client = connection.renewed_client(parts)?;
         let serve = healthz::serve(
             COMPONENT,
             &flags.serving,
             flags.secure_port,
             client.clone(),
             podium_controllers::collect_metrics,
-            end.clone(),
+            parts,
         )
         .await?;
         parts.spawn("health and metrics", serve);
@@ -244,7 +244,8 @@ async fn clients(
     if !flags.use_service_account_credentials {
         return Ok(Arc::new(SingleClient(client.clone())));
     }
-    let accounts = Accounts::new(connection, podium_controllers::accounts(&flags.controllers)?).await?;
+    let names = podium_controllers::accounts(&flags.controllers)?;
+    let accounts = Accounts::new(connection, client.clone(), names).await?;
     parts.spawn("tokens of controllers", accounts.keep(parts.shutdown()));
     Ok(Arc::new(accounts))
 }

@@ -31,7 +31,7 @@ use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
 use podium_apiserver::authentication::proxy::FrontProxies;
 use podium_client::metrics::{HealthChecks, gauges};
-use podium_client::{Api, Client, Shutdown, error_chain};
+use podium_client::{Api, Client, error_chain};
 use podium_pki::tls::{AnyClientCertificate, ServingCertificate, server_config};
 use podium_pki::{KeyPair, Secret};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +40,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connection;
+use crate::parts::Parts;
 
 /// How long a handshake, a request's head, or the API server's answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,7 +109,7 @@ pub(crate) async fn serve(
     port: u16,
     client: Client,
     metrics: fn(&mut String),
-    shutdown: Shutdown,
+    parts: &mut Parts,
 ) -> Result<impl Future<Output = Result<(), Infallible>> + Send + 'static> {
     let address = SocketAddr::new(serving.bind_address, port);
     let certificate = ServingCertificate::new(&serving.pair(component)?)?;
@@ -120,8 +121,9 @@ pub(crate) async fn serve(
         true => BTreeMap::new(),
         false => published(&client).await,
     };
-    let other = async |path: &Option<PathBuf>| match path {
-        Some(path) => Connection::open(path, None).await?.client(),
+    let shutdown = parts.shutdown();
+    let mut other = async |path: &Option<PathBuf>| match path {
+        Some(path) => Connection::open(path, None).await?.renewed_client(parts),
         None => Ok(client.clone()),
     };
     let judge = Arc::new(Judge {

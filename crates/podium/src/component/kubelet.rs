@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -68,7 +69,33 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
     image_credential_provider_bin_dir: Option<PathBuf>,
     #[command(flatten)]
+    dead: DeadContainers,
+    #[command(flatten)]
     fields: Fields,
+}
+
+/// How much of containers that have ended is kept.
+#[derive(Clone, Debug, Args)]
+struct DeadContainers {
+    /// How old an ended container is at least before it is removed
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::flags::duration)]
+    minimum_container_ttl_duration: Duration,
+    /// Ended runs that are kept of each container; less than none: all
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    maximum_dead_containers_per_container: i32,
+    /// Ended containers that are kept on the whole node; less than none: all
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    maximum_dead_containers: i32,
+}
+
+impl DeadContainers {
+    fn policy(&self) -> podium_kubelet::ContainerGcPolicy {
+        podium_kubelet::ContainerGcPolicy {
+            min_age: self.minimum_container_ttl_duration,
+            per_container: usize::try_from(self.maximum_dead_containers_per_container).ok(),
+            total: usize::try_from(self.maximum_dead_containers).ok(),
+        }
+    }
 }
 
 fn cloud_provider(text: &str) -> Result<String, String> {
@@ -184,7 +211,7 @@ impl Program for Kubelet<'_> {
         let client = if settings.rotate_certificates {
             certificates::rotating(parts, &connection, &flags.cert_dir, &name)?
         } else {
-            connection.client()?
+            connection.renewed_client(parts)?
         };
         let named = named_address(flags.node_ip)?;
         let ip = named.map_or_else(crate::settings::default_address, Ok)?;
@@ -208,6 +235,8 @@ impl Program for Kubelet<'_> {
             );
         }
         config.version = podium_api::VERSION.to_owned();
+        config.container_gc = flags.dead.policy();
+        config.service_manager = crate::node::service_manager()?;
         config.labels = flags.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();
         let ca = settings.authentication.x509.client_ca_file.as_ref();
         let resolver = self.serving(parts, &config.client, &name, ip)?;
@@ -311,6 +340,13 @@ mod tests {
         assert!(check_bootstrap(&flags).is_ok(), "the kubeconfig is there");
         let settings = Configuration::of(&[], flags.fields.into_settings()).unwrap();
         assert_eq!(settings.register_with_taints[0].key, "node-role.kubernetes.io/control-plane");
+        let policy =
+            parse(&["--maximum-dead-containers=-1", "--minimum-container-ttl-duration=1m"]).unwrap().dead;
+        let expected = podium_kubelet::ContainerGcPolicy {
+            min_age: Duration::from_secs(60),
+            ..podium_kubelet::ContainerGcPolicy::default()
+        };
+        assert_eq!(policy.policy(), expected);
         let refused = parse(&["--cloud-provider=aws"]).unwrap_err();
         assert!(refused.contains("there is no cloud provider \"aws\""), "{refused}");
         assert_eq!(parse(&[]).unwrap().cloud_provider, "");

@@ -60,7 +60,7 @@ impl Program for Proxy<'_> {
     async fn start(&mut self, parts: &mut Parts) -> Result<()> {
         let flags = self.0;
         let end = parts.shutdown();
-        let client = flags.common.connect().await?.client()?;
+        let client = flags.common.connect().await?.renewed_client(parts)?;
         let node_name = flags.hostname_override.clone().map_or_else(crate::settings::host_name, Ok)?;
         let (up, mut synced) = watch::channel(false);
         let config = podium_proxy::Config {

@@ -42,14 +42,14 @@ impl Program for Scheduler<'_> {
         let flags = self.0;
         let end = parts.shutdown();
         flags.without_effect.tell();
-        let client = flags.common.connect().await?.client()?;
+        let client = flags.common.connect().await?.renewed_client(parts)?;
         let serve = healthz::serve(
             "kube-scheduler",
             &flags.serving,
             flags.secure_port,
             client.clone(),
             podium_scheduler::metrics::collect,
-            end.clone(),
+            parts,
         )
         .await?;
         parts.spawn("health and metrics", serve);

@@ -45,7 +45,6 @@ const FIELDS: &[(&str, Served)] = &[
     ("configMapAndSecretChangeDetectionStrategy", Only(|| json!("Watch"))),
     ("showHiddenMetricsForVersion", Only(|| json!(""))),
     ("volumePluginDir", Taken("there are no FlexVolume drivers: use CSI")),
-    ("kernelMemcgNotification", Only(|| json!(false))),
     ("logging", Only(|| json!({"format": "text"}))),
     ("enableSystemLogQuery", Only(|| json!(false))),
     ("enableProfilingHandler", Said(|| json!([false, true]), NO_DEBUGGING)),

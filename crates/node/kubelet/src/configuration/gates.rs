@@ -37,7 +37,7 @@ const GATES: &[(&str, bool)] = &[
     ("RotateKubeletServerCertificate", true),
     ("SidecarContainers", true),
     ("SupplementalGroupsPolicy", true),
-    ("SystemdWatchdog", false),
+    ("SystemdWatchdog", true),
     ("TopologyManagerPolicyOptions", true),
     ("UserNamespacesSupport", true),
 ];

@@ -14,8 +14,9 @@ use nix::sys::statvfs::statvfs;
 use podium_client::EventType;
 use podium_cri::v1;
 
-use super::Pods;
+use super::{Pods, memory_notice};
 use crate::{
+    container_gc::{self, Scope},
     eviction::{
         self, Candidate,
         state::{Observations, Observed, State, is_met},
@@ -33,6 +34,7 @@ use crate::{
 /// How often the node is measured, and how long a relief is given to show.
 const EVERY: Duration = Duration::from_secs(10);
 const AFTER_EVICTION: Duration = Duration::from_secs(20);
+const AFTER_NOTICE: Duration = Duration::from_millis(100);
 
 /// What pods use, by uid, and of that their containers by name.
 type Usage = HashMap<String, (i64, BTreeMap<String, i64>)>;
@@ -43,6 +45,9 @@ impl Pods {
         let settings = &self.shared.config.settings;
         let mut state = State::default();
         let mut images = None;
+        if settings.kernel_memcg_notification && self.shared.cgroups.is_v2() {
+            tracing::info!("kernelMemcgNotification has no effect: cgroups of version 2 give no such notice");
+        }
         loop {
             if images.is_none() {
                 images = self.images_at().await;
@@ -55,8 +60,21 @@ impl Pods {
                 Some(threshold) => self.reclaim(&threshold, &observed, images.as_deref()).await,
                 None => false,
             };
-            // Time to let go of what it held, before another has to go.
-            tokio::time::sleep(if evicted { AFTER_EVICTION } else { EVERY }).await;
+            if evicted {
+                // Time to let go of what it held, before another has to go.
+                tokio::time::sleep(AFTER_EVICTION).await;
+                continue;
+            }
+            let notices = if settings.kernel_memcg_notification {
+                memory_notice::ask(&self.shared.cgroups, &self.shared.thresholds, &observed)
+            } else {
+                Vec::new()
+            };
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                // Use that goes up and down about a threshold crosses it again and again.
+                () = memory_notice::any(&notices) => tokio::time::sleep(AFTER_NOTICE).await,
+            }
         }
     }
 
@@ -66,8 +84,11 @@ impl Pods {
         let about = node::reference(&self.shared.config.node_name);
         let text = format!("Attempting to reclaim {}", signal.resource());
         self.shared.recorder.event(&about, EventType::Warning, "EvictionThresholdMet", text);
-        if signal.is_disk() {
-            // Images that nobody uses go before pods do.
+        if signal.is_disk() && self.counted(signal, images).layers {
+            // What nobody uses goes before pods do: ended containers, which hold images, then images.
+            if let Err(error) = container_gc::collect(&self.shared, self, Scope::Over).await {
+                tracing::warn!(%error, "removing ended containers failed");
+            }
             if let Err(error) = self.shared.image_gc.remove_unused(&self.shared, self).await {
                 tracing::warn!(%error, "removing unused images failed");
             }
@@ -128,11 +149,14 @@ impl Pods {
         self.shared.cri.list_container_stats(request).await.map(|all| all.stats).unwrap_or_default()
     }
 
+    fn counted(&self, signal: Signal, images: Option<&Path>) -> Counted {
+        Counted::of(signal, images.is_none_or(|images| one_disk(&self.shared.config.root_dir, images)))
+    }
+
     /// What each pod has on the disk that a signal is about.
     async fn disk_usage(&self, signal: Signal, images: Option<&Path>) -> Usage {
         let unit = if signal.resource() == "inodes" { Unit::Inodes } else { Unit::Bytes };
-        let counted =
-            Counted::of(signal, images.is_none_or(|images| one_disk(&self.shared.config.root_dir, images)));
+        let counted = self.counted(signal, images);
         let mut layers = if counted.layers { self.layers(unit).await } else { HashMap::new() };
         let mut usage = Usage::new();
         let number = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
@@ -206,7 +230,7 @@ impl Pods {
     }
 }
 
-/// Which part of a pod lies on a disk. Source: upstream's `buildSignalToRankFunc`.
+/// Which part of a pod lies on a disk. Where its containers' layers do, removing ended ones and images helps. Source: upstream's `buildSignalToRankFunc`.
 #[derive(Debug, PartialEq, Eq)]
 struct Counted {
     /// What containers write beside their images.

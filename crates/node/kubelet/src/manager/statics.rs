@@ -8,7 +8,7 @@ use podium_client::{Api, Informer, ObjectKey, error_chain, is_already_exists, is
 use podium_cri::v1;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::Pods;
+use super::{Pods, orphans};
 use crate::{
     pod,
     record::label,
@@ -105,7 +105,8 @@ impl Pods {
             };
             if wanted.iter().any(same)
                 && wanted.iter().all(|one| pod::uid(one) != uid)
-                && let Err(error) = self.end_orphan(uid).await
+                && let Some((uid, owner)) = orphans::owner(sandbox.labels.clone())
+                && let Err(error) = orphans::end(&self.shared, &uid, &owner).await
             {
                 tracing::warn!(uid, %error, "ending the predecessor of a static pod failed");
             }

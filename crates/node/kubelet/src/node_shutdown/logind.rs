@@ -29,6 +29,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// that tells it so is not answered.
 const LOOKS: u32 = 50;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The file in the kubelet's directory that holds what was written into the drop-in.
+const WRITTEN: &str = "logind-drop-in";
 /// Signals that wait to be read: there is one when a shutdown begins and one when it is called off.
 const SIGNALS: usize = 16;
 
@@ -47,6 +49,38 @@ impl Default for LogindPlaces {
             bus: PathBuf::from(podium_systemd::BUS),
             drop_ins: PathBuf::from("/etc/systemd/logind.conf.d"),
         }
+    }
+}
+
+impl LogindPlaces {
+    /// The drop-in by upstream's name.
+    fn drop_in(&self) -> PathBuf {
+        self.drop_ins.join("99-kubelet.conf")
+    }
+
+    /// Makes logind read its configuration.
+    async fn reload(&self) -> Result<(), SystemdError> {
+        Systemd::at(&self.bus).signal("systemd-logind.service", libc::SIGHUP).await
+    }
+
+    /// Takes the longer delay away again that the kubelet of this `root` directory asked for; true if there was one. What
+    /// somebody else has written since stays.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub async fn withdraw(&self, root: &Path) -> io::Result<bool> {
+        let path = self.drop_in();
+        let ours = match (fs::read(root.join(WRITTEN)), fs::read(&path)) {
+            (Ok(written), Ok(found)) => written == found,
+            _ => false,
+        };
+        if ours {
+            fs::remove_file(&path)?;
+            if let Err(error) = self.reload().await {
+                tracing::warn!(%error, "logind keeps its longer delay until it starts again");
+            }
+        }
+        Ok(ours)
     }
 }
 
@@ -129,15 +163,14 @@ impl<'a> Logind<'a> {
         self.property("read PreparingForShutdown of logind", "PreparingForShutdown").await
     }
 
-    /// Makes logind wait for delay locks at least so long.
-    pub(crate) async fn allow(&self, wanted: Duration) -> Result<(), LogindError> {
+    /// Makes logind wait for delay locks at least so long. `root`: the kubelet's own directory, where it is noted.
+    pub(crate) async fn allow(&self, wanted: Duration, root: &Path) -> Result<(), LogindError> {
         if self.delay().await? >= wanted {
             return Ok(());
         }
-        let path = self.places.drop_ins.join("99-kubelet.conf");
-        write_delay(&path, wanted).map_err(|source| LogindError::DropIn { path, source })?;
-        // It reads its configuration anew.
-        Systemd::at(&self.places.bus).signal("systemd-logind.service", libc::SIGHUP).await?;
+        let path = self.places.drop_in();
+        write_delay(&path, wanted, root).map_err(|source| LogindError::DropIn { path, source })?;
+        self.places.reload().await?;
         let mut current = self.delay().await?;
         for _ in 0..LOOKS {
             if current >= wanted {
@@ -171,12 +204,15 @@ impl<'a> Logind<'a> {
 }
 
 /// Drop-ins have whole seconds: a part of one is counted full.
-fn write_delay(path: &Path, delay: Duration) -> io::Result<()> {
+fn write_delay(path: &Path, delay: Duration, root: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-    fs::write(path, format!("# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={seconds}\n"))
+    let text = format!("# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={seconds}\n");
+    // First what lets it be taken away again.
+    fs::write(root.join(WRITTEN), &text)?;
+    fs::write(path, text)
 }
 
 /// logind's word on shutdowns, as it comes.

@@ -152,6 +152,24 @@ async fn pods_end_before_the_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_longer_delay_is_taken_back() {
+    let Some(logind) = FakeLogind::start().await else { return };
+    let (places, root) = (&logind.places, tempfile::tempdir().unwrap());
+    let drop_in = places.drop_ins.join("99-kubelet.conf");
+    let connection = Logind::connect(places).await.unwrap();
+    assert!(!places.withdraw(root.path()).await.unwrap(), "nothing was written");
+    connection.allow(Duration::from_secs(20), root.path()).await.unwrap();
+    assert!(drop_in.exists());
+    assert!(places.withdraw(root.path()).await.unwrap());
+    assert!(!drop_in.exists());
+    // logind has been told: it has its own five seconds again.
+    connection.allow(Duration::from_secs(6), root.path()).await.unwrap();
+    std::fs::write(&drop_in, "[Login]\nInhibitDelayMaxSec=60\n").unwrap();
+    assert!(!places.withdraw(root.path()).await.unwrap(), "that is somebody else's");
+    assert!(drop_in.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_a_bus_runs_pods() {
     let periods = |settings: &mut Configuration| settings.shutdown_grace_period = Span::seconds(20);
     let places = LogindPlaces { bus: "/nonexistent/bus".into(), ..LogindPlaces::default() };

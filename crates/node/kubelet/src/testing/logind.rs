@@ -73,8 +73,8 @@ struct Systemd {
 impl Systemd {
     fn kill_unit(&self, unit: &str, who: &str, signal: i32) {
         assert_eq!((unit, who, signal), ("systemd-logind.service", "all", libc::SIGHUP));
-        let text = std::fs::read_to_string(self.drop_ins.join("99-kubelet.conf")).unwrap();
-        let seconds = text.lines().find_map(|line| line.strip_prefix("InhibitDelayMaxSec=")).unwrap();
+        let text = std::fs::read_to_string(self.drop_ins.join("99-kubelet.conf")).unwrap_or_default();
+        let seconds = text.lines().find_map(|line| line.strip_prefix("InhibitDelayMaxSec=")).unwrap_or("5");
         self.state.lock().delay_micros = seconds.parse::<u64>().unwrap() * 1_000_000;
     }
 }

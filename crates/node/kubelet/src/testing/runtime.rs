@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) registry: HashMap<String, String>,
     /// The calls that change something, in order: `start web`, `stop web 30`.
     pub(crate) calls: Vec<String>,
+    /// What was removed, in order: `container a`, `image app:v1`.
+    pub(crate) removed: Vec<String>,
     /// The resolver settings of sandboxes that were made, in order.
     pub(crate) resolvers: Vec<v1::DnsConfig>,
     /// The handlers that sandboxes were made with, in order.
@@ -400,7 +402,12 @@ impl RuntimeService for FakeRuntime {
         request: Request<v1::RemoveContainerRequest>,
     ) -> Answer<v1::RemoveContainerResponse> {
         let id = request.into_inner().container_id;
-        self.held.lock().containers.retain(|(_, status)| status.id != id);
+        let Held { containers, removed, .. } = &mut *self.held.lock();
+        removed.extend(
+            containers
+                .extract_if(.., |(_, status)| status.id == id)
+                .map(|(_, status)| format!("container {}", name_of(&status))),
+        );
         Ok(Response::new(Default::default()))
     }
 
@@ -561,7 +568,10 @@ impl ImageService for FakeRuntime {
         request: Request<v1::RemoveImageRequest>,
     ) -> Answer<v1::RemoveImageResponse> {
         let id = request.into_inner().image.unwrap_or_default().image;
-        self.held.lock().images.retain(|name| format!("id-of-{name}") != id);
+        let Held { images, removed, .. } = &mut *self.held.lock();
+        removed.extend(
+            images.extract_if(.., |name| format!("id-of-{name}") == id).map(|name| format!("image {name}")),
+        );
         Ok(Response::new(Default::default()))
     }
 

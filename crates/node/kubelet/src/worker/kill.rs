@@ -13,7 +13,7 @@ use crate::{
     context::Shared,
     hooks,
     pod::{self, ContainerKind},
-    record::{ContainerRecord, PodRecord, label},
+    record::{ContainerRecord, PodRecord},
     worker::Worker,
 };
 
@@ -165,6 +165,12 @@ pub(super) async fn pod(shared: &Shared, pod: &Pod, record: &PodRecord, grace: w
     }
 }
 
+/// Kills everything of a pod that has no worker, of which no more is known than what its containers say.
+pub(crate) async fn restored(shared: &Shared, target: &Pod, record: &PodRecord) {
+    let (_keep, grace) = watch::channel(grace_of(target));
+    pod(shared, target, record, grace).await;
+}
+
 /// `turn`: when the container may be stopped, once its hook has run.
 async fn stop(
     shared: &Shared,
@@ -218,12 +224,4 @@ async fn stop(
             }
         }
     }
-}
-
-/// The grace period a container was made with, for one whose pod nobody knows any more.
-pub(crate) fn recorded_grace(record: &ContainerRecord) -> i64 {
-    [label::DELETION_GRACE, label::TERMINATION_GRACE]
-        .iter()
-        .find_map(|key| record.annotations.get(*key)?.parse().ok())
-        .unwrap_or(MIN_GRACE_SECONDS)
 }

@@ -21,6 +21,7 @@ use crate::{
     network_files::{self, DnsTrouble},
     pod::{self, ContainerKind},
     record::RunState,
+    resources,
     sandbox::{self, Surroundings},
     status::StartError,
     userns::{self, UserNamespaces},
@@ -155,6 +156,8 @@ impl Worker {
         let config = &self.shared.config;
         let resolver = network_files::host_resolver(&config.settings.resolv_conf).await?;
         self.tell_of_dns(&resolver);
+        let own_cpus = self.shared.container_manager.has_own_cpus(&self.pod);
+        let resources = resources::sandbox_resources(&self.pod, &self.shared.bounds(), own_cpus);
         let made = sandbox::config(
             &self.pod,
             attempt,
@@ -169,6 +172,7 @@ impl Worker {
                     by_default: config.settings.seccomp_default,
                 },
                 users,
+                resources: &resources,
             },
         );
         made.map_err(|error| error.to_string())

@@ -45,6 +45,23 @@ fn interface_names_fit_the_kernel() {
     assert!(name.len() <= 15);
 }
 
+/// The queue of a link of this thread's namespace, as `tc` shows it.
+fn queue(link: &str) -> String {
+    let done = std::process::Command::new("tc").args(["qdisc", "show", "dev", link]).output().unwrap();
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+fn queue_in(namespace: &str, link: &str) -> String {
+    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            queue(link)
+        });
+        thread.join().unwrap()
+    })
+}
+
 /// The whole path in namespaces of our own: two pods on a bridge reach each other through the host.
 #[test]
 fn pods_get_addresses_and_reach_each_other() {
@@ -74,6 +91,7 @@ fn pods_get_addresses_and_reach_each_other() {
     let config = json!({
         "cniVersion": "1.0.0", "name": "n", "type": PLUGIN, "bridge": "podium0", "subnet": "10.99.0.0/24",
         "mtu": 1400, "addressDirectory": directory.path(), "table": "unused",
+        "runtimeConfig": {"bandwidth": {"ingressRate": 80_000_000, "ingressBurst": 8_000_000, "egressRate": 400_000_000}},
     });
     // A thread of our own plays the host, so that the machine's own namespace is untouched.
     let namespace = std::fs::File::open(format!("/run/netns/{host}")).unwrap();
@@ -94,6 +112,9 @@ fn pods_get_addresses_and_reach_each_other() {
                         ];
                         let (answer, code) = call(&environment, &config);
                         assert_eq!(code, 0, "{answer}");
+                        // The host sends what the pod receives.
+                        let received = queue(&host_interface(pod));
+                        assert!(received.contains("tbf") && received.contains("rate 80Mbit"), "{received}");
                         // Asked again, it answers the same.
                         assert_eq!(call(&environment, &config).0["ips"], answer["ips"]);
                         answer["ips"][0]["address"].as_str().unwrap().trim_end_matches("/32").to_owned()
@@ -104,6 +125,8 @@ fn pods_get_addresses_and_reach_each_other() {
             .unwrap()
     });
     assert_eq!(addresses, ["10.99.0.2", "10.99.0.3"]);
+    let sent = queue_in(&a, "eth0");
+    assert!(sent.contains("tbf") && sent.contains("rate 400Mbit"), "{sent}");
     // TCP from one pod to the other, through the host's IP layer.
     let listener_ns = std::fs::File::open(format!("/run/netns/{b}")).unwrap();
     let dialer_ns = std::fs::File::open(format!("/run/netns/{a}")).unwrap();
