@@ -101,7 +101,7 @@ pub(super) async fn any(notices: &[Notice]) {
     let (outcome, ..) = futures::future::select_all(words).await;
     if let Err(error) = outcome {
         tracing::warn!(%error, "the kernel's notice of memory cannot be read");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
