@@ -271,6 +271,7 @@ fn server_config(
         client_authority: authority,
         proxy_authority: Some(pki.proxy_authority().certificate().to_owned()),
         limits: Limits::default(),
+        more_metrics: crate::component::healthz::of_process,
     })
 }
 

@@ -17,6 +17,8 @@ use crate::authentication::User;
 use crate::authorization::{Authorizer, escalation};
 use crate::objects::{Objects, items, text};
 
+use timings::{Phase, Plugin, Timings, Walk};
+
 mod certificates;
 mod classes;
 mod devices;
@@ -32,6 +34,7 @@ mod runtime_class;
 mod service_account;
 mod services;
 mod storage;
+mod timings;
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +168,7 @@ pub struct Admission {
     authorizer: Arc<Authorizer>,
     accounts: service_account::Arrivals,
     event_rate: event_rate::EventRate,
+    timings: Box<Timings>,
 }
 
 impl fmt::Debug for Admission {
@@ -185,6 +189,7 @@ impl Admission {
             authorizer,
             accounts,
             event_rate: event_rate::EventRate::default(),
+            timings: Box::default(),
         }
     }
 
@@ -199,24 +204,39 @@ impl Admission {
     /// # Errors
     /// The first refusal, as the client sees it.
     pub fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
-        namespace::check(request, &self.objects)?;
+        let mut walk = self.timings.walk(Phase::Admit, request.operation);
+        let outcome = self.mutate_by(&mut walk, request);
+        walk.end(outcome)
+    }
+
+    fn mutate_by(&self, walk: &mut Walk<'_>, request: &mut Request<'_>) -> Result<(), ApiError> {
+        let objects = &self.objects;
+        walk.ran(Plugin::NamespaceLifecycle, namespace::check(request, objects))?;
+        let restricted = |request: &Request<'_>| node_restriction::check(request, objects, &self.authorizer);
         match request.operation {
             Operation::Create | Operation::Update => {}
-            Operation::Delete => return node_restriction::check(request, &self.objects, &self.authorizer),
+            Operation::Delete => return walk.ran(Plugin::NodeRestriction, restricted(request)),
             Operation::Connect => return Ok(()),
         }
-        self.event_rate.check(request, std::time::Instant::now())?;
-        limit_ranger::mutate(request, &self.objects);
-        service_account::mutate(request, &self.objects)?;
-        node_restriction::check(request, &self.objects, &self.authorizer)?;
+        walk.ran(Plugin::EventRateLimit, self.event_rate.check(request, std::time::Instant::now()))?;
+        limit_ranger::mutate(request, objects);
+        walk.filled(Plugin::LimitRanger);
+        walk.ran(Plugin::ServiceAccount, service_account::mutate(request, objects))?;
+        walk.ran(Plugin::NodeRestriction, restricted(request))?;
         pod_defaults::taint_new_node(request);
-        priority::mutate(request, &self.objects)?;
+        walk.filled(Plugin::TaintNodesByCondition);
+        walk.ran(Plugin::Priority, priority::mutate(request, objects))?;
         pod_defaults::tolerations(request);
-        classes::default_storage_class(request, &self.objects);
+        walk.filled(Plugin::DefaultTolerationSeconds);
+        classes::default_storage_class(request, objects);
+        walk.filled(Plugin::DefaultStorageClass);
         storage::protect(request);
-        runtime_class::mutate(request, &self.objects)?;
-        classes::default_ingress_class(request, &self.objects);
-        pod_defaults::topology_of_binding(request, &self.objects);
+        walk.filled(Plugin::StorageObjectInUseProtection);
+        walk.ran(Plugin::RuntimeClass, runtime_class::mutate(request, objects))?;
+        classes::default_ingress_class(request, objects);
+        walk.filled(Plugin::DefaultIngressClass);
+        pod_defaults::topology_of_binding(request, objects);
+        walk.filled(Plugin::PodTopologyLabels);
         Ok(())
     }
 
@@ -225,22 +245,34 @@ impl Admission {
     /// # Errors
     /// The first refusal, as the client sees it.
     pub fn validate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
-        namespace::check(request, &self.objects)?;
+        let mut walk = self.timings.walk(Phase::Validate, request.operation);
+        let outcome = self.validate_by(&mut walk, request);
+        walk.end(outcome)
+    }
+
+    fn validate_by(&self, walk: &mut Walk<'_>, request: &mut Request<'_>) -> Result<(), ApiError> {
+        let objects = &self.objects;
+        walk.ran(Plugin::NamespaceLifecycle, namespace::check(request, objects))?;
+        let restricted = |request: &Request<'_>| node_restriction::check(request, objects, &self.authorizer);
         match request.operation {
             Operation::Create | Operation::Update => {}
-            Operation::Delete => return node_restriction::check(request, &self.objects, &self.authorizer),
+            Operation::Delete => return walk.ran(Plugin::NodeRestriction, restricted(request)),
             Operation::Connect => return Ok(()),
         }
-        limit_ranger::validate(request, &self.objects)?;
-        service_account::validate(request, &self.objects)?;
-        node_restriction::check(request, &self.objects, &self.authorizer)?;
-        pod_security::check(request, &self.objects, &self.defaults)?;
-        priority::validate(request, &self.objects)?;
-        storage::check_resize(request, &self.objects)?;
-        runtime_class::validate(request, &self.objects)?;
-        certificates::check(request, &self.authorizer)?;
-        services::check_external_ips(request, self.config.allow_external_ips)?;
-        devices::check_admin_access(request, &self.objects)?;
+        walk.ran(Plugin::LimitRanger, limit_ranger::validate(request, objects))?;
+        walk.ran(Plugin::ServiceAccount, service_account::validate(request, objects))?;
+        walk.ran(Plugin::NodeRestriction, restricted(request))?;
+        walk.ran(Plugin::PodSecurity, pod_security::check(request, objects, &self.defaults))?;
+        walk.ran(Plugin::Priority, priority::validate(request, objects))?;
+        walk.ran(Plugin::PersistentVolumeClaimResize, storage::check_resize(request, objects))?;
+        walk.ran(Plugin::RuntimeClass, runtime_class::validate(request, objects))?;
+        if let Some(plugin) = certificates::plugin(request) {
+            walk.ran(plugin, certificates::check(request, &self.authorizer))?;
+        }
+        let external = services::check_external_ips(request, self.config.allow_external_ips);
+        walk.ran(Plugin::DenyServiceExternalIPs, external)?;
+        // Upstream has the rest in its registry, behind admission's back.
+        devices::check_admin_access(request, objects)?;
         devices::check_status(request, &self.authorizer)?;
         escalation::check(&self.authorizer, request)
     }
@@ -252,7 +284,13 @@ impl Admission {
     /// # Errors
     /// 403 `exceeded quota: ...`.
     pub async fn charge(&self, request: &Request<'_>, store: &dyn QuotaStore) -> Result<(), ApiError> {
-        quota::charge(request, &self.objects, store).await
+        let mut walk = self.timings.walk(Phase::Validate, request.operation);
+        walk.ran(Plugin::ResourceQuota, quota::charge(request, &self.objects, store).await)
+    }
+
+    /// Writes how long plugins and phases took, as metrics. ResourceQuota is in no phase: it writes, so it comes last.
+    pub(crate) fn render(&self, out: &mut String) {
+        self.timings.render(out);
     }
 }
 

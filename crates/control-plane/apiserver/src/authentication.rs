@@ -20,6 +20,7 @@ pub mod certificates;
 pub mod impersonation;
 pub mod proxy;
 pub mod tokens;
+mod uses;
 
 /// An identity. Groups are in order; a logged-in user's always include `system:authenticated`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,6 +214,12 @@ impl Authenticator {
         authorizer: &Authorizer,
     ) -> Result<Option<User>, ApiError> {
         impersonation::apply(user, headers, authorizer)
+    }
+
+    /// Writes what certificates and tokens tell of themselves, as metrics.
+    pub(crate) fn render(&self, out: &mut String) {
+        self.clients.render(out);
+        self.tokens.render(out);
     }
 
     /// The token part, for `TokenReview`.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use podium_api::kinds::{features::Features, validate};
 use podium_api::selector::FieldSelector;
 use podium_api::status::ApiError;
+use podium_client::metrics::{Counter, Metric as _, head};
 
 use crate::authentication::User;
 use crate::objects::Objects;
@@ -114,6 +115,10 @@ pub const MASTERS: &str = "system:masters";
 pub struct Authorizer {
     rbac: rbac::Rbac,
     node: node::NodeAuthorizer,
+    /// What the node authoriser allowed.
+    by_node: Counter,
+    /// What RBAC allowed.
+    by_rbac: Counter,
 }
 
 impl Authorizer {
@@ -127,6 +132,8 @@ impl Authorizer {
         Authorizer {
             rbac: rbac::Rbac::new(objects.clone()),
             node: node::NodeAuthorizer::new(objects.clone(), features),
+            by_node: Counter::default(),
+            by_rbac: Counter::default(),
         }
     }
 
@@ -141,13 +148,27 @@ impl Authorizer {
         }
         let node = self.node.authorize(attributes);
         if !matches!(node, Decision::NoOpinion { .. }) {
+            self.by_node.increment();
             return node;
         }
         match self.rbac.authorize(attributes) {
             Decision::NoOpinion { reason } => {
                 Decision::NoOpinion { reason: join_reasons(node.reason(), &reason) }
             }
-            decided => decided,
+            decided => {
+                self.by_rbac.increment();
+                decided
+            }
+        }
+    }
+
+    /// Writes who decided, as metrics. Neither of the two ever denies, and what nobody decides is nobody's.
+    pub(crate) fn render(&self, out: &mut String) {
+        let name = "apiserver_authorization_decisions_total";
+        head(out, name, "counter", "[ALPHA] Requests on which an authoriser had the last word.");
+        for (kind, who, count) in [("Node", "node", &self.by_node), ("RBAC", "rbac", &self.by_rbac)] {
+            let labels = format!("decision=\"allowed\",name=\"{who}\",type=\"{kind}\"");
+            count.write(out, name, &labels);
         }
     }
 

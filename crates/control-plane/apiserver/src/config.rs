@@ -47,6 +47,8 @@ pub struct Config {
     pub proxy_authority: Option<String>,
     /// Limits.
     pub limits: Limits,
+    /// Writes metrics of the process, such as its build, behind the server's own.
+    pub more_metrics: fn(&mut String),
 }
 
 /// What kubelets are called with.

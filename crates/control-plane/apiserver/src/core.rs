@@ -146,18 +146,21 @@ impl Core {
         };
         let told = self.observers.of(served.prefix.as_bytes());
         let named = told.is_some().then(|| key.clone());
-        let committed = if with.is_empty() {
-            self.store.commit(key, expect, change).await?
+        let outcome = if with.is_empty() {
+            self.store.commit(key, expect, change).await
         } else {
             let mut operations = vec![(key, expect, change)];
             operations.extend(with);
-            let mut done = self.store.transaction(operations).await?;
-            if done.results.is_empty() {
-                return Err(CommitError::Invalid("a transaction answered nothing"));
-            }
-            done.results.swap_remove(0)
+            self.store.transaction(operations).await.and_then(|mut done| {
+                if done.results.is_empty() {
+                    return Err(CommitError::Invalid("a transaction answered nothing"));
+                }
+                Ok(done.results.swap_remove(0))
+            })
         };
-        self.metrics.committed(operation, &served.prefix, began.elapsed());
+        let failed = matches!(&outcome, Err(error) if !matches!(error, CommitError::Conflict { .. }));
+        self.metrics.committed(operation, &served.prefix, began.elapsed(), failed);
+        let committed = outcome?;
         if let (Some(told), Some(key)) = (told, named)
             && let Some((namespace, name)) = storage::names_in(&served.prefix, &key)
         {

@@ -14,12 +14,12 @@ use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 
 use crate::authentication::{Peer, User};
-use crate::authorization::Attributes;
+use crate::authorization::{Attributes, Authorizer, Decision};
 use crate::body::{self, Body, RequestBody};
 use crate::catalogue::Served;
 use crate::core::Core;
 use crate::flowcontrol::{Classified, Seats};
-use crate::metrics::{self, Counted, Series};
+use crate::metrics::{self, Authentication, Authorization, Counted, Filter, Series};
 use crate::negotiate::{self, Output};
 use crate::registry::{self, Call};
 use crate::request::{self, Query, RequestInfo};
@@ -159,7 +159,10 @@ impl<'c> Context<'c> {
         if connect::handles(&call.info) {
             return connect::serve(&call, request).await;
         }
-        let bytes = if !reads { body::read(request.into_body()).await? } else { bytes::Bytes::new() };
+        let bytes = if reads { bytes::Bytes::new() } else { body::read(request.into_body()).await? };
+        if !reads {
+            self.core.metrics.kind(&call.served).body(call.info.verb, bytes.len());
+        }
         let reply = call.answer(bytes).await?;
         let limit = self.core.config.limits.request;
         let seats = call.seats.lock().take();
@@ -175,13 +178,27 @@ impl<'c> Context<'c> {
     fn identify(&self, headers: &mut HeaderMap) -> Result<Arc<User>, ApiError> {
         let user = match &self.caller {
             Caller::InProcess(user) => Arc::clone(user),
-            Caller::Network(peer) => self.core.authenticator.authenticate_peer(peer.as_deref(), headers)?,
+            Caller::Network(peer) => self.authenticate(peer.as_deref(), headers)?,
         };
         headers.remove(AUTHORIZATION);
-        match self.core.authenticator.impersonate(&user, headers, &self.core.authorizer)? {
-            Some(other) => Ok(Arc::new(other)),
-            None => Ok(user),
-        }
+        let began = Instant::now();
+        let other = self.core.authenticator.impersonate(&user, headers, &self.core.authorizer);
+        self.core.metrics.access.passed(Filter::Impersonation, began.elapsed());
+        Ok(other?.map_or(user, Arc::new))
+    }
+
+    /// Who the credentials of a request from the network say sent it. The parts of this process show none.
+    fn authenticate(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+        let began = Instant::now();
+        let user = self.core.authenticator.authenticate_peer(peer, headers);
+        let outcome = match &user {
+            Ok(_) => Authentication::Success,
+            Err(_) if peer.is_some() || headers.contains_key(AUTHORIZATION) => Authentication::Error,
+            Err(_) => Authentication::Failure,
+        };
+        let name = user.as_ref().ok().map(|user| user.name.as_str());
+        self.core.metrics.access.authenticated(outcome, name, began.elapsed());
+        user
     }
 
     /// Who writes, where the query does not say.
@@ -217,6 +234,7 @@ impl<'c> Context<'c> {
             core.flow_control.admit(user, &self.info, &self.query, kind, waiting).await;
         self.told.classified = classified;
         self.told.waited = arrived.elapsed();
+        metrics.access.passed(Filter::PriorityAndFairness, self.told.waited);
         match admitted {
             Ok(seats) => Ok(Turn { seats, _under_way: Some(Counted::of(handling)) }),
             Err(refusal) => {
@@ -248,7 +266,15 @@ impl<'c> Context<'c> {
             field_selector: self.query.first("fieldSelector").unwrap_or_default(),
             label_selector: self.query.first("labelSelector").unwrap_or_default(),
         };
-        self.core.authorizer.check(&attributes)
+        let began = Instant::now();
+        let decision = self.core.authorizer.authorize(&attributes);
+        let outcome = match &decision {
+            Decision::Allow { .. } => Authorization::Allowed,
+            Decision::Deny { .. } => Authorization::Denied,
+            Decision::NoOpinion { .. } => Authorization::NoOpinion,
+        };
+        self.core.metrics.access.authorized(outcome, began.elapsed());
+        if decision.allowed() { Ok(()) } else { Err(Authorizer::forbidden(&attributes, decision.reason())) }
     }
 
     fn output(&self, headers: &HeaderMap) -> Result<Output, ApiError> {

@@ -14,9 +14,13 @@ use podium_client::metrics::{HealthChecks, Histogram};
 
 use crate::catalogue::Served;
 
+mod access;
 mod expose;
+mod kinds;
 
+pub(crate) use access::{Access, Authentication, Authorization, Filter};
 pub(crate) use expose::Stored;
+pub(crate) use kinds::KindSeries;
 
 /// Upper bounds in seconds. Source: upstream `apiserver_request_duration_seconds`.
 const DURATIONS: &[f64] = &[
@@ -32,6 +36,9 @@ const SLI_DURATIONS: &[f64] = &[
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Bytes. Source: upstream `apiserver_watch_events_sizes`.
 const EVENT_SIZES: &[f64] = &[1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
+
+/// Source: upstream `apiserver_watch_cache_read_wait_seconds`.
+const WAITS: &[f64] = &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0];
 
 /// What a request is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -242,13 +249,29 @@ impl Watermark {
     }
 }
 
+/// Commits of one operation on the objects of one kind.
+#[derive(Debug)]
+struct Commits {
+    durations: Histogram,
+    failures: AtomicU64,
+}
+
+impl Default for Commits {
+    fn default() -> Commits {
+        Commits { durations: Histogram::new(DURATIONS), failures: AtomicU64::new(0) }
+    }
+}
+
 /// All counters of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     series: RwLock<HashMap<Labels, Arc<Series>, ahash::RandomState>>,
     watches: RwLock<HashMap<Resource, Arc<WatchSeries>, ahash::RandomState>>,
-    /// How long commits took, by operation and the prefix of the keys.
-    commits: RwLock<BTreeMap<(&'static str, String), Arc<Histogram>>>,
+    kinds: RwLock<HashMap<kinds::Kind, Arc<KindSeries>, ahash::RandomState>>,
+    /// By operation and the prefix of the keys.
+    commits: RwLock<BTreeMap<(&'static str, String), Arc<Commits>>>,
+    /// Who came in, and who did not.
+    pub(crate) access: Access,
     /// How health checks went.
     pub(crate) checks: HealthChecks,
     /// Mutating requests being handled.
@@ -290,19 +313,22 @@ impl Metrics {
         Arc::clone(self.watches.write().entry(resource).or_insert_with(series))
     }
 
-    /// Counts a commit.
-    pub(crate) fn committed(&self, operation: &'static str, prefix: &str, took: Duration) {
+    /// Counts a commit. One that found something else than it expected is a good answer too.
+    pub(crate) fn committed(&self, operation: &'static str, prefix: &str, took: Duration, failed: bool) {
         let known = {
             // Few keys: found without making one.
             let all = self.commits.read();
             all.iter().find(|((o, p), _)| *o == operation && p == prefix).map(|(_, h)| Arc::clone(h))
         };
-        let histogram = known.unwrap_or_else(|| {
+        let commits = known.unwrap_or_else(|| {
             let mut all = self.commits.write();
             let key = (operation, prefix.to_owned());
-            Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Histogram::new(DURATIONS))))
+            Arc::clone(all.entry(key).or_default())
         });
-        histogram.observe(took.as_secs_f64());
+        commits.durations.observe(took.as_secs_f64());
+        if failed {
+            commits.failures.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -314,8 +314,15 @@ fn metrics(core: &Core) -> Reply {
             }
         })
         .collect();
-    let mut text = core.metrics.render(&stored);
+    let mut text = core.metrics.render(&stored, core.store.revision());
     core.flow_control.render(&mut text);
+    core.authenticator.render(&mut text);
+    core.authorizer.render(&mut text);
+    core.admission.render(&mut text);
+    core.services.render(core, &mut text);
+    // What is kept for the whole process: clients, queues and informers, if it has any.
+    podium_client::metrics::collect(&mut text);
+    (core.config.more_metrics)(&mut text);
     response::bytes(StatusCode::OK, EXPOSITION, text)
 }
 

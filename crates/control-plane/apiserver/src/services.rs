@@ -5,6 +5,7 @@
 //! and write `IPAddress` objects, and flags may change between starts, so both are compared with the Services: [`repair`].
 
 mod addresses;
+mod allocated;
 mod families;
 mod ports;
 pub(crate) mod repair;

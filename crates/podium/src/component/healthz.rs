@@ -267,8 +267,7 @@ fn page(path: &str, checks: &HealthChecks, metrics: fn(&mut String)) -> Response
         }
         "/metrics" => {
             let mut body = podium_client::process_metrics();
-            build(&mut body);
-            super::gates::tell(&mut body);
+            of_process(&mut body);
             podium_client::metrics::collect(&mut body);
             metrics(&mut body);
             exposition(&body)
@@ -288,6 +287,12 @@ fn exposition(body: &str) -> Response<Full<Bytes>> {
     let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     reply.headers_mut().insert(CONTENT_TYPE, kind);
     reply
+}
+
+/// Writes what every component's metrics tell of its process: what was built, and which features there are.
+pub(crate) fn of_process(out: &mut String) {
+    build(out);
+    super::gates::tell(out);
 }
 
 /// Writes what this is. Source: `k8s.io/component-base/metrics/prometheus/version` and `compatversion`; what a Go build knows of

@@ -238,6 +238,7 @@ fn config(flags: &Flags, layout: &Layout, now: Timestamp) -> Result<podium_apise
         client_authority: clients,
         proxy_authority: Some(proxies),
         limits: Limits { event_ttl: flags.event_ttl, ..Limits::default() },
+        more_metrics: super::healthz::of_process,
     })
 }
 

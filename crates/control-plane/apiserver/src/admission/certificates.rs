@@ -8,6 +8,7 @@ use serde_json::Value;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
+use super::timings::Plugin;
 use super::{Operation, Request};
 use crate::authorization::escalation::only_collector_fields_differ;
 use crate::authorization::{Attributes, Authorizer, MASTERS, go_quote};
@@ -15,6 +16,20 @@ use crate::objects::text;
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+/// Upstream's name for what [`check`] does of a request; none where it does nothing.
+pub(super) fn plugin(request: &Request<'_>) -> Option<Plugin> {
+    if request.group != GROUP {
+        return None;
+    }
+    match (request.resource, request.operation, request.subresource) {
+        ("clustertrustbundles", ..) => Some(Plugin::ClusterTrustBundleAttest),
+        ("certificatesigningrequests", Operation::Create, "") => Some(Plugin::CertificateSubjectRestriction),
+        ("certificatesigningrequests", Operation::Update, "approval") => Some(Plugin::CertificateApproval),
+        ("certificatesigningrequests", Operation::Update, "status") => Some(Plugin::CertificateSigning),
+        _ => None,
+    }
+}
 
 pub(super) fn check(request: &Request<'_>, authorizer: &Authorizer) -> Result<(), ApiError> {
     if request.group == GROUP && request.resource == "clustertrustbundles" {

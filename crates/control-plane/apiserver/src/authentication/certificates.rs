@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
+use podium_client::metrics::{Histogram, head};
 use podium_pki::certificate::Facts;
 use ring::digest;
 use rustls::RootCertStore;
@@ -20,6 +21,23 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::User;
 
+/// Source: upstream `apiserver_client_certificate_expiration_seconds`: from none over half an hour to a year.
+const REMAINING: &[f64] = &[
+    0.0,
+    1_800.0,
+    3_600.0,
+    7_200.0,
+    21_600.0,
+    43_200.0,
+    86_400.0,
+    172_800.0,
+    345_600.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+];
 /// Certificates remembered; when full, all are forgotten.
 const MAX_REMEMBERED: usize = 4096;
 
@@ -73,6 +91,8 @@ struct Known {
 /// Verifies client certificates against a set of authorities.
 pub struct Verifier {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// For how long certificates that were shown are still good, each time they were, in seconds.
+    remaining: Histogram,
     known: RwLock<HashMap<[u8; 32], Known>>,
 }
 
@@ -91,7 +111,19 @@ impl Verifier {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), podium_pki::tls::provider())
                 .build()
                 .ok();
-        Verifier { verifier, known: RwLock::default() }
+        Verifier { verifier, remaining: Histogram::new(REMAINING), known: RwLock::default() }
+    }
+
+    fn note(&self, not_after: Timestamp, now: Timestamp) {
+        self.remaining.observe((not_after.as_second() - now.as_second()) as f64);
+    }
+
+    /// Writes the metrics.
+    pub(super) fn render(&self, out: &mut String) {
+        let name = "apiserver_client_certificate_expiration_seconds";
+        let help = "[ALPHA] For how long the certificate that a request came with is still good.";
+        head(out, name, "histogram", help);
+        self.remaining.render(out, name, "");
     }
 
     /// The identity in a chain (leaf first) at this time, `system:authenticated` included.
@@ -113,6 +145,7 @@ impl Verifier {
         // The lock is not held while verifying.
         let known = self.known.read().get(&digest).cloned();
         if let Some(known) = known {
+            self.note(known.not_after, now);
             return if now < known.not_before || now > known.not_after {
                 Err(CertificateError::Time)
             } else {
@@ -124,6 +157,7 @@ impl Verifier {
             .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
             .map_err(CertificateError::Chain)?;
         let facts = Facts::of(leaf).map_err(CertificateError::Malformed)?;
+        self.note(facts.not_after, now);
         if facts.common_name.is_empty() {
             return Err(CertificateError::NoName);
         }

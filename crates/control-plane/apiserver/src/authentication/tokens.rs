@@ -13,6 +13,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use super::User;
+use super::uses::Uses;
 use crate::authorization::go_quote;
 use crate::authorization::rbac::rule::quoted_list;
 use crate::objects::{Objects, text};
@@ -52,6 +53,7 @@ pub struct Tokens {
     issuers: Vec<String>,
     audiences: Vec<String>,
     objects: Objects,
+    uses: Uses,
 }
 
 /// The bearer token of a request, from `Authorization` or a WebSocket subprotocol.
@@ -82,7 +84,12 @@ impl Tokens {
         audiences: Vec<String>,
         objects: Objects,
     ) -> Self {
-        Tokens { keys, issuers, audiences, objects }
+        Tokens { keys, issuers, audiences, objects, uses: Uses::default() }
+    }
+
+    /// Writes how often tokens were used, as metrics.
+    pub(super) fn render(&self, out: &mut String) {
+        self.uses.render(out);
     }
 
     /// The audiences that are this API server.
@@ -125,6 +132,9 @@ impl Tokens {
         } else {
             check_times(&claims, now).map_err(str::to_owned).and_then(|()| self.live_user(&claims, now))
         };
+        if user.is_ok() && !is_legacy {
+            self.uses.bound(&claims["kubernetes.io"]["warnafter"], now);
+        }
         Ok(Accepted { user: user.map_err(Refusal::Claims)?, audiences: common })
     }
 
@@ -162,13 +172,18 @@ impl Tokens {
         if account_uid != uid {
             return Err(format!("ServiceAccount UID ({account_uid}) does not match claim ({uid})"));
         }
+        self.uses.legacy.increment();
         if secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+            self.uses.invalid.increment();
             return Err(format!(
                 "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked \
                  invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
                  '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
             ));
         }
+        let listed = account["secrets"].as_array().into_iter().flatten();
+        let is_automatic = listed.into_iter().any(|listed| text(listed, "/name") == secret_name);
+        if is_automatic { &self.uses.automatic } else { &self.uses.manual }.increment();
         Ok(User::service_account(namespace, name, uid))
     }
 

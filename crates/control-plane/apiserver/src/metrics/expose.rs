@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use podium_client::metrics::{Histogram, head};
 
-use super::{Metrics, Resource, Series};
+use super::{Commits, Metrics, Resource, Series};
 
 /// What is stored of one kind.
 #[derive(Clone, Debug)]
@@ -103,8 +103,8 @@ const DISTRIBUTIONS: &[Distribution] = &[
 ];
 
 impl Metrics {
-    /// Everything that is counted here and what is stored.
-    pub(crate) fn render(&self, stored: &[Stored]) -> String {
+    /// Everything that is counted here and what is stored, of which the state in memory has reached `revision`.
+    pub(crate) fn render(&self, stored: &[Stored], revision: u64) -> String {
         let mut out = String::with_capacity(64 * 1024);
         let mut rows: Vec<(Texts, std::sync::Arc<Series>)> =
             self.series.read().values().map(|series| (Texts::of(series), series.clone())).collect();
@@ -112,7 +112,9 @@ impl Metrics {
         requests(&mut out, &rows);
         self.inflight(&mut out);
         self.watches(&mut out);
-        self.storage(&mut out, stored);
+        self.each_kind(&mut out);
+        self.access.render(&mut out);
+        self.storage(&mut out, stored, revision);
         let single = |number: &AtomicU64| number.load(Ordering::Relaxed) as i64;
         let numbers = [
             (
@@ -139,7 +141,6 @@ impl Metrics {
             head(&mut out, name, kind, help);
             let _ = writeln!(out, "{name} {number}");
         }
-        build(&mut out);
         out.push_str(&podium_client::process_metrics());
         out
     }
@@ -203,7 +204,7 @@ impl Metrics {
         }
     }
 
-    fn storage(&self, out: &mut String, stored: &[Stored]) {
+    fn storage(&self, out: &mut String, stored: &[Stored], revision: u64) {
         let name = "apiserver_storage_objects";
         head(
             out,
@@ -233,20 +234,47 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{{labels}}} {}", number(kind));
             }
         }
+        let name = "apiserver_watch_cache_resource_version";
+        head(out, name, "gauge", "[ALPHA] The revision that the state in memory has reached.");
+        // One state holds all kinds, so that all are equally new.
+        for kind in stored {
+            let _ =
+                writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {revision}", kind.group, kind.resource);
+        }
+        self.commits(out);
+    }
+
+    fn commits(&self, out: &mut String) {
+        let commits = self.commits.read();
+        let rows: Vec<(String, &Commits)> = commits
+            .iter()
+            .map(|((operation, prefix), commits)| {
+                // `/registry/<group>/<resource>/`, the only form of a prefix.
+                let mut parts = prefix.trim_matches('/').split('/').skip(1);
+                let (group, resource) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                let group = if group == "core" { "" } else { group };
+                let labels = format!("group=\"{group}\",operation=\"{operation}\",resource=\"{resource}\"");
+                (labels, &**commits)
+            })
+            .collect();
         let name = "etcd_request_duration_seconds";
-        head(
-            out,
-            name,
-            "histogram",
-            "[ALPHA] Etcd request latency in seconds for each operation and object type.",
-        );
-        for ((operation, prefix), histogram) in self.commits.read().iter() {
-            // `/registry/<group>/<resource>/`, the only form of a prefix.
-            let mut parts = prefix.trim_matches('/').split('/').skip(1);
-            let (group, resource) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let group = if group == "core" { "" } else { group };
-            let labels = format!("group=\"{group}\",operation=\"{operation}\",resource=\"{resource}\"");
-            histogram.render(out, name, &labels);
+        let help = "[ALPHA] Etcd request latency in seconds for each operation and object type.";
+        head(out, name, "histogram", help);
+        for (labels, commits) in &rows {
+            commits.durations.render(out, name, labels);
+        }
+        let name = "etcd_requests_total";
+        head(out, name, "counter", "[ALPHA] Changes that the store was asked for.");
+        for (labels, commits) in &rows {
+            let _ = writeln!(out, "{name}{{{labels}}} {}", commits.durations.count());
+        }
+        let name = "etcd_request_errors_total";
+        head(out, name, "counter", "[ALPHA] Changes that the store could not make.");
+        for (labels, commits) in &rows {
+            match commits.failures.load(Ordering::Relaxed) {
+                0 => {}
+                failures => _ = writeln!(out, "{name}{{{labels}}} {failures}"),
+            }
         }
     }
 }
@@ -306,20 +334,4 @@ fn requests(out: &mut String, rows: &[(Texts, std::sync::Arc<Series>)]) {
             let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
     }
-}
-
-/// The build.
-fn build(out: &mut String) {
-    let name = "kubernetes_build_info";
-    head(
-        out,
-        name,
-        "gauge",
-        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
-    );
-    let _ = writeln!(
-        out,
-        "{name}{{compiler=\"rustc\",git_version=\"{}\",major=\"1\",minor=\"36\",platform=\"linux/amd64\"}} 1",
-        podium_api::VERSION
-    );
 }

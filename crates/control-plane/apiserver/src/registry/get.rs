@@ -1,7 +1,7 @@
 //! Get: the stored bytes, at least as new as asked.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use podium_store::Record;
@@ -33,11 +33,18 @@ impl Call {
     /// Waits a moment for a revision, then answers 504 as upstream does.
     pub(super) async fn wait_for(&self, revision: u64) -> Result<(), ApiError> {
         let store = &self.core.store;
-        if store.revision() >= revision {
+        // Whoever takes what is there waits for nothing.
+        if revision == 0 {
             return Ok(());
         }
-        tokio::time::timeout(WAIT, store.wait_for(revision))
-            .await
-            .map_err(|_| too_large(revision, store.revision()))
+        let counted = self.core.metrics.kind(&self.served);
+        if store.revision() >= revision {
+            counted.waited(Duration::ZERO);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let reached = tokio::time::timeout(WAIT, store.wait_for(revision)).await;
+        counted.waited(began.elapsed());
+        reached.map_err(|_| too_large(revision, store.revision()))
     }
 }

@@ -1,6 +1,7 @@
 //! List: a gather of stored bytes at one revision, page by page if asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::StatusCode;
 use podium_store::{RangeOptions, ReadError, Record};
@@ -114,7 +115,14 @@ impl Call {
         let store = &self.core.store;
         let selection = &options.selection;
         let all = selection.is_everything();
-        let matches = |record: &Record| all || selection.matches(&self.served, record);
+        let counted = self.core.metrics.kind(&self.served);
+        let looked_at = AtomicU64::new(0);
+        let matches = |record: &Record| {
+            all || {
+                looked_at.fetch_add(1, Ordering::Relaxed);
+                selection.matches(&self.served, record)
+            }
+        };
         let limit = options.limit;
         let asked = RangeOptions { revision, limit };
         let found = match store.range_where(range, asked, selection.bits(), matches) {
@@ -122,14 +130,22 @@ impl Call {
             Err(ReadError::Compacted { .. }) => {
                 let limit = if all { limit } else { 0 };
                 let mut found = store.range_at(range, RangeOptions { revision, limit }).await?;
+                let fetched = found.records.len();
                 found.records.retain(|record| matches(record));
                 if !all && options.limit > 0 && found.records.len() > options.limit {
                     found.records.truncate(options.limit);
                     found.more = true;
                 }
+                counted.listed_past(fetched, found.records.len());
                 found
             }
-            found => found?,
+            found => {
+                let found = found?;
+                let returned = found.records.len();
+                let fetched = if all { returned as u64 } else { looked_at.load(Ordering::Relaxed) };
+                counted.listed(fetched, returned);
+                found
+            }
         };
         let next = found.more.then(|| self.next_token(&found.records, found.revision)).flatten();
         let remaining = (all && found.more).then_some(found.remaining);

@@ -8,6 +8,7 @@ mod hostile;
 mod kubectl;
 mod kubelets;
 mod lists;
+mod metrics;
 mod network;
 mod overload;
 mod services;

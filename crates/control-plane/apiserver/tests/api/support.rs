@@ -90,6 +90,7 @@ impl Server {
             client_authority: authority.clone(),
             proxy_authority: Some(pki.proxy_authority().certificate().to_owned()),
             limits: Limits::default(),
+            more_metrics: |_| {},
         };
         adjust(&mut config);
         let shutdown = CancellationToken::new();
