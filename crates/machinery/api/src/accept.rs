@@ -87,6 +87,14 @@ pub fn clauses(header: &str) -> Vec<Clause<'_>> {
     sorted
 }
 
+/// Whether a client wants indented JSON: the `pretty` parameter if there is one, else what its `User-Agent` is.
+pub fn wants_pretty(parameter: Option<&str>, user_agent: &str) -> bool {
+    match parameter.filter(|value| !value.is_empty()) {
+        Some(value) => matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"),
+        None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| user_agent.starts_with(known)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

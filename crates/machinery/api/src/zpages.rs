@@ -12,6 +12,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use crate::accept::wants_pretty;
 use crate::accept::{self, Clause};
 use crate::codec::{self, Encoding};
 use crate::status::ApiError;
@@ -90,14 +91,6 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The `Warning` header of a version that is on its way out.
     pub warning: Option<&'static str>,
-}
-
-/// Whether a client wants indented JSON: the `pretty` parameter if there is one, else what its `User-Agent` is.
-pub fn wants_pretty(parameter: Option<&str>, user_agent: &str) -> bool {
-    match parameter.filter(|value| !value.is_empty()) {
-        Some(value) => matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"),
-        None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| user_agent.starts_with(known)),
-    }
 }
 
 /// Answers a request for a page.
@@ -282,8 +275,10 @@ fn encode<B: Serialize>(
         // YAML has its members sorted.
         Encoding::Yaml => codec::encode(&serde_json::to_value(object).expect(why), encoding),
         _ => {
-            let text = if pretty { serde_json::to_vec_pretty(&object) } else { serde_json::to_vec(&object) };
-            let mut text = text.expect(why);
+            if pretty {
+                return serde_json::to_vec_pretty(&object).expect(why);
+            }
+            let mut text = serde_json::to_vec(&object).expect(why);
             text.push(b'\n');
             text
         }

@@ -8,6 +8,7 @@ mod hostile;
 mod kubectl;
 mod kubelets;
 mod lists;
+mod negotiation;
 mod network;
 mod overload;
 mod services;
