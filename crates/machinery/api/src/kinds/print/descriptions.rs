@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use crate::schema;
 
-/// Columns by kind, sorted. A description that begins with `@` is that of a field.
+/// Columns by kind, sorted. A description that begins with `@` is that of a field. Three are empty: upstream looks for
+/// them among the fields of the metadata, which has none of the name.
 const COLUMNS: &[(&str, &[(&str, &str)])] = &[
     (
         "CSIDriver",
@@ -15,16 +16,12 @@ const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("AttachRequired", "@storage.v1.CSIDriverSpec.attachRequired"),
             ("PodInfoOnMount", "@storage.v1.CSIDriverSpec.podInfoOnMount"),
             ("StorageCapacity", "@storage.v1.CSIDriverSpec.storageCapacity"),
+            ("TokenRequests", "@storage.v1.CSIDriverSpec.tokenRequests"),
+            ("RequiresRepublish", "@storage.v1.CSIDriverSpec.requiresRepublish"),
+            ("Modes", "@storage.v1.CSIDriverSpec.volumeLifecycleModes"),
         ],
     ),
     ("CSINode", &[("Drivers", "Drivers indicates the number of CSI drivers registered on the node")]),
-    (
-        "CSIStorageCapacity",
-        &[
-            ("StorageClassName", "@storage.v1.CSIStorageCapacity.storageClassName"),
-            ("Capacity", "@storage.v1.CSIStorageCapacity.capacity"),
-        ],
-    ),
     (
         "CertificateSigningRequest",
         &[
@@ -182,8 +179,8 @@ const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "LeaseCandidate",
         &[
             ("LeaseName", "@coordination.v1beta1.LeaseCandidateSpec.leaseName"),
-            ("BinaryVersion", "@meta.v1.ObjectMeta.binaryVersion"),
-            ("EmulationVersion", "@meta.v1.ObjectMeta.emulationVersion"),
+            ("BinaryVersion", ""),
+            ("EmulationVersion", ""),
         ],
     ),
     (
@@ -361,7 +358,7 @@ const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("ServiceAccounts", "ServiceAccounts in the roleBinding"),
         ],
     ),
-    ("RuntimeClass", &[("Handler", "@meta.v1.ObjectMeta.handler")]),
+    ("RuntimeClass", &[("Handler", "")]),
     ("Secret", &[("Type", "@core.v1.Secret.type"), ("Data", "@core.v1.Secret.data")]),
     (
         "Service",
