@@ -69,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) boot_done: tokio::sync::Notify,
     /// The port listened on.
     pub(crate) port: AtomicU16,
+    /// When the server was made.
+    pub(crate) started: jiff::Timestamp,
 }
 
 impl fmt::Debug for Core {
@@ -125,6 +127,7 @@ impl Core {
             booted: AtomicBool::new(false),
             boot_done: tokio::sync::Notify::new(),
             port: AtomicU16::new(0),
+            started: jiff::Timestamp::now(),
         }))
     }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use parking_lot::Mutex;
+use podium_api::accept;
 use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 
@@ -55,9 +56,12 @@ async fn serve_any(core: Arc<Core>, request: Request<RequestBody>, caller: Calle
     let info = request::parse(request.method(), request.uri().path(), uri_query);
     let gzip_accepted = matches!(caller, Caller::Network(_)) && gzip::accepted(headers);
     // For refusals, which may come before anything else is known of the request.
-    let accept = headers.get(ACCEPT).cloned();
+    let accepted = headers.get(ACCEPT).cloned();
     let client = metrics::system_client(text(headers.get(USER_AGENT)));
     let query = Query::parse(uri_query);
+    let pretty =
+        accept::wants_pretty(query.first("pretty"), text(headers.get(USER_AGENT)).unwrap_or_default());
+    let refusal = || refusal(accepted.as_ref(), pretty);
     let served = core.catalogue.find(&info.group, &info.version, &info.resource);
     let long = is_long_running(&info, &query);
     let media = text(headers.get(http::header::CONTENT_TYPE));
@@ -69,26 +73,26 @@ async fn serve_any(core: Arc<Core>, request: Request<RequestBody>, caller: Calle
     let allotted =
         if long { Ok(Duration::ZERO) } else { labels::allotted(&query, core.config.limits.request) };
     let mut reply = match allotted {
-        Err(error) => response::error(&error, encoding_of(accept.as_ref())),
+        Err(error) => response::error(&error, refusal()),
         Ok(allotted) => {
             let context =
-                Context { core: &core, series: &series, info, query, caller, long, told: &mut told };
+                Context { core: &core, series: &series, info, query, pretty, caller, long, told: &mut told };
             let answered = AssertUnwindSafe(context.answer(request, served)).catch_unwind();
             let limited = async {
                 if long { Ok(answered.await) } else { tokio::time::timeout(allotted, answered).await }
             };
             match limited.await {
                 Ok(Ok(Ok(reply))) => reply,
-                Ok(Ok(Err(error))) => response::error(&error, encoding_of(accept.as_ref())),
+                Ok(Ok(Err(error))) => response::error(&error, refusal()),
                 Ok(Err(panic)) => {
                     core.metrics.panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(verb = labels.verb, resource = ?labels.resource.as_ref().map(|resource| &resource.0.plural), panic = panic_text(panic.as_ref()), "a handler panicked");
                     let text = "This request caused apiserver to panic. Look in the logs for details.";
-                    response::error(&ApiError::internal(text), encoding_of(accept.as_ref()))
+                    response::error(&ApiError::internal(text), refusal())
                 }
                 Err(_) => {
                     series.terminated(504);
-                    response::error(&response::timed_out(), encoding_of(accept.as_ref()))
+                    response::error(&response::timed_out(), refusal())
                 }
             }
         }
@@ -120,6 +124,8 @@ struct Context<'c> {
     series: &'c Arc<Series>,
     info: RequestInfo,
     query: Query,
+    /// Whether the client is one for people, or asks for indented JSON.
+    pretty: bool,
     caller: Caller,
     long: bool,
     told: &'c mut Told,
@@ -136,10 +142,21 @@ impl<'c> Context<'c> {
         self.authorize(&user)?;
         if !self.info.is_resource {
             let (head, _) = request.into_parts();
-            return routes::serve(self.core, &self.info, &head.method, &head.headers, &self.query).await;
+            let asked = routes::Asked {
+                path: &self.info.path,
+                method: &head.method,
+                headers: &head.headers,
+                query: &self.query,
+                pretty: self.pretty,
+            };
+            return routes::serve(self.core, asked).await;
         }
-        let served = served.ok_or_else(response::unknown_path)?;
+        let Some(served) = served else { return routes::not_found(self.core, &self.info.path) };
+        if request.method() == Method::HEAD && !connect::handles(&self.info) {
+            return Err(response::method_not_allowed());
+        }
         let output = self.output(request.headers())?;
+        let refusal = refusal(request.headers().get(ACCEPT), self.pretty);
         let reads = matches!(self.info.verb, "get" | "list" | "watch");
         let manager = if reads { String::new() } else { self.manager(request.headers(), &user) };
         let call = Call {
@@ -149,6 +166,7 @@ impl<'c> Context<'c> {
             query: self.query,
             user,
             output,
+            refusal,
             content_type: registry::content_type(request.headers()),
             manager,
             warnings: Mutex::default(),
@@ -281,17 +299,16 @@ impl<'c> Context<'c> {
         if connect::handles(&self.info) {
             return Ok(Output::JSON);
         }
-        let mut all = headers.get_all(ACCEPT).iter();
-        let mut output = match (all.next(), all.next()) {
-            (first, None) => negotiate::output(text(first))?,
-            _ => {
-                let accept: Vec<&str> =
-                    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-                negotiate::output(Some(accept.join(",").as_str()))?
-            }
-        };
-        output.pretty = self.query.truthy("pretty");
-        Ok(output)
+        let accept = text(headers.get(ACCEPT)).unwrap_or_default();
+        negotiate::routed(accept, matches!(self.info.verb, "list" | "watch"))?;
+        let mut output = negotiate::output(accept)?;
+        if self.info.verb != "watch" {
+            output.pretty |= self.pretty;
+            return Ok(output);
+        }
+        // Frames are never indented.
+        output.pretty = false;
+        if output.encoding == Encoding::Yaml { Err(negotiate::no_stream()) } else { Ok(output) }
     }
 }
 
@@ -342,9 +359,10 @@ fn text(value: Option<&HeaderValue>) -> Option<&str> {
     value.and_then(|value| value.to_str().ok())
 }
 
-/// How a refusal is encoded, before anything else is known about the request.
-fn encoding_of(accept: Option<&HeaderValue>) -> Encoding {
-    negotiate::output(text(accept)).map_or(Encoding::Json, |output| output.encoding)
+/// How a refusal is encoded; `None` where the client takes nothing we have.
+fn refusal(accept: Option<&HeaderValue>, pretty: bool) -> Option<Output> {
+    let output = negotiate::plain(text(accept).unwrap_or_default())?;
+    Some(Output { pretty: output.pretty || pretty, ..output })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

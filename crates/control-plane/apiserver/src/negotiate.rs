@@ -1,5 +1,6 @@
 //! Content negotiation: which encoding a body is in, and which encoding and shape a client wants back.
 
+use podium_api::accept::{self, Clause};
 use podium_api::codec::Encoding;
 use podium_api::status::ApiError;
 
@@ -61,41 +62,109 @@ pub(crate) fn content_type(encoding: Encoding) -> &'static str {
     }
 }
 
-/// Chooses the best acceptable answer for an `Accept` header.
+/// The media types of watches, in upstream's order: YAML has no frames.
+const OFFERED_STREAMS: &str =
+    "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+/// Chooses the best acceptable answer to a request for a resource; no header is an empty one.
+///
+/// Source: upstream's `apiserver/pkg/endpoints/handlers/negotiation`, `RequestScope.AllowsMediaTypeTransform`.
 ///
 /// Errors: 406 with the list of media types when nothing asked for can be served.
-pub(crate) fn output(accept: Option<&str>) -> Result<Output, ApiError> {
-    let Some(accept) = accept.map(str::trim).filter(|text| !text.is_empty()) else {
-        return Ok(Output::JSON);
-    };
-    let mut clauses: Vec<Clause<'_>> = accept.split(',').filter_map(Clause::parse).collect();
-    // Stable: equal weights keep the client's order.
-    clauses.sort_by_key(|clause| std::cmp::Reverse(clause.weight));
-    let mut table_in_protobuf = false;
-    for clause in &clauses {
-        let encoding = match clause.media {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/yaml" => Encoding::Yaml,
-            "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
-            _ => continue,
-        };
-        let Some(shape) = clause.shape() else { continue };
-        if matches!(shape, Shape::Table(_)) && encoding == Encoding::Protobuf {
-            table_in_protobuf = true;
-            continue;
+pub(crate) fn output(accept: &str) -> Result<Output, ApiError> {
+    match common(accept) {
+        Some(output) => Ok(output),
+        None => choose(accept, |clause, encoding| {
+            let known_version = matches!(clause.get("sv"), "" | "v1");
+            let shape = known_version.then(|| shape(clause)).flatten()?;
+            (!matches!(shape, Shape::Table(_)) || encoding != Encoding::Protobuf).then_some(shape)
+        })
+        .ok_or_else(not_acceptable),
+    }
+}
+
+/// The same for what is never converted: refusals, discovery. `None` where nothing asked for can be served.
+pub(crate) fn plain(accept: &str) -> Option<Output> {
+    common(accept).or_else(|| {
+        let plain = |clause: &Clause<'_>| !clause.converts() && clause.get("sv").is_empty();
+        choose(accept, |clause, _| plain(clause).then_some(Shape::Native))
+    })
+}
+
+/// What most clients ask for, without taking it apart.
+fn common(accept: &str) -> Option<Output> {
+    match accept {
+        "" | "application/json" | "*/*" => Some(Output::JSON),
+        "application/vnd.kubernetes.protobuf"
+        | "application/vnd.kubernetes.protobuf,application/json"
+        | "application/vnd.kubernetes.protobuf, application/json" => {
+            Some(Output { encoding: Encoding::Protobuf, ..Output::JSON })
         }
-        return Ok(Output { encoding, shape, pretty: false });
+        _ => None,
     }
-    if !table_in_protobuf {
-        return Err(not_acceptable());
+}
+
+/// The first media type that the best clauses take and `shape` allows.
+fn choose(accept: &str, shape: impl Fn(&Clause<'_>, Encoding) -> Option<Shape>) -> Option<Output> {
+    accept::clauses(accept).iter().find_map(|clause| {
+        [Encoding::Json, Encoding::Yaml, Encoding::Protobuf].into_iter().find_map(|encoding| {
+            let streams = match clause.get("stream") {
+                "" => true,
+                name => name == "watch" && encoding != Encoding::Yaml,
+            };
+            if !streams || !clause.takes(content_type(encoding)) {
+                return None;
+            }
+            let shape = shape(clause, encoding)?;
+            Some(Output { encoding, shape, pretty: clause.get("pretty") == "1" })
+        })
+    })
+}
+
+/// What upstream's router refuses before anything is negotiated: it knows the media types and `*/*`, but no
+/// `application/*`, and no weights.
+///
+/// Errors: 406 with what the route produces.
+pub(crate) fn routed(accept: &str, streams: bool) -> Result<(), ApiError> {
+    let produced = [Encoding::Json, Encoding::Yaml, Encoding::Protobuf].map(content_type);
+    if routes(accept, &produced) {
+        return Ok(());
     }
-    let message = "only the following media types are accepted when converting to Table: application/json, application/yaml";
-    Err(ApiError::new(406, "NotAcceptable", message))
+    let more = if streams { format!(", {OFFERED_STREAMS}") } else { String::new() };
+    Err(unroutable(&format!("{OFFERED}{more}")))
+}
+
+/// The same for a route that produces one media type only.
+///
+/// Errors: 406.
+pub(crate) fn routed_one(accept: &str, produced: &str) -> Result<(), ApiError> {
+    if routes(accept, &[produced]) { Ok(()) } else { Err(unroutable(produced)) }
+}
+
+fn routes(accept: &str, produced: &[&str]) -> bool {
+    accept.is_empty()
+        || accept.split(',').any(|clause| {
+            let media = clause.split(';').next().unwrap_or_default().trim_matches(' ');
+            media == "*/*" || produced.contains(&media)
+        })
+}
+
+fn unroutable(produced: &str) -> ApiError {
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {produced}");
+    let mut error = ApiError::new(406, "NotAcceptable", message);
+    error.details = Some(serde_json::json!({}));
+    error
 }
 
 /// The refusal of an encoding or a shape that the resource has not.
 pub(crate) fn not_acceptable() -> ApiError {
     let message = format!("only the following media types are accepted: {OFFERED}");
+    ApiError::new(406, "NotAcceptable", message)
+}
+
+/// The refusal of a watch in an encoding without frames.
+pub(crate) fn no_stream() -> ApiError {
+    let message = format!("only the following media types are accepted: {OFFERED_STREAMS}");
     ApiError::new(406, "NotAcceptable", message)
 }
 
@@ -128,55 +197,20 @@ pub(crate) fn media_type(header: &str) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-struct Clause<'a> {
-    media: &'a str,
-    parameters: Vec<(&'a str, &'a str)>,
-    /// `q` in thousandths.
-    weight: u32,
-}
-
-impl<'a> Clause<'a> {
-    fn parse(text: &'a str) -> Option<Clause<'a>> {
-        let mut pieces = text.split(';').map(str::trim);
-        let media = pieces.next().filter(|media| !media.is_empty())?;
-        let mut weight = 1000;
-        let mut parameters = Vec::new();
-        for piece in pieces {
-            let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
-            if key == "q" {
-                let q: f64 = value.parse().unwrap_or(1.0);
-                // Weights are 0..=1 by RFC 9110; clamped before the conversion.
-                weight = (q.clamp(0.0, 1.0) * 1000.0) as u32;
-            } else {
-                parameters.push((key, value));
-            }
-        }
-        (weight > 0).then_some(Clause { media, parameters, weight })
+/// The shape asked for; `None` if it is one we do not have.
+fn shape(clause: &Clause<'_>) -> Option<Shape> {
+    if !clause.converts() {
+        return Some(Shape::Native);
     }
-
-    fn get(&self, key: &str) -> &'a str {
-        self.parameters.iter().find(|(k, _)| *k == key).map(|(_, v)| *v).unwrap_or_default()
-    }
-
-    /// The shape asked for; `None` if it is one we do not have.
-    fn shape(&self) -> Option<Shape> {
-        let kind = self.get("as");
-        if kind.is_empty() {
-            return Some(Shape::Native);
-        }
-        if self.get("g") != "meta.k8s.io" {
-            return None;
-        }
-        let version = match self.get("v") {
-            "v1" => MetaVersion::V1,
-            "v1beta1" => MetaVersion::V1Beta1,
-            _ => return None,
-        };
-        match kind {
-            "Table" => Some(Shape::Table(version)),
-            "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata(version)),
-            _ => None,
-        }
+    let version = match (clause.get("g"), clause.get("v")) {
+        ("meta.k8s.io", "v1") => MetaVersion::V1,
+        ("meta.k8s.io", "v1beta1") => MetaVersion::V1Beta1,
+        _ => return None,
+    };
+    match clause.get("as") {
+        "Table" => Some(Shape::Table(version)),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata(version)),
+        _ => None,
     }
 }
 
@@ -186,7 +220,7 @@ mod tests {
 
     #[track_caller]
     fn check(accept: &str, encoding: Encoding, shape: Shape) {
-        let found = output(Some(accept)).unwrap();
+        let found = output(accept).unwrap();
         assert_eq!((found.encoding, found.shape), (encoding, shape), "{accept}");
     }
 
@@ -212,11 +246,55 @@ mod tests {
 
     #[test]
     fn nothing_acceptable() {
-        let error = output(Some("text/csv")).unwrap_err();
-        assert_eq!((error.code, error.reason), (406, "NotAcceptable"));
-        let error =
-            output(Some("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io")).unwrap_err();
-        assert!(error.message.contains("when converting to Table"), "{}", error.message);
+        for accept in [
+            "text/csv",
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
+            "application/json;as=Other;v=v1;g=meta.k8s.io",
+            "application/json;v=v1",
+            "application/json;sv=v2",
+            "application/yaml;stream=watch",
+            "application/json;stream=other",
+        ] {
+            let error = output(accept).unwrap_err();
+            assert_eq!((error.code, error.reason), (406, "NotAcceptable"), "{accept}");
+            assert!(
+                error.message.starts_with("only the following media types are accepted: application/json, ")
+            );
+        }
+        check("application/*;stream=watch", Encoding::Json, Shape::Native);
+        check("text/csv, application/yaml", Encoding::Yaml, Shape::Native);
+        assert!(output("application/json;pretty=1").unwrap().pretty);
+    }
+
+    #[test]
+    fn refusals_are_never_tables() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(plain(table), None);
+        assert_eq!(plain(&format!("{table},application/json")), Some(Output::JSON));
+        assert_eq!(plain("text/csv"), None);
+        assert_eq!(plain("application/*"), Some(Output::JSON));
+    }
+
+    #[test]
+    fn the_router_knows_whole_media_types() {
+        for good in ["", "*/*", "text/csv, application/yaml;q=0.1", "application/json;as=Table"] {
+            assert!(routed(good, false).is_ok(), "{good}");
+        }
+        for bad in ["application/*", "text/csv", "Application/JSON", " "] {
+            let error = routed(bad, false).unwrap_err();
+            assert_eq!((error.code, error.details), (406, Some(serde_json::json!({}))), "{bad}");
+            assert_eq!(
+                error.message,
+                "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+            );
+        }
+        let error = routed("application/*", true).unwrap_err();
+        assert!(
+            error.message.ends_with("application/vnd.kubernetes.protobuf;stream=watch"),
+            "{}",
+            error.message
+        );
+        assert!(routed_one("application/yaml", "application/json").is_err());
     }
 
     #[test]

@@ -260,8 +260,20 @@ pub(crate) fn list(
         ))
     })?;
     let mut fields = FieldSelector::parse(text("fieldSelector"))
-        .map_err(|error| ApiError::bad_request(error.to_string()))?
-        .map_fields(|label| field_labels::resolve(served, label).map(Cow::into_owned))?;
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let limit = match text("limit") {
+        "" => 0,
+        text => usize::try_from(integer(text)?).unwrap_or(0),
+    };
+    let continues = !text("continue").is_empty();
+    let send_initial_events = query.has("sendInitialEvents").then(|| query.truthy("sendInitialEvents"));
+    let version = text("resourceVersion");
+    let matching = text("resourceVersionMatch");
+    let mut errors = Errors::new();
+    check_version_match(watch, version, matching, continues, send_initial_events, &mut errors);
+    refuse("ListOptions", &errors)?;
+    // What can be said without the kind is said before the kind is asked for its fields.
+    fields = fields.map_fields(|label| field_labels::resolve(served, label).map(Cow::into_owned))?;
     if !info.name.is_empty() {
         match fields.exact_requirement("metadata.name") {
             Some(name) if name == info.name => {}
@@ -276,22 +288,11 @@ pub(crate) fn list(
             }
         }
     }
-    let mut limit = match text("limit") {
-        "" => 0,
-        text => usize::try_from(integer(text)?).unwrap_or(0),
-    };
-    let continue_token = Some(text("continue")).filter(|token| !token.is_empty()).map(str::to_owned);
-    let send_initial_events = query.has("sendInitialEvents").then(|| query.truthy("sendInitialEvents"));
-    let version = text("resourceVersion");
-    let matching = text("resourceVersionMatch");
-    let mut errors = Errors::new();
-    check_version_match(watch, version, matching, continue_token.is_some(), send_initial_events, &mut errors);
-    refuse("ListOptions", &errors)?;
+    // A watch does not read in pages: the token means nothing to it.
+    let continue_token = Some(text("continue")).filter(|_| continues && !watch).map(str::to_owned);
     let number = revision(version)?;
-    if number == Some(0) && continue_token.is_none() {
-        // From the cache, all at once: upstream's clients rely on it to learn that they need not read in pages.
-        limit = 0;
-    }
+    // From the cache, all at once: upstream's clients rely on it to learn that they need not read in pages.
+    let limit = if number == Some(0) && continue_token.is_none() { 0 } else { limit };
     let freshness = match (number, matching) {
         (None, _) => Freshness::Latest,
         (Some(0), _) => Freshness::Any,

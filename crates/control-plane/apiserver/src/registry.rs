@@ -63,6 +63,8 @@ pub(crate) struct Call {
     pub(crate) user: Arc<User>,
     /// What the client wants back.
     pub(crate) output: Output,
+    /// How a refusal is encoded; `None` where the client takes nothing we have.
+    pub(crate) refusal: Option<Output>,
     /// The body's media type.
     pub(crate) content_type: Option<String>,
     /// Who writes, where the query does not say: by the user agent.
@@ -103,6 +105,7 @@ impl Call {
             query: Query::default(),
             user: Arc::new(User::new("system:apiserver", &["system:masters"])),
             output: Output::JSON,
+            refusal: Some(Output::JSON),
             content_type: None,
             manager: "kube-apiserver".to_owned(),
             warnings: Mutex::default(),
@@ -124,7 +127,7 @@ impl Call {
         let mut reply = match answered {
             Ok(reply) => reply,
             // A refusal carries the warnings too.
-            Err(error) if !warnings.is_empty() => response::error(&error, self.output.encoding),
+            Err(error) if !warnings.is_empty() => response::error(&error, self.refusal),
             Err(error) => return Err(error),
         };
         for warning in warnings {

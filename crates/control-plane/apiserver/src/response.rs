@@ -5,7 +5,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
-use podium_api::codec::{self, Encoding};
+use podium_api::codec::{self, Encoding, InOrder};
 use podium_api::status::ApiError;
 
 use crate::body::Body;
@@ -17,11 +17,14 @@ pub(crate) type Reply = Response<Body>;
 /// An object, encoded now.
 pub(crate) fn object(code: StatusCode, value: &Value, output: Output) -> Reply {
     if output.encoding == Encoding::Json && output.pretty {
-        let mut text = serde_json::to_vec_pretty(value).expect("a JSON tree always encodes");
-        text.push(b'\n');
-        return bytes(code, "application/json", text);
+        return bytes(code, "application/json", indented(value));
     }
     bytes(code, negotiate::content_type(output.encoding), codec::encode(value, output.encoding))
+}
+
+/// Indented JSON, which as upstream's has no line's end.
+pub(crate) fn indented(value: &Value) -> Vec<u8> {
+    serde_json::to_vec_pretty(&InOrder(value)).expect("a JSON tree always encodes")
 }
 
 /// Bytes of a known media type.
@@ -49,18 +52,24 @@ pub(crate) fn with_body(code: StatusCode, content_type: &'static str, body: Body
     reply
 }
 
-/// A refusal.
-pub(crate) fn error(error: &ApiError, encoding: Encoding) -> Reply {
+/// A refusal, in what the client takes; `None` where that is nothing we have: indented JSON then.
+pub(crate) fn error(error: &ApiError, output: Option<Output>) -> Reply {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let status = error.to_status();
-    let mut reply = object(code, &status, Output { encoding, ..Output::JSON });
+    let output = output.unwrap_or(Output { pretty: true, ..Output::JSON });
+    let mut reply = object(code, &status, output);
     if let Some(seconds) = status["details"]["retryAfterSeconds"].as_u64() {
         reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     reply
 }
 
-/// 404 for a path nothing is served at.
+/// 404 for a path that no API group has.
+pub(crate) fn no_page() -> Reply {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// 404 for a path below an API group that nothing is served at.
 pub(crate) fn unknown_path() -> ApiError {
     let mut error = ApiError::new(404, "NotFound", "the server could not find the requested resource");
     error.details = Some(serde_json::json!({}));
@@ -74,6 +83,13 @@ pub(crate) fn method_not_allowed() -> ApiError {
         "MethodNotAllowed",
         "the server does not allow this method on the requested resource",
     );
+    error.details = Some(serde_json::json!({}));
+    error
+}
+
+/// 415 for a body that a route without one does not take.
+pub(crate) fn unsupported_content() -> ApiError {
+    let mut error = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
     error.details = Some(serde_json::json!({}));
     error
 }

@@ -1,103 +1,168 @@
 //! Everything that is not a resource: discovery, OpenAPI, health, metrics, version, keys.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use podium_api::resources::Selection;
+use podium_api::codec::{self, Encoding};
 use podium_api::status::ApiError;
-use podium_api::{discovery, openapi};
+use podium_api::zpages::{FLAGZ, STATUSZ};
+use podium_api::{accept, discovery};
 use podium_store::KeyRange;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::authorization::go_quote;
 use crate::core::Core;
 use crate::metrics::Stored;
 use crate::negotiate::{self, Output};
-use crate::request::{Query, RequestInfo};
+use crate::request::Query;
 use crate::response::{self, Reply};
 
-/// Media types of the aggregated discovery document, as clients ask for it.
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+mod documents;
+mod health;
+mod zpages;
+
+/// In place of Go's version.
+const RUNTIME: &str = "none (Rust)";
+
+/// A request for a path that is no resource.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// As it was sent.
+    pub(crate) path: &'a str,
+    /// Any.
+    pub(crate) method: &'a Method,
+    /// The headers.
+    pub(crate) headers: &'a HeaderMap,
+    /// The query.
+    pub(crate) query: &'a Query,
+    /// Whether JSON is to be indented.
+    pub(crate) pretty: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn header(&self, name: HeaderName) -> &'a str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The `Accept` header; empty where there is none.
+    fn accept(&self) -> &'a str {
+        self.header(ACCEPT)
+    }
+
+    /// What a document is written as. Those that are no objects of a kind know no tables.
+    fn output(&self) -> Result<Output, ApiError> {
+        let output = negotiate::plain(self.accept()).ok_or_else(negotiate::not_acceptable)?;
+        Ok(Output { pretty: output.pretty || self.pretty, ..output })
+    }
+
+    /// What upstream's router wants of a request: GET, and, if there is a `Content-Type`, one of these; any if
+    /// there are none.
+    fn is_get(&self, consumed: &[&str]) -> Result<(), ApiError> {
+        if self.method != Method::GET {
+            return Err(response::method_not_allowed());
+        }
+        let given = self.header(CONTENT_TYPE);
+        let taken = |media: &str| media == "*/*" || consumed.contains(&media);
+        let media = |text: &'a str| text.split(';').next().unwrap_or_default().trim_matches(' ');
+        if consumed.is_empty() || given.is_empty() || given.split(',').map(media).any(taken) {
+            return Ok(());
+        }
+        Err(response::unsupported_content())
+    }
+
+    /// The same for a discovery document, which is also known to the router by what it is written as.
+    fn is_discovery(&self) -> Result<(), ApiError> {
+        self.is_get(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])?;
+        negotiate::routed(self.accept(), false)
+    }
+}
 
 /// Answers a request for a path that is no resource.
-pub(crate) async fn serve(
-    core: &Arc<Core>,
-    info: &RequestInfo,
-    method: &Method,
-    headers: &HeaderMap,
-    query: &Query,
-) -> Result<Reply, ApiError> {
-    if method != Method::GET && method != Method::HEAD {
-        return Err(
-            known(&info.path).map_or_else(response::unknown_path, |()| response::method_not_allowed())
-        );
+///
+/// Source: upstream's chain of servers. What its plain muxes have is answered whatever the method, and by its exact path;
+/// the rest is routed, with and without a slash at the end.
+pub(crate) async fn serve(core: &Arc<Core>, asked: Asked<'_>) -> Result<Reply, ApiError> {
+    match asked.path {
+        "/" | "/index.html" => return Ok(index(core)),
+        "/apis" | "/apis/" => return root(core, "/apis", asked),
+        "/metrics" => return Ok(metrics(core)),
+        "/metrics/slis" => return Ok(slis(core)),
+        "/openapi/v2" | "/openapi/v3" => return documents::serve(core, &asked.path[9..], asked).await,
+        STATUSZ => return Ok(zpages::statusz(core, asked)),
+        FLAGZ => return Ok(zpages::flagz(core, asked)),
+        path => {
+            if let Some((kind, check)) = health::of_path(path) {
+                return Ok(health::serve(core, kind, check, asked.query));
+            }
+            if path.starts_with("/openapi/v3/") {
+                return documents::serve(core, &path[9..], asked).await;
+            }
+        }
     }
-    let path = info.path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(&info.path);
+    let path = asked.path.strip_suffix('/').unwrap_or(asked.path);
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    let output = || document_output(headers, query);
-    match segments.as_slice() {
-        [""] => Ok(response::object(StatusCode::OK, &index(core), output()?)),
-        ["api"] | ["apis"] => root(core, path, headers, output()),
-        ["api", version] => {
-            let list = discovery::resource_list(&core.config.served, "", version)
-                .ok_or_else(response::unknown_path)?;
-            Ok(response::object(StatusCode::OK, &list, output()?))
+    let document = match segments.as_slice() {
+        ["api"] => {
+            asked.is_discovery()?;
+            return root(core, "/api", asked);
         }
-        ["apis", group] => {
-            let group = discovery::group(&core.config.served, group).ok_or_else(response::unknown_path)?;
-            Ok(response::object(StatusCode::OK, &group, output()?))
-        }
-        ["apis", group, version] => {
-            let list = discovery::resource_list(&core.config.served, group, version)
-                .ok_or_else(response::unknown_path)?;
-            Ok(response::object(StatusCode::OK, &list, output()?))
-        }
+        // The aggregator has these of all groups, without a router before them.
+        ["apis", group] => discovery::group(&core.config.served, group),
+        ["api", version] => resource_list(core, "", version, asked)?,
+        ["apis", group, version] => resource_list(core, group, version, asked)?,
         ["version"] => {
-            Ok(response::object(StatusCode::OK, &version(), Output { pretty: true, ..Output::JSON }))
+            asked.is_get(&["application/json"])?;
+            negotiate::routed_one(asked.accept(), "application/json")?;
+            return Ok(response::object(StatusCode::OK, &version(), Output { pretty: true, ..Output::JSON }));
         }
-        ["healthz" | "livez" | "readyz", check @ ..] => health(core, segments[0], &check.join("/"), query),
-        ["metrics"] => Ok(metrics(core)),
-        ["metrics", "slis"] => Ok(slis(core)),
-        ["openapi", rest @ ..] => documents(core, &rest.join("/"), headers, query).await,
-        [".well-known", "openid-configuration"] => openid_configuration(core),
-        ["openid", "v1", "jwks"] => jwks(core),
-        _ => Err(response::unknown_path()),
+        [".well-known", "openid-configuration"] => {
+            asked.is_get(&[])?;
+            negotiate::routed_one(asked.accept(), "application/json")?;
+            return openid_configuration(core);
+        }
+        ["openid", "v1", "jwks"] => {
+            asked.is_get(&[])?;
+            negotiate::routed_one(asked.accept(), "application/jwk-set+json")?;
+            return jwks(core);
+        }
+        _ => None,
+    };
+    match document {
+        Some(document) => Ok(response::object(StatusCode::OK, &document, asked.output()?)),
+        None => not_found(core, asked.path),
     }
 }
 
-/// Whether anything answers GET at this path, for telling 405 from 404.
-fn known(path: &str) -> Option<()> {
-    let first = path.split('/').nth(1).unwrap_or_default();
-    let is =
-        matches!(first, "api" | "apis" | "version" | "healthz" | "livez" | "readyz" | "metrics" | "openapi");
-    is.then_some(())
-}
-
-/// Discovery documents know no tables; whatever else is asked for, JSON is what they are.
-fn document_output(headers: &HeaderMap, query: &Query) -> Result<Output, ApiError> {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    let output = negotiate::output(accept)?;
-    Ok(Output { encoding: output.encoding, pretty: query.truthy("pretty"), ..Output::JSON })
-}
-
-fn root(
+/// The resources of a group's version; `None` where it is not served.
+fn resource_list(
     core: &Core,
-    path: &str,
-    headers: &HeaderMap,
-    output: Result<Output, ApiError>,
-) -> Result<Reply, ApiError> {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if wants_aggregated(accept)
+    group: &str,
+    version: &str,
+    asked: Asked<'_>,
+) -> Result<Option<Value>, ApiError> {
+    let list = discovery::resource_list(&core.config.served, group, version);
+    list.map(|list| asked.is_discovery().map(|()| list)).transpose()
+}
+
+/// Nothing is served at a path: said by the router, where it has something above it, or as any web server says it.
+pub(crate) fn not_found(core: &Core, path: &str) -> Result<Reply, ApiError> {
+    let mut segments = path.split('/').skip(1);
+    let routed = match (segments.next().unwrap_or_default(), segments.next().unwrap_or_default()) {
+        ("api" | "version", _) => true,
+        ("apis", group) => core.config.served.groups().iter().any(|(served, _)| *served == group),
+        _ => path.starts_with("/openid/v1/jwks/") || path.starts_with("/.well-known/openid-configuration/"),
+    };
+    if routed { Err(response::unknown_path()) } else { Ok(response::no_page()) }
+}
+
+/// What groups and versions there are: in one document with all resources, where that is asked for.
+fn root(core: &Core, path: &str, asked: Asked<'_>) -> Result<Reply, ApiError> {
+    if let Some((encoding, media)) = aggregated(asked.accept())
         && let Some(document) = discovery::aggregated(&core.config.served, path)
     {
-        let bytes = serde_json::to_vec(&document).map_err(|error| ApiError::internal(error.to_string()))?;
-        let mut reply = with_etag(headers, AGGREGATED, Bytes::from(bytes));
+        let mut reply = with_etag(asked.headers, media, Bytes::from(codec::encode(&document, encoding)));
         reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
         return Ok(reply);
     }
@@ -107,28 +172,30 @@ fn root(
     } else {
         discovery::api_groups(&core.config.served)
     };
-    let mut reply = response::object(StatusCode::OK, &document, output?);
+    let mut reply = response::object(StatusCode::OK, &document, asked.output()?);
     reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
     Ok(reply)
 }
 
-/// Whether the first media type we know in the header is the aggregated document.
-fn wants_aggregated(accept: &str) -> bool {
-    for clause in accept.split(',') {
-        let mut pieces = clause.split(';').map(str::trim);
-        if pieces.next() != Some("application/json") {
-            continue;
+/// How the aggregated document is to be written, where a client would have it at all: rather than the plain one.
+///
+/// Source: upstream's `DiscoveryEndpointRestrictions`.
+fn aggregated(accept: &str) -> Option<(Encoding, &'static str)> {
+    const FORMS: [(Encoding, &str); 3] = [
+        (Encoding::Json, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+        (Encoding::Yaml, "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+        (
+            Encoding::Protobuf,
+            "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        ),
+    ];
+    accept::clauses(accept).iter().find_map(|clause| {
+        let wanted = (clause.get("g"), clause.get("v"), clause.get("as"));
+        if wanted != ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") || !clause.get("sv").is_empty() {
+            return None;
         }
-        let parameters: Vec<&str> = pieces.collect();
-        if !parameters.iter().any(|p| p.starts_with("as=")) {
-            return false;
-        }
-        let has = |text| parameters.contains(&text);
-        if has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io") && has("v=v2") {
-            return true;
-        }
-    }
-    false
+        FORMS.into_iter().find(|(encoding, _)| clause.takes(negotiate::content_type(*encoding)))
+    })
 }
 
 /// An answer that a client may keep: 304 if it has it already.
@@ -148,64 +215,6 @@ fn with_etag(headers: &HeaderMap, content_type: &'static str, bytes: Bytes) -> R
     reply
 }
 
-/// OpenAPI documents, each made once, when it is first asked for, and away from the threads that serve requests.
-async fn documents(
-    core: &Arc<Core>,
-    path: &str,
-    headers: &HeaderMap,
-    query: &Query,
-) -> Result<Reply, ApiError> {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let protobuf = path == "v2" && accept.contains("proto-openapi.spec.v2");
-    let name = if protobuf { "v2.protobuf".to_owned() } else { path.to_owned() };
-    let known = core.documents.lock().get(&name).cloned();
-    let document = match known {
-        Some(document) => document,
-        None => {
-            let made = tokio::task::spawn_blocking({
-                let (core, name) = (Arc::clone(core), name.clone());
-                move || make_document(&core.config.served, &name)
-            });
-            let made = made.await.map_err(|error| ApiError::internal(error.to_string()))?;
-            let document = made.ok_or_else(response::unknown_path)?;
-            core.documents.lock().insert(name, document.clone());
-            document
-        }
-    };
-    let media = match (protobuf, path) {
-        (true, _) => openapi::V2_PROTOBUF_TYPE,
-        _ => "application/json",
-    };
-    let asked = query.first("hash").filter(|hash| !hash.is_empty());
-    let (Some(asked), Some(of)) = (asked, path.strip_prefix("v3/")) else {
-        return Ok(with_etag(headers, media, document));
-    };
-    let hash = openapi::hash(&core.config.served, of);
-    if asked != hash {
-        // Another server's document, or an older one's: its address must not come to name this one.
-        let mut reply = response::text(StatusCode::MOVED_PERMANENTLY, "Moved Permanently\n");
-        let address = HeaderValue::from_str(&format!("/openapi/{path}?hash={hash}"));
-        let address = address.map_err(|error| ApiError::internal(error.to_string()))?;
-        reply.headers_mut().insert(http::header::LOCATION, address);
-        return Ok(reply);
-    }
-    let mut reply = with_etag(headers, media, document);
-    // The hash in the address names the content, so it never changes.
-    let forever = HeaderValue::from_static("public, immutable");
-    reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
-    Ok(reply)
-}
-
-fn make_document(served: &Selection, name: &str) -> Option<Bytes> {
-    let bytes = |document: Arc<[u8]>| Bytes::from_owner(document);
-    match name {
-        "v2" => Some(bytes(openapi::v2(served))),
-        "v2.protobuf" => Some(bytes(openapi::v2_protobuf(served))),
-        "v3" => serde_json::to_vec(&openapi::v3_index(served)).ok().map(Bytes::from),
-        path => openapi::v3(served, path.strip_prefix("v3/")?).map(bytes),
-    }
-}
-
 /// `/version`. Source: `k8s.io/apimachinery/pkg/version.Info`.
 fn version() -> Value {
     json!({
@@ -215,85 +224,10 @@ fn version() -> Value {
         "gitCommit": option_env!("PODIUM_COMMIT").unwrap_or(""),
         "gitTreeState": "clean",
         "buildDate": option_env!("PODIUM_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
-        "goVersion": "none (Rust)",
+        "goVersion": RUNTIME,
         "compiler": "rustc",
         "platform": "linux/amd64",
     })
-}
-
-/// The checks of an endpoint, with whether each passes, in upstream's order.
-fn checks(core: &Core, kind: &str) -> Vec<(&'static str, bool)> {
-    let booted = core.booted.load(Ordering::Acquire);
-    let mut checks = vec![("ping", true), ("log", true), ("etcd", core.store.revision() > 0)];
-    if kind == "readyz" {
-        checks.push(("etcd-readiness", core.store.revision() > 0));
-        checks.push(("informer-sync", true));
-    }
-    checks.extend([
-        ("poststarthook/start-apiserver-admission-initializer", true),
-        ("poststarthook/generic-apiserver-start-informers", true),
-        ("poststarthook/priority-and-fairness-config-consumer", true),
-        ("poststarthook/priority-and-fairness-filter", true),
-        ("poststarthook/storage-object-count-tracker-hook", true),
-        ("poststarthook/rbac/bootstrap-roles", booted),
-        ("poststarthook/scheduling/bootstrap-system-priority-classes", booted),
-        ("poststarthook/priority-and-fairness-config-producer", booted),
-        ("poststarthook/bootstrap-controller", booted),
-        ("poststarthook/start-system-namespaces-controller", booted),
-    ]);
-    if kind == "readyz" {
-        checks.push(("shutdown", !core.shutdown.is_cancelled()));
-    }
-    checks
-}
-
-/// Source: upstream's `apiserver/pkg/server/healthz`.
-fn health(core: &Core, kind: &str, only: &str, query: &Query) -> Result<Reply, ApiError> {
-    let checks = checks(core, kind);
-    if !only.is_empty() {
-        let (name, good) =
-            checks.into_iter().find(|(name, _)| *name == only).ok_or_else(response::unknown_path)?;
-        return Ok(match good {
-            true => response::text(StatusCode::OK, "ok"),
-            // Who may ask for one check may know why it fails.
-            false => response::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("internal server error: {name}: not finished\n"),
-            ),
-        });
-    }
-    let mut unknown: BTreeSet<&str> = query.all("exclude").collect();
-    let excluded = unknown.clone();
-    let mut text = String::new();
-    let mut failed = false;
-    for (name, good) in &checks {
-        if excluded.contains(name) {
-            unknown.remove(name);
-            let _ = writeln!(text, "[+]{name} excluded: ok");
-            continue;
-        }
-        core.metrics.checks.observe(kind, name, *good);
-        if *good {
-            let _ = writeln!(text, "[+]{name} ok");
-        } else {
-            failed = true;
-            let _ = writeln!(text, "[-]{name} failed: reason withheld");
-        }
-    }
-    if !unknown.is_empty() {
-        let names: Vec<String> = unknown.into_iter().map(go_quote).collect();
-        let names = names.join(", ");
-        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {names}");
-    }
-    if failed {
-        let _ = writeln!(text, "{kind} check failed");
-        return Ok(response::text(StatusCode::INTERNAL_SERVER_ERROR, text));
-    }
-    if query.has("verbose") {
-        let _ = writeln!(text, "{kind} check passed");
-        return Ok(response::text(StatusCode::OK, text));
-    }
-    Ok(response::text(StatusCode::OK, "ok"))
 }
 
 /// Media type of the text exposition format.
@@ -351,33 +285,40 @@ fn jwks(core: &Core) -> Result<Reply, ApiError> {
     Ok(response::bytes(StatusCode::OK, "application/jwk-set+json", bytes))
 }
 
-/// `/`: where there is something.
-fn index(core: &Core) -> Value {
+/// Every path that is listed: the routes' roots and what the muxes have.
+fn paths(core: &Core) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
         "/api/v1",
         "/apis",
         "/apis/",
-        "/healthz",
-        "/livez",
+        FLAGZ,
         "/metrics",
         "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
+        "/openapi/v3/",
         "/openid/v1/jwks",
-        "/readyz",
+        STATUSZ,
         "/version",
     ]
     .map(str::to_owned)
     .to_vec();
+    paths.extend(health::paths(core));
     for (group, versions) in core.config.served.groups().into_iter().filter(|(group, _)| !group.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.sort();
     paths.dedup();
-    json!({"paths": paths})
+    paths
+}
+
+/// `/`: where there is something.
+fn index(core: &Core) -> Reply {
+    let text = response::indented(&json!({"paths": paths(core)}));
+    response::bytes(StatusCode::OK, "application/json", text)
 }
 
 #[cfg(test)]
@@ -386,13 +327,19 @@ mod tests {
 
     #[test]
     fn aggregated_discovery_is_recognised() {
-        assert!(wants_aggregated(
-            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
-        ));
-        assert!(!wants_aggregated("application/json"));
-        assert!(!wants_aggregated(
-            "application/json, application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-        ));
-        assert!(!wants_aggregated("*/*"));
+        let encoding = |accept: &str| aggregated(accept).map(|(encoding, _)| encoding);
+        let asked = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let json = format!("application/json{asked}");
+        let beta = json.replace("v=v2", "v=v2beta1");
+        assert_eq!(encoding(&format!("{json},{beta},application/json")), Some(Encoding::Json));
+        assert_eq!(encoding(&format!("{json};profile=nopeer")), Some(Encoding::Json));
+        assert_eq!(encoding(&format!("application/yaml{asked}")), Some(Encoding::Yaml));
+        let protobuf = format!("application/vnd.kubernetes.protobuf{asked},{json}");
+        assert_eq!(encoding(&protobuf), Some(Encoding::Protobuf));
+        // It is preferred to the plain one, whatever comes first.
+        assert_eq!(encoding(&format!("application/json, {json}")), Some(Encoding::Json));
+        for other in ["application/json", "*/*", "", &beta] {
+            assert_eq!(encoding(other), None, "{other}");
+        }
     }
 }

@@ -4,15 +4,17 @@
 //! the store writes its revision into the place left for it. A value transform (encryption at rest) belongs in
 //! [`encode`] and [`parse`], the only two functions that know the form of stored bytes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use podium_store::{Key, KeyRange, Record, Value as StoredValue};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use podium_api::selector::{FieldRequirement, FieldSelector, LabelSelector, Operator};
 use podium_api::status::ApiError;
+use podium_api::{codec, resources};
 
 use crate::catalogue::Served;
 use crate::hot::Slot;
@@ -63,13 +65,15 @@ pub(crate) fn names_in<'k>(prefix: &str, key: &'k [u8]) -> Option<(&'k str, &'k 
 }
 
 /// Encodes an object for the store, with a place for its resourceVersion. Any resourceVersion in it is ignored.
+///
+/// Kind and version come first, so that a list can leave them out without parsing: see [`TypePrefix`].
 pub(crate) fn encode(object: &Value) -> StoredValue {
     let mut out = Vec::with_capacity(1024);
     let mut revision_at = None;
     let empty = Map::new();
     let members = object.as_object().unwrap_or(&empty);
     out.push(b'{');
-    for (index, (name, value)) in members.iter().enumerate() {
+    for (index, (name, value)) in codec::in_order(members).enumerate() {
         if index > 0 {
             out.push(b',');
         }
@@ -82,6 +86,72 @@ pub(crate) fn encode(object: &Value) -> StoredValue {
     }
     out.push(b'}');
     StoredValue { bytes: Bytes::from(out), revision_at }
+}
+
+/// What the stored objects of a kind begin with and the items of its lists do not have: kind and version.
+#[derive(Debug)]
+pub(crate) struct TypePrefix {
+    /// As [`encode`] writes it.
+    first: String,
+    /// As it was written when all members were sorted; kinds with a member before `kind` had it in two places.
+    sorted: String,
+}
+
+/// An object's bytes without kind and version, in two pieces.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Untyped<'r> {
+    open: &'static [u8],
+    rest: Cow<'r, [u8]>,
+}
+
+impl Untyped<'_> {
+    /// Bytes of both pieces.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.rest.len()
+    }
+
+    /// Adds both pieces.
+    pub(crate) fn append_to(&self, out: &mut BytesMut) {
+        out.extend_from_slice(self.open);
+        out.extend_from_slice(&self.rest);
+    }
+}
+
+impl TypePrefix {
+    /// Of a kind as it is stored.
+    pub(crate) fn of(served: &Served) -> TypePrefix {
+        let version = resources::group_version(&served.storage_group, &served.storage_version);
+        let kind = &served.kind;
+        TypePrefix {
+            first: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\","),
+            sorted: format!("{{\"apiVersion\":\"{version}\",\"kind\":\"{kind}\","),
+        }
+    }
+
+    /// The object in a record without them. One that does not parse is left as it is: it must not hide the others.
+    pub(crate) fn off<'r>(&self, record: &'r Record) -> Untyped<'r> {
+        let bytes: &[u8] = &record.value;
+        let rest =
+            [&self.first, &self.sorted].into_iter().find_map(|prefix| bytes.strip_prefix(prefix.as_bytes()));
+        if let Some(rest) = rest {
+            return Untyped { open: b"{", rest: Cow::Borrowed(rest) };
+        }
+        let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else {
+            return Untyped { open: b"", rest: Cow::Borrowed(bytes) };
+        };
+        forget_type(&mut object);
+        let mut text = Vec::with_capacity(bytes.len());
+        write_json(&mut text, &object);
+        Untyped { open: b"", rest: Cow::Owned(text) }
+    }
+}
+
+/// Takes kind and version out of an object: the items of lists do not have them.
+pub(crate) fn forget_type(object: &mut Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.remove("kind");
+        members.remove("apiVersion");
+    }
 }
 
 /// Writes metadata in key order with `"resourceVersion":""`, and returns where the digits go.
@@ -300,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_revision_goes_into_metadata_and_keys_stay_sorted() {
+    fn the_revision_goes_into_metadata_and_the_type_comes_first() {
         for metadata in [
             json!({"name": "a", "uid": "u"}),
             json!({"name": "a"}),
@@ -316,8 +386,38 @@ mod tests {
             let back: Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(back["metadata"]["resourceVersion"], "17");
             assert_eq!(back["involvedObject"]["resourceVersion"], "");
-            // The same bytes as encoding the whole: nothing else is different.
-            assert_eq!(serde_json::to_vec(&back).unwrap(), bytes);
+            let text = std::str::from_utf8(&bytes).unwrap();
+            assert!(text.starts_with(r#"{"kind":"Event","apiVersion":"v1","metadata":{"#), "{text}");
+            // The same length as encoding the whole: nothing else is different.
+            assert_eq!(serde_json::to_vec(&back).unwrap().len(), bytes.len());
         }
+    }
+
+    #[test]
+    fn items_of_lists_have_no_type() {
+        let catalogue = crate::catalogue::Catalogue::built_in(&podium_api::resources::Selection::default());
+        let maps = catalogue.find("", "v1", "configmaps").unwrap();
+        let prefix = TypePrefix::of(&maps);
+        let off = |value: Bytes| {
+            let record = Record::new(Key::from("/registry/configmaps/a/b"), value, 1, 1, 1, None, None);
+            let untyped = prefix.off(&record);
+            let mut out = BytesMut::new();
+            untyped.append_to(&mut out);
+            assert_eq!(out.len(), untyped.len());
+            (String::from_utf8(out.to_vec()).unwrap(), matches!(untyped.rest, Cow::Borrowed(_)))
+        };
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"kind": "x"},
+        });
+        let now = encode(&object).at_revision(7);
+        let wanted = r#"{"metadata":{"name":"a","resourceVersion":"7"},"data":{"kind":"x"}}"#;
+        assert_eq!(off(now), (wanted.to_owned(), true));
+        // As older servers stored it: sorted.
+        let (text, _) = off(Bytes::from(object.to_string()));
+        assert_eq!(text, r#"{"data":{"kind":"x"},"metadata":{"name":"a"}}"#);
+        let plain = Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{}}"#);
+        assert_eq!(off(plain), (r#"{"metadata":{}}"#.to_owned(), true));
+        // Damaged: as it is.
+        assert_eq!(off(Bytes::from_static(b"{\"kind")), ("{\"kind".to_owned(), true));
     }
 }

@@ -1,6 +1,7 @@
 //! Tables and partial metadata: the shapes kubectl and metadata informers ask for.
 
 use podium_api::codec;
+use podium_api::kinds::print;
 use serde_json::{Value, json};
 
 use crate::catalogue::Served;
@@ -84,7 +85,7 @@ fn columns(served: &Served) -> Value {
         .map(|column| {
             json!({
                 "name": column.name, "type": column.kind, "format": column.format,
-                "description": column.description, "priority": column.priority,
+                "description": print::description(&served.kind, column.name), "priority": column.priority,
             })
         })
         .collect()

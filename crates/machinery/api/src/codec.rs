@@ -338,12 +338,37 @@ pub(crate) fn check_text(
     }
 }
 
+/// An object as upstream's types write it: kind, version and metadata first; the rest is sorted.
+#[derive(Clone, Copy, Debug)]
+pub struct InOrder<'a>(pub &'a Value);
+
+/// The members of an object in that order.
+pub fn in_order(members: &serde_json::Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
+    let first = FIRST.iter().filter_map(|name| members.get_key_value(*name));
+    first.chain(members.iter().filter(|(name, _)| !FIRST.contains(&name.as_str())))
+}
+
+impl serde::Serialize for InOrder<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(members) => serializer.collect_map(in_order(members)),
+            other => other.serialize(serializer),
+        }
+    }
+}
+
+/// The JSON of an object, compact.
+fn json_text(object: &Value) -> Vec<u8> {
+    serde_json::to_vec(&InOrder(object)).expect("a JSON tree always encodes")
+}
+
 /// Encodes an object, which carries its own `apiVersion` and `kind`. Protobuf is enveloped. A kind without a
 /// protobuf form (tables, kinds unknown to the schema) is JSON inside the envelope.
 pub fn encode(object: &Value, encoding: Encoding) -> Vec<u8> {
     match encoding {
         Encoding::Json => {
-            let mut text = object.to_string().into_bytes();
+            let mut text = json_text(object);
             text.push(b'\n');
             text
         }
@@ -359,7 +384,12 @@ pub fn encode(object: &Value, encoding: Encoding) -> Vec<u8> {
 /// `kind` is `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
 pub fn encode_watch_event(kind: &str, object: &Value, encoding: Encoding) -> Vec<u8> {
     match encoding {
-        Encoding::Json => format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes(),
+        Encoding::Json => {
+            let mut frame = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
+            frame.extend_from_slice(&json_text(object));
+            frame.extend_from_slice(b"}\n");
+            frame
+        }
         Encoding::Yaml => {
             let mut event = serde_json::Map::new();
             event.insert("type".to_owned(), Value::from(kind));

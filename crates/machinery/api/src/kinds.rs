@@ -52,7 +52,7 @@ impl Requester<'_> {
         Requester { name: "", uid: "", groups: &[], extra: &BTreeMap::new() };
 }
 
-/// One column of a table, as upstream's printers declare it.
+/// One column of a table, as upstream's printers declare it; what it says of itself is [`print::description`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its title as in `Table.columnDefinitions[].name`, for example `Nominated Node`.
@@ -61,8 +61,6 @@ pub struct Column {
     pub kind: &'static str,
     /// `name` for the name column, otherwise usually empty.
     pub format: &'static str,
-    /// Shown in the column's description.
-    pub description: &'static str,
     /// 0 is always shown; above 0 only with `-o wide`.
     pub priority: i32,
 }

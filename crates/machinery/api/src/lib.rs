@@ -4,6 +4,7 @@
 //! No I/O, clock, or randomness: time and names are arguments. Objects inside the API server are
 //! [`serde_json::Value`] trees (keys sorted), described by the [`schema`] table; typed structs are for components.
 
+pub mod accept;
 pub mod codec;
 pub mod discovery;
 pub mod duration;
@@ -20,6 +21,7 @@ pub mod selector;
 pub mod status;
 pub mod time_zone;
 pub mod volumes;
+pub mod zpages;
 
 /// The version that servers and nodes report: the API's, and a word on who implements it.
 pub const VERSION: &str = "v1.36.2+podium";

@@ -21,6 +21,10 @@ use crate::resources::Selection;
 /// Go cannot parse a media type with an `@` in it, so upstream answers with the dot.
 pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
+/// What it is asked for as: by its name, and by the one that older clients know, which is no media type.
+pub const V2_PROTOBUF_NAMES: [&str; 2] =
+    [V2_PROTOBUF_TYPE, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
+
 /// Which version of OpenAPI a document is in; they differ in where things are and how references are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavor {

@@ -66,6 +66,7 @@ impl Call {
             query: self.query.clone(),
             user: Arc::clone(&self.user),
             output: self.output,
+            refusal: self.refusal,
             content_type: self.content_type.clone(),
             manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),

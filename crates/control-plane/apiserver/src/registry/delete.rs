@@ -291,6 +291,7 @@ impl Call {
             query: self.query.clone(),
             user: Arc::clone(&self.user),
             output: self.output,
+            refusal: self.refusal,
             content_type: None,
             manager: self.manager.clone(),
             warnings: parking_lot::Mutex::default(),

@@ -17,6 +17,7 @@ use crate::hot::Hot;
 use crate::negotiate::{self, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
+use crate::storage::TypePrefix;
 use crate::{storage, table};
 
 /// One page of a list.
@@ -190,7 +191,11 @@ impl Call {
                 let now = jiff::Timestamp::now();
                 self.each(&page, |object| {
                     list.push(&match shape {
-                        Shape::Native => self.to_served(object)?,
+                        Shape::Native => {
+                            let mut object = self.to_served(object)?;
+                            storage::forget_type(&mut object);
+                            object
+                        }
                         Shape::Metadata(version) => table::partial(&object, version),
                         Shape::Table(version) => table::row(&self.served, version, include, object, now),
                     });
@@ -220,14 +225,17 @@ impl Call {
     }
 
     /// A list of objects as one tree: in the served version for the native shape, as stored for the others.
-    pub(super) fn list_of(&self, items: Vec<Value>, metadata: &Value) -> Result<Value, ApiError> {
+    pub(super) fn list_of(&self, mut items: Vec<Value>, metadata: &Value) -> Result<Value, ApiError> {
         Ok(match self.output.shape {
-            Shape::Native => json!({
-                "apiVersion": self.served.api_version(),
-                "kind": format!("{}List", self.served.kind),
-                "metadata": metadata,
-                "items": items,
-            }),
+            Shape::Native => {
+                items.iter_mut().for_each(storage::forget_type);
+                json!({
+                    "apiVersion": self.served.api_version(),
+                    "kind": format!("{}List", self.served.kind),
+                    "metadata": metadata,
+                    "items": items,
+                })
+            }
             Shape::Metadata(version) => table::partial_list(&items, version, metadata),
             Shape::Table(version) => {
                 table::of_many(&self.served, version, self.include_object()?, items, metadata)
@@ -235,7 +243,8 @@ impl Call {
         })
     }
 
-    /// The list as stored bytes between brackets: nothing is parsed, and only one piece at a time is copied.
+    /// The list as stored bytes between brackets, less each one's kind and version: nothing is parsed, and only one
+    /// piece at a time is copied.
     fn gather(&self, page: Page, metadata: &Value) -> Result<Reply, ApiError> {
         let head = format!(
             "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -244,13 +253,14 @@ impl Call {
         );
         const TAIL: &[u8] = b"]}\n";
         let commas = page.records.len().saturating_sub(1);
-        let items: usize = page.records.iter().map(|record| record.value.len()).sum();
+        let prefix = TypePrefix::of(&self.served);
+        let items: usize = page.records.iter().map(|record| prefix.off(record).len()).sum();
         let length = head.len() + items + commas + TAIL.len();
-        let body = gathered(page.records, head.into_bytes(), TAIL, length, |out, index, record| {
+        let body = gathered(page.records, head.into_bytes(), TAIL, length, move |out, index, record| {
             if index > 0 {
                 out.extend_from_slice(b",");
             }
-            out.extend_from_slice(&record.value);
+            prefix.off(record).append_to(out);
             Ok(())
         })?;
         Ok(response::with_body(StatusCode::OK, "application/json", body))

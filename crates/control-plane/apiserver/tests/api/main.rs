@@ -9,6 +9,7 @@ mod kubectl;
 mod kubelets;
 mod lists;
 mod metrics;
+mod negotiation;
 mod network;
 mod overload;
 mod services;

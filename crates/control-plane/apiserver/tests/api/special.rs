@@ -236,7 +236,7 @@ async fn discovery_documentation_and_health() {
         call(&server, "GET", "/livez?verbose&exclude=etcd&exclude=b&exclude=a", Value::Null).await.text();
     assert!(without.starts_with("[+]ping ok\n[+]log ok\n[+]etcd excluded: ok\n"), "{without}");
     let unknown =
-        "warn: some health checks cannot be excluded: no matches for \"a\", \"b\"\nlivez check passed\n";
+        "warn: some health checks cannot be excluded: no matches for \"a\",\"b\"\nlivez check passed\n";
     assert!(without.ends_with(unknown), "{without}");
     assert_eq!(call(&server, "GET", "/livez/nothing", Value::Null).await.status, 404);
     let slis = call(&server, "GET", "/metrics/slis", Value::Null).await.text();

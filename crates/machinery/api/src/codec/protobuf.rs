@@ -2,6 +2,7 @@
 //!
 //! An object travels in an envelope: four magic bytes and a `runtime.Unknown` that names its kind.
 
+mod discovery;
 mod read;
 pub(crate) mod wire;
 mod write;
@@ -104,12 +105,19 @@ pub(super) fn read_any(body: &[u8]) -> Result<Value, Malformed> {
 pub(super) fn write_enveloped(object: &Value) -> Option<Result<Vec<u8>, ApiError>> {
     let (api_version, kind) = super::kind_of(object);
     let (group, version) = split_api_version(api_version);
-    let ty = type_of(group, version, kind)?;
+    let ty = type_of(group, version, kind);
+    if ty.is_none() && (api_version, kind) != discovery::KIND {
+        return None;
+    }
     let mut writer = Writer::with_capacity(1024);
     writer.raw(MAGIC);
     meta(&mut writer, api_version, kind);
     let start = writer.begin(2);
-    if let Err(error) = write_message(&mut writer, ty, object) {
+    let written = match ty {
+        Some(ty) => write_message(&mut writer, ty, object),
+        None => discovery::list(&mut writer, object),
+    };
+    if let Err(error) = written {
         return Some(Err(error));
     }
     writer.end(start);

@@ -24,7 +24,7 @@ pub(super) static RULES: Kind = Kind {
         string("Message"),
         wide("First Seen"),
         wide("Count"),
-        Column { name: "Name", kind: "string", format: "name", description: "", priority: 1 },
+        Column { name: "Name", kind: "string", format: "name", priority: 1 },
     ],
     row,
     create_on_update: true,

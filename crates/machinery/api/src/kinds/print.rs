@@ -9,9 +9,12 @@ use super::Column;
 use super::tree::{entries, list, text, value};
 use crate::selector::LabelSelector;
 
+mod descriptions;
+
+pub use descriptions::description;
+
 /// The `Name` column.
-pub(crate) const NAME: Column =
-    Column { name: "Name", kind: "string", format: "name", description: "", priority: 0 };
+pub(crate) const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
 /// The `Age` column.
 pub(crate) const AGE: Column = string("Age");
 
@@ -20,22 +23,22 @@ pub const NAME_AGE: &[Column] = &[NAME, AGE];
 
 /// A column of texts that is always shown.
 pub(crate) const fn string(name: &'static str) -> Column {
-    Column { name, kind: "string", format: "", description: "", priority: 0 }
+    Column { name, kind: "string", format: "", priority: 0 }
 }
 
 /// A column of numbers that is always shown.
 pub(crate) const fn integer(name: &'static str) -> Column {
-    Column { name, kind: "integer", format: "", description: "", priority: 0 }
+    Column { name, kind: "integer", format: "", priority: 0 }
 }
 
 /// A column of flags that is always shown.
 pub(crate) const fn boolean(name: &'static str) -> Column {
-    Column { name, kind: "boolean", format: "", description: "", priority: 0 }
+    Column { name, kind: "boolean", format: "", priority: 0 }
 }
 
 /// A column of texts shown with `-o wide`.
 pub(crate) const fn wide(name: &'static str) -> Column {
-    Column { name, kind: "string", format: "", description: "", priority: 1 }
+    Column { name, kind: "string", format: "", priority: 1 }
 }
 
 /// The cells of [`NAME_AGE`].
@@ -45,7 +48,7 @@ pub fn name_age_row(object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// Name and Created At: the generic table of kinds for which upstream has no printer.
 pub(crate) const CREATED_AT: &[Column] =
-    &[NAME, Column { name: "Created At", kind: "date", format: "", description: "", priority: 0 }];
+    &[NAME, Column { name: "Created At", kind: "date", format: "", priority: 0 }];
 
 /// The cells of [`CREATED_AT`].
 pub(crate) fn created_at_row(object: &Value, _now: Timestamp) -> Vec<Value> {

@@ -152,7 +152,7 @@ pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
     },
     columns: &[
         NAME,
-        super::Column { name: "Attacher", kind: "string", format: "name", description: "", priority: 0 },
+        super::Column { name: "Attacher", kind: "string", format: "name", priority: 0 },
         string("PV"),
         string("Node"),
         boolean("Attached"),
