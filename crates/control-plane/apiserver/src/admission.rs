@@ -25,6 +25,7 @@ mod limit_ranger;
 mod namespace;
 pub(crate) mod node_restriction;
 mod pod_defaults;
+mod pod_resize;
 pub mod pod_security;
 mod priority;
 pub mod quota;
@@ -242,6 +243,7 @@ impl Admission {
         services::check_external_ips(request, self.config.allow_external_ips)?;
         devices::check_admin_access(request, &self.objects)?;
         devices::check_status(request, &self.authorizer)?;
+        pod_resize::check(request, &self.objects)?;
         escalation::check(&self.authorizer, request)
     }
 
