@@ -16,3 +16,4 @@ mod support;
 mod verbs;
 mod versions;
 mod watches;
+mod writes;
