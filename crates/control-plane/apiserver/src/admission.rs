@@ -27,6 +27,7 @@ mod limit_ranger;
 mod namespace;
 pub(crate) mod node_restriction;
 mod pod_defaults;
+mod pod_resize;
 pub mod pod_security;
 mod priority;
 pub mod quota;
@@ -274,6 +275,7 @@ impl Admission {
         // Upstream has the rest in its registry, behind admission's back.
         devices::check_admin_access(request, objects)?;
         devices::check_status(request, &self.authorizer)?;
+        pod_resize::check(request, &self.objects)?;
         escalation::check(&self.authorizer, request)
     }
 

@@ -221,10 +221,16 @@ impl Call {
             Some(sub) => (sub.group.as_str(), sub.version.as_str(), sub.kind.as_str()),
             None => (self.served.group.as_str(), self.served.version.as_str(), self.served.kind.as_str()),
         };
-        let object = self.decode(body, group, version, kind, write.validation)?;
+        let mut object = self.decode(body, group, version, kind, write.validation)?;
         if !crate::reviews::Reviews::handles(&self.served.group, &self.served.plural, &self.info.subresource)
         {
             return Err(response::method_not_allowed());
+        }
+        // A review that answers with what it was given says who asked, as upstream's.
+        if let Some(ty) = podium_api::schema::type_of(group, version, kind)
+            && object.is_object()
+        {
+            self.track_as(ty, &mut object, &crate::clock::now());
         }
         let answer = self.core.reviews.create(crate::reviews::Create {
             user: &self.user,

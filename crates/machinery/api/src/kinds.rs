@@ -141,6 +141,12 @@ pub trait Rules: Send + Sync {
     fn orphans_by_default(&self) -> bool {
         false
     }
+
+    /// Whether a new object without labels gets those of its pod template, together with what [`Rules::prepare_create`] adds
+    /// to them: upstream's defaulting of Jobs makes both one map.
+    fn shares_template_labels(&self) -> bool {
+        false
+    }
 }
 
 /// A kind without behaviour of its own: ConfigMap-like, Name and Age.

@@ -52,7 +52,19 @@ impl Call {
     /// The old way to bind: a Binding posted to its own collection, naming the pod in its body.
     pub(super) async fn bind_by_body(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
-        let binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        {
+            // What is refused for the namespace is refused by this resource's name.
+            let mut request = self.admission(
+                Operation::Create,
+                "Binding",
+                &mut binding,
+                None,
+                &write.object,
+                write.dry_run,
+            );
+            self.core.admission.mutate(&mut request)?;
+        }
         let name = binding["metadata"]["name"].as_str().unwrap_or_default();
         let pods = self.core.catalogue.stored("", "pods").ok_or_else(response::unknown_path)?;
         let mut info = self.info.clone();

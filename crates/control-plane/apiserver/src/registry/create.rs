@@ -115,6 +115,7 @@ impl Call {
         let rules = &*self.served.rules;
         let now = clock::now();
         fill_system_metadata(&mut object, &now);
+        let shares_labels = rules.shares_template_labels() && lacks_labels(&object);
         rules.default(&mut object);
         if !tracked {
             self.dedup_owners(&mut object, false);
@@ -141,6 +142,9 @@ impl Call {
         let context = Context { part: Part::Main, now: &now, requester: self.user.as_requester() };
         self.drop_disabled(&mut object, None);
         rules.prepare_create(&mut object, &context);
+        if shares_labels {
+            object["metadata"]["labels"] = object["spec"]["template"]["metadata"]["labels"].clone();
+        }
         if rules.has_generation() {
             object["metadata"]["generation"] = json!(1);
         } else {
@@ -243,6 +247,12 @@ fn no_free_name(mut error: ApiError) -> ApiError {
         details["retryAfterSeconds"] = json!(1);
     }
     error
+}
+
+/// Whether an object has no labels, and its template has some.
+fn lacks_labels(object: &Value) -> bool {
+    let some = |labels: &Value| labels.as_object().is_some_and(|labels| !labels.is_empty());
+    !some(&object["metadata"]["labels"]) && some(&object["spec"]["template"]["metadata"]["labels"])
 }
 
 /// What only the server says: uid, creation time; and what a new object cannot have.

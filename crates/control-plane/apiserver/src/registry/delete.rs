@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use podium_store::{Change as StoreChange, CommitError, Expect, Key, Record};
 use serde_json::{Value, json};
@@ -57,8 +57,8 @@ pub(crate) enum Deleted {
 /// What one delete does to an object, decided purely.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// Remove it.
-    Remove,
+    /// Remove it. What was asked for a graceful deletion that has no time left is still marked as one: so it looks at last.
+    Remove(Option<Value>),
     /// Store it like this: marked, with its finalizers.
     Mark(Value),
     /// Nothing: it is being deleted already, and not slower than asked.
@@ -153,13 +153,19 @@ impl Call {
                 let stored = stored.inspect(|stored| Meta::remember(&self.served, stored, &new));
                 Ok(Deleted::Waiting(stored.and_then(|r| storage::parse(r).ok()).unwrap_or(new)))
             }
-            Step::Remove if options.dry_run => Ok(Deleted::Gone(object)),
-            Step::Remove => {
+            Step::Remove(last) if options.dry_run => Ok(Deleted::Gone(last.unwrap_or(object))),
+            Step::Remove(last) => {
                 let freed = self.core.services.freed(&self.served, &object);
                 let committed =
                     self.core.commit(&self.served, key.clone(), expect, StoreChange::Delete, freed).await?;
-                let last = committed.record.as_deref().and_then(|record| storage::parse(record).ok());
-                Ok(Deleted::Gone(last.unwrap_or(object)))
+                let stored = committed.record.as_deref().and_then(|record| storage::parse(record).ok());
+                Ok(Deleted::Gone(match (last, stored) {
+                    (Some(mut last), Some(stored)) => {
+                        last["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+                        last
+                    }
+                    (last, stored) => last.or(stored).unwrap_or(object),
+                }))
             }
         }
     }
@@ -182,10 +188,12 @@ impl Call {
         let orphans = self.served.rules.orphans_by_default();
         let new = with_finalizers(object.clone(), object, options, orphans);
         let held = new["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+        // A grace that is over already cannot end once more.
+        let over = deleting && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0;
         match grace.filter(|_| !deleting) {
             Some(seconds) if seconds > 0 => Step::Mark(mark(new, seconds, now)),
             _ if held => Step::Mark(mark(new, 0, now)),
-            _ => Step::Remove,
+            _ => Step::Remove((graceful && !over).then(|| mark(new, 0, now))),
         }
     }
 
@@ -251,14 +259,16 @@ impl Call {
             .into_iter()
             .map(|record| -> BoxFuture<'_, _> { Box::pin(self.delete_one(record, &options)) })
             .collect();
-        let results: Vec<Result<Option<Value>, ApiError>> =
-            futures::stream::iter(deletions).buffered(CONCURRENT).collect().await;
+        // Upstream deletes one after the other and stops at the first that it may not; that matters where conditions are for
+        // some of them only.
+        let conditional = options.uid.is_some() || options.resource_version.is_some();
+        let at_once = if conditional { 1 } else { CONCURRENT };
+        let deleted: Vec<Option<Value>> =
+            futures::stream::iter(deletions).buffered(at_once).try_collect().await?;
         let native = self.output.shape == Shape::Native;
         let mut items = Vec::new();
-        for result in results {
-            if let Some(object) = result? {
-                items.push(if native { self.to_served(object)? } else { object });
-            }
+        for object in deleted.into_iter().flatten() {
+            items.push(if native { self.to_served(object)? } else { object });
         }
         let list = self.list_of(items, &metadata)?;
         Ok(response::object(StatusCode::OK, &list, self.output))
@@ -330,7 +340,7 @@ fn decide_namespace(object: &Value, options: &DeleteOptions, now: jiff::Timestam
     if held(&object["spec"]["finalizers"]) || held(&object["metadata"]["finalizers"]) {
         return Step::Nothing;
     }
-    Step::Remove
+    Step::Remove(None)
 }
 
 /// Marks an object as being deleted. The generation rises with the first mark: its controllers behave differently now.
@@ -486,7 +496,7 @@ mod tests {
         assert_eq!(decide_namespace(&marked, &DeleteOptions::default(), now), Step::Nothing);
         let mut empty = marked;
         empty["spec"]["finalizers"] = json!([]);
-        assert_eq!(decide_namespace(&empty, &DeleteOptions::default(), now), Step::Remove);
+        assert_eq!(decide_namespace(&empty, &DeleteOptions::default(), now), Step::Remove(None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use podium_api::patch::apply::{self, Writer};
+use podium_api::schema::TypeId;
 use podium_api::status::ApiError;
 use serde_json::Value;
 
@@ -83,17 +84,21 @@ impl Call {
         }
     }
 
+    fn writer<'w>(&'w self, manager: &'w str, now: &'w str) -> Writer<'w> {
+        let subresource = self.info.subresource.as_str();
+        Writer { manager, subresource, now, reset: reset_fields(&self.served.plural, subresource) }
+    }
+
+    /// Gives a new object of another type than the resource's, such as a review, its managed fields.
+    pub(super) fn track_as(&self, ty: TypeId, new: &mut Value, now: &str) {
+        apply::track(&Value::Null, new, ty, &self.writer(&self.manager(), now));
+    }
+
     /// Brings the managed fields of a written object up to date; both are in the stored version, `old` is null on create.
     pub(super) fn track(&self, old: &Value, new: &mut Value, now: &str) -> Result<(), ApiError> {
         let Some(ty) = self.served.type_id else { return Ok(()) };
         let manager = self.manager();
-        let subresource = self.info.subresource.as_str();
-        let writer = Writer {
-            manager: &manager,
-            subresource,
-            now,
-            reset: reset_fields(&self.served.plural, subresource),
-        };
+        let writer = self.writer(&manager, now);
         if self.served.as_stored() {
             apply::track(old, new, ty, &writer);
             return Ok(());

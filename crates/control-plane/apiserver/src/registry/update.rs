@@ -346,16 +346,24 @@ pub(super) fn part(subresource: &str) -> Part {
     }
 }
 
-/// What only the server says stays as it is stored.
+/// What only the server says stays as it is stored. A deletion is never undone; one that a client makes up, or another
+/// grace, is left for validation to refuse.
 fn keep_system_metadata(new: &mut Value, old: &Value) {
     let before = &old["metadata"];
     let metadata = &mut new["metadata"];
     remove(metadata, "selfLink");
-    for name in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds"]
-    {
+    for name in ["uid", "creationTimestamp", "generation"] {
         match before.get(name).filter(|value| !value.is_null()) {
             Some(value) => metadata[name] = value.clone(),
             None => remove(metadata, name),
+        }
+    }
+    for (name, may_differ) in [("deletionTimestamp", false), ("deletionGracePeriodSeconds", true)] {
+        let given = !metadata[name].is_null();
+        match before.get(name).filter(|value| !value.is_null()) {
+            Some(value) if !(given && may_differ) => metadata[name] = value.clone(),
+            None if !given => remove(metadata, name),
+            _ => {}
         }
     }
     // Objects from before the server gave uids do not exist, but an empty one must never be stored.

@@ -18,3 +18,4 @@ mod support;
 mod verbs;
 mod versions;
 mod watches;
+mod writes;

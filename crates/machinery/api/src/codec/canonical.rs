@@ -28,8 +28,9 @@ fn has_type(map: &Map<String, Value>, ty: TypeId, depth: usize) -> bool {
         let field = &fields[index];
         let is_always = always.iter().any(|other| usize::from(*other) == index);
         written += usize::from(is_always);
-        // Of what Go always writes, lists and maps that are not there are nulls.
-        if value.is_null() && is_always && field.shape != Shape::One {
+        // Of what Go always writes, lists, maps and times that are not there are nulls.
+        let nullable = field.shape != Shape::One || matches!(field.kind, Kind::Time | Kind::MicroTime);
+        if value.is_null() && is_always && nullable {
             continue;
         }
         if !is_written(field, value) || !has_shape(value, field, depth) {

@@ -57,13 +57,24 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
+/// What core/v1 writes also where it says nothing, and events.k8s.io/v1 does not.
+const WRITTEN_IF_EMPTY: [&str; 2] = ["reportingComponent", "reportingInstance"];
+
 fn event_to_core(event: &mut Map<String, Value>) {
     for (core, events) in EVENT_FIELDS {
         rename(event, events, core);
     }
+    for field in WRITTEN_IF_EMPTY {
+        event.entry(field).or_insert_with(|| Value::String(String::new()));
+    }
 }
 
 fn event_from_core(event: &mut Map<String, Value>) {
+    for field in WRITTEN_IF_EMPTY {
+        if event.get(field).is_some_and(|value| value == "") {
+            event.remove(field);
+        }
+    }
     for (core, events) in EVENT_FIELDS {
         rename(event, core, events);
     }

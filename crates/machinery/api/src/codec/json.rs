@@ -140,11 +140,16 @@ impl<'a> Reader<'a> {
 
     /// An object of a type. The next character is known to be an opening brace.
     fn object(&mut self, ty: TypeId) -> Result<Value, SyntaxError> {
+        self.object_over(ty, Map::new())
+    }
+
+    /// An object whose key was there before: into `object`, which is what was read then, as Go reads into the same struct.
+    fn object_over(&mut self, ty: TypeId, mut object: Map<String, Value>) -> Result<Value, SyntaxError> {
         self.enter()?;
         self.scan.open(b'{');
         let fields = ty.fields();
-        let mut seen: u128 = 0;
-        let mut object = Map::new();
+        let (mut read, mut seen): (u128, u128) = (0, 0);
+        let again = !object.is_empty();
         let mut first = true;
         while let Some(key) = self.scan.key(&mut first)? {
             let Some(index) = ty.field_index(&key) else {
@@ -155,17 +160,28 @@ impl<'a> Reader<'a> {
             let field = &fields[index];
             // No type has 128 fields; a test of the table says so.
             let bit = 1 << index;
-            if seen & bit != 0 {
+            let twice = read & bit != 0;
+            if twice {
                 self.strict_error("duplicate field", &key);
             }
+            read |= bit;
+            let before = if twice || again { object.remove(field.name) } else { None };
             self.path.push(Step::Field(ty, field));
-            let value = self.field(field)?;
+            let value = match before {
+                None => self.field(field)?,
+                Some(before) => self.field_over(field, before)?,
+            };
             self.path.pop();
             if is_written(field, &value) {
                 seen |= bit;
                 object.insert(field.name.to_owned(), value);
-            } else if seen & bit != 0 && !value.is_null() {
-                object.remove(field.name);
+            } else {
+                seen &= !bit;
+            }
+        }
+        if again {
+            for (index, field) in fields.iter().enumerate() {
+                seen |= u128::from(object.contains_key(field.name)) << index;
             }
         }
         fill(ty, seen, &mut object);
@@ -186,13 +202,40 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A field whose key was there before, with what was read then: structs and maps are added to, lists item by item. A
+    /// null clears what can be nil and changes nothing else.
+    fn field_over(&mut self, field: &'static Field, before: Value) -> Result<Value, SyntaxError> {
+        match (field.shape, field.kind, self.scan.peek()?, before) {
+            (Shape::One, kind, b'n', before)
+                if !field.is_pointer() && !matches!(kind, Kind::Bytes | Kind::Time | Kind::MicroTime) =>
+            {
+                self.scan.skip()?;
+                Ok(before)
+            }
+            (Shape::One, Kind::Object(ty), b'{', Value::Object(before)) => self.object_over(ty, before),
+            (Shape::List, _, b'[', Value::Array(before)) => self.list_over(field, before),
+            (Shape::Map, _, b'{', Value::Object(before)) => self.map_over(field, before),
+            _ => self.field(field),
+        }
+    }
+
     fn list(&mut self, field: &'static Field) -> Result<Value, SyntaxError> {
+        self.list_over(field, Vec::new())
+    }
+
+    fn list_over(&mut self, field: &'static Field, before: Vec<Value>) -> Result<Value, SyntaxError> {
         self.enter()?;
         self.scan.open(b'[');
         let mut items = Vec::new();
+        let mut before = before.into_iter();
         while self.scan.item(items.is_empty())? {
             self.path.push(Step::Index(items.len()));
-            let item = self.item(field)?;
+            let item = match (field.kind, before.next()) {
+                (Kind::Object(ty), Some(Value::Object(before))) if self.scan.peek()? == b'{' => {
+                    self.object_over(ty, before)?
+                }
+                _ => self.item(field)?,
+            };
             items.push(item);
             self.path.pop();
         }
@@ -201,6 +244,10 @@ impl<'a> Reader<'a> {
     }
 
     fn map(&mut self, field: &'static Field) -> Result<Value, SyntaxError> {
+        self.map_over(field, Map::new())
+    }
+
+    fn map_over(&mut self, field: &'static Field, before: Map<String, Value>) -> Result<Value, SyntaxError> {
         self.enter()?;
         self.scan.open(b'{');
         let mut object = Map::new();
@@ -213,6 +260,9 @@ impl<'a> Reader<'a> {
             let value = self.item(field)?;
             self.path.pop();
             object.insert(key.into_owned(), value);
+        }
+        for (key, value) in before {
+            object.entry(key).or_insert(value);
         }
         self.depth -= 1;
         Ok(Value::Object(object))

@@ -270,6 +270,85 @@ fn yaml_aliases_cannot_explode() {
     assert_eq!(error.code, 400);
 }
 
+/// A ReplicaSet's `spec` from text in which keys are repeated.
+#[track_caller]
+fn merged(body: &str, expected: Value) {
+    let read = |text: &str| {
+        decode(text.as_bytes(), Encoding::Json, "apps", "v1", "ReplicaSet", FieldValidation::Ignore)
+            .unwrap()
+            .object
+    };
+    let once = json!({"metadata": {"name": "a"}, "spec": expected});
+    assert_eq!(read(&format!(r#"{{"metadata":{{"name":"a"}},{body}}}"#)), read(&once.to_string()), "{body}");
+}
+
+#[test]
+fn keys_given_twice_are_merged_as_go_reads_into_the_same_struct() {
+    merged(
+        r#""spec":{"replicas":1,"minReadySeconds":2},"spec":{"replicas":3}"#,
+        json!({"replicas": 3, "minReadySeconds": 2}),
+    );
+    merged(
+        r#""spec":{"replicas":1,"minReadySeconds":2},"spec":{"minReadySeconds":0}"#,
+        json!({"replicas": 1}),
+    );
+    merged(
+        r#""spec":{"replicas":1,"replicas":null,"minReadySeconds":2,"minReadySeconds":null}"#,
+        json!({"minReadySeconds": 2}),
+    );
+    merged(r#""spec":{"replicas":1},"spec":null"#, json!({"replicas": 1}));
+    let labels = |text: &str| format!(r#""spec":{{"selector":{{"matchLabels":{text}}}}}"#);
+    let with = |labels: Value| json!({"selector": {"matchLabels": labels}});
+    let both = |first: &str, second: &str| format!("{},{}", labels(first), labels(second));
+    merged(
+        &both(r#"{"a":"1","b":"1"}"#, r#"{"b":"2","c":"2"}"#),
+        with(json!({"a": "1", "b": "2", "c": "2"})),
+    );
+    merged(&both(r#"{"a":"1"}"#, "{}"), with(json!({"a": "1"})));
+    merged(&both(r#"{"a":"1"}"#, "null"), json!({"selector": {}}));
+    // Lists are read over item by item, and are as long as the last.
+    let list = |text: &str| format!(r#""template":{{"spec":{{"containers":{text}}}}}"#);
+    let containers = |list: Value| json!({"template": {"spec": {"containers": list}}});
+    let both = |first: &str, second: &str| format!(r#""spec":{{{},{}}}"#, list(first), list(second));
+    merged(
+        &both(
+            r#"[{"name":"a","image":"x","command":["p","q"]},{"name":"b"}]"#,
+            r#"[{"image":"y","command":["r"]}]"#,
+        ),
+        containers(json!([{"name": "a", "image": "y", "command": ["r"]}])),
+    );
+    merged(&both(r#"[{"name":"a"}]"#, "[]"), containers(json!([])));
+}
+
+#[test]
+fn fields_given_twice_are_told_also_where_they_say_nothing() {
+    refused(
+        r#"{"metadata":{"name":"a"},"spec":{"nodeName":"","nodeName":"","hostname":"h"},"spec":{"hostname":"i"}}"#,
+        "",
+        "Pod",
+        r#"Pod in version "v1" cannot be handled as a Pod: strict decoding error: duplicate field "spec.nodeName", duplicate field "spec""#,
+    );
+}
+
+#[test]
+fn times_that_an_event_lacks_are_null() {
+    let body = r#"{"metadata":{"name":"a"},"involvedObject":{},"firstTimestamp":"2026-01-01T00:00:00Z","series":{"count":2}}"#;
+    let core =
+        decode(body.as_bytes(), Encoding::Json, "", "v1", "Event", FieldValidation::Strict).unwrap().object;
+    let expected = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "a"}, "involvedObject": {}, "source": {},
+        "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": null, "eventTime": null,
+        "series": {"count": 2, "lastObservedTime": null}, "reportingComponent": "", "reportingInstance": "",
+    });
+    assert_eq!(core, expected);
+    let ty = crate::schema::type_of("", "v1", "Event").unwrap();
+    assert!(canonical::is_canonical(&core, ty));
+    let other = convert(core.clone(), "events.k8s.io", "v1").unwrap();
+    assert_eq!(other["deprecatedLastTimestamp"], Value::Null);
+    assert!(other.get("deprecatedLastTimestamp").is_some() && other.get("reportingController").is_none());
+    assert_eq!(convert(other, "", "v1").unwrap(), core);
+}
+
 #[test]
 fn yaml_is_read_and_duplicates_are_found() {
     let body = "kind: Pod\napiVersion: v1\nmetadata:\n  name: a\n  name: b\n";
@@ -356,6 +435,7 @@ fn events_convert_between_their_groups() {
     let core = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "involvedObject": {"name": "p"},
         "message": "m", "count": 2, "source": {"component": "c"}, "reportingComponent": "c", "reason": "r",
+        "reportingInstance": "",
     });
     let new = convert(core.clone(), "events.k8s.io", "v1").unwrap();
     assert_eq!(new["regarding"], json!({"name": "p"}));

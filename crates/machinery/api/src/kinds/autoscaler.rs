@@ -43,7 +43,8 @@ pub(super) static AUTOSCALER: Kind = Kind {
         }
     },
     status: Some(|_| json!({"desiredReplicas": 0, "currentMetrics": null})),
-    validate,
+    validate_create: |object, errors| validate(object, &Value::Null, errors),
+    validate_update: validate,
     validate_status: |new, _, errors| {
         const COUNTS: &[&str] = &["currentReplicas", "desiredReplicas"];
         not_negative(value(new, "status"), COUNTS, &Path::new("status"), errors);
@@ -145,12 +146,16 @@ fn metrics_cell(spec: &Value, status: &Value) -> String {
     if count > 2 { format!("{shown} + {} more...", count - 2) } else { shown }
 }
 
-fn validate(object: &Value, errors: &mut Errors) {
+/// Faults of an autoscaler. `old`: what is stored, null for a new one; some faults that it has already may stay.
+fn validate(object: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
-    let spec = value(object, "spec");
+    let (spec, before) = (value(object, "spec"), value(old, "spec"));
     let low = opt_int(spec, "minReplicas");
-    if let Some(low) = low.filter(|low| *low < 1) {
-        errors.invalid(&path.child("minReplicas"), low, "must be greater than or equal to 1");
+    // HPAScaleToZero is off, but was not always.
+    let lowest = if opt_int(before, "minReplicas") == Some(0) { 0 } else { 1 };
+    if let Some(low) = low.filter(|low| *low < lowest) {
+        let fault = format!("must be greater than or equal to {lowest}");
+        errors.invalid(&path.child("minReplicas"), low, &fault);
     }
     let high = int(spec, "maxReplicas");
     let at = path.child("maxReplicas");
@@ -162,11 +167,27 @@ fn validate(object: &Value, errors: &mut Errors) {
     if low.is_some_and(|low| high < low) {
         errors.invalid(&at, high, "must be greater than or equal to `minReplicas`");
     }
-    reference(value(spec, "scaleTargetRef"), true, &path.child("scaleTargetRef"), errors);
+    let (target, known) = (value(spec, "scaleTargetRef"), value(before, "scaleTargetRef"));
+    let same = |field: &str| text(target, field) == text(known, field);
+    let version = if !known.is_null() && same("apiVersion") && same("kind") {
+        Version::Any
+    } else if text(target, "kind") == "ReplicationController" {
+        // The one kind of the core group that scales.
+        Version::Parsed
+    } else {
+        Version::Grouped
+    };
+    reference(target, version, &path.child("scaleTargetRef"), errors);
     let metrics = list(spec, "metrics");
     let at = path.child("metrics");
+    let described =
+        |metric: &Value| text(value(value(metric, "object"), "describedObject"), "apiVersion").to_owned();
+    let odd = list(before, "metrics").iter().any(|m| {
+        text(m, "type") == "Object" && has(m, "object") && parse_api_version(&described(m)).is_err()
+    });
+    let version = if odd { Version::Any } else { Version::Parsed };
     for (index, one) in metrics.iter().enumerate() {
-        metric(one, &at.index(index), errors);
+        metric(one, version, &at.index(index), errors);
     }
     if low == Some(0) && !metrics.iter().any(|m| matches!(text(m, "type"), "Object" | "External")) {
         errors.forbidden(
@@ -183,17 +204,29 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
 }
 
-/// A reference to an object of any kind; `grouped`: its version must name a group.
-fn reference(target: &Value, grouped: bool, path: &Path<'_>, errors: &mut Errors) {
+/// What the version in a reference has to be.
+#[derive(Clone, Copy)]
+enum Version {
+    /// One with a group.
+    Grouped,
+    /// One of any group.
+    Parsed,
+    /// Anything.
+    Any,
+}
+
+/// A reference to an object of any kind.
+fn reference(target: &Value, expected: Version, path: &Path<'_>, errors: &mut Errors) {
     for field in ["kind", "name"] {
         validate::required_segment(text(target, field), "", &path.child(field), errors);
     }
     let version = text(target, "apiVersion");
     let at = path.child("apiVersion");
-    match parse_api_version(version) {
-        Ok(("", _)) if grouped => errors.invalid(&at, version, "apiVersion must specify API group"),
-        Ok(_) => {}
-        Err(fault) => errors.invalid(&at, version, &fault),
+    match (parse_api_version(version), expected) {
+        (_, Version::Any) => {}
+        (Ok(("", _)), Version::Grouped) => errors.invalid(&at, version, "apiVersion must specify API group"),
+        (Ok(_), _) => {}
+        (Err(fault), _) => errors.invalid(&at, version, &fault),
     }
 }
 
@@ -206,7 +239,8 @@ const SOURCES: [(&str, &str); 5] = [
     ("ContainerResource", "containerResource"),
 ];
 
-fn metric(metric: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// `version`: what the version of the object that an Object metric describes has to be.
+fn metric(metric: &Value, version: Version, path: &Path<'_>, errors: &mut Errors) {
     const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
     let kind = text(metric, "type");
     if kind.is_empty() {
@@ -220,7 +254,7 @@ fn metric(metric: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     let present: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|f| has(metric, f)).collect();
     if let Some(first) = present.first() {
-        source(first, value(metric, first), &path.child(first), errors);
+        source(first, value(metric, first), version, &path.child(first), errors);
     }
     if let Some(field) = expected.filter(|field| !present.contains(field)) {
         errors.required(&path.child(field), "must populate information for the given metric source");
@@ -232,12 +266,12 @@ fn metric(metric: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Errors) {
+fn source(kind: &str, source: &Value, version: Version, path: &Path<'_>, errors: &mut Errors) {
     let at = path.child("target");
     let wanted = value(source, "target");
     match kind {
         "object" => {
-            reference(value(source, "describedObject"), false, &path.child("describedObject"), errors);
+            reference(value(source, "describedObject"), version, &path.child("describedObject"), errors);
             identifier(source, path, errors);
             target(wanted, &at, errors);
             if !has(wanted, "value") && !has(wanted, "averageValue") {

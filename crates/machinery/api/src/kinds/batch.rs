@@ -37,7 +37,8 @@ pub(super) static JOB: Kind = Kind {
     },
     status: Some(empty_status),
     prepare: own_pods,
-    validate: job::validate,
+    validate_create: |object, errors| job::validate(object, &Value::Null, errors),
+    validate_update: |new, old, errors| job::validate(new, old, errors),
     validate_late: job_update,
     validate_status: status::update,
     fields: |object| vec![("status.successful", int(value(object, "status"), "succeeded").to_string())],
@@ -54,6 +55,7 @@ pub(super) static JOB: Kind = Kind {
     row: job_row,
     generation: true,
     orphans: true,
+    shares_labels: true,
     warnings: workload::warnings,
     ..Kind::BASE
 };

@@ -60,6 +60,8 @@ pub(crate) struct Kind {
     pub(crate) unconditional_update: bool,
     /// Whether a delete that does not say what becomes of the dependents leaves them.
     pub(crate) orphans: bool,
+    /// Whether a new object's labels that come from its template are one with them.
+    pub(crate) shares_labels: bool,
     /// Warnings for the client.
     pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -91,6 +93,7 @@ impl Kind {
         create_on_update: false,
         unconditional_update: true,
         orphans: false,
+        shares_labels: false,
         warnings: |_, _| Vec::new(),
     };
 }
@@ -194,5 +197,9 @@ impl Rules for Kind {
 
     fn orphans_by_default(&self) -> bool {
         self.orphans
+    }
+
+    fn shares_template_labels(&self) -> bool {
+        self.shares_labels
     }
 }

@@ -24,6 +24,7 @@ mod status;
 mod update;
 pub(crate) mod volumes;
 mod warnings;
+mod windows;
 
 pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::kind::Kind;
 use super::pod::choice;
 use super::print::{AGE, NAME, age, boolean, integer, name, string};
-use super::tree::{default, flag, has, int, opt_int, text, value};
+use super::tree::{child, default, flag, has, int, opt_int, remove, text, value};
 use super::validate::{NEGATIVE, meta::immutable};
 use crate::field::{Errors, Path};
 
@@ -83,13 +83,8 @@ pub(super) static LEASE: Kind = Kind {
             errors.invalid(&path.child("leaseTransitions"), count, NEGATIVE);
         }
     },
-    // Fields of a gate that is off.
-    prepare: |object| {
-        if let Some(spec) = super::tree::child(object, "spec") {
-            super::tree::remove(spec, "strategy");
-            super::tree::remove(spec, "preferredHolder");
-        }
-    },
+    prepare: |object| drop_coordination(object, &Value::Null),
+    prepare_update: drop_coordination,
     columns: &[NAME, string("Holder"), AGE],
     row: |object, now| {
         vec![name(object), text(value(object, "spec"), "holderIdentity").into(), age(object, now)]
@@ -98,6 +93,16 @@ pub(super) static LEASE: Kind = Kind {
     unconditional_update: false,
     ..Kind::BASE
 };
+
+/// Takes out the fields of CoordinatedLeaderElection, which is off, where the stored Lease does not have them already.
+fn drop_coordination(new: &mut Value, old: &Value) {
+    let Some(spec) = child(new, "spec") else { return };
+    for field in ["strategy", "preferredHolder"] {
+        if !has(value(old, "spec"), field) {
+            remove(spec, field);
+        }
+    }
+}
 
 /// LeaseCandidates of coordinated leader election.
 pub(super) static LEASE_CANDIDATE: Kind = Kind {

@@ -3,8 +3,11 @@
 use serde_json::{Value, json};
 
 use super::kind::Kind;
+use super::pod::validate_template;
 use super::print::{AGE, NAME, string, wide};
-use super::tree::{carry, child, default, default_text, ensure_map, int, list, same, set, text, value};
+use super::tree::{
+    carry, child, default, default_text, ensure_map, int, list, remove, same, set, text, value,
+};
 use super::validate::{self, dns_label};
 use super::volume_claim;
 use super::workload::{self, amount_of, at_most_all, int_or_percent, not_negative};
@@ -13,8 +16,8 @@ use crate::field::{Errors, Path};
 pub(super) static RULES: Kind = Kind {
     default: defaults,
     status: Some(|_| json!({"replicas": 0, "availableReplicas": 0})),
-    validate,
-    validate_late: validate_update,
+    validate_create: |object, errors| validate(value(object, "spec"), Checked::All, errors),
+    validate_update,
     validate_status: |new, old, errors| {
         const COUNTS: &[&str] = &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         workload::counts(value(new, "status"), COUNTS, "status.readyReplicas", errors);
@@ -72,9 +75,19 @@ fn defaults(object: &mut Value) {
     }
 }
 
-fn validate(object: &Value, errors: &mut Errors) {
+/// How much of a StatefulSet is looked at: what cannot change any more may have faults that nobody minded when it was made.
+#[derive(Clone, Copy, PartialEq)]
+enum Checked {
+    /// All of a new one.
+    All,
+    /// Not the name of its service and its claims.
+    Changeable,
+    /// The pod template neither, of one that had faults before.
+    WithoutTemplate,
+}
+
+fn validate(spec: &Value, checked: Checked, errors: &mut Errors) {
     let path = Path::new("spec");
-    let spec = value(object, "spec");
     match text(spec, "podManagementPolicy") {
         "" => errors.required(&path.child("podManagementPolicy"), ""),
         "OrderedReady" | "Parallel" => {}
@@ -90,40 +103,54 @@ fn validate(object: &Value, errors: &mut Errors) {
             errors.not_supported(&at.child(field), text(policy, field), &["Retain", "Delete"]);
         }
     }
-    for (index, claim) in list(spec, "volumeClaimTemplates").iter().enumerate() {
+    let claims = if checked == Checked::All { list(spec, "volumeClaimTemplates") } else { &[] };
+    for (index, claim) in claims.iter().enumerate() {
         let at = path.child("volumeClaimTemplates");
         volume_claim::validate_spec(value(claim, "spec"), &at.index(index).child("spec"), errors);
     }
     not_negative(spec, &["replicas", "minReadySeconds"], &path, errors);
-    let service = text(spec, "serviceName");
-    for fault in if service.is_empty() { Vec::new() } else { validate::label(service) } {
-        errors.invalid(&path.child("serviceName"), service, &fault);
-    }
     not_negative(value(spec, "ordinals"), &["start"], &path.child("ordinals"), errors);
-    selector_and_template(spec, &path, errors);
+    let service = text(spec, "serviceName");
+    if checked == Checked::All && !service.is_empty() {
+        for fault in validate::label(service) {
+            errors.invalid(&path.child("serviceName"), service, &fault);
+        }
+    }
+    let template = value(spec, "template");
+    if let Some(selector) = workload::selector(spec, "statefulset", &path, errors) {
+        workload::selected(template, &selector, &path, errors);
+        let at = path.child("template");
+        if checked != Checked::WithoutTemplate {
+            validate_template(&as_made(spec), &at, errors);
+        }
+        // Once more, as upstream does: causes are told as often as they are found, messages once.
+        let meta = value(template, "metadata");
+        validate::labels(value(meta, "labels"), &at.child("labels"), errors);
+        validate::annotations(value(meta, "annotations"), &at.child("annotations"), errors);
+    }
+    workload::always_restarts(template, "StatefulSet", &path, errors);
 }
 
-fn selector_and_template(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// The template as the controller makes pods of it: each claim template stands for a volume of its name, and what the pods
+/// are called is not the template's to say.
+fn as_made(spec: &Value) -> Value {
     let claims = list(spec, "volumeClaimTemplates");
-    if claims.is_empty() {
-        workload::selector_and_template(spec, "statefulset", "StatefulSet", path, errors);
-        return;
-    }
-    // Each claim template stands for a volume of its name.
-    let mut with_volumes = spec.clone();
-    let claim_name = |claim: &Value| text(value(claim, "metadata"), "name").to_owned();
-    let mut volumes: Vec<Value> = claims
-        .iter()
-        .map(claim_name)
-        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
-        .collect();
-    if let Some(pod) = child(&mut with_volumes, "template").and_then(|t| child(t, "spec")) {
-        let own =
-            list(pod, "volumes").iter().filter(|v| !claims.iter().any(|c| claim_name(c) == text(v, "name")));
+    let mut template = value(spec, "template").clone();
+    let Some(pod) = child(&mut template, "spec") else { return template };
+    remove(pod, "subdomain");
+    remove(pod, "hostname");
+    if !claims.is_empty() {
+        let name = |claim: &Value| text(value(claim, "metadata"), "name").to_owned();
+        let mut volumes: Vec<Value> = claims
+            .iter()
+            .map(name)
+            .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+            .collect();
+        let own = list(pod, "volumes").iter().filter(|v| !claims.iter().any(|c| name(c) == text(v, "name")));
         volumes.extend(own.cloned().collect::<Vec<_>>());
         set(pod, "volumes", volumes);
     }
-    workload::selector_and_template(&with_volumes, "statefulset", "StatefulSet", path, errors);
+    template
 }
 
 fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -160,6 +187,10 @@ fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let before = value(old, "spec");
+    let mut known = Errors::new();
+    validate(before, Checked::Changeable, &mut known);
+    let checked = if known.is_empty() { Checked::Changeable } else { Checked::WithoutTemplate };
+    validate(value(new, "spec"), checked, errors);
     let mut rest = value(new, "spec").clone();
     for field in [
         "replicas",

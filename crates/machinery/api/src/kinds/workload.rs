@@ -27,6 +27,18 @@ pub(crate) fn selector_and_template(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
+    if let Some(selector) = selector(object_spec, kind, path, errors) {
+        template(object_spec, &selector, unsupported_in, path, errors);
+    }
+}
+
+/// Validates a required, non-empty `selector`, and reads it if it can be read.
+pub(crate) fn selector(
+    object_spec: &Value,
+    kind: &str,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) -> Option<LabelSelector> {
     let selector = value(object_spec, "selector");
     let at = path.child("selector");
     if selector.is_null() {
@@ -37,10 +49,11 @@ pub(crate) fn selector_and_template(
             errors.invalid(&at, selector.clone(), &format!("empty selector is invalid for {kind}"));
         }
     }
-    match LabelSelector::from_value(selector) {
-        Err(_) => errors.invalid(&at, selector.clone(), "invalid label selector"),
-        Ok(selector) => template(object_spec, &selector, unsupported_in, path, errors),
+    let read = LabelSelector::from_value(selector);
+    if read.is_err() {
+        errors.invalid(&at, selector.clone(), "invalid label selector");
     }
+    read.ok()
 }
 
 /// Validates `template` against the selector of its owner; pods of workloads restart always.
@@ -51,7 +64,13 @@ pub(crate) fn template(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
-    let template = value(object_spec, "template");
+    selected(value(object_spec, "template"), selector, path, errors);
+    spec::validate_template(value(object_spec, "template"), &path.child("template"), errors);
+    always_restarts(value(object_spec, "template"), unsupported_in, path, errors);
+}
+
+/// The pods of a template are those that its owner selects.
+pub(crate) fn selected(template: &Value, selector: &LabelSelector, path: &Path<'_>, errors: &mut Errors) {
     let at = path.child("template");
     let meta = at.child("metadata");
     if !selector.is_everything() && !selector.matches_value(template) {
@@ -61,8 +80,12 @@ pub(crate) fn template(
             "`selector` does not match template `labels`",
         );
     }
-    spec::validate_template(template, &at, errors);
+}
+
+/// The pods of a template are restarted for ever.
+pub(crate) fn always_restarts(template: &Value, unsupported_in: &str, path: &Path<'_>, errors: &mut Errors) {
     let pod = value(template, "spec");
+    let at = path.child("template");
     let at = at.child("spec");
     if text(pod, "restartPolicy") != "Always" {
         errors.not_supported(&at.child("restartPolicy"), text(pod, "restartPolicy"), &["Always"]);

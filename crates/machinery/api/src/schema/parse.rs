@@ -67,10 +67,16 @@ fn finish(schema: &mut Schema) {
     order.retain(|i| fields[usize::from(*i)].tags[0] != 0);
     order.sort_by_key(|i| fields[usize::from(*i)].tags);
     last.by_tag = order.into_boxed_slice();
-    // Structs are written even where their tag says otherwise; what else has no such tag is written as its zero.
+    // Structs are written even where their tag says otherwise; what else has no such tag is written as its zero. A time is a
+    // struct too, written as null: here in events only, whose older and newer form have times that the other leaves unset.
+    let event = matches!(
+        last.name,
+        "core.v1.Event" | "core.v1.EventSeries" | "events.v1.Event" | "events.v1.EventSeries"
+    );
     let always = |f: &Field| match (f.kind, f.shape) {
         _ if f.flags & (POINTER | OMIT_ZERO) != 0 => false,
         (Kind::Object(_), Shape::One) => true,
+        (Kind::Time | Kind::MicroTime, Shape::One) => event,
         (Kind::String | Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Double, Shape::One)
         | (_, Shape::List | Shape::Map) => f.flags & OMIT_EMPTY == 0,
         _ => false,

@@ -22,11 +22,11 @@ const MOST_CODES: usize = 255;
 /// Bytes of a list of indexes at most.
 const LONGEST_INDEXES: usize = 64 * 1024;
 
-/// A Job as it is stored: with its selector.
-pub(super) fn validate(object: &Value, errors: &mut Errors) {
+/// A Job as it is stored: with its selector. `old`: what is stored, null for a new one.
+pub(super) fn validate(object: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = value(object, "spec");
-    own_labels(object, errors);
+    own_labels(object, old, errors);
     validate_spec(spec, &path, errors);
     let selector = value(spec, "selector");
     if selector.is_null() {
@@ -52,8 +52,9 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     }
 }
 
-/// The labels that the server gives to the pods of a Job whose selector it made.
-fn own_labels(object: &Value, errors: &mut Errors) {
+/// The labels that the server gives to the pods of a Job whose selector it made. A Job from before those with a prefix does
+/// not have to have them.
+fn own_labels(object: &Value, old: &Value, errors: &mut Errors) {
     let (spec, meta) = (value(object, "spec"), value(object, "metadata"));
     if flag(spec, "manualSelector") || !has(spec, "selector") {
         return;
@@ -68,12 +69,15 @@ fn own_labels(object: &Value, errors: &mut Errors) {
         ("batch.kubernetes.io/controller-uid", uid),
         ("batch.kubernetes.io/job-name", name),
     ];
+    let labelled = value(value(value(value(old, "spec"), "template"), "metadata"), "labels");
+    let prefixed = old.is_null() || expected[2..].iter().all(|(key, _)| has(labelled, key));
+    let expected = if prefixed { &expected[..] } else { &expected[..2] };
     let path = Path::new("spec");
     let template = path.child("template");
     let at = template.child("metadata");
     let labels = at.child("labels");
     let given = value(value(value(spec, "template"), "metadata"), "labels");
-    for (key, content) in expected {
+    for &(key, content) in expected {
         match given.get(key).and_then(Value::as_str) {
             None => errors.required(&labels.key(key), &format!("must be '{content}'")),
             Some(other) if other != content => {

@@ -4,6 +4,7 @@ use ahash::AHashSet;
 use serde_json::Value;
 
 use super::volumes::relative_path;
+use super::windows;
 use crate::field::{Errors, Path};
 use crate::kinds::tree::{flag, has, list, opt_int, text, value};
 use crate::kinds::validate;
@@ -42,12 +43,19 @@ pub(super) fn of_container(context: &Value, spec: &Value, path: &Path<'_>, error
             );
         }
     }
+    windows::options(value(context, "windowsOptions"), &path.child("windowsOptions"), errors);
     app_armor(context, path, errors);
 }
 
 /// A pod's `securityContext`.
 pub(super) fn of_pod(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let context = value(spec, "securityContext");
+    ids(context, &["fsGroup", "runAsUser", "runAsGroup"], path, errors);
+    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
+        if let Some((id, fault)) = group.as_i64().and_then(|id| Some((id, validate::user_id(id)?))) {
+            errors.invalid(&path.child("supplementalGroups").index(index), id, &fault);
+        }
+    }
     if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
         errors.invalid(
             &path.child("shareProcessNamespace"),
@@ -55,18 +63,10 @@ pub(super) fn of_pod(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
             "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
-    if context.is_null() {
-        return;
-    }
-    ids(context, &["fsGroup", "runAsUser", "runAsGroup"], path, errors);
-    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
-        if let Some((id, fault)) = group.as_i64().and_then(|id| Some((id, validate::user_id(id)?))) {
-            errors.invalid(&path.child("supplementalGroups").index(index), id, &fault);
-        }
-    }
     sysctls(context, spec, &path.child("sysctls"), errors);
     optional_choice(context, "fsGroupChangePolicy", &["Always", "OnRootMismatch"], path, errors);
     seccomp(context, path, errors);
+    windows::options(value(context, "windowsOptions"), &path.child("windowsOptions"), errors);
     app_armor(context, path, errors);
     optional_choice(context, "supplementalGroupsPolicy", &["Merge", "Strict"], path, errors);
     optional_choice(context, "seLinuxChangePolicy", &["MountOption", "Recursive"], path, errors);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::containers::{self, Scope, choice};
 pub(crate) use super::defaults::template as default_template;
-use super::{affinity, resources, security, volumes};
+use super::{affinity, resources, security, volumes, windows};
 use crate::field::{Errors, Path};
 use crate::kinds::tree::{entries, flag, has, int, list, opt_int, text, value};
 use crate::kinds::validate::{self, labels};
@@ -112,9 +112,10 @@ fn pod_spec(spec: &Value, pod_name: &str, is_pod: bool, path: &Path<'_>, errors:
     }
     scheduling_gates(spec, &path.child("schedulingGates"), errors);
     affinity::spread(spec, &path.child("topologySpreadConstraints"), errors);
+    windows::host_process(spec, path, errors);
     host_users(spec, path, errors);
     host_name(spec, path, errors);
-    names(spec, path, errors);
+    names(spec, &["serviceAccountName", "nodeName"], path, errors);
     if let Some(seconds) =
         opt_int(spec, "activeDeadlineSeconds").filter(|s| !(1..=i64::from(i32::MAX)).contains(s))
     {
@@ -123,6 +124,14 @@ fn pod_spec(spec: &Value, pod_name: &str, is_pod: bool, path: &Path<'_>, errors:
             seconds,
             &validate::range_fault(1, i64::from(i32::MAX)),
         );
+    }
+    for field in ["hostname", "subdomain"] {
+        let name = text(spec, field);
+        if !name.is_empty() {
+            for fault in validate::label(name) {
+                errors.invalid(&path.child(field), name, &fault);
+            }
+        }
     }
     affinity::tolerations(list(spec, "tolerations"), &path.child("tolerations"), errors);
     for (index, alias) in list(spec, "hostAliases").iter().enumerate() {
@@ -137,6 +146,7 @@ fn pod_spec(spec: &Value, pod_name: &str, is_pod: bool, path: &Path<'_>, errors:
             }
         }
     }
+    names(spec, &["priorityClassName", "runtimeClassName"], path, errors);
     if has(spec, "preemptionPolicy") {
         choice(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, errors);
     }
@@ -145,25 +155,17 @@ fn pod_spec(spec: &Value, pod_name: &str, is_pod: bool, path: &Path<'_>, errors:
         resources::container_name(name, &at.child("limits").key(name), errors);
         resources::amount(name, raw, &at.child("limits").key(name), errors);
     }
-    operating_system(spec, path, errors);
+    windows::operating_system(spec, path, errors);
     file_keys(spec, path, errors);
 }
 
 /// Names that refer to other objects.
-fn names(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
-    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+fn names(spec: &Value, fields: &[&str], path: &Path<'_>, errors: &mut Errors) {
+    for &field in fields {
         let name = text(spec, field);
         // Only the runtime class has a pointer upstream, where an empty name is a fault.
         if !name.is_empty() || field == "runtimeClassName" && has(spec, field) {
             for fault in validate::subdomain(name) {
-                errors.invalid(&path.child(field), name, &fault);
-            }
-        }
-    }
-    for field in ["hostname", "subdomain"] {
-        let name = text(spec, field);
-        if !name.is_empty() {
-            for fault in validate::label(name) {
                 errors.invalid(&path.child(field), name, &fault);
             }
         }
@@ -330,44 +332,6 @@ fn host_name(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     for fault in validate::subdomain(name) {
         errors.invalid(&at, name, &fault);
-    }
-}
-
-fn operating_system(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
-    if !has(spec, "os") {
-        return;
-    }
-    let at = path.child("os");
-    match text(value(spec, "os"), "name") {
-        "" => errors.required(&at.child("name"), ""),
-        "linux" => {
-            if has(value(spec, "securityContext"), "windowsOptions") {
-                errors.forbidden(
-                    &path.child("securityContext").child("windowsOptions"),
-                    "windows options cannot be set for a linux pod",
-                );
-            }
-        }
-        "windows" => {
-            for field in ["hostUsers", "shareProcessNamespace"] {
-                if has(spec, field) {
-                    errors.forbidden(&path.child(field), "cannot be set for a windows pod");
-                }
-            }
-            for field in ["hostPID", "hostIPC"] {
-                if flag(spec, field) {
-                    errors.forbidden(&path.child(field), "cannot be set for a windows pod");
-                }
-            }
-            let allowed = ["windowsOptions", "runAsNonRoot"];
-            for (field, _) in entries(spec, "securityContext").filter(|(field, _)| !allowed.contains(field)) {
-                errors.forbidden(
-                    &path.child("securityContext").child(field),
-                    "cannot be set for a windows pod",
-                );
-            }
-        }
-        other => errors.not_supported(&at, other, &["linux", "windows"]),
     }
 }
 

@@ -33,6 +33,28 @@ pub(super) fn prepare(new: &mut Value, old: &Value) {
             set(condition, "observedGeneration", observed);
         }
     }
+    drop_volume_status(status, old_status);
+}
+
+const STATUSES: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+
+/// Takes out the digests of image volumes: ImageVolumeWithDigest is off. Where the stored status has one already they stay.
+fn drop_volume_status(status: &mut Value, old: &Value) {
+    let used = STATUSES
+        .iter()
+        .flat_map(|field| list(old, field))
+        .flat_map(|container| list(container, "volumeMounts"))
+        .any(|mount| has(mount, "volumeStatus"));
+    if used {
+        return;
+    }
+    for field in STATUSES {
+        for container in items_mut(status, field) {
+            for mount in items_mut(container, "volumeMounts") {
+                remove(mount, "volumeStatus");
+            }
+        }
+    }
 }
 
 /// Sets a condition of a pod's status; the transition time moves only when the condition's status does.

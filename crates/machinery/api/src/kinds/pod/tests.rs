@@ -4,6 +4,7 @@
 
 mod env_files;
 mod statuses;
+mod windows;
 
 use serde_json::json;
 
@@ -557,6 +558,35 @@ fn warns_of_doubtful_pods() {
         [
             "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]",
             "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+        ]
+    );
+}
+
+#[test]
+fn faults_are_told_in_upstreams_order() {
+    let pod = pod(json!({
+        "hostPID": true, "shareProcessNamespace": true, "serviceAccountName": "A_", "nodeName": "B_", "hostname": "C_",
+        "subdomain": "D_", "tolerations": [{"operator": "Odd"}], "priorityClassName": "E_", "runtimeClassName": "F_",
+        "preemptionPolicy": "Odd", "securityContext": {"runAsUser": -1, "sysctls": [{"name": ""}]},
+    }));
+    let mut errors = Errors::new();
+    Pod.validate(&pod, &mut errors);
+    let mut fields: Vec<&str> = errors.0.iter().map(|error| error.field.as_str()).collect();
+    fields.dedup();
+    assert_eq!(
+        fields,
+        [
+            "spec.securityContext.runAsUser",
+            "spec.securityContext.shareProcessNamespace",
+            "spec.securityContext.sysctls[0].name",
+            "spec.serviceAccountName",
+            "spec.nodeName",
+            "spec.hostname",
+            "spec.subdomain",
+            "spec.tolerations[0].operator",
+            "spec.priorityClassName",
+            "spec.runtimeClassName",
+            "spec.preemptionPolicy",
         ]
     );
 }

@@ -388,3 +388,109 @@ fn drivers_count_their_changes_from_nothing() {
     });
     assert_eq!(next["metadata"]["generation"], 1);
 }
+
+#[test]
+fn faults_that_an_old_stateful_set_has_may_stay() {
+    let containers = json!([{"name": "c", "image": "i"}]);
+    let set = |template: Value| {
+        json!({"metadata": {}, "spec": {
+            "serviceName": "Not_A_Label", "selector": {"matchLabels": {"a": "b"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": []}}],
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": template},
+        }})
+    };
+    let good = set(json!({"containers": containers, "subdomain": "Overwritten_Anyway"}));
+    let faults = faults_of("apps", "StatefulSet", &created("apps", "StatefulSet", good.clone()));
+    assert!(faults.iter().any(|fault| fault.starts_with("spec.serviceName")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("spec.volumeClaimTemplates[0]")), "{faults:?}");
+    assert!(!faults.iter().any(|fault| fault.contains("subdomain")), "{faults:?}");
+    let scale = |new: &mut Value| new["spec"]["replicas"] = json!(2);
+    check_update("apps", "StatefulSet", good.clone(), scale, &[]);
+    // A new fault of a template that had none is refused; of one that had some not, but for the policies of restarts.
+    let required = "spec.template.spec.containers: Required value";
+    let empty = |new: &mut Value| new["spec"]["template"]["spec"]["containers"] = json!([]);
+    check_update("apps", "StatefulSet", good, empty, &[required]);
+    let bad = set(json!({"containers": containers, "dnsPolicy": "Odd"}));
+    check_update("apps", "StatefulSet", bad.clone(), empty, &[]);
+    check_update(
+        "apps",
+        "StatefulSet",
+        bad,
+        |new| new["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
+        &["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
+    );
+}
+
+#[test]
+fn faults_that_an_old_autoscaler_has_may_stay() {
+    const KIND: &str = "HorizontalPodAutoscaler";
+    let scaler = json!({"metadata": {}, "spec": {
+        "minReplicas": 0, "maxReplicas": 3, "scaleTargetRef": {"apiVersion": "a/b/c", "kind": "Deployment", "name": "d"},
+        "metrics": [{"type": "Object", "object": {
+            "describedObject": {"apiVersion": "x/y/z", "kind": "K", "name": "k"}, "metric": {"name": "m"},
+            "target": {"type": "Value", "value": "1"},
+        }}],
+    }});
+    check(
+        "autoscaling",
+        KIND,
+        scaler.clone(),
+        &[
+            "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+            "spec.scaleTargetRef.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+            "spec.metrics[0].object.describedObject.apiVersion: Invalid value: \"x/y/z\": unexpected GroupVersion string: x/y/z",
+        ],
+    );
+    check_update("autoscaling", KIND, scaler.clone(), |new| new["spec"]["maxReplicas"] = json!(4), &[]);
+    check_update(
+        "autoscaling",
+        KIND,
+        scaler,
+        |new| {
+            new["spec"]["minReplicas"] = json!(-1);
+            new["spec"]["scaleTargetRef"]["kind"] = json!("ReplicaSet");
+        },
+        &[
+            "spec.minReplicas: Invalid value: -1: must be greater than or equal to 0",
+            "spec.scaleTargetRef.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+        ],
+    );
+    // Of the core group only one kind scales.
+    let target = |kind: &str| json!({"metadata": {}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "v1", "kind": kind, "name": "d"}}});
+    check("autoscaling", KIND, target("ReplicationController"), &[]);
+    check(
+        "autoscaling",
+        KIND,
+        target("Pod"),
+        &["spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group"],
+    );
+}
+
+#[test]
+fn jobs_from_before_labels_had_a_prefix_do_not_have_to_have_them() {
+    let job = |labels: Value| {
+        json!({"metadata": {"name": "j", "uid": "u"}, "spec": {
+            "manualSelector": false, "selector": {"matchLabels": {"controller-uid": "u"}},
+            "template": {"metadata": {"labels": labels},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
+        }})
+    };
+    // What `created` adds is taken away again.
+    let update = |labels: Value, expected: &[&str]| {
+        let rules = rules("batch", "Job");
+        let mut old = job(labels);
+        rules.default(&mut old);
+        let mut new = old.clone();
+        new["spec"]["parallelism"] = json!(2);
+        let mut errors = Errors::new();
+        rules.validate_update(&new, &old, &context(Part::Main), &mut errors);
+        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, expected);
+    };
+    update(json!({"controller-uid": "u", "job-name": "j"}), &[]);
+    update(json!({"controller-uid": "u", "job-name": "j", "batch.kubernetes.io/job-name": "j"}), &[]);
+    update(
+        json!({"controller-uid": "u"}),
+        &["spec.template.metadata.labels[job-name]: Required value: must be 'j'"],
+    );
+}

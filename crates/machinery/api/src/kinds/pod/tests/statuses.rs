@@ -138,6 +138,23 @@ fn statuses_say_what_is_possible() {
 }
 
 #[test]
+fn digests_of_image_volumes_are_dropped() {
+    let status = |mount: Value| json!({"containerStatuses": [{"name": "c", "volumeMounts": [mount]}]});
+    let with = json!({"name": "v", "volumeStatus": {"image": {"imageRef": "a@sha256:0"}}});
+    let mut old = stored(pod(json!({})));
+    let mut new = old.clone();
+    new["status"] = status(with.clone());
+    let part = Context { part: Part::Status, now: NOW, requester: Requester::NOBODY };
+    Pod.prepare_update(&mut new, &old, &part);
+    assert_eq!(new["status"]["containerStatuses"][0]["volumeMounts"][0], json!({"name": "v"}));
+    // One that has them from a server where the feature was on keeps them.
+    old["status"] = status(with.clone());
+    new["status"] = status(with.clone());
+    Pod.prepare_update(&mut new, &old, &part);
+    assert_eq!(new["status"]["containerStatuses"][0]["volumeMounts"][0], with);
+}
+
+#[test]
 fn odd_addresses_of_a_status_are_warned_about() {
     let old = stored(pod(json!({})));
     let mut new = old.clone();
