@@ -110,7 +110,10 @@ impl Reviews {
         token_id: &str,
     ) -> Result<Value, ApiError> {
         let mut create = create;
-        forget_system_metadata(&mut create);
+        // Whoever asks for a token may say of which uid.
+        if create.subresource.is_empty() {
+            forget_system_metadata(&mut create);
+        }
         match (create.group, create.resource, create.subresource) {
             ("", "serviceaccounts", "token") => {
                 let issuer = self
