@@ -53,6 +53,18 @@ pub struct Create<'a> {
     pub body: Value,
 }
 
+/// Takes out what only the server says, as at every create.
+fn forget_system_metadata(create: &mut Create<'_>) {
+    let namespaced = !create.namespace.is_empty() || create.resource == "localsubjectaccessreviews";
+    let Some(metadata) = create.body.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for name in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(name);
+    }
+    if !namespaced {
+        metadata.remove("namespace");
+    }
+}
+
 impl Reviews {
     /// Reviews by these two; `issuer` is `None` where no tokens are issued.
     pub fn new(
@@ -97,6 +109,11 @@ impl Reviews {
         now: jiff::Timestamp,
         token_id: &str,
     ) -> Result<Value, ApiError> {
+        let mut create = create;
+        // Whoever asks for a token may say of which uid.
+        if create.subresource.is_empty() {
+            forget_system_metadata(&mut create);
+        }
         match (create.group, create.resource, create.subresource) {
             ("", "serviceaccounts", "token") => {
                 let issuer = self

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::field::Errors;
 
+pub use metadata::{Metadata, Step, validate_change, validate_metadata, validate_new};
+
 /// The part of an object a request addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -87,10 +89,15 @@ pub trait Rules: Send + Sync {
         true
     }
 
-    /// All faults of a new object, metadata excluded (the caller validates `ObjectMeta` with [`validate_metadata`]).
+    /// What the kind does about metadata, besides what all do.
+    fn metadata(&self) -> Metadata {
+        Metadata::EXTENSION
+    }
+
+    /// All faults of a new object, metadata excluded (see [`validate_new`]).
     fn validate(&self, _object: &Value, _errors: &mut Errors) {}
 
-    /// All faults of a change, including those of the new object where the part calls for it.
+    /// All faults of a change, metadata excluded (see [`validate_change`]), including those of the new object where the part calls for it.
     fn validate_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>, errors: &mut Errors) {
         self.validate(new, errors);
     }
@@ -170,6 +177,7 @@ pub mod features;
 mod flow_control;
 mod go;
 mod kind;
+mod metadata;
 mod namespace;
 mod networking;
 mod node;
@@ -269,16 +277,6 @@ pub(crate) fn reset_metadata(new: &mut Value, old: &Value) {
     for name in ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"] {
         tree::carry(new, old, name);
     }
-}
-
-/// Validates `metadata` of a new object as upstream's `ValidateObjectMeta` does; name rules come from the kind.
-pub fn validate_metadata(rules: &dyn Rules, namespaced: bool, object: &Value, errors: &mut Errors) {
-    validate::metadata(rules, namespaced, object, errors);
-}
-
-/// Validates a change of `metadata` as upstream's `ValidateObjectMetaUpdate` does.
-pub fn validate_metadata_update(new: &Value, old: &Value, errors: &mut Errors) {
-    validate::metadata_update(new, old, errors);
 }
 
 #[cfg(test)]

@@ -95,11 +95,9 @@ impl Call {
             metadata["namespace"] = json!(wanted);
             return Ok(());
         }
-        if wanted.is_empty() {
-            // A namespace on a cluster-scoped object: upstream refuses it on the way in.
-            return Err(ApiError::bad_request(format!(
-                "namespace field should not be set on cluster-scoped objects: {found}"
-            )));
+        if !self.served.namespaced {
+            remove(metadata, "namespace");
+            return Ok(());
         }
         Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
@@ -116,6 +114,12 @@ impl Call {
         let now = clock::now();
         fill_system_metadata(&mut object, &now);
         let shares_labels = rules.shares_template_labels() && lacks_labels(&object);
+        if self.served.plural == "limitranges"
+            && object["metadata"]["name"].as_str().is_none_or(str::is_empty)
+        {
+            // The one kind that needs no name, as upstream.
+            object["metadata"]["name"] = json!(names::uid());
+        }
         rules.default(&mut object);
         if !tracked {
             self.dedup_owners(&mut object, false);
@@ -145,10 +149,9 @@ impl Call {
         if shares_labels {
             object["metadata"]["labels"] = object["spec"]["template"]["metadata"]["labels"].clone();
         }
+        // Where it means nothing, it is what the client says, as upstream.
         if rules.has_generation() {
             object["metadata"]["generation"] = json!(1);
-        } else {
-            remove(&mut object["metadata"], "generation");
         }
         let reserved = self.core.services.prepare_create(&self.core, &self.served, &mut object)?;
         self.validate_new(&object)?;
@@ -181,17 +184,16 @@ impl Call {
         self.core.config.features.drop_disabled(&served.storage_group, &served.kind, object, old);
     }
 
-    /// All faults at once, in upstream's order: the kind's own, then metadata's.
+    /// All faults at once.
     fn validate_new(&self, object: &Value) -> Result<(), ApiError> {
         let rules = &*self.served.rules;
         let mut errors = Errors::new();
-        kinds::validate_metadata(rules, self.served.namespaced, object, &mut errors);
-        rules.validate(object, &mut errors);
+        kinds::validate_new(rules, self.served.namespaced, object, &mut errors);
         if errors.is_empty() {
             return Ok(());
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        Err(ApiError::invalid(&self.served.group, &self.served.kind, name, &errors))
+        Err(ApiError::invalid(&self.served.storage_group, &self.served.kind, name, &errors))
     }
 
     fn already_exists(&self, name: &str) -> ApiError {

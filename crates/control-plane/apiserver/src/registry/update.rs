@@ -97,8 +97,8 @@ impl Call {
                 self.info.name
             )));
         }
-        self.check_name(object)?;
-        self.check_namespace(&mut object["metadata"])
+        self.check_namespace(&mut object["metadata"])?;
+        self.check_name(object)
     }
 
     /// Answers with what a change came to.
@@ -237,7 +237,7 @@ impl Call {
                 errors.push(
                     Reason::Invalid,
                     &metadata.child("resourceVersion"),
-                    "Invalid value: 0x0: must be specified for an update".to_owned(),
+                    "Invalid value: 0: must be specified for an update".to_owned(),
                 );
                 Err(ApiError::invalid(&self.served.group, &self.served.plural, &self.info.name, &errors)
                     .into())
@@ -288,13 +288,11 @@ impl Call {
     fn validate_change(&self, new: &Value, old: &Value, context: &Context<'_>) -> Result<(), ApiError> {
         let rules = &*self.served.rules;
         let mut errors = Errors::new();
-        kinds::validate_metadata(rules, self.served.namespaced, new, &mut errors);
-        kinds::validate_metadata_update(new, old, &mut errors);
-        rules.validate_update(new, old, context, &mut errors);
+        kinds::validate_change(rules, self.served.namespaced, new, old, context, &mut errors);
         if errors.is_empty() {
             return Ok(());
         }
-        Err(ApiError::invalid(&self.served.group, &self.served.kind, &self.info.name, &errors))
+        Err(ApiError::invalid(&self.served.storage_group, &self.served.kind, &self.info.name, &errors))
     }
 
     /// The change took the last thing that held a deleted object.

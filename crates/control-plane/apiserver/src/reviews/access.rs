@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use podium_api::field::{Errors, Path};
+use podium_api::kinds::validate;
 use podium_api::selector::{FieldSelector, LabelSelector};
 use podium_api::status::ApiError;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ pub(super) fn subject(authorizer: &Authorizer, create: Create<'_>) -> Result<Val
     let mut errors = Errors::new();
     check_spec(&body, true, &mut errors);
     check_metadata_empty(&body, false, &mut errors);
-    refuse("SubjectAccessReview", &errors)?;
+    refuse(&errors)?;
     let user = subject_of(&body);
     answer(authorizer, &user, &mut body);
     Ok(body)
@@ -43,7 +44,7 @@ pub(super) fn local(authorizer: &Authorizer, create: Create<'_>) -> Result<Value
         let path = Path::new("spec.nonResourceAttributes");
         errors.invalid(&path, given.clone(), "disallowed on this kind of request");
     }
-    refuse("LocalSubjectAccessReview", &errors)?;
+    refuse(&errors)?;
     if create.namespace.is_empty() {
         return Err(ApiError::bad_request("namespace is required on this type: "));
     }
@@ -64,7 +65,7 @@ pub(super) fn own(authorizer: &Authorizer, create: Create<'_>) -> Result<Value, 
     let mut errors = Errors::new();
     check_spec(&body, false, &mut errors);
     check_metadata_empty(&body, false, &mut errors);
-    refuse("SelfSubjectAccessReview", &errors)?;
+    refuse(&errors)?;
     answer(authorizer, create.user, &mut body);
     Ok(body)
 }
@@ -107,8 +108,9 @@ pub(super) fn rules(authorizer: &Authorizer, user: &User, body: &Value) -> Resul
     }))
 }
 
-fn refuse(kind: &str, errors: &Errors) -> Result<(), ApiError> {
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(GROUP, kind, "", errors)) }
+/// Upstream has lost the kind where it refuses one.
+fn refuse(errors: &Errors) -> Result<(), ApiError> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(GROUP, "", "", errors)) }
 }
 
 fn present(body: &Value, pointer: &str) -> bool {
@@ -152,6 +154,27 @@ fn check_spec(body: &Value, names_subject: bool, errors: &mut Errors) {
             let detail = format!("when {path} is specified, requirements or rawSelector is required");
             errors.required(&path.child("requirements"), &detail);
         }
+        let at = path.child("requirements");
+        for (index, requirement) in items(selector, "/requirements").iter().enumerate() {
+            check_requirement(requirement, field == "labelSelector", &at.index(index), errors);
+        }
+    }
+}
+
+/// One requirement of a selector; an operator that is not known may be a newer client's.
+fn check_requirement(requirement: &Value, of_labels: bool, path: &Path<'_>, errors: &mut Errors) {
+    const KNOWN: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
+    let known = KNOWN.contains(&text(requirement, "/operator"));
+    let mut faults = Errors::new();
+    validate::label_selector_at(requirement, path, &mut faults);
+    let (operator, of_values) = (path.child("operator").to_string(), path.child("values").to_string());
+    errors.0.extend(
+        faults.0.into_iter().filter(|fault| {
+            if fault.field == operator { known } else { of_labels || fault.field == of_values }
+        }),
+    );
+    if !of_labels && text(requirement, "/key").is_empty() {
+        errors.required(&path.child("key"), "must be specified");
     }
 }
 

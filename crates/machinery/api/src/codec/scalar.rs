@@ -65,7 +65,14 @@ pub(super) fn time(text: &str) -> Result<String, String> {
 
 /// A `metav1.MicroTime`: RFC 3339, kept in UTC with six digits of a second.
 pub(super) fn micro_time(text: &str) -> Result<String, String> {
-    let parsed = parse(text, "2006-01-02T15:04:05.000000Z07:00")?;
+    const LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
+    let parsed = parse(text, LAYOUT)?;
+    // Go wants as many digits as the layout has.
+    let rest = text.get("2006-01-02T15:04:05".len()..).unwrap_or_default();
+    let fraction = rest.strip_prefix(['.', ',']).unwrap_or_default();
+    if fraction.bytes().take_while(u8::is_ascii_digit).count() < 6 {
+        return Err(format!("parsing time {text:?} as {LAYOUT:?}: cannot parse {rest:?} as \".000000\""));
+    }
     Ok(format_micros(parsed))
 }
 

@@ -7,6 +7,7 @@ mod webhooks;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, integer, name, or, string};
 use super::tree::{child, default, ensure_map, flag, has, items_mut, list, same, text, value};
@@ -25,6 +26,7 @@ const WEBHOOKS: Kind = Kind {
     generation: true,
     changed: |new, old| !same(value(new, "webhooks"), value(old, "webhooks")),
     unconditional_update: false,
+    metadata: Metadata { domains: false, ..Metadata::NEW },
     ..Kind::BASE
 };
 
@@ -56,6 +58,7 @@ pub(super) static VALIDATING_POLICY: Kind = Kind {
     row: |object, now| policy_row(object, "validations", now),
     generation: true,
     unconditional_update: false,
+    metadata: Metadata { domains: false, ..Metadata::NEW },
     ..Kind::BASE
 };
 
@@ -67,6 +70,7 @@ pub(super) static MUTATING_POLICY: Kind = Kind {
     row: |object, now| policy_row(object, "mutations", now),
     generation: true,
     unconditional_update: false,
+    metadata: Metadata { domains: false, ..Metadata::NEW },
     ..Kind::BASE
 };
 
@@ -123,6 +127,7 @@ const BINDING: Kind = Kind {
     },
     generation: true,
     unconditional_update: false,
+    metadata: Metadata { domains: false, ..Metadata::NEW },
     ..Kind::BASE
 };
 
@@ -154,6 +159,7 @@ pub(super) static API_SERVICE: Kind = Kind {
         };
         vec![name(object), shown.into(), available.into(), age(object, now)]
     },
+    metadata: Metadata { domains: false, ..Metadata::CHANGE_NEW },
     ..Kind::BASE
 };
 
@@ -219,6 +225,7 @@ pub(super) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
     columns: CREATED_AT,
     row: created_at_row,
     generation: true,
+    metadata: Metadata::EXTENSION,
     ..Kind::BASE
 };
 

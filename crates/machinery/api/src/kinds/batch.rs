@@ -6,6 +6,7 @@ mod status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::{Kind, empty_status};
 use super::pod::{choice, validate_template};
 use super::print::{
@@ -57,6 +58,7 @@ pub(super) static JOB: Kind = Kind {
     orphans: true,
     shares_labels: true,
     warnings: workload::warnings,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -234,7 +236,20 @@ pub(super) static CRON_JOB: Kind = Kind {
         wide("Selector"),
     ],
     row: cron_job_row,
+    warnings: |object, old| {
+        let mut warnings = Vec::new();
+        if old.is_none() {
+            workload::name_warning(object, &mut warnings);
+        }
+        let template = |of| value(value(value(value(of, "spec"), "jobTemplate"), "spec"), "template");
+        if old.is_none_or(|old| template(old) != template(object)) {
+            let path = Path::new("spec.jobTemplate.spec.template.spec");
+            super::pod::spec_warnings(value(template(object), "spec"), &path, &mut warnings);
+        }
+        warnings
+    },
     generation: true,
+    metadata: Metadata { part: &[], ..Metadata::BASE },
     ..Kind::BASE
 };
 
@@ -414,6 +429,15 @@ pub(super) static POD_TEMPLATE: Kind = Kind {
     },
     generation: true,
     changed: |new, old| !same(value(new, "template"), value(old, "template")),
+    warnings: |object, old| {
+        let mut warnings = Vec::new();
+        let template = value(object, "template");
+        if old.is_none_or(|old| value(old, "template") != template) {
+            let path = Path::new("template");
+            super::pod::spec_warnings(value(template, "spec"), &path.child("spec"), &mut warnings);
+        }
+        warnings
+    },
     ..Kind::BASE
 };
 
@@ -442,6 +466,7 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
         });
         vec![name(object), owner.into(), int(object, "revision").into(), age(object, now)]
     },
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 
@@ -493,5 +518,6 @@ pub(super) static DISRUPTION_BUDGET: Kind = Kind {
     },
     generation: true,
     unconditional_update: false,
+    metadata: Metadata::SHARED,
     ..Kind::BASE
 };

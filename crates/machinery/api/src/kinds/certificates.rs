@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 pub(super) mod trust_bundle;
 
+use super::Metadata;
 use super::Requester;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, human_duration, name, or, string};
@@ -69,6 +70,7 @@ pub(super) static SIGNING_REQUEST: Kind = Kind {
             condition.into(),
         ]
     },
+    metadata: Metadata { part: Metadata::NEW_CHANGE.change, ..Metadata::NEW_CHANGE },
     ..Kind::BASE
 };
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::Metadata;
 use super::kind::Kind;
 use super::print::{AGE, NAME, age, name, string};
 use super::tree::{entries, flag, has, value};
@@ -19,6 +20,7 @@ pub(super) static RULES: Kind = Kind {
         let count = entries(object, "data").count() + entries(object, "binaryData").count();
         vec![name(object), count.into(), age(object, now)]
     },
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::go;
 use super::kind::Kind;
 use super::print::{self, AGE, NAME, integer, string, wide};
 use super::tree::{child, default, default_text, ensure_map, int, same, set, text, value};
@@ -75,7 +76,12 @@ pub(super) static RULES: Kind = Kind {
         row
     },
     generation: true,
-    warnings: workload::warnings,
+    warnings: |object, old| {
+        let mut warnings = workload::warnings(object, old);
+        // Upstream minds the name of every other kind of workload.
+        warnings.retain(|warning| !warning.starts_with("metadata.name"));
+        warnings
+    },
     ..Kind::BASE
 };
 
@@ -150,6 +156,12 @@ fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
                 _ => {}
             }
         }
-        _ => errors.not_supported(path, strategy.clone(), &["RollingUpdate", "OnDelete"]),
+        _ => go::not_supported(
+            "apps.v1.DaemonSetUpdateStrategy",
+            strategy,
+            &["RollingUpdate", "OnDelete"],
+            path,
+            errors,
+        ),
     }
 }

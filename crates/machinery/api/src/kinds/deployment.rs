@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::go;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, string, wide};
 use super::tree::{child, default, default_text, ensure_map, int, opt_int, same, text, value};
@@ -129,6 +130,12 @@ fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
             }
             at_most_all(unavailable, &at.child("maxUnavailable"), errors);
         }
-        _ => errors.not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"]),
+        _ => go::not_supported(
+            "apps.v1.DeploymentStrategy",
+            strategy,
+            &["Recreate", "RollingUpdate"],
+            path,
+            errors,
+        ),
     }
 }

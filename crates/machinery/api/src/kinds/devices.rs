@@ -6,6 +6,7 @@ mod slice;
 
 use serde_json::Value;
 
+use super::Metadata;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, name, string};
 use super::tree::{child, default_int, has, items_mut, list, text, value};
@@ -16,6 +17,7 @@ use crate::field::Path;
 pub(super) static DEVICE_CLASS: Kind = Kind {
     validate: |object, errors| claim::class(value(object, "spec"), &Path::new("spec"), errors),
     generation: true,
+    metadata: Metadata { prefix: false, ..Metadata::NEW_CHANGE },
     ..Kind::BASE
 };
 
@@ -47,6 +49,7 @@ pub(super) static RESOURCE_CLAIM: Kind = Kind {
         }
         vec![name(object), states.join(",").into(), age(object, now)]
     },
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -64,6 +67,7 @@ pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
     validate_late: |new, old, errors| {
         validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
     },
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::Metadata;
 use super::kind::Kind;
-use super::pod::choice;
+use super::pod::{choice, given_choice};
 use super::print::{AGE, NAME, age, name, or, string};
 use super::service::{app_protocol, endpoint_ip};
 use super::tree::{
@@ -26,6 +27,7 @@ pub(super) static ENDPOINTS: Kind = Kind {
     columns: &[NAME, string("Endpoints"), AGE],
     row: |object, now| vec![name(object), endpoints_cell(object).into(), age(object, now)],
     create_on_update: true,
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 
@@ -62,6 +64,7 @@ pub(super) static SLICE: Kind = Kind {
         ["endpoints", "ports", "addressType"].iter().any(|f| !same(value(new, f), value(old, f)))
             || !same(labels(new), labels(old))
     },
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 
@@ -166,7 +169,7 @@ fn slice(object: &Value, errors: &mut Errors) {
         if !names.insert(name) {
             errors.duplicate(&at.child("name"), name);
         }
-        choice(port, "protocol", PROTOCOLS, &at, errors);
+        given_choice(port, "protocol", PROTOCOLS, &at, errors);
         app_protocol(port, &at, errors);
     }
 }

@@ -7,7 +7,7 @@ use super::kind::Kind;
 use super::print::{or, since, string, wide};
 use super::tree::{has, int, same, text, value};
 use super::validate::{meta::immutable, qualified_name, subdomain};
-use super::{Column, Context, Rules};
+use super::{Column, Context, Metadata, Rules};
 use crate::field::{Errors, Path};
 
 /// Events as core/v1 has them: whatever makes a little sense.
@@ -28,6 +28,7 @@ pub(super) static RULES: Kind = Kind {
     ],
     row,
     create_on_update: true,
+    metadata: Metadata::SHARED,
     ..Kind::BASE
 };
 
@@ -36,6 +37,10 @@ pub(super) static RULES: Kind = Kind {
 pub(super) struct Strict;
 
 impl Rules for Strict {
+    fn metadata(&self) -> Metadata {
+        Metadata::BASE
+    }
+
     fn has_generation(&self) -> bool {
         false
     }

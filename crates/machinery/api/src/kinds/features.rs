@@ -32,9 +32,12 @@ impl Features {
     /// preparation, which compares templates.
     pub fn drop_disabled(self, group: &str, kind: &str, object: &mut Value, old: Option<&Value>) {
         let Some(path) = spec_path(group, kind) else { return };
+        let before = old.map(|old| path.iter().fold(old, |at, name| value(at, name)));
+        if let Some(spec) = path.iter().try_fold(&mut *object, |at, name| child(at, name)) {
+            drop_of_spec(spec, before.unwrap_or(&Value::Null));
+        }
         let off = [("clusterTrustBundle", self.cluster_trust_bundle_projection), ("podCertificate", false)];
         for (field, _) in off.into_iter().filter(|(_, on)| !on) {
-            let before = old.map(|old| path.iter().fold(old, |at, name| value(at, name)));
             if before.is_some_and(|spec| projects(spec, field)) {
                 continue;
             }
@@ -45,6 +48,23 @@ impl Features {
             {
                 remove(source, field);
             }
+        }
+    }
+}
+
+/// Fields of features that cannot be turned on here: `GenericWorkload` and `ContainerStopSignals`.
+fn drop_of_spec(spec: &mut Value, before: &Value) {
+    if !has(before, "schedulingGroup") {
+        remove(spec, "schedulingGroup");
+    }
+    const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+    let stops = |container: &Value| has(value(container, "lifecycle"), "stopSignal");
+    if CONTAINERS.iter().any(|field| list(before, field).iter().any(stops)) {
+        return;
+    }
+    for field in CONTAINERS {
+        for lifecycle in items_mut(spec, field).filter_map(|container| child(container, "lifecycle")) {
+            remove(lifecycle, "stopSignal");
         }
     }
 }
@@ -122,6 +142,18 @@ mod tests {
         // The resource alone does not give the volume.
         let half = Features { cluster_trust_bundle: true, ..Features::default() };
         assert_eq!(left(half, "", "Pod", "/spec", false), json!([all[0], {}, {}]));
+    }
+
+    #[test]
+    fn fields_that_cannot_be_turned_on_go_too() {
+        let pod = json!({"spec": {"schedulingGroup": {}, "containers": [
+            {"name": "c", "lifecycle": {"stopSignal": "SIGINT", "preStop": {}}}]}});
+        let mut new = pod.clone();
+        Features::default().drop_disabled("", "Pod", &mut new, None);
+        assert_eq!(new, json!({"spec": {"containers": [{"name": "c", "lifecycle": {"preStop": {}}}]}}));
+        let mut new = pod.clone();
+        Features::default().drop_disabled("", "Pod", &mut new, Some(&pod));
+        assert_eq!(new, pod);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::Metadata;
 use super::go;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, name, or, string};
@@ -58,6 +59,7 @@ pub(super) static FLOW_SCHEMA: Kind = Kind {
         ]
     },
     generation: true,
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 
@@ -109,6 +111,7 @@ pub(super) static PRIORITY_LEVEL: Kind = Kind {
         ]
     },
     generation: true,
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 

@@ -14,6 +14,20 @@ pub(crate) fn invalid(name: &str, object: &Value, detail: &str, path: &Path<'_>,
     errors.push(Reason::Invalid, path, format!("Invalid value: {}: {detail}", shown(name, object)));
 }
 
+/// One [`Reason::NotSupported`] for a value that upstream shows as a struct of this type.
+pub(crate) fn not_supported(
+    name: &str,
+    object: &Value,
+    supported: &[&str],
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let supported: Vec<String> = supported.iter().map(|choice| format!("{choice:?}")).collect();
+    let message =
+        format!("Unsupported value: {}: supported values: {}", shown(name, object), supported.join(", "));
+    errors.push(Reason::NotSupported, path, message);
+}
+
 /// The value as a struct of this type.
 pub(crate) fn shown(name: &str, object: &Value) -> String {
     let mut text = String::new();

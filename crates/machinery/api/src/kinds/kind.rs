@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::print;
 use super::tree::{carry, same, set, value};
 use super::validate::dns_subdomain;
-use super::{Column, Context, Part, Requester, Rules, reset_metadata};
+use super::{Column, Context, Metadata, Part, Requester, Rules, reset_metadata};
 use crate::field::Errors;
 
 /// One kind's behaviour. Build it from [`Kind::BASE`].
@@ -42,6 +42,8 @@ pub(crate) struct Kind {
     pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
     /// Faults of an update of another part, by its name.
     pub(crate) validate_part: fn(&Value, &Value, &str, &mut Errors),
+    /// What is done about metadata, besides what all kinds do.
+    pub(crate) metadata: Metadata,
     /// Faults of a name.
     pub(crate) name: fn(&str, bool) -> Vec<String>,
     /// Selectable fields.
@@ -84,6 +86,7 @@ impl Kind {
         validate_late: |_, _, _| {},
         validate_status: |_, _, _| {},
         validate_part: |_, _, _, _| {},
+        metadata: Metadata::BASE,
         name: dns_subdomain,
         fields: |_| Vec::new(),
         columns: print::NAME_AGE,
@@ -169,6 +172,10 @@ impl Rules for Kind {
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         (self.warnings)(object, old)
+    }
+
+    fn metadata(&self) -> Metadata {
+        self.metadata
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

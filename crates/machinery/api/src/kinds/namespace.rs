@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::print::{self, AGE, NAME, string};
 use super::tree::{carry, default_text, ensure_map, has, list, set, text, value};
 use super::validate::{dns_label, meta::named_finalizer, qualified_name};
-use super::{Column, Context, Part, Rules};
+use super::{Column, Context, Metadata, Part, Rules};
 use crate::field::{Errors, Path};
 
 /// The rules of Namespaces.
@@ -16,6 +16,10 @@ pub(super) struct Namespace;
 const FINALIZER: &str = "kubernetes";
 
 impl Rules for Namespace {
+    fn metadata(&self) -> Metadata {
+        Metadata::NEW_CHANGE
+    }
+
     fn default(&self, object: &mut Value) {
         let name = text(value(object, "metadata"), "name").to_owned();
         if !name.is_empty()

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::Kind;
-use super::pod::choice;
+use super::pod::given_choice;
 use super::print::{self, AGE, NAME, age, name, or, string};
 use super::service::{ingress_addresses, ingress_balancer_status};
 use super::tree::{child, default, has, is_empty, items_mut, list, opt_int, set, text, value};
@@ -40,6 +41,7 @@ pub(super) static INGRESS: Kind = Kind {
             Vec::new()
         }
     },
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 
@@ -241,6 +243,7 @@ pub(super) static INGRESS_CLASS: Kind = Kind {
         ]
     },
     generation: true,
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 
@@ -308,7 +311,7 @@ fn network_policy(object: &Value, errors: &mut Errors) {
             for (number, port) in list(rule, "ports").iter().enumerate() {
                 let at = at.child("ports");
                 let at = at.index(number);
-                choice(port, "protocol", &["TCP", "UDP", "SCTP"], &at, errors);
+                given_choice(port, "protocol", &["TCP", "UDP", "SCTP"], &at, errors);
                 if has(port, "port") {
                     super::pod::port_or_name(value(port, "port"), &at.child("port"), errors);
                 }
@@ -316,8 +319,9 @@ fn network_policy(object: &Value, errors: &mut Errors) {
                     match value(port, "port").as_i64() {
                         Some(first) => {
                             if end < first {
+                                // Upstream shows the other number.
                                 let why = "must be greater than or equal to `port`";
-                                errors.invalid(&at.child("endPort"), end, why);
+                                errors.invalid(&at.child("endPort"), first, why);
                             }
                             if let Some(fault) = validate::port_number(end) {
                                 errors.invalid(&at.child("endPort"), end, &fault);
@@ -436,6 +440,7 @@ pub(super) static IP_ADDRESS: Kind = Kind {
     },
     columns: &[NAME, string("ParentRef")],
     row: |object, _| address_row(object),
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -551,5 +556,6 @@ pub(super) static RUNTIME_CLASS: Kind = Kind {
     row: |object, now| vec![name(object), text(object, "handler").into(), age(object, now)],
     create_on_update: true,
     unconditional_update: false,
+    metadata: Metadata::EXTENSION,
     ..Kind::BASE
 };

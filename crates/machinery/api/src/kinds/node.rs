@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Metadata;
+use super::go;
 use super::kind::Kind;
 use super::pod::{amount, taint_effect};
 use super::print::{AGE, NAME, age, name, or, string, wide};
@@ -48,6 +50,7 @@ pub(super) static RULES: Kind = Kind {
         wide("Container-Runtime"),
     ],
     row,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -106,7 +109,10 @@ fn taints(object: &Value, errors: &mut Errors) {
             errors.push(
                 Reason::Duplicate,
                 &at,
-                format!("Duplicate value: {taint}: taints must be unique by key and effect pair"),
+                format!(
+                    "Duplicate value: {}: taints must be unique by key and effect pair",
+                    go::shown("core.v1.Taint", taint)
+                ),
             );
         }
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::tree::{carry, flag, has, list, opt_int, same, set, text, value};
-use super::{Column, Context, Part, Rules};
+use super::{Column, Context, Metadata, Part, Rules};
 use crate::field::{Errors, Path};
 use crate::status::ApiError;
 
@@ -34,7 +34,7 @@ pub(crate) use resources::{
     amount, container_name as container_resource_name, extended, limit_range_name, native, overcommit,
     quota_name,
 };
-pub(crate) use security::optional_choice;
+pub(crate) use security::{given_choice, optional_choice};
 pub(crate) use spec::{default_template, validate_template};
 pub(crate) use volumes::{csi_driver_name, no_backsteps, storage_os, volume_source};
 pub(crate) use warnings::of_spec as spec_warnings;
@@ -44,6 +44,10 @@ pub(crate) use warnings::of_spec as spec_warnings;
 pub struct Pod;
 
 impl Rules for Pod {
+    fn metadata(&self) -> Metadata {
+        Metadata::CHANGE_NEW
+    }
+
     fn default(&self, object: &mut Value) {
         defaults::pod(object);
     }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::Metadata;
 use super::kind::Kind;
 use super::pod::{amount, limit_range_name, overcommit, quota_name};
 use super::print::{AGE, CREATED_AT, NAME, age, created_at_row, name, string};
@@ -185,6 +186,7 @@ pub(super) static LIMIT_RANGE: Kind = Kind {
     create_on_update: true,
     columns: CREATED_AT,
     row: created_at_row,
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 

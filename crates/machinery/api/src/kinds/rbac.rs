@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Metadata;
 use super::kind::Kind;
 use super::print::{self, AGE, CREATED_AT, NAME, age, created_at_row, string, wide};
 use super::tree::{child, default_text, has, is_empty, items_mut, list, same, text, value};
@@ -17,6 +18,7 @@ pub(super) static ROLE: Kind = Kind {
     columns: CREATED_AT,
     row: created_at_row,
     create_on_update: true,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -29,6 +31,7 @@ pub(super) static CLUSTER_ROLE: Kind = Kind {
     columns: CREATED_AT,
     row: created_at_row,
     create_on_update: true,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -65,6 +68,7 @@ const CLUSTER_ROLE_BINDING_BASE: Kind = Kind {
     columns: &[NAME, string("Role"), AGE, wide("Users"), wide("Groups"), wide("ServiceAccounts")],
     row: binding_row,
     create_on_update: true,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::Kind;
 use super::print;
 use super::tree::{child, default, entries, has, int, is_empty, set, value};
@@ -33,7 +34,11 @@ pub(super) static RULES: Kind = Kind {
     },
     generation: true,
     orphans: true,
-    warnings: workload::warnings,
+    warnings: |object, old| {
+        // Of a change upstream warns of nothing.
+        if old.is_some() { Vec::new() } else { workload::warnings(object, None) }
+    },
+    metadata: Metadata { prefix: false, ..Metadata::BASE },
     ..Kind::BASE
 };
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::Metadata;
 use super::kind::Kind;
 use super::pod::choice;
 use super::print::{AGE, NAME, age, boolean, integer, name, string};
@@ -91,6 +92,7 @@ pub(super) static LEASE: Kind = Kind {
     },
     create_on_update: true,
     unconditional_update: false,
+    metadata: Metadata::EXTENSION,
     ..Kind::BASE
 };
 
@@ -135,5 +137,6 @@ pub(super) static LEASE_CANDIDATE: Kind = Kind {
     },
     create_on_update: true,
     unconditional_update: false,
+    metadata: Metadata::EXTENSION,
     ..Kind::BASE
 };

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::Metadata;
 use super::config_map::{CONTENT_MAX, decoded_length, frozen};
 use super::kind::Kind;
 use super::print::{AGE, NAME, age, name, string};
@@ -38,6 +39,7 @@ pub(super) static RULES: Kind = Kind {
             age(object, now),
         ]
     },
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 

@@ -2,11 +2,17 @@
 
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::Kind;
 use super::tree::{has, items_mut, text, value};
 
-pub(super) static RULES: Kind =
-    Kind { prepare: only_names, prepare_update: |new, _| only_names(new), warnings, ..Kind::BASE };
+pub(super) static RULES: Kind = Kind {
+    prepare: only_names,
+    prepare_update: |new, _| only_names(new),
+    warnings,
+    metadata: Metadata::CHANGE_NEW,
+    ..Kind::BASE
+};
 
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 

@@ -6,7 +6,7 @@ use super::kind::Kind;
 use super::pod::validate_template;
 use super::print::{AGE, NAME, string, wide};
 use super::tree::{
-    carry, child, default, default_text, ensure_map, int, list, remove, same, set, text, value,
+    carry, child, default, default_text, ensure_map, int, list, opt_int, remove, same, set, text, value,
 };
 use super::validate::{self, dns_label};
 use super::volume_claim;
@@ -37,6 +37,13 @@ pub(super) static RULES: Kind = Kind {
         let mut warnings = workload::warnings(object, old);
         // The name is a label already by validation.
         warnings.retain(|w| !w.starts_with("metadata.name"));
+        let limit = opt_int(value(object, "spec"), "revisionHistoryLimit");
+        if limit.is_some_and(|limit| limit < 0) {
+            warnings.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                    .to_owned(),
+            );
+        }
         warnings
     },
     ..Kind::BASE

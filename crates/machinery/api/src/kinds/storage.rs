@@ -14,6 +14,7 @@ use super::tree::{
 };
 use super::validate::{self, meta::immutable};
 use super::volume_claim::{class, modes_text};
+use super::{Metadata, Step};
 use crate::field::Path;
 use crate::quantity::Quantity;
 use check::{
@@ -91,6 +92,7 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind {
             or(text(spec, "volumeMode"), "<unset>").into(),
         ]
     },
+    metadata: Metadata { change: &[Step::New, Step::New], ..Metadata::BASE },
     ..Kind::BASE
 };
 
@@ -123,6 +125,7 @@ pub(super) static STORAGE_CLASS: Kind = Kind {
             age(object, now),
         ]
     },
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };
 
@@ -140,6 +143,7 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     },
     columns: &[NAME, string("DriverName"), AGE],
     row: |object, now| vec![name(object), text(object, "driverName").into(), age(object, now)],
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 
@@ -170,6 +174,7 @@ pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
         ]
     },
     unconditional_update: false,
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 
@@ -195,6 +200,7 @@ pub(super) static CSI_NODE: Kind = Kind {
         vec![name(object), drivers.into(), age(object, now)]
     },
     unconditional_update: false,
+    metadata: Metadata::NEW,
     ..Kind::BASE
 };
 
@@ -287,5 +293,6 @@ pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
     columns: CREATED_AT,
     row: created_at_row,
     unconditional_update: false,
+    metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
 };

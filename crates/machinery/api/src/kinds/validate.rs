@@ -11,7 +11,8 @@ use crate::field::{Errors, Path};
 
 pub(crate) mod meta;
 
-pub use meta::{annotations, label_selector, label_selector_at, labels, metadata, metadata_update};
+pub use meta::{annotations, label_selector, label_selector_at, labels};
+pub(crate) use meta::{finalizer_domains, metadata, metadata_names, metadata_update};
 
 /// The text shown when a field that may not change was changed.
 pub const IMMUTABLE: &str = "field is immutable";

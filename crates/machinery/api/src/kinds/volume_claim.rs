@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::Metadata;
 use super::kind::Kind;
 use super::print::{AGE, NAME, age, name, or, string, wide};
 use super::tree::{carry, child, default, default_text, entries, has, list, remove, same, set, text, value};
@@ -41,6 +42,7 @@ pub(super) static RULES: Kind = Kind {
         wide("VolumeMode"),
     ],
     row,
+    metadata: Metadata::CHANGE_NEW,
     ..Kind::BASE
 };
 

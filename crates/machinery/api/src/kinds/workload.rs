@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::pod::spec;
 use super::print;
-use super::tree::{ensure_map, has, int, list, text, value};
+use super::tree::{ensure_map, has, int, list, opt_int, text, value};
 use super::validate::{self, NEGATIVE, label_selector, meta::is_empty_selector};
 use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
@@ -129,7 +129,7 @@ pub(crate) fn counts(status: &Value, fields: &[&str], ready: &str, errors: &mut 
 /// `collisionCount` only grows.
 pub(crate) fn collisions(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old) = (value(new, "status"), value(old, "status"));
-    if int(new, "collisionCount") < int(old, "collisionCount") {
+    if opt_int(old, "collisionCount").is_some_and(|before| int(new, "collisionCount") < before) {
         let path = Path::new("status");
         errors.invalid(&path.child("collisionCount"), int(new, "collisionCount"), "cannot be decremented");
     }
@@ -194,13 +194,7 @@ pub(crate) fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
         return warnings;
     }
     if old.is_none() {
-        let faults = validate::label(text(value(object, "metadata"), "name"));
-        if !faults.is_empty() {
-            warnings.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-                faults.join(" ")
-            ));
-        }
+        name_warning(object, &mut warnings);
     }
     let spec = Path::new("spec");
     let template = spec.child("template");
@@ -210,6 +204,17 @@ pub(crate) fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
         &mut warnings,
     );
     warnings
+}
+
+/// A warning where the names of pods are made of a name that is no label.
+pub(crate) fn name_warning(object: &Value, warnings: &mut Vec<String>) {
+    let faults = validate::label(text(value(object, "metadata"), "name"));
+    if !faults.is_empty() {
+        warnings.push(format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            faults.join(" ")
+        ));
+    }
 }
 
 /// Whether some condition of this type is true.

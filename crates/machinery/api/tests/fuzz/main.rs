@@ -81,13 +81,11 @@ fn live_a_life(resource: &Resource, object: &Value, old: Option<&Value>) {
         let mut errors = Errors::new();
         if let Some(old) = old {
             rules.prepare_update(&mut new, old, &context);
-            kinds::validate_metadata_update(&new, old, &mut errors);
-            rules.validate_update(&new, old, &context, &mut errors);
+            kinds::validate_change(rules, resource.namespaced, &new, old, &context, &mut errors);
             rules.spec_changed(&new, old);
         } else {
             rules.prepare_create(&mut new, &context);
-            kinds::validate_metadata(rules, resource.namespaced, &new, &mut errors);
-            rules.validate(&new, &mut errors);
+            kinds::validate_new(rules, resource.namespaced, &new, &mut errors);
         }
         rules.warnings(&new, old);
         rules.selectable_fields(&new);

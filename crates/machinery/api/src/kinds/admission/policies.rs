@@ -254,7 +254,7 @@ fn match_resources(resources: &Value, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn validation(validation: &Value, path: &Path<'_>, errors: &mut Errors) {
-    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
     if text(validation, "expression").trim().is_empty() {
         errors.required(&path.child("expression"), "expression is not specified");
     }

@@ -200,7 +200,7 @@ fn pods(now: &State<'_>, before: &State<'_>, path: &Path<'_>, errors: &mut Error
         errors.invalid(&path.child("terminating"), terminating, why);
     }
     let moved = changed(now, before, "ready") || changed(now, before, "active");
-    if moved && ready > int(now.status, "active") {
+    if moved && has(now.status, "ready") && ready > int(now.status, "active") {
         errors.invalid(&path.child("ready"), ready, "cannot set more ready pods than active");
     }
 }

@@ -205,7 +205,7 @@ pub(super) fn spread(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
 
 fn positive(number: i64, path: &Path<'_>, errors: &mut Errors) {
     if number <= 0 {
-        errors.invalid(path, number, "must be greater than 0");
+        errors.invalid(path, number, "must be greater than zero");
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn regular(scope: Scope<'_>, path: &Path<'_>, errors: &mut Errors) {
             errors.duplicate(&at.child("name"), name);
         }
         hooks_and_probes(container, scope, &at, errors);
-        restart_policy(container, &at, errors);
+        restart_policy(container, false, &at, errors);
     }
     host_ports(containers, path, errors);
 }
@@ -51,7 +51,7 @@ pub(super) fn init(scope: Scope<'_>, path: &Path<'_>, errors: &mut Errors) {
     for (index, container) in list(scope.spec, "initContainers").iter().enumerate() {
         let at = path.index(index);
         common(container, scope, &at, errors);
-        restart_policy(container, &at, errors);
+        restart_policy(container, true, &at, errors);
         let name = text(container, "name");
         if !name.is_empty() && !names.insert(name) {
             errors.duplicate(&at.child("name"), name);
@@ -583,12 +583,16 @@ fn resize_policy(container: &Value, spec: &Value, path: &Path<'_>, errors: &mut 
     }
 }
 
-fn restart_policy(container: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// `init`: of a container that says nothing of restarts the rules do not matter further.
+fn restart_policy(container: &Value, init: bool, path: &Path<'_>, errors: &mut Errors) {
     let rules = list(container, "restartPolicyRules");
     let at = path.child("restartPolicy");
     if !has(container, "restartPolicy") {
         if !rules.is_empty() {
             errors.required(&at, "must specify restartPolicy when restart rules are used");
+        }
+        if init {
+            return;
         }
     } else {
         const POLICIES: &[&str] = &["Always", "Never", "OnFailure"];

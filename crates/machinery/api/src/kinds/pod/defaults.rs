@@ -121,8 +121,75 @@ pub(crate) fn pull_policy(image: &str) -> &'static str {
         Some((_, tag)) => tag == "latest",
         None => !digest,
     };
-    // An image that cannot be parsed has no tag; validation refuses the empty one.
-    if latest && !image.is_empty() { "Always" } else { "IfNotPresent" }
+    // An image that cannot be parsed has no tag.
+    if latest && is_reference(name) { "Always" } else { "IfNotPresent" }
+}
+
+/// Whether this is the name of an image, with or without a tag: `[HOST[:PORT]/]PATH[:TAG]`. Source: the grammar of
+/// `github.com/distribution/reference`, where a host is told from a path by a dot, a colon or a capital in it.
+fn is_reference(text: &str) -> bool {
+    const NAME_MAX: usize = 255;
+    // An id, which is no name.
+    let id = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let (host, rest) = match text.split_once('/') {
+        Some((host, rest))
+            if host == "localhost" || host.bytes().any(|b| matches!(b, b'.' | b':' | b'A'..=b'Z')) =>
+        {
+            (host, rest)
+        }
+        _ => ("", text),
+    };
+    let (path, tag) = match rest.split_once(':') {
+        Some((path, tag)) => (path, Some(tag)),
+        None => (rest, None),
+    };
+    // Where no host is named, Docker's is meant, and is part of the name.
+    let implied = match (host, path.contains('/')) {
+        ("", true) => "docker.io/".len(),
+        ("", false) => "docker.io/library/".len(),
+        _ => 0,
+    };
+    let length = text.len() - tag.map_or(0, |tag| tag.len() + 1) + implied;
+    !id && length <= NAME_MAX
+        && (host.is_empty() || is_host(host))
+        && path.split('/').all(is_path_component)
+        && tag.is_none_or(is_tag)
+}
+
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let component = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let named = match address {
+        Some(address) => !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'),
+        None => name.split('.').all(component),
+    };
+    named && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Small letters and digits, between which there may be a dot, one or two underscores, or dashes.
+fn is_path_component(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let ends = [bytes.first(), bytes.last()].into_iter().all(|end| end.is_some_and(|b| word(*b)));
+    ends && bytes
+        .split(|b| word(*b))
+        .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-'))
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= 128
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
 }
 
 /// Amounts finer than a thousandth are rounded up.
@@ -296,5 +363,27 @@ fn downward_items(source: &mut Value) {
 pub(crate) fn template(template: &mut Value) {
     if let Some(spec) = child(template, "spec") {
         pod_spec(spec);
+    }
+}
+
+#[test]
+fn images_that_cannot_be_parsed_have_no_tag() {
+    let long = format!("{}/b", "a".repeat(300));
+    for (image, policy) in [
+        ("img", "Always"),
+        ("img:latest", "Always"),
+        ("a.b/c", "Always"),
+        ("localhost:5000/a__b/c-d.e", "Always"),
+        ("[fd00::1]:5000/a", "Always"),
+        ("img:1", "IfNotPresent"),
+        ("", "IfNotPresent"),
+        ("Bad_Value!", "IfNotPresent"),
+        ("-1", "IfNotPresent"),
+        ("10%", "IfNotPresent"),
+        ("Upper", "IfNotPresent"),
+        ("a..b", "IfNotPresent"),
+        (long.as_str(), "IfNotPresent"),
+    ] {
+        assert_eq!(pull_policy(image), policy, "{image}");
     }
 }

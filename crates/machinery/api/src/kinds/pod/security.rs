@@ -69,7 +69,7 @@ pub(super) fn of_pod(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     windows::options(value(context, "windowsOptions"), &path.child("windowsOptions"), errors);
     app_armor(context, path, errors);
     optional_choice(context, "supplementalGroupsPolicy", &["Merge", "Strict"], path, errors);
-    optional_choice(context, "seLinuxChangePolicy", &["MountOption", "Recursive"], path, errors);
+    optional_choice(context, "seLinuxChangePolicy", &["Recursive"], path, errors);
 }
 
 fn ids(context: &Value, fields: &[&str], path: &Path<'_>, errors: &mut Errors) {
@@ -95,6 +95,21 @@ pub(crate) fn optional_choice(
     }
 }
 
+/// A field that must be there, with a closed set of values that the empty text is no exception from.
+pub(crate) fn given_choice(
+    object: &Value,
+    field: &str,
+    allowed: &[&str],
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    if has(object, field) {
+        optional_choice(object, field, allowed, path, errors);
+    } else {
+        errors.required(&path.child(field), "");
+    }
+}
+
 fn seccomp(context: &Value, path: &Path<'_>, errors: &mut Errors) {
     let profile = value(context, "seccompProfile");
     if profile.is_null() {
@@ -110,7 +125,8 @@ fn seccomp(context: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.required(&at, "must be set when seccomp type is Localhost");
         }
     } else if has(profile, "localhostProfile") {
-        errors.invalid(&at, profile.clone(), "can only be set when seccomp type is Localhost");
+        let why = "can only be set when seccomp type is Localhost";
+        crate::kinds::go::invalid("core.v1.SeccompProfile", profile, why, &at, errors);
     }
 }
 

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ahash::AHashSet;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{externally_accessible, headless, needs_health_check};
-use crate::field::{Errors, Path};
-use crate::kinds::pod::{choice, port_or_name};
+use crate::field::{Errors, Path, Reason};
+use crate::kinds::pod::{choice, given_choice, port_or_name};
 use crate::kinds::tree::{has, int, list, opt_int, text, value};
 use crate::kinds::validate::{self, labels, qualified_name};
 
@@ -136,10 +136,11 @@ fn node_ports(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     for (index, port) in ports.iter().enumerate() {
         let (protocol, number) = (text(port, "protocol"), int(port, "port"));
         if !numbers.insert((protocol, number)) {
-            errors.duplicate(
-                &path.index(index),
-                json!({"port": number, "protocol": protocol, "targetPort": 0}),
+            // Upstream shows what it compares, which is no more of the port than this, in the order of its internal type.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}"
             );
+            errors.push(Reason::Duplicate, &path.index(index), format!("Duplicate value: {shown}"));
         }
     }
 }
@@ -346,7 +347,7 @@ fn traffic_policies(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     if matches!(text(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer")
         || has(spec, "internalTrafficPolicy")
     {
-        choice(spec, "internalTrafficPolicy", &allowed, path, errors);
+        given_choice(spec, "internalTrafficPolicy", &allowed, path, errors);
     }
     crate::kinds::pod::optional_choice(
         spec,

@@ -343,11 +343,9 @@ pub(super) fn csi_capacity(object: &Value, errors: &mut Errors) {
     for fault in validate::subdomain(class) {
         errors.invalid(&Path::new("storageClassName"), class, &fault);
     }
-    for field in ["capacity", "maximumVolumeSize"] {
-        let size = value(object, field);
-        if !size.is_null() && Quantity::from_value(size).is_ok_and(|q| q.is_negative()) {
-            errors.invalid(&Path::new(field), size.clone(), NEGATIVE);
-        }
+    let size = value(object, "capacity");
+    if !size.is_null() && Quantity::from_value(size).is_ok_and(|q| q.is_negative()) {
+        errors.invalid(&Path::new("capacity"), size.clone(), NEGATIVE);
     }
     label_selector(value(object, "nodeTopology"), &Path::new("nodeTopology"), errors);
 }

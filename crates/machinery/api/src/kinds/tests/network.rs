@@ -29,7 +29,7 @@ fn services() {
         &[
             "spec.ports[0].name: Required value",
             "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
-            "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\",\"targetPort\":0}",
+            "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}",
         ],
     );
     check(
@@ -205,7 +205,7 @@ fn networks() {
         }]}}),
         &[
             "spec.ingress[0].ports[0].endPort: Invalid value: -1: may not be specified when `port` is non-numeric",
-            "spec.ingress[0].ports[1].endPort: Invalid value: -1: must be greater than or equal to `port`",
+            "spec.ingress[0].ports[1].endPort: Invalid value: 80: must be greater than or equal to `port`",
             "spec.ingress[0].ports[1].endPort: Invalid value: -1: must be between 1 and 65535, inclusive",
             "spec.ingress[0].from[0].ipBlock.cidr: Required value",
             "spec.ingress[0].from[1].ipBlock.except[0]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",

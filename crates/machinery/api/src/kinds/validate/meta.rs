@@ -4,31 +4,27 @@ use serde_json::Value;
 
 use super::{IMMUTABLE, NEGATIVE, dns_label, label_value, pattern_fault, qualified_name};
 use crate::field::{Errors, Path};
-use crate::kinds::Rules;
 use crate::kinds::tree::{entries, flag, int, list, same, text, value};
-use crate::resources::{self, parse_api_version, split_api_version};
+use crate::resources::parse_api_version;
 
 /// Annotations of one object, keys and values together.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
-/// Validates `metadata` of a new object; the name's rules are the kind's. The name is already generated.
-pub fn metadata(rules: &dyn Rules, namespaced: bool, object: &Value, errors: &mut Errors) {
+/// What is wrong with a name, or with the beginning of one.
+type Names<'n> = &'n dyn Fn(&str, bool) -> Vec<String>;
+
+/// Validates `metadata` of a new object, whose name is already generated. `prefix`: whether `generateName` is held to the
+/// rules of names.
+pub(crate) fn metadata(
+    names: Names<'_>,
+    prefix: bool,
+    namespaced: bool,
+    object: &Value,
+    errors: &mut Errors,
+) {
+    metadata_names(names, prefix, object, errors);
     let meta = value(object, "metadata");
     let path = Path::new("metadata");
-    let prefix = text(meta, "generateName");
-    if !prefix.is_empty() {
-        for fault in rules.validate_name(prefix, true) {
-            errors.invalid(&path.child("generateName"), prefix, &fault);
-        }
-    }
-    let name = text(meta, "name");
-    if name.is_empty() {
-        errors.required(&path.child("name"), "name or generateName is required");
-    } else {
-        for fault in rules.validate_name(name, false) {
-            errors.invalid(&path.child("name"), name, &fault);
-        }
-    }
     let namespace = text(meta, "namespace");
     if namespaced && namespace.is_empty() {
         errors.required(&path.child("namespace"), "");
@@ -42,12 +38,33 @@ pub fn metadata(rules: &dyn Rules, namespaced: bool, object: &Value, errors: &mu
     if int(meta, "generation") < 0 {
         errors.invalid(&path.child("generation"), int(meta, "generation"), NEGATIVE);
     }
-    common(meta, &path, errors);
-    named_finalizers(object, errors);
+    keys_and_owners(meta, &path, errors);
+    finalizers(meta, &path.child("finalizers"), errors);
+    all_managed_fields(meta, &path, errors);
+}
+
+/// Validates the name of an object, and what it was generated from.
+pub(crate) fn metadata_names(names: Names<'_>, prefix: bool, object: &Value, errors: &mut Errors) {
+    let meta = value(object, "metadata");
+    let path = Path::new("metadata");
+    let base = text(meta, "generateName");
+    if prefix && !base.is_empty() {
+        for fault in names(base, true) {
+            errors.invalid(&path.child("generateName"), base, &fault);
+        }
+    }
+    let name = text(meta, "name");
+    if name.is_empty() {
+        errors.required(&path.child("name"), "name or generateName is required");
+    } else {
+        for fault in names(name, false) {
+            errors.invalid(&path.child("name"), name, &fault);
+        }
+    }
 }
 
 /// Validates a change of `metadata`: what may not change, and the new labels, annotations and owners.
-pub fn metadata_update(object: &Value, old: &Value, errors: &mut Errors) {
+pub(crate) fn metadata_update(object: &Value, old: &Value, errors: &mut Errors) {
     let (new, old) = (value(object, "metadata"), value(old, "metadata"));
     let path = Path::new("metadata");
     if !value(old, "deletionTimestamp").is_null() {
@@ -83,15 +100,17 @@ pub fn metadata_update(object: &Value, old: &Value, errors: &mut Errors) {
             errors.invalid(&path.child(name), value(new, name).clone(), IMMUTABLE);
         }
     }
-    common(new, &path, errors);
-    named_finalizers(object, errors);
+    keys_and_owners(new, &path, errors);
+    all_managed_fields(new, &path, errors);
 }
 
-fn common(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
+fn keys_and_owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
     labels(value(meta, "labels"), &path.child("labels"), errors);
     annotations(value(meta, "annotations"), &path.child("annotations"), errors);
     owners(meta, &path.child("ownerReferences"), errors);
-    finalizers(meta, &path.child("finalizers"), errors);
+}
+
+fn all_managed_fields(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
     for (index, entry) in list(meta, "managedFields").iter().enumerate() {
         managed_fields(entry, &path.child("managedFields").index(index), errors);
     }
@@ -162,20 +181,11 @@ fn owners(meta: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// Finalizers of Kubernetes' own kinds are among the standard ones, or have a domain. Kinds that extend the API, and those
-/// that extensions bring, are not held to it.
-fn named_finalizers(object: &Value, errors: &mut Errors) {
-    let all = list(value(object, "metadata"), "finalizers");
-    if all.is_empty() {
-        return;
-    }
-    let (group, version) = split_api_version(text(object, "apiVersion"));
-    let own = resources::by_kind(group, version, text(object, "kind"));
-    if own.is_none_or(|resource| resource.categories.contains(&"api-extensions")) {
-        return;
-    }
+/// Finalizers of Kubernetes' own kinds are among the standard ones, or have a domain.
+pub(crate) fn finalizer_domains(object: &Value, errors: &mut Errors) {
     let meta = Path::new("metadata");
     let path = meta.child("finalizers");
+    let all = list(value(object, "metadata"), "finalizers");
     for (index, finalizer) in all.iter().filter_map(Value::as_str).enumerate() {
         named_finalizer(finalizer, &path.index(index), errors);
     }
