@@ -272,6 +272,7 @@ fn yaml_aliases_cannot_explode() {
 
 /// A ReplicaSet's `spec` from text in which keys are repeated.
 #[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "cases read better without references")]
 fn merged(body: &str, expected: Value) {
     let read = |text: &str| {
         decode(text.as_bytes(), Encoding::Json, "apps", "v1", "ReplicaSet", FieldValidation::Ignore)
