@@ -459,11 +459,12 @@ impl Plan<'_> {
             ContainerKind::Ephemeral => pod::ephemeral_containers(pod)[index].clone(),
         };
         let key = backoff_key(pod, &container);
-        // The newest run that has ended: the latest one may be about to be killed.
+        // The newest run that has ended: the latest one may be about to be killed. Runs of earlier rounds hold nothing up:
+        // upstream removes them when a round begins.
         let last_exit = record
             .containers
             .iter()
-            .find(|one| one.name == container.name && one.state == RunState::Exited)
+            .find(|one| one.name == container.name && one.state == RunState::Exited && !record.is_past(one))
             .and_then(|ended| Timestamp::from_nanosecond(i128::from(ended.finished_at)).ok());
         if let Some((remaining, delay)) = last_exit.and_then(|since| backoff.waiting_since(&key, since, now))
         {

@@ -31,6 +31,7 @@ use http::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use podium_client::metrics::HealthChecks;
 use podium_pki::{certificate::Facts, tls::provider};
 use rustls::{
     RootCertStore, ServerConfig,
@@ -125,6 +126,7 @@ impl Server {
             identities: Identities::new(client.clone(), settings.authentication.webhook.cache_ttl.0),
             access: Access::new(client, host.node_name().to_owned(), settings.authorization.webhook.clone()),
             requests: metrics::Requests::default(),
+            checks: HealthChecks::new(),
             tracker: TaskTracker::new(),
             idle: settings.streaming_connection_idle_timeout.0,
             host,
@@ -187,12 +189,32 @@ fn tls(
     Ok(config)
 }
 
+/// Makes one health check, or all of them, which is counted. That this is answered is the check `ping`; and the log has no
+/// buffer that could be stuck. Source: `k8s.io/apiserver/pkg/server/healthz`.
+fn healthz(host: &dyn Host, checks: &HealthChecks, only: Option<&str>) -> Reply {
+    let looping = if matches!(only, None | Some("syncloop")) { host.sync_loop() } else { Ok(()) };
+    if only.is_none() {
+        for (name, good) in [("ping", true), ("log", true), ("syncloop", looping.is_ok())] {
+            checks.observe("healthz", name, good);
+        }
+    }
+    let Err(why) = looping else { return text(200, "ok") };
+    tracing::warn!(why, "a health check failed");
+    match only {
+        Some(_) => text(500, format!("internal server error: {why}\n")),
+        None => {
+            text(500, "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n")
+        }
+    }
+}
+
 /// Answers requests.
 struct Handler {
     host: Arc<dyn Host>,
     identities: Identities,
     access: Access,
     requests: metrics::Requests,
+    checks: HealthChecks,
     tracker: TaskTracker,
     /// How long a stream may be silent.
     idle: Duration,
@@ -277,13 +299,18 @@ impl Handler {
         }
         let host = &*self.host;
         match route {
-            Route::Healthz => text(200, "ok"),
+            Route::Healthz(check) => healthz(host, &self.checks, check),
             Route::Pods => reply::pod_list(host.pods().iter().map(|pod| &**pod)),
             Route::RunningPods => containers::running_pods(host).await,
             Route::Configz => reply::json(&host.configz()),
             Route::Metrics => metrics::own(host, &self.requests).await,
             Route::ResourceMetrics => metrics::resource(host).await,
             Route::ProbeMetrics => metrics::probes(host),
+            Route::HealthMetrics => {
+                let mut body = String::new();
+                self.checks.collect(&mut body);
+                reply::metrics(body)
+            }
             Route::CadvisorMetrics => cadvisor::serve(&self.host).await,
             Route::Summary => {
                 let only_cpu_and_memory = query::Query::of(request.uri()).truthy("only_cpu_and_memory");

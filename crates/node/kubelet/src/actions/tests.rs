@@ -339,3 +339,21 @@ fn one_containers_end_begins_all_anew() {
     // Another code is no cause: the pod's own policy holds.
     check(&["e:run", "b:1", "a:0", "s:run", "i:0"], 0, "kill-pod");
 }
+
+#[test]
+fn a_new_round_waits_for_no_backoff() {
+    let pod = restarting_pod();
+    let mut record = record(&["s:run", "i:0", "e:run", "b:42", "a:137"], false);
+    for (index, one) in record.containers.iter_mut().enumerate() {
+        one.created_at = if index < 2 { NOW * 1_000_000_000 } else { 1 };
+    }
+    let mut backoff = fresh();
+    for container in pod::containers(&pod) {
+        backoff.next(&backoff_key(&pod, container), now(), now());
+    }
+    let started = |_: &str, _: ProbeKind| Some(true);
+    record.round = rounds::began(&pod, &record);
+    let plan = decide_with(&pod, &record, &started, &backoff);
+    assert_eq!(show(&pod, &plan), "start-a start-b");
+    assert!(plan.start.iter().all(|start| start.last_exit.is_none()), "no end of this round: {plan:?}");
+}

@@ -49,6 +49,8 @@ pub(crate) trait Host: Send + Sync {
     fn cgroup_v2(&self) -> bool;
     /// What bounds every container.
     fn bounds(&self) -> crate::resources::Bounds;
+    /// Whether the loop over the pods goes on; the text says what is wrong, for the log.
+    fn sync_loop(&self) -> Result<(), String>;
     /// What the kubelet counts and times.
     fn metrics(&self) -> &Metrics;
     /// The directory of the machine's logs; None: they are not served.
@@ -274,6 +276,10 @@ impl Host for KubeletHost {
 
     fn root_dir(&self) -> &std::path::Path {
         &self.shared.config.root_dir
+    }
+
+    fn sync_loop(&self) -> Result<(), String> {
+        self.pods.is_looking()
     }
 
     fn metrics(&self) -> &Metrics {

@@ -14,7 +14,8 @@ pub(crate) struct Target<'a> {
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
-    Healthz,
+    /// All health checks, or the one that is named.
+    Healthz(Option<&'a str>),
     Pods,
     RunningPods,
     Configz,
@@ -22,6 +23,7 @@ pub(crate) enum Route<'a> {
     ResourceMetrics,
     CadvisorMetrics,
     ProbeMetrics,
+    HealthMetrics,
     Summary,
     Logs {
         namespace: &'a str,
@@ -49,7 +51,8 @@ impl<'a> Route<'a> {
             return None;
         }
         Some(match *segments.as_slice() {
-            ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Self::Healthz,
+            ["healthz"] => Self::Healthz(None),
+            ["healthz", check @ ("ping" | "log" | "syncloop")] => Self::Healthz(Some(check)),
             ["pods"] => Self::Pods,
             ["runningpods"] => Self::RunningPods,
             ["configz"] => Self::Configz,
@@ -57,6 +60,7 @@ impl<'a> Route<'a> {
             ["metrics", "resource"] => Self::ResourceMetrics,
             ["metrics", "cadvisor"] => Self::CadvisorMetrics,
             ["metrics", "probes"] => Self::ProbeMetrics,
+            ["metrics", "slis"] => Self::HealthMetrics,
             ["stats", "summary"] => Self::Summary,
             ["containerLogs", namespace, pod, container] => Self::Logs { namespace, pod, container },
             ["logs", ..] => Self::SystemLogs(path.strip_prefix("logs/")?),
@@ -132,7 +136,10 @@ mod tests {
     fn paths() {
         let target = |uid| Target { namespace: "n", pod: "p", uid, container: "c" };
         for (path, want) in [
-            ("/healthz", Some(Route::Healthz)),
+            ("/healthz", Some(Route::Healthz(None))),
+            ("/healthz/syncloop", Some(Route::Healthz(Some("syncloop")))),
+            ("/healthz/other", None),
+            ("/metrics/slis", Some(Route::HealthMetrics)),
             ("/runningpods/", Some(Route::RunningPods)),
             ("/pods", Some(Route::Pods)),
             ("/metrics/resource", Some(Route::ResourceMetrics)),
@@ -181,6 +188,7 @@ mod tests {
             ("/stats/summary", &["stats"][..]),
             ("/metrics", &["metrics"]),
             ("/metrics/cadvisor", &["metrics"]),
+            ("/metrics/slis", &["metrics"]),
             ("/metricsx", &["proxy"]),
             ("/logs/x", &["log"]),
             ("/containerLogs/n/p/c", &["proxy"]),

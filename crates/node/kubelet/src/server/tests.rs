@@ -225,6 +225,10 @@ impl Host for FakeHost {
         (2, 1)
     }
 
+    fn sync_loop(&self) -> Result<(), String> {
+        if self.pod.metadata.name.as_deref() == Some("stuck") { Err("stuck".to_owned()) } else { Ok(()) }
+    }
+
     fn metrics(&self) -> &crate::metrics::Metrics {
         &self.metrics
     }
@@ -506,6 +510,42 @@ async fn everyone_is_known_and_asked_for() {
         Err(error) => Err(error),
     };
     assert!(outcome.is_err(), "{outcome:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn health_checks_are_made_and_counted() {
+    let world = World::new().await;
+    for path in ["/healthz", "/healthz", "/healthz/ping", "/healthz/syncloop"] {
+        let answer = world.ask(&format!("GET {path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{path}: {answer}");
+    }
+    let told = world.ask("GET /metrics/slis").await;
+    for name in ["ping", "log", "syncloop"] {
+        // One that is asked for alone is not counted.
+        let count = format!(
+            "kubernetes_healthchecks_total{{name=\"{name}\",status=\"success\",type=\"healthz\"}} 2\n"
+        );
+        assert!(told.contains(&count), "{told}");
+    }
+    world.stop().await;
+
+    let pod = json!({"metadata": {"name": "stuck", "namespace": "n"}});
+    let world = World::of(Arc::new(FakeRuntime::default()), pod).await;
+    let answer = world.ask("GET /healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert!(answer.ends_with("[-]syncloop failed: reason withheld\nhealthz check failed\n"), "{answer}");
+    let answer = world.ask("GET /healthz/syncloop").await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert!(world.ask("GET /healthz/ping").await.starts_with("HTTP/1.1 200 "));
+    let told = world.ask("GET /metrics/slis").await;
+    for row in [
+        "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n",
+        "kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 0\n",
+        "kubernetes_healthchecks_total{name=\"syncloop\",status=\"error\",type=\"healthz\"} 1\n",
+    ] {
+        assert!(told.contains(row), "{row}: {told}");
+    }
     world.stop().await;
 }
 
