@@ -1,5 +1,6 @@
 //! One exec or attach: bytes both ways, sizes, the end.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use podium_shim::protocol::{Answer as ShimAnswer, Request};
 use podium_streaming::Error;
 use podium_streaming::exec::Streams;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use super::channels::{Answer, Channel, Listener, Outcome, Peer, Said, Talker};
 use super::fd::Async;
@@ -40,11 +42,25 @@ struct Process {
     stderr: Option<Async>,
     /// Input and output are one terminal.
     tty: bool,
+    /// Goes when no more input will come.
+    open: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Process {
     fn new(input: Option<Async>, stdout: Option<Async>, stderr: Option<Async>, tty: bool) -> Self {
-        Self { input, pending: BytesMut::new(), ending: false, stdout, stderr, tty }
+        Self { input, pending: BytesMut::new(), ending: false, stdout, stderr, tty, open: None }
+    }
+
+    /// Returns once all input there will be has been given, at the latest when this is dropped.
+    fn input_end(&mut self) -> impl Future<Output = ()> + use<> {
+        let (open, closed) = oneshot::channel::<Infallible>();
+        self.open = Some(open);
+        closed.map(drop)
+    }
+
+    fn close_input(&mut self) {
+        self.input = None;
+        self.open = None;
     }
 
     fn terminal(&self) -> Option<&Async> {
@@ -69,7 +85,7 @@ impl Process {
             }
         }
         if self.ending && self.pending.is_empty() {
-            self.input = None;
+            self.close_input();
         }
     }
 }
@@ -179,20 +195,24 @@ pub(super) async fn attach<S: AsyncRead + AsyncWrite + Unpin>(
         Some(fd) => Some(Async::new(fd)?),
         None => None,
     };
-    let process = Process::new(input, stdout, stderr, tty);
+    let mut process = Process::new(input, stdout, stderr, tty);
+    let input_end = process.input_end();
     let mut state = container.state.subscribe();
     let ended = async {
         let _ = state.wait_for(|state| matches!(state, State::Exited(_))).await;
         Outcome::Code(0)
     };
-    let outcome = carry(process, ended, &mut peer.listener, &mut peer.talker).await;
-    if streams.stdin && container.record.config.stdin_once {
-        // The first to attach was the only one: the container's input ends with them.
-        let request = Request::CloseInput { id: id.to_owned() };
-        if let Err(error) = shim::command(&socket, request).await {
-            tracing::debug!(container = id, %error, "input not closed");
+    let close = async {
+        input_end.await;
+        if streams.stdin && container.record.config.stdin_once {
+            // The first to attach was the only one: the container's input ends with theirs.
+            let request = Request::CloseInput { id: id.to_owned() };
+            if let Err(error) = shim::command(&socket, request).await {
+                tracing::debug!(container = id, %error, "input not closed");
+            }
         }
-    }
+    };
+    let (outcome, ()) = tokio::join!(carry(process, ended, &mut peer.listener, &mut peer.talker), close);
     match outcome? {
         Some(outcome) => peer.talker.finish(&outcome).await,
         None => Ok(()),
@@ -304,7 +324,7 @@ fn hear(process: &mut Process, said: Said) {
         Said::InputEnd if !process.tty => {
             process.ending = true;
             if process.pending.is_empty() {
-                process.input = None;
+                process.close_input();
             }
         }
         Said::InputEnd | Said::Gone => {}

@@ -157,6 +157,21 @@ pub(crate) async fn exec_attach_and_forward(fixture: &Fixture) {
     })
     .await;
 
+    // It ends with the client's input too, while they stay to hear the rest.
+    let mut config = fixture.script("all", "cat; echo over; sleep 1000");
+    (config.stdin, config.stdin_once) = (true, true);
+    let container_id = fixture.run(&sandbox, config, &pod).await;
+    let attach = v1::AttachRequest { container_id, stdin: true, tty: false, stdout: true, stderr: true };
+    let url = fixture.cri.attach(attach).await.unwrap().url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        client.writer.open(&[("streamtype", kind)]).await.unwrap();
+    }
+    client.writer.data(3, b"one\n", false).await.unwrap();
+    client.writer.data(3, b"", true).await.unwrap();
+    let said = gather(&mut client, |said| said.get(&5).is_some_and(|text| text.contains("over"))).await;
+    assert_eq!(said[&5], "one\nover\n");
+
     // Ports of the pod's own loopback.
     let mut config =
         fixture.script("server", "ip link set lo up; while true; do echo served | nc -l -p 8080; done");
