@@ -1,3 +1,5 @@
+//! The pages, and which of their forms an `Accept` header gets.
+
 use super::*;
 
 fn time(text: &str) -> Timestamp {
