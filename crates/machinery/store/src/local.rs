@@ -288,9 +288,7 @@ impl Shared {
         self.state.publish(published);
         self.sequence(|sequencer| {
             sequencer.landed(&landed);
-            // While a pin keeps what is compacted already, compacting more frees nothing, so there is no hurry.
-            sequencer.urgent |=
-                retention::is_urgent(&self.history, self.kept()) && !self.state.is_held_back();
+            sequencer.urgent |= self.is_compaction_urgent();
         });
         for item in batch {
             item.answer();
@@ -308,6 +306,11 @@ impl Shared {
         for item in batch.into_iter().chain(queued) {
             item.fail(&error);
         }
+    }
+
+    /// While a pin keeps what is compacted already, compacting more frees nothing, so there is no hurry.
+    fn is_compaction_urgent(&self) -> bool {
+        retention::is_urgent(&self.history, self.kept()) && !self.state.is_held_back()
     }
 
     fn kept(&self) -> retention::Kept {
@@ -346,7 +349,12 @@ impl Engine for Local {
         &self,
         operations: Vec<Operation>,
     ) -> EngineFuture<'_, Result<TransactionCommitted, CommitError>> {
-        let submitted = self.shared.sequence(|sequencer| sequencer.submit(&self.shared.state, operations));
+        let submitted = self.shared.sequence(|sequencer| {
+            let submitted = sequencer.submit(&self.shared.state, operations);
+            // With a log, this is asked when a batch is durable.
+            sequencer.urgent |= !sequencer.durable && self.shared.is_compaction_urgent();
+            submitted
+        });
         Box::pin(Local::answer(submitted))
     }
 

@@ -72,7 +72,7 @@ pub(crate) struct Sequencer {
     /// Without what is in flight.
     pub(crate) durable_leases: BTreeMap<LeaseId, Duration>,
     /// Whether there is a log. Without one, changes are published at once.
-    durable: bool,
+    pub(crate) durable: bool,
     pub(crate) closing: bool,
     /// Housekeeping should not wait for its next round.
     pub(crate) urgent: bool,
