@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use super::invariants::{Judge, active_pods, has_condition, is_going, ordinal, parse, pods_of, uid};
+use super::invariants::{
+    Judge, active_pods, has_condition, is_going, is_kept_for_its_users, ordinal, parse, pods_of, uid,
+};
 use super::scenario::{Ending, NAMESPACE, NODES, Scenario, Workload};
 use super::theme::{Patience, is_tainted, patience};
 use crate::pods;
@@ -15,12 +17,14 @@ use crate::testing::api::Objects;
 pub(super) fn judge(scenario: &Scenario, objects: &Objects, judge: &Judge) -> Vec<String> {
     let mut broken = Vec::new();
     for (key, object) in objects {
-        if is_going(object) {
+        let kept = is_kept_for_its_users(objects, &key.0, object);
+        if is_going(object) && !kept {
             broken.push(format!("{}/{} is still going: {}", key.0, key.2, object["metadata"]["finalizers"]));
         }
         let owners = object["metadata"]["ownerReferences"].as_array().filter(|it| !it.is_empty());
         if let Some(owners) = owners
             && !owners.iter().any(|owner| objects.values().any(|it| uid(it) == owner["uid"]))
+            && !kept
         {
             broken.push(format!("{}/{} outlived its owners", key.0, key.2));
         }

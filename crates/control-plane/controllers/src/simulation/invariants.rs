@@ -15,6 +15,8 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+pub(super) use rules::is_kept_for_its_users;
+
 use crate::clock::{Clock, RuntimeClock};
 use crate::deployment::Strategy;
 use crate::owner::controller_of;

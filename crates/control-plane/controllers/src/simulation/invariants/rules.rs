@@ -50,6 +50,21 @@ fn holders<'a>(objects: &'a Objects, namespace: &str, claim: &str) -> Vec<&'a Va
     pods.filter(|pod| holds(pod) && claims_of(pod).any(|name| name == claim)).collect()
 }
 
+/// Whether it is a claim that goes as soon as nobody uses it, and that is used.
+///
+/// A leader that sees a set as it was hands the claim to a pod that is too many by that; the other leader has made the pod's
+/// successor by then. The claim goes with the old pod and is kept for the new one, as upstream's would be: nobody ends a pod
+/// that runs because its claim is to go.
+pub(in crate::simulation) fn is_kept_for_its_users(objects: &Objects, resource: &str, claim: &Value) -> bool {
+    let meta = &claim["metadata"];
+    let held = meta["finalizers"] == serde_json::json!(["kubernetes.io/pvc-protection"]);
+    let name = |field: &str| meta[field].as_str().unwrap_or_default();
+    resource == "/persistentvolumeclaims"
+        && held
+        && is_going(claim)
+        && !holders(objects, name("namespace"), name("name")).is_empty()
+}
+
 /// Whether the Job's policy does that to pods with some exit code.
 fn has_rule(job: &Value, action: &str) -> bool {
     let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().into_iter().flatten();

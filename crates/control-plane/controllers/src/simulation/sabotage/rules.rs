@@ -1,6 +1,7 @@
 //! What breaks the rules of claims, of Jobs and of taints.
 
 use super::*;
+use crate::simulation::invariants::is_kept_for_its_users;
 use crate::simulation::theme;
 
 const SETS: &str = "apps/statefulsets";
@@ -186,4 +187,22 @@ async fn what_the_rules_allow_is_not_noticed() {
     stage.end("again", "Succeeded", 0);
     stage.why("SuccessCriteriaMet", "SuccessPolicy");
     assert!(stage.broken().is_empty(), "{:?}", stage.broken());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_kept_for_its_users_and_for_nobody_else() {
+    let stage = Stage::new();
+    stage.claim("Delete", "Delete");
+    let kept = |finalizers: Value| {
+        stage.api.edit(CLAIMS, NAMESPACE, "data-db-0", |claim| claim["metadata"]["finalizers"] = finalizers);
+        let claim: Value = stage.api.get(CLAIMS, NAMESPACE, "data-db-0").expect("is there");
+        is_kept_for_its_users(&stage.api.objects(), CLAIMS, &claim)
+    };
+    let protection = || json!(["kubernetes.io/pvc-protection"]);
+    assert!(!kept(protection()), "it is not going");
+    stage.delete("persistentvolumeclaims", "data-db-0");
+    assert!(kept(protection()));
+    assert!(!kept(json!(["kubernetes.io/pvc-protection", "foregroundDeletion"])), "something else holds it");
+    stage.api.finish_pod(NAMESPACE, "db-0");
+    assert!(!kept(protection()), "its user is done");
 }
