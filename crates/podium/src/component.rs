@@ -14,6 +14,7 @@ mod accounts;
 pub(crate) mod controller_manager;
 mod flags;
 mod gates;
+mod health;
 pub(crate) mod healthz;
 pub(crate) mod kubelet;
 pub(crate) mod proxy;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+pub(crate) use podium_api::go::quote as go_quote;
 use podium_api::kinds::{features::Features, validate};
 use podium_api::selector::FieldSelector;
 use podium_api::status::ApiError;
@@ -248,28 +249,6 @@ fn forbidden(attributes: &Attributes<'_>, reason: &str) -> ApiError {
         message: format!("forbidden: {why}"),
         details: Some(serde_json::json!({})),
     }
-}
-
-/// Go's `%q` for what can be in a name: printable text is kept, quotes, backslashes and control characters are escaped.
-pub(crate) fn go_quote(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c == '\u{7f}' => {
-                let _ = write!(out, "\\x{:02x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ mod volumeexpander;
 pub use certificates::Signers;
 pub use clock::{Clock, RuntimeClock, SystemClock};
 pub use horizontalpodautoscaler::Autoscaling;
-pub use manager::{Config, Error, Settings, accounts, names, run, workers};
+pub use manager::{Config, Error, Settings, accounts, chosen, names, run, workers};
 pub use metrics::collect as collect_metrics;
 pub use names::{CountedNames, NameSource, RandomNames};
 pub use nodelifecycle::Rates as NodeEviction;

@@ -508,6 +508,16 @@ pub fn accounts(controllers: &[String]) -> Result<Vec<&'static str>, Error> {
     Ok(accounts.into_iter().collect())
 }
 
+/// The names of the chosen controllers. Names as in [`Config::controllers`].
+///
+/// # Errors
+///
+/// When a chosen name is unknown.
+pub fn chosen(controllers: &[String]) -> Result<Vec<&'static str>, Error> {
+    let chosen = choice::choose(controllers)?;
+    Ok(names().filter(|name| chosen.contains(name)).collect())
+}
+
 /// Runs the chosen controllers until shutdown, and waits for their last reconciles and events.
 ///
 /// # Errors

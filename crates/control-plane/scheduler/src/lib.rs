@@ -38,6 +38,7 @@ mod volumes;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use podium_client::{
@@ -77,6 +78,8 @@ pub struct Config {
     pub seed: Option<u64>,
     /// Schedules only while it holds the Lease of this candidate. Not needed where there can be only one.
     pub election: Option<LeaderElection>,
+    /// Is set as soon as all is known that decisions rest on.
+    pub handlers_synced: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Config {
@@ -98,6 +101,7 @@ impl Config {
             percentage_of_nodes_to_score: 0,
             seed: None,
             election: None,
+            handlers_synced: Arc::default(),
         }
     }
 }
@@ -147,6 +151,7 @@ async fn schedule(
     if shutdown.run_until_cancelled(synced).await.is_none() {
         return Ok(());
     }
+    config.handlers_synced.store(true, Ordering::Release);
     let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
     let shell = shell::Shell {
         client: client.clone(),

@@ -9,6 +9,8 @@ pub mod codec;
 pub mod discovery;
 pub mod duration;
 pub mod field;
+pub mod go;
+pub mod healthz;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

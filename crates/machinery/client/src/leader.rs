@@ -8,6 +8,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{Shutdown, error_chain, is_already_exists, is_conflict, is_not_found};
@@ -66,6 +68,35 @@ pub struct LeaderElection {
     pub timings: LeadershipTimings,
     /// Whether to give the lease up at shutdown, so that the next one need not wait for it to expire.
     pub release_on_shutdown: bool,
+    /// Is told of each renewal.
+    pub watchdog: Watchdog,
+}
+
+/// Knows whether a leader renews its lease or stops, as it should. Copies know the same.
+///
+/// Source: client-go's `leaderelection.HealthzAdaptor`, the health check `leaderElection`.
+#[derive(Clone, Debug, Default)]
+pub struct Watchdog(Arc<Mutex<Option<Renewed>>>);
+
+#[derive(Debug)]
+struct Renewed {
+    lease: String,
+    at: Instant,
+    duration: Duration,
+}
+
+impl Watchdog {
+    /// How long past its lease a leader may be about to stop.
+    const TOLERANCE: Duration = Duration::from_secs(20);
+
+    /// What is wrong: the process still acts as the leader, long after its lease has ended. Who does not lead is well.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let renewed = self.0.lock();
+        let renewed = renewed.as_ref()?;
+        let late = renewed.at.elapsed() > renewed.duration + Self::TOLERANCE;
+        late.then(|| format!("failed election to renew leadership on lease {}", renewed.lease))
+    }
 }
 
 impl fmt::Debug for LeaderElection {
@@ -159,6 +190,7 @@ impl LeaderElection {
             None => return Ok(()),
         }
         master.set(1.0);
+        self.renewed();
         let leading = shutdown.child_token();
         let mut work = pin!(lead(leading.clone()));
         let ended = tokio::select! {
@@ -174,13 +206,20 @@ impl LeaderElection {
             Ended::Lost => {
                 tracing::error!(lease = %self.lease(), "leadership lost");
                 work.await;
+                *self.watchdog.0.lock() = None;
                 return Err(LeadershipError::Lost { lease: self.lease() });
             }
         }
+        *self.watchdog.0.lock() = None;
         if self.release_on_shutdown {
             self.release(seen.as_ref()).await;
         }
         Ok(())
+    }
+
+    fn renewed(&self) {
+        let (lease, at) = (self.name.clone(), Instant::now());
+        *self.watchdog.0.lock() = Some(Renewed { lease, at, duration: self.timings.lease_duration });
     }
 
     fn lease(&self) -> String {
@@ -209,7 +248,10 @@ impl LeaderElection {
                 () = sleep_until(deadline) => Round::Unknown,
             };
             match round {
-                Round::Held => renewed = Instant::now(),
+                Round::Held => {
+                    renewed = Instant::now();
+                    self.renewed();
+                }
                 Round::Taken => return,
                 Round::Unknown if Instant::now() >= deadline => return,
                 Round::Unknown => {}

@@ -36,7 +36,7 @@ pub use events::{EventRecorder, EventSink, EventType, reference_of};
 pub use informer::{Change, Feed, Follower, Informer, MetadataChange, ResourcePath, Scope, SharedInformers};
 pub use key::{Object, ObjectKey};
 pub use kube::{self, Api, Client};
-pub use leader::{LeaderElection, LeadershipError, LeadershipTimings};
+pub use leader::{LeaderElection, LeadershipError, LeadershipTimings, Watchdog};
 pub use process::process_metrics;
 pub use queue::WorkQueue;
 pub use rate::TokenBucket;

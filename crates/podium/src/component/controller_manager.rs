@@ -19,6 +19,8 @@ use self::signing::Signing;
 use self::tuning::Tuning;
 use super::accounts::Accounts;
 use super::flags::{Election, WithoutEffect, duration};
+use super::health::Health;
+use super::healthz::Shown;
 use super::{Common, healthz};
 use crate::connection::Connection;
 use crate::daemon::Program;
@@ -33,6 +35,9 @@ mod tuning;
 
 /// The name of its Lease and of its serving certificate.
 const COMPONENT: &str = "kube-controller-manager";
+
+/// Where its health checks are.
+const CHECKED: &[&str] = &["healthz"];
 
 /// Flags by upstream's names.
 #[derive(Debug, Args)]
@@ -118,15 +123,13 @@ impl Program for Manager<'_> {
         let settings = settings(flags)?;
         let connection = flags.common.connect().await?;
         let client = connection.renewed_client(parts)?;
-        let serve = healthz::serve(
-            COMPONENT,
-            &flags.serving,
-            flags.secure_port,
-            client.clone(),
-            podium_controllers::collect_metrics,
-            parts,
-        )
-        .await?;
+        let health = Arc::new(Health::default());
+        let shown = Shown {
+            component: COMPONENT,
+            health: health.clone(),
+            metrics: podium_controllers::collect_metrics,
+        };
+        let serve = healthz::serve(shown, &flags.serving, flags.secure_port, client.clone(), parts).await?;
         parts.spawn("health and metrics", serve);
         let settings = match settings.root_ca_pem.is_empty() {
             true => podium_controllers::Settings { root_ca_pem: connection.authority_pem(), ..settings },
@@ -134,12 +137,22 @@ impl Program for Manager<'_> {
         };
         let clients = clients(flags, &connection, &client, parts).await?;
         let mut controllers = flags.controllers.clone();
-        if !flags.enable_garbage_collector {
-            controllers.push("-garbage-collector-controller".to_owned());
-        }
+        let on = [
+            (flags.enable_garbage_collector, "-garbage-collector-controller"),
+            (flags.allocate_node_cidrs, "-node-ipam-controller"),
+        ];
+        controllers.extend(on.into_iter().filter(|(on, _)| !on).map(|(_, off)| off.to_owned()));
         let workers = flags.concurrency.0.clone();
         let election = flags.election.candidate(client.clone(), COMPONENT)?;
+        if let Some(election) = &election {
+            let watchdog = election.watchdog.clone();
+            health.add(CHECKED, "leaderElection", move || watchdog.fault());
+        }
+        // An unknown name is told before anything starts, and not only once this process leads.
+        let chosen = podium_controllers::chosen(&controllers)?;
         let work = move |stop: Shutdown| {
+            // As upstream's: that it is there is the check. One that ends unasked ends the process.
+            chosen.into_iter().for_each(|controller| health.add(CHECKED, controller, || None));
             let informers = SharedInformers::named(COMPONENT, client, stop.clone());
             let mut config = podium_controllers::Config::new(clients, informers, settings);
             config.controllers = controllers;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use podium_client::{Client, LeaderElection, LeadershipTimings};
+use podium_client::{Client, LeaderElection, LeadershipTimings, Watchdog};
 
 /// A duration in Go's form, in whole units such as `1m30s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -76,6 +76,7 @@ impl Election {
                 retry_period: self.leader_elect_retry_period,
             },
             release_on_shutdown: true,
+            watchdog: Watchdog::default(),
         }))
     }
 }

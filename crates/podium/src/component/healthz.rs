@@ -30,7 +30,7 @@ use podium_apiserver::User;
 use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
 use podium_apiserver::authentication::proxy::FrontProxies;
-use podium_client::metrics::{HealthChecks, gauges};
+use podium_client::metrics::gauges;
 use podium_client::{Api, Client, error_chain};
 use podium_pki::tls::{AnyClientCertificate, ServingCertificate, server_config};
 use podium_pki::{KeyPair, Secret};
@@ -39,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::health::Health;
 use crate::connection::Connection;
 use crate::parts::Parts;
 
@@ -102,17 +103,26 @@ impl Serving {
     }
 }
 
-/// Listens; the future serves until shutdown. `metrics` writes what the component itself counts.
+/// What a component shows at its port.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    /// Its name, also in its certificate.
+    pub(crate) component: &'static str,
+    pub(crate) health: Arc<Health>,
+    /// Writes what the component itself counts.
+    pub(crate) metrics: fn(&mut String),
+}
+
+/// Listens; the future serves until shutdown.
 pub(crate) async fn serve(
-    component: &'static str,
+    shown: Shown,
     serving: &Serving,
     port: u16,
     client: Client,
-    metrics: fn(&mut String),
     parts: &mut Parts,
 ) -> Result<impl Future<Output = Result<(), Infallible>> + Send + 'static> {
     let address = SocketAddr::new(serving.bind_address, port);
-    let certificate = ServingCertificate::new(&serving.pair(component)?)?;
+    let certificate = ServingCertificate::new(&serving.pair(shown.component)?)?;
     let mut tls = server_config(certificate, AnyClientCertificate::new(Vec::new()))?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
@@ -132,7 +142,6 @@ pub(crate) async fn serve(
         certificates: Certificates::new(serving, published)?,
         open: serving.authorization_always_allow_paths.clone(),
     });
-    let checks = Arc::new(HealthChecks::new());
     Ok(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let tracker = TaskTracker::new();
@@ -140,9 +149,9 @@ pub(crate) async fn serve(
             loop {
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (acceptor, judge, checks) = (acceptor.clone(), judge.clone(), checks.clone());
+                let (acceptor, judge, shown) = (acceptor.clone(), judge.clone(), shown.clone());
                 tracker.spawn(async move {
-                    connection(stream, acceptor, judge, checks, metrics).await;
+                    connection(stream, acceptor, judge, shown).await;
                     drop(place);
                 });
             }
@@ -218,18 +227,12 @@ async fn published(client: &Client) -> BTreeMap<String, String> {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    judge: Arc<Judge>,
-    checks: Arc<HealthChecks>,
-    metrics: fn(&mut String),
-) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, judge: Arc<Judge>, shown: Shown) {
     let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (judge, checks, chain) = (judge.clone(), checks.clone(), chain.clone());
-        async move { Ok::<_, Infallible>(answer(&judge, &checks, metrics, &chain, &request).await) }
+        let (judge, shown, chain) = (judge.clone(), shown.clone(), chain.clone());
+        async move { Ok::<_, Infallible>(answer(&judge, &shown, &chain, &request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -238,8 +241,7 @@ async fn connection(
 
 async fn answer(
     judge: &Judge,
-    checks: &HealthChecks,
-    metrics: fn(&mut String),
+    shown: &Shown,
     chain: &[rustls::pki_types::CertificateDer<'static>],
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -254,30 +256,28 @@ async fn answer(
             return text(StatusCode::FORBIDDEN, &why);
         }
     }
-    page(path, checks, metrics)
+    page(path, request.uri().query().unwrap_or_default(), shown)
 }
 
 /// What is at a path, for who may see it.
-fn page(path: &str, checks: &HealthChecks, metrics: fn(&mut String)) -> Response<Full<Bytes>> {
+fn page(path: &str, query: &str, shown: &Shown) -> Response<Full<Bytes>> {
     match path {
-        "/healthz" | "/livez" | "/readyz" => {
-            // The only check: that this is answered.
-            checks.observe(path.trim_start_matches('/'), "ping", true);
-            text(StatusCode::OK, "ok")
-        }
         "/metrics" => {
             let mut body = podium_client::process_metrics();
             of_process(&mut body);
             podium_client::metrics::collect(&mut body);
-            metrics(&mut body);
+            (shown.metrics)(&mut body);
             exposition(&body)
         }
         "/metrics/slis" => {
             let mut body = String::new();
-            checks.collect(&mut body);
+            shown.health.collect(&mut body);
             exposition(&body)
         }
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        _ => match shown.health.page(path, query) {
+            Some(reply) => reply,
+            None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        },
     }
 }
 
@@ -333,7 +333,7 @@ fn architecture() -> &'static str {
     }
 }
 
-fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -485,22 +485,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn health_checks_are_counted_by_endpoint() {
-        let checks = HealthChecks::new();
-        for path in ["/livez", "/livez", "/readyz", "/livez/x"] {
-            page(path, &checks, |_| ());
-        }
-        let reply = page("/metrics/slis", &checks, |out| out.push_str("none of these"));
-        assert_eq!(reply.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
-        let body = reply.into_body().collect().await.unwrap().to_bytes();
-        let body = std::str::from_utf8(&body).unwrap();
-        let counted: Vec<_> =
-            body.lines().filter(|line| line.starts_with("kubernetes_healthchecks_total{")).collect();
-        let expected = [("livez", 2), ("readyz", 1)].map(|(endpoint, count)| {
-            format!("kubernetes_healthchecks_total{{name=\"ping\",status=\"success\",type=\"{endpoint}\"}} {count}")
-        });
-        assert_eq!(counted, expected);
-        assert!(!body.contains("none of these"), "{body}");
+    async fn slis_are_of_health_checks_and_of_nothing_else() {
+        let health = Arc::new(Health::default());
+        let shown = Shown { component: "c", health, metrics: |out| out.push_str("of the component") };
+        let read = async |path: &str| {
+            let reply = page(path, "", &shown);
+            let kind = reply.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+            let body = reply.into_body().collect().await.unwrap().to_bytes();
+            (kind, String::from_utf8(body.to_vec()).unwrap())
+        };
+        assert_eq!(read("/livez").await.1, "ok");
+        let (kind, body) = read("/metrics/slis").await;
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+        assert!(body.contains("{name=\"ping\",status=\"success\",type=\"livez\"} 1\n"), "{body}");
+        assert!(!body.contains("of the component"), "{body}");
+        assert!(read("/metrics").await.1.contains("of the component"));
+        assert_eq!(read("/livez/x").await.1, "404 page not found\n");
     }
 
     #[test]

@@ -2,15 +2,24 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clap::Args;
 use podium_client::{SharedInformers, SingleClient};
 
 use super::flags::{Election, WithoutEffect};
+use super::health::Health;
+use super::healthz::Shown;
 use super::{Common, healthz};
 use crate::daemon::Program;
 use crate::parts::Parts;
+
+/// The name of its Lease, of its metrics and of its serving certificate.
+const COMPONENT: &str = "kube-scheduler";
+
+/// Where it says that it can work.
+const READY: &[&str] = &["readyz"];
 
 /// Flags by upstream's names.
 #[derive(Debug, Args)]
@@ -43,20 +52,30 @@ impl Program for Scheduler<'_> {
         let end = parts.shutdown();
         flags.without_effect.tell();
         let client = flags.common.connect().await?.renewed_client(parts)?;
-        let serve = healthz::serve(
-            "kube-scheduler",
-            &flags.serving,
-            flags.secure_port,
-            client.clone(),
-            podium_scheduler::metrics::collect,
-            parts,
-        )
-        .await?;
+        let health = Arc::new(Health::default());
+        let shown = Shown {
+            component: COMPONENT,
+            health: health.clone(),
+            metrics: podium_scheduler::metrics::collect,
+        };
+        let serve = healthz::serve(shown, &flags.serving, flags.secure_port, client.clone(), parts).await?;
         parts.spawn("health and metrics", serve);
         // Upstream's scheduler gives its informers no name, so that only its `informer_*` metrics have no rows.
-        let informers = SharedInformers::named("kube-scheduler", client.clone(), end.clone());
-        let election = flags.election.candidate(client.clone(), "kube-scheduler")?;
+        let informers = SharedInformers::named(COMPONENT, client.clone(), end.clone());
+        let election = flags.election.candidate(client.clone(), COMPONENT)?;
         let mut config = podium_scheduler::Config::new(Arc::new(SingleClient(client)), informers);
+        if let Some(election) = &election {
+            let watchdog = election.watchdog.clone();
+            health.add(&["healthz", "readyz"], "leaderElection", move || watchdog.fault());
+        }
+        let ending = end.clone();
+        health.add(READY, "shutdown", move || {
+            ending.is_cancelled().then(|| "process is shutting down".to_owned())
+        });
+        let synced = config.handlers_synced.clone();
+        health.add(READY, "sched-handler-sync", move || {
+            (!synced.load(Ordering::Acquire)).then(|| "handlers are not fully synchronized".to_owned())
+        });
         config.election = election;
         parts.spawn("scheduler", podium_scheduler::run(config, end));
         Ok(())

@@ -86,6 +86,7 @@ fn candidate(client: Client, identity: &str) -> LeaderElection {
         identity: identity.into(),
         timings: LeadershipTimings::default(),
         release_on_shutdown: true,
+        watchdog: Watchdog::default(),
     }
 }
 
@@ -135,6 +136,38 @@ async fn a_leader_that_cannot_renew_stops_within_the_deadline() {
     assert!(matches!(ended, Err(LeadershipError::Lost { lease }) if lease == "kube-system/test"));
     let after = stopped_after.lock().expect("the work was stopped");
     assert!(after <= Duration::from_millis(10_100) && after >= Duration::from_secs(8), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_goes_on_without_its_lease_is_ill() {
+    let (mut server, client) = HandPlayedServer::new();
+    let election = candidate(client, "me");
+    let watchdog = election.watchdog.clone();
+    let (let_go, deaf) = tokio::sync::oneshot::channel::<()>();
+    let election = tokio::spawn(election.run(Shutdown::new(), |_| async move { deaf.await.unwrap() }));
+    let mut kept = KeptLease::default();
+    while kept.version < 30 {
+        kept.serve(server.call().await);
+        assert_eq!(watchdog.fault(), None);
+    }
+    let renewed = Instant::now();
+    let broken = tokio::spawn(async move {
+        loop {
+            server.call().await.fail(503, "ServiceUnavailable", "no");
+        }
+    });
+    let mut well = Duration::ZERO;
+    while watchdog.fault().is_none() {
+        well = renewed.elapsed();
+        assert!(well < Duration::from_secs(60));
+        tokio::time::advance(Duration::from_millis(500)).await;
+    }
+    assert!(well >= Duration::from_secs(34) && well <= Duration::from_secs(36), "{well:?}");
+    assert_eq!(watchdog.fault().unwrap(), "failed election to renew leadership on lease test");
+    let_go.send(()).unwrap();
+    assert!(election.await.unwrap().is_err());
+    broken.abort();
+    assert_eq!(watchdog.fault(), None, "it leads no more");
 }
 
 #[tokio::test(start_paused = true)]
