@@ -296,9 +296,10 @@ async fn a_slow_watcher_is_told_that_it_fell_behind() {
     let request = Request::builder().uri(uri).body(Full::new(Bytes::new())).unwrap();
     let Ok(slow) = service.oneshot(request).await;
     // Compaction happens in the background, and what it forbids is freed a little later: until then the watcher may still
-    // have it. So writes go on until another watcher of the same moment, looked at once, has fallen behind.
+    // have it. So writes go on until another watcher of the same moment and collection (each is freed by itself), looked at
+    // once, has fallen behind.
     let seen: u64 = revision.as_str().unwrap().parse().unwrap();
-    let maps = KeyRange::prefix("/registry/configmaps/");
+    let maps = KeyRange::prefix("/registry/core/configmaps/");
     let same_moment = || server.store.watch(maps.clone(), WatchStart::After(seen), WatchOptions::default());
     let mut others: Vec<_> = (0..1000).map(|_| same_moment().unwrap()).collect();
     for number in 0.. {
