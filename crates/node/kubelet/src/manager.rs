@@ -10,10 +10,7 @@ mod statics;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -63,7 +60,7 @@ pub(crate) struct Pods {
     /// When the look over the runtime last began.
     looked: Mutex<Instant>,
     /// The API and the sources of static pods have said what they know: what is not here is nobody's.
-    complete: AtomicBool,
+    complete: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Pods {
@@ -80,7 +77,7 @@ impl Pods {
             mirrors: Mutex::default(),
             statics_wake: Notify::new(),
             looked: Mutex::new(Instant::now()),
-            complete: AtomicBool::new(false),
+            complete: watch::Sender::new(false),
         })
     }
 
@@ -168,10 +165,14 @@ impl Pods {
         if since <= limit { Ok(()) } else { Err(format!("the runtime was last looked over {since:?} ago")) }
     }
 
+    fn is_complete(&self) -> bool {
+        *self.complete.borrow()
+    }
+
     /// Whether nothing of a pod in the runtime is worth keeping, so far as garbage collection goes.
     pub(crate) fn loses_all(&self, uid: &str, scope: container_gc::Scope) -> bool {
         match self.entries.lock().get(uid) {
-            None => self.complete.load(Ordering::Relaxed),
+            None => self.is_complete(),
             Some(entry) if entry.mailbox.is_active() => false,
             Some(entry) => {
                 scope == container_gc::Scope::Over
@@ -231,7 +232,7 @@ impl Pods {
             // Until the API and the sources of static pods have said what they know, nothing is an orphan.
             informer.synced().await;
             all_heard.wait_for(|heard| *heard).await.ok();
-            self.complete.store(true, Ordering::Relaxed);
+            self.complete.send_replace(true);
             tokio::join!(self.clean(), container_gc::run(&self.shared, self));
         };
         let (tell, telling) = watch::channel(false);
