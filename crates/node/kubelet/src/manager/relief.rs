@@ -57,12 +57,13 @@ impl Pods {
             if images.is_none() {
                 images = self.images_at().await;
             }
+            let began = Instant::now();
             let observed = self.observe_node(images.as_deref()).await;
             let transition = settings.eviction_pressure_transition_period.0;
             let outcome = state.look(&self.shared.thresholds, &observed, transition, Instant::now());
             *self.shared.pressures.lock() = outcome.pressures;
             let evicted = match outcome.reclaim {
-                Some(threshold) => self.reclaim(&threshold, &observed, images.as_deref()).await,
+                Some(threshold) => self.reclaim(&threshold, (&observed, began), images.as_deref()).await,
                 None => false,
             };
             if evicted {
@@ -86,7 +87,12 @@ impl Pods {
     }
 
     /// True if a pod has to go.
-    async fn reclaim(&self, threshold: &Threshold, observed: &Observations, images: Option<&Path>) -> bool {
+    async fn reclaim(
+        &self,
+        threshold: &Threshold,
+        (observed, at): (&Observations, Instant),
+        images: Option<&Path>,
+    ) -> bool {
         let signal = threshold.signal;
         let about = node::reference(&self.shared.config.node_name);
         let text = format!("Attempting to reclaim {}", signal.resource());
@@ -120,6 +126,7 @@ impl Pods {
             })
             .collect();
         let Some(seen) = observed.get(&signal) else { return false };
+        self.shared.metrics.since(&metrics::EVICTION_AGE, &[("eviction_signal", signal.name())], at);
         let Some((pod, verdict)) = eviction::choose(&candidates, threshold, *seen) else {
             tracing::warn!(resource = signal.resource(), "no pod may be evicted");
             return false;
