@@ -252,6 +252,16 @@ fn status(layout: &Layout) -> Result<ExitCode> {
     let settings = Settings::load(layout)?;
     let node = NodeSettings::load(layout)?;
     if settings.is_none() && node.is_none() {
+        if let Some(pid) = daemon(layout) {
+            say(&format!("running        process {pid}, {}", memory(pid)));
+        }
+        if is_cluster(layout) {
+            say(&format!(
+                "settings gone from {}: `podium reset` removes what is left",
+                layout.data.display()
+            ));
+            return Ok(ExitCode::FAILURE);
+        }
         say(&format!("no cluster in {}: `podium up` makes one", layout.data.display()));
         return Ok(ExitCode::from(3));
     }
@@ -332,9 +342,18 @@ fn kubeconfig(asked: &Kubeconfig) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether there is a cluster, by its settings or, where those are gone, by what runs of it. Nothing else proves that a directory
+/// is a cluster's, and may be deleted.
+fn is_cluster(layout: &Layout) -> bool {
+    layout.settings().exists()
+        || layout.node_settings().exists()
+        || daemon(layout).is_some()
+        || crate::runtime::has_pods(layout)
+}
+
 fn reset(reset: &Reset) -> Result<ExitCode> {
     let layout = Layout::new(&reset.data.data_dir)?;
-    if !layout.settings().exists() && !layout.node_settings().exists() {
+    if !is_cluster(&layout) {
         say(&format!("no cluster in {}", layout.data.display()));
         return Ok(ExitCode::SUCCESS);
     }
@@ -418,4 +437,32 @@ fn endpoint(data_dir: &Path) -> Result<String> {
         bail!("no cluster in {}: `podium up` makes one", layout.data.display());
     };
     Ok(Choice::of(endpoint.as_deref()).endpoint(&layout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_whose_settings_are_gone_is_one_while_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("data")).unwrap();
+        assert!(!is_cluster(&layout), "somebody's directory");
+        if let Err(error) = std::fs::create_dir(layout.run()) {
+            return eprintln!("skipped: {}: {error}", layout.run().display());
+        }
+        let running = become_daemon(&layout).unwrap();
+        let seen = (daemon(&layout), is_cluster(&layout), status(&layout).unwrap());
+        drop(running);
+        assert_eq!(seen, (Some(Pid::this()), true, ExitCode::FAILURE));
+        assert!(!is_cluster(&layout));
+        std::fs::create_dir(layout.run().join("s")).unwrap();
+        std::fs::write(layout.run().join("s/pod"), "").unwrap();
+        let with_pods = is_cluster(&layout);
+        std::fs::remove_dir_all(layout.run()).unwrap();
+        assert!(with_pods, "its pods outlive the daemon");
+        std::fs::create_dir_all(&layout.data).unwrap();
+        std::fs::write(layout.settings(), "{}").unwrap();
+        assert!(is_cluster(&layout));
+    }
 }

@@ -21,6 +21,7 @@ use timings::{Phase, Plugin, Timings, Walk};
 
 mod certificates;
 mod classes;
+mod declared_features;
 mod devices;
 mod event_rate;
 mod limit_ranger;
@@ -272,6 +273,8 @@ impl Admission {
         }
         let external = services::check_external_ips(request, self.config.allow_external_ips);
         walk.ran(Plugin::DenyServiceExternalIPs, external)?;
+        let declared = declared_features::check(request, objects);
+        walk.ran(Plugin::NodeDeclaredFeatureValidator, declared)?;
         // Upstream has the rest in its registry, behind admission's back.
         devices::check_admin_access(request, objects)?;
         devices::check_status(request, &self.authorizer)?;

@@ -31,10 +31,11 @@ pub enum Plugin {
     VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    NodeDeclaredFeatures,
 }
 
 impl Plugin {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::NodeUnschedulable,
         Self::NodeName,
         Self::TaintToleration,
@@ -46,6 +47,7 @@ impl Plugin {
         Self::VolumeZone,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
+        Self::NodeDeclaredFeatures,
     ];
     pub(crate) const COUNT: usize = Self::ALL.len();
 }
@@ -80,7 +82,7 @@ impl FromIterator<Plugin> for Plugins {
 }
 
 /// Reasons with a fixed text.
-const REASONS: [&str; 19] = [
+const REASONS: [&str; 20] = [
     "node(s) were unschedulable",
     "node(s) didn't match the requested node name",
     "node(s) had untolerated taint(s)",
@@ -100,6 +102,7 @@ const REASONS: [&str; 19] = [
     "node(s) didn't match pod affinity rules",
     "node(s) didn't match pod anti-affinity rules",
     "node(s) didn't satisfy existing pods anti-affinity rules",
+    "node(s) didn't match Pod's required features",
 ];
 
 #[derive(Clone, Copy)]
@@ -123,6 +126,7 @@ enum Reason {
     Affinity,
     AntiAffinity,
     ExistingAntiAffinity,
+    Features,
 }
 
 /// A node refused. Small: when nothing fits there is one for every node.
@@ -277,6 +281,9 @@ impl<'a> Cycle<'a> {
                 };
                 Rejection::new(Plugin::InterPodAffinity, reason, resolvable)
             })?;
+        }
+        if !facts.has_features(&pod.features) {
+            return Err(Rejection::new(Plugin::NodeDeclaredFeatures, Reason::Features, false));
         }
         Ok(())
     }

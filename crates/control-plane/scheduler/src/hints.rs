@@ -132,6 +132,7 @@ fn helps_with(plugin: Plugin, change: &Change, pod: &PodInfo) -> bool {
             }
             Change::Volumes => false,
         },
+        Plugin::NodeDeclaredFeatures => became(&|node| node.has_features(&pod.features)),
         Plugin::InterPodAffinity => match change {
             Change::NodeAdded(_) => true,
             Change::NodeChanged { before, after } => before.labels != after.labels,

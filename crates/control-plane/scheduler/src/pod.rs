@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use podium_api::node_features;
 use podium_client::ObjectKey;
 
 use crate::affinity::{NodeAffinity, PodAffinity};
@@ -71,6 +72,8 @@ pub struct PodInfo {
     pub owner: Option<Owner>,
     /// The generation of its spec, when the server counts them.
     pub generation: Option<i64>,
+    /// What its node has to be able to do for it, by the names that nodes declare.
+    pub features: Vec<&'static str>,
 }
 
 /// The controller of a pod, in the pod's namespace.
@@ -135,6 +138,7 @@ impl PodInfo {
             info.gates = spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone()).collect();
             let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
             info.container_count = containers().count();
+            info.features = features(spec);
             info.images =
                 containers().filter_map(|container| container.image.as_deref()).map(with_tag).collect();
             for volume in spec.volumes.iter().flatten() {
@@ -186,6 +190,19 @@ impl PodInfo {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
     }
+}
+
+/// What a node has to declare before the pod may go there.
+fn features(spec: &PodSpec) -> Vec<&'static str> {
+    let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut rules = containers().flat_map(|container| container.restart_policy_rules.iter().flatten());
+    let restarts_all = rules.any(|rule| rule.action == "RestartAllContainers");
+    let users = spec.host_network == Some(true) && spec.host_users == Some(false);
+    [(restarts_all, node_features::RESTART_ALL), (users, node_features::HOST_NETWORK_USERS)]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .map(|(_, feature)| feature)
+        .collect()
 }
 
 /// An image name as nodes report it: with a tag.

@@ -35,9 +35,16 @@ pub struct NodeFacts {
     pub max_pods: i64,
     /// Images it has, by every name, with their sizes in bytes.
     pub images: Map<Arc<str>, i64>,
+    /// What it says it can do for pods that ask for it.
+    pub features: Vec<String>,
 }
 
 impl NodeFacts {
+    /// Whether the node says that it has all of these.
+    pub fn has_features(&self, wanted: &[&str]) -> bool {
+        wanted.iter().all(|feature| self.features.iter().any(|have| have == feature))
+    }
+
     /// Reads a node.
     pub fn from_node(node: &Node) -> Self {
         let spec = node.spec.as_ref();
@@ -64,6 +71,7 @@ impl NodeFacts {
                 .and_then(|pods| pods.0.parse::<Quantity>().ok())
                 .map_or(0, |pods| pods.value()),
             images: images.collect(),
+            features: status.and_then(|status| status.declared_features.clone()).unwrap_or_default(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod field;
 pub mod go;
 pub mod healthz;
 pub mod kinds;
+pub mod node_features;
 pub mod openapi;
 pub mod patch;
 pub mod pem;

@@ -7,7 +7,7 @@ use podium_client::{Client, SharedInformers};
 use rustls::{RootCertStore, server::ResolvesServerCert};
 
 use crate::{
-    Configuration, ContainerGcPolicy, ContainerManagerSettings, ServiceManager,
+    Configuration, ContainerGcPolicy, ContainerManagerSettings, ServiceManager, metrics::Metrics,
     node_shutdown::logind::LogindPlaces,
 };
 
@@ -82,6 +82,8 @@ pub struct Config {
     pub logind: LogindPlaces,
     /// Policies of processors, memory and topology.
     pub container_manager: ContainerManagerSettings,
+    /// What it counts and times.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl fmt::Debug for Config {
@@ -125,6 +127,7 @@ impl Config {
             kernel_log: PathBuf::from("/dev/kmsg"),
             logind: LogindPlaces::default(),
             version: "v1.36.0".to_owned(),
+            metrics: Arc::default(),
         }
     }
 }

@@ -280,7 +280,25 @@ impl ContainerManager {
 
     /// Has the pod's claims prepared, before its sandbox is made.
     pub(crate) async fn prepare(&self, client: &Client, wanted: &Pod) -> Result<(), String> {
-        self.claims.prepare(client, wanted).await
+        let claims = wanted.spec.as_ref().and_then(|spec| spec.resource_claims.as_deref());
+        if claims.unwrap_or_default().is_empty() {
+            return Ok(());
+        }
+        let began = std::time::Instant::now();
+        let prepared = self.claims.prepare(client, wanted).await;
+        self.tell_claims("PrepareResources", began, prepared.is_err());
+        prepared
+    }
+
+    /// How long drivers took, and what is in use since.
+    fn tell_claims(&self, operation: &str, began: std::time::Instant, failed: bool) {
+        let failed = if failed { "true" } else { "false" };
+        let labels = [("is_error", failed), ("operation_name", operation)];
+        self.metrics.since(&metrics::CLAIM_OPERATIONS, &labels, began);
+        self.metrics.forget(&metrics::CLAIMS_IN_USE, &[]);
+        for (driver, count) in self.claims.in_use() {
+            self.metrics.set(&metrics::CLAIMS_IN_USE, &[("driver_name", &driver)], f64::from(count));
+        }
     }
 
     /// Fills in how what the pod was given is.
@@ -294,7 +312,13 @@ impl ContainerManager {
         self.tell_cpus();
         self.memory.release(uid);
         self.devices.release(uid);
-        self.claims.unprepare(uid).await
+        if !self.claims.has(uid) {
+            return Ok(());
+        }
+        let began = std::time::Instant::now();
+        let given_back = self.claims.unprepare(uid).await;
+        self.tell_claims("UnprepareResources", began, given_back.is_err());
+        given_back
     }
 
     /// Takes back what pods had that are not `known` any more. It is asked while nothing can be given out.

@@ -27,6 +27,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use parking_lot::Mutex;
+use podium_api::node_features;
 use podium_client::{EventType, error_chain, is_already_exists, is_conflict, is_not_found};
 use podium_cri::v1;
 use serde_json::{Value, json};
@@ -38,6 +39,14 @@ use startup::Startup;
 /// How often to look while the node is not ready: others wait for it.
 const NOT_READY_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_millis(200);
+
+/// What pods may ask of this node that not every node can do, sorted.
+const DECLARED: [&str; 4] = [
+    node_features::WEBSOCKETS,
+    node_features::POD_LEVEL_RESIZE,
+    node_features::INIT_RESIZE,
+    node_features::RESTART_ALL,
+];
 
 /// The node's keeper.
 #[derive(Debug)]
@@ -266,6 +275,7 @@ impl NodeKeeper {
             images: Some(self.images().await),
             runtime_handlers: report.runtime_handlers.clone(),
             features: report.features.clone(),
+            declared_features: Some(DECLARED.map(str::to_owned).into()),
             node_info: Some(machine.node_info(&config.version, &self.shared.runtime_version)),
             ..Default::default()
         }
@@ -507,6 +517,11 @@ mod tests {
             let mark = taints.get(1).map(|one| (one.key.as_str(), one.value.as_deref(), one.effect.as_str()));
             assert_eq!(mark, marked.then_some((UNINITIALIZED, Some("true"), "NoSchedule")), "{cloud:?}");
         }
+    }
+
+    #[test]
+    fn declared_features_are_as_the_api_takes_them() {
+        assert!(DECLARED.is_sorted() && !DECLARED.contains(&node_features::HOST_NETWORK_USERS));
     }
 
     #[test]

@@ -28,7 +28,6 @@ use crate::{
     images::{Images, pull_records::PullRecords},
     logs,
     manager::{Pods, clean::Cleaning},
-    metrics::Metrics,
     node::{self, NodeKeeper, machine::Machine, startup::Startup},
     node_shutdown,
     references::References,
@@ -117,7 +116,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         })
         .map_err(Error::Users)?;
     let timeouts = Timeouts { request: config.settings.runtime_request_timeout.0, ..Timeouts::default() };
-    let metrics = Arc::new(Metrics::default());
+    let metrics = config.metrics.clone();
     let counted = metrics.clone();
     let cri = Cri::with_timeouts(&config.settings.container_runtime_endpoint, timeouts)?
         .observed(move |call, time, failed| counted.called(call, time, failed));

@@ -160,6 +160,8 @@ async fn a_full_disk_takes_ended_containers_before_images() {
         .restart_as(&|settings| {
             settings.eviction_hard = Some([("nodefs.available".to_owned(), "99.999%".to_owned())].into());
             settings.image_minimum_gc_age = crate::Span::default();
+            // The machine's own disk may be as full as that.
+            settings.image_gc_high_threshold_percent = 100;
         })
         .await;
     world.event("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage").await;
@@ -179,6 +181,53 @@ async fn a_full_disk_takes_ended_containers_before_images() {
     world.api.put("pods", pod);
     let pod = world.wait("job", "is looked at", |pod| pod["status"]["observedGeneration"] == 2).await;
     assert!(done(&pod), "{pod}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_goes_through_is_counted_and_its_node_declares_features() {
+    let Some(world) = World::start() else { return };
+    world.runtime.held.lock().ends_at_once.insert("a".into(), 0);
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    let mounting = with(container("b"), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let spec =
+        json!({"restartPolicy": "Never", "containers": [container("a"), mounting], "volumes": volumes});
+    world.pod("job", spec);
+    let running = |pod: &Value| {
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        statuses.iter().any(|one| one["state"]["running"].is_object())
+            && statuses.iter().any(|one| one["state"]["terminated"].is_object())
+    };
+    world.wait("job", "runs half", running).await;
+    let metrics = world.metrics();
+    for row in [
+        "kubelet_containers_per_pod_count_sum 2",
+        "kubelet_pod_worker_start_duration_seconds_count 1",
+        "kubelet_started_pods_total 1",
+        "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"0\",reason=\"Completed\"} 1",
+        "kubelet_image_manager_ensure_image_requests_total{present_locally=\"true\",pull_policy=\"ifnotpresent\",pull_required=\"false\"} 2",
+        "kubelet_cgroup_manager_duration_seconds_count{operation_type=\"create\"} 1",
+        "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_mount\",status=\"success\",volume_plugin=\"kubernetes.io/empty-dir\"} 1",
+    ] {
+        assert!(metrics.lines().any(|line| line == row), "{row} in\n{metrics}");
+    }
+    for beginning in
+        ["kubelet_pod_status_sync_duration_seconds_count ", "kubelet_pleg_pod_relist_duration_seconds_count "]
+    {
+        let row = metrics.lines().find_map(|line| line.strip_prefix(beginning)).unwrap();
+        assert!(row.parse::<u64>().unwrap() > 0, "{beginning}");
+    }
+    eventually("the node declares its features", LIMIT, || async {
+        let node = world.api.get("nodes", "", "n1").unwrap_or_default();
+        let declared = &node["status"]["declaredFeatures"];
+        if declared.as_array().is_some_and(|all| all.contains(&json!("RestartAllContainersOnContainerExits")))
+        {
+            Ok(())
+        } else {
+            Err(declared.to_string())
+        }
+    })
+    .await;
     world.stop().await;
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Config, Configuration, ContainerManagerSettings, CredentialProviders, LogindPlaces,
+    metrics::Metrics,
     testing::{api::FakeApi, eventually, runtime::FakeRuntime},
 };
 
@@ -35,6 +36,7 @@ struct Extra {
     managers: ContainerManagerSettings,
     logind: LogindPlaces,
     providers: Option<Arc<CredentialProviders>>,
+    metrics: Arc<Metrics>,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -116,6 +118,11 @@ impl World {
         (self.shutdown, self.task) = kubelet(&self.api, &self.runtime, &self.cgroup, &|_| {}, &self.extra);
         let ended = tokio::time::timeout(LIMIT, &mut self.task).await.expect("ends in time").unwrap();
         podium_client::error_chain(&ended.expect_err("it does not start"))
+    }
+
+    /// What was counted, by all kubelets of this world.
+    pub(crate) fn metrics(&self) -> String {
+        self.extra.metrics.render("")
     }
 
     pub(crate) fn pod(&self, name: &str, spec: Value) {
@@ -205,6 +212,7 @@ fn kubelet(
     // Not the machine's.
     config.kernel_log = runtime.path().join("kmsg");
     config.credential_providers = extra.providers.clone();
+    config.metrics = extra.metrics.clone();
     (shutdown.clone(), tokio::spawn(crate::run(config, shutdown)))
 }
 

@@ -35,6 +35,7 @@ pub(super) enum Plugin {
     CertificateSubjectRestriction,
     ClusterTrustBundleAttest,
     DenyServiceExternalIPs,
+    NodeDeclaredFeatureValidator,
     ResourceQuota,
 }
 
@@ -101,6 +102,7 @@ const ALL: [Plugin; PLUGINS] = [
     Plugin::CertificateSubjectRestriction,
     Plugin::ClusterTrustBundleAttest,
     Plugin::DenyServiceExternalIPs,
+    Plugin::NodeDeclaredFeatureValidator,
     Plugin::ResourceQuota,
 ];
 

@@ -200,6 +200,48 @@ async fn pods_are_resized_where_there_is_room() {
 }
 
 #[tokio::test]
+async fn certificates_of_pods_are_dropped_while_their_gate_is_off() {
+    let server = Server::start().await;
+    let mut asking = pod("a");
+    let certificate =
+        json!({"signerName": "example.com/s", "keyType": "ED25519", "credentialBundlePath": "bundle.pem"});
+    let sources = json!([{"configMap": {"name": "c"}}, {"podCertificate": certificate}]);
+    asking["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": sources}}]);
+    let made = call(&server, "POST", PODS, asking).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    assert_eq!(
+        made.json()["spec"]["volumes"][0]["projected"]["sources"],
+        json!([{"configMap": {"name": "c"}}, {}])
+    );
+    let requests = "/apis/certificates.k8s.io/v1beta1/namespaces/default/podcertificaterequests";
+    assert_eq!(call(&server, "GET", requests, Value::Null).await.status, 404, "nobody could ask for one");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pods_are_changed_only_as_their_node_can_follow() {
+    let server = Server::start().await;
+    let mut bound = pod("a");
+    bound["spec"]["nodeName"] = json!("n");
+    bound["spec"]["resources"] = json!({"requests": {"cpu": "100m"}});
+    assert_eq!(call(&server, "POST", PODS, bound).await.status, 201);
+    call(&server, "POST", "/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let room = json!({"status": {"allocatable": {"cpu": "1", "memory": "1Gi"}}});
+    call(&server, "PATCH", "/api/v1/nodes/n/status", room).await;
+    let resize = json!({"spec": {"resources": {"requests": {"cpu": "200m"}}}});
+    let path = format!("{PODS}/a/resize");
+    let refused = call(&server, "PATCH", &path, resize.clone()).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    let why = "pods \"a\" is forbidden: pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node \"n\"";
+    assert_eq!(refused.json()["message"], why);
+    let declared = json!({"status": {"declaredFeatures": ["InPlacePodLevelResourcesVerticalScaling"]}});
+    call(&server, "PATCH", "/api/v1/nodes/n/status", declared).await;
+    let resized = call(&server, "PATCH", &path, resize).await;
+    assert_eq!(resized.status, 200, "{}", resized.text());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn pods_of_a_namespace_that_ends_are_not_bound() {
     let server = Server::start().await;
     call(&server, "POST", "/api/v1/namespaces", json!({"metadata": {"name": "going"}})).await;

@@ -95,6 +95,40 @@ fn each_filter_refuses_in_upstreams_words() {
 }
 
 #[test]
+fn nodes_declare_what_pods_need() {
+    let declaring = |name: &str, features: Value| {
+        with(node(name, "4", "8Gi"), json!({"status": {"declaredFeatures": features}}))
+    };
+    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let restarts = |list: &str| {
+        with(pod("p", "", ""), json!({"spec": {list: [{"name": "c", "restartPolicyRules": [rule.clone()]}]}}))
+    };
+    let nodes = [
+        declaring("old", json!([])),
+        declaring("new", json!(["ExtendWebSocketsToKubelet", "RestartAllContainersOnContainerExits"])),
+    ];
+    let all = snapshot(&nodes, &[]);
+    for list in ["containers", "initContainers"] {
+        assert_eq!(outcome(&all, &restarts(list)), "new", "{list}");
+    }
+    let text = "1 node(s) didn't match Pod's required features";
+    refused("restarts", &nodes[..1], &[], &restarts("containers"), text, HELPLESS);
+    let users = with(pod("p", "", ""), json!({"spec": {"hostNetwork": true, "hostUsers": false}}));
+    refused("users", &nodes[1..], &[], &users, text, HELPLESS);
+    // It is tried again when a node says that it can.
+    let facts = |index: usize| all.nodes()[index].facts.clone();
+    let at = |name: &str| (0..2).find(|index| &*facts(*index).name == name).unwrap();
+    let change = |before, after| crate::hints::Change::NodeChanged {
+        before: facts(at(before)),
+        after: facts(at(after)),
+    };
+    let waiting = PodInfo::from_pod(&serde_json::from_value(restarts("containers")).unwrap());
+    let by = [crate::filter::Plugin::NodeDeclaredFeatures].into_iter().collect();
+    assert!(crate::hints::helps(&change("old", "new"), &waiting, by));
+    assert!(!crate::hints::helps(&change("new", "old"), &waiting, by));
+}
+
+#[test]
 fn a_pod_that_must_not_preempt_says_so() {
     let never = with(pod("p", "5", ""), json!({"spec": {"preemptionPolicy": "Never"}}));
     let message = outcome(&snapshot(&[node("n", "4", "8Gi")], &[]), &never);

@@ -46,6 +46,25 @@ const RESIZES: &[f64] = &[
     300_000.0, 600_000.0,
 ];
 
+/// Upstream's bounds of work on claims.
+const CLAIMS: &[f64] = &[
+    0.1,
+    0.153_412_740_463_439_1,
+    0.235_354_689_365_025_24,
+    0.361_064_078_764_099_46,
+    0.553_918_298_061_072_1,
+    0.849_781_240_983_936_9,
+    1.303_672_689_737_678,
+    2.0,
+    3.068_254_809_268_781,
+    4.707_093_787_300_503,
+    7.221_281_575_281_985,
+    11.078_365_961_221_5,
+    16.995_624_819_678_717,
+    26.073_453_794_753_55,
+    40.0,
+];
+
 macro_rules! families {
     ($($(#[$doc:meta])* $constant:ident: $name:literal, $kind:expr, $labelled:literal, $help:literal;)*) => {
         $($(#[$doc])* pub(crate) static $constant: Family =
@@ -207,6 +226,12 @@ families! {
         "[ALPHA] Cumulative number of resizes that were accepted after being deferred.";
     STORAGE: "storage_operation_duration_seconds", Kind::Histogram(VOLUMES), true,
         "[ALPHA] Storage operation duration";
+    WEBSOCKETS: "kubelet_websocket_streaming_requests_total", Kind::Counter, true,
+        "[ALPHA] Total number of WebSocket streaming requests (exec/attach/portforward) received by the kubelet.";
+    CLAIM_OPERATIONS: "dra_operations_duration_seconds", Kind::Histogram(CLAIMS), true,
+        "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.";
+    CLAIMS_IN_USE: "dra_resource_claims_in_use", Kind::Gauge, true,
+        "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for the <any> driver_name.";
     PROBES: "prober_probe_total", Kind::Counter, true,
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
     PROBE_DURATION: "prober_probe_duration_seconds", Kind::Histogram(DEFAULT), true,

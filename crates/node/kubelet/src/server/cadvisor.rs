@@ -1,6 +1,7 @@
 //! `/metrics/cadvisor`: the part of cAdvisor's metrics that dashboards use and that runtime, kernel and spec give.
 
 mod group;
+mod machine;
 
 use std::{collections::HashMap, fs, sync::Arc};
 
@@ -15,22 +16,12 @@ use super::{
 };
 use crate::{pod, resources};
 use group::{Group, Io, Packets};
+use machine::FileSystem;
 
 /// Serves it.
 pub(crate) async fn serve(host: &Arc<dyn Host>) -> Reply {
     let mut text = Text::default();
-    let (cores, sockets) = host.cores_and_sockets();
-    let memory = host.memory_bytes();
-    for (name, help, value) in [
-        ("machine_cpu_cores", "Number of logical CPU cores.", host.cpus()),
-        ("machine_cpu_physical_cores", "Number of physical CPU cores.", i64::try_from(cores).unwrap_or(0)),
-        ("machine_cpu_sockets", "Number of CPU sockets.", i64::try_from(sockets).unwrap_or(0)),
-        ("machine_memory_bytes", "Amount of memory installed on the machine.", memory),
-        ("machine_swap_bytes", "Amount of swap memory available on the machine.", host.swap_bytes()),
-    ] {
-        text.family(name, "gauge", help);
-        text.sample(name, &[], value);
-    }
+    machine::write(&mut text, &**host);
     let pods = stats::pods(&**host).await;
     let name = "container_scrape_error";
     text.family(name, "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
@@ -38,7 +29,10 @@ pub(crate) async fn serve(host: &Arc<dyn Host>) -> Reply {
     match pods {
         Ok(usage) => {
             let pods = host.pods();
-            let found = read_groups(host, &usage, &pods).await;
+            let network = Some(stats::network::of_node(0).await);
+            let node = PodUsage { usage: stats::node(&**host).await, network, ..PodUsage::default() };
+            let mut found = read_groups(host, &usage, &pods).await;
+            found.whole.insert(0, ("/", node));
             containers(&mut text, &usage, &found, &pods, &host.bounds());
         }
         Err(error) => tracing::warn!(%error, "statistics of the runtime"),
@@ -55,6 +49,12 @@ struct Found {
     packets: HashMap<String, Vec<Packets>>,
     /// Names of devices, by their numbers.
     devices: HashMap<String, String>,
+    /// What is no pod's: the machine, and the group of all pods, by cAdvisor's names for them.
+    whole: Vec<(&'static str, PodUsage)>,
+    /// What is mounted on the machine.
+    file_systems: Vec<FileSystem>,
+    /// When the machine came up, in seconds since 1970.
+    boot_seconds: Option<i64>,
 }
 
 /// Reads the groups of pods and containers, off the threads that serve.
@@ -86,6 +86,20 @@ async fn read_groups(host: &Arc<dyn Host>, usage: &[PodUsage], pods: &[Arc<Pod>]
             }
             found.groups.insert(uid, group(&path));
         }
+        let top = host.pods_group();
+        let usage = Usage::of_cgroup(host.cgroup_v2(), stats::nanoseconds_now(), |controller, file| {
+            host.group_file(&top, controller, file)
+        });
+        found.whole.push((PODS, PodUsage { usage, ..PodUsage::default() }));
+        found.groups.insert(PODS.to_owned(), group(&top));
+        found.groups.insert("/".to_owned(), group("/"));
+        found.packets.insert(
+            "/".to_owned(),
+            net_dev(std::process::id()).map(|text| group::packets(&text)).unwrap_or_default(),
+        );
+        found.file_systems = machine::file_systems();
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        found.boot_seconds = stats::boot(&stat).map(|boot| boot.as_second());
         for numbers in found.groups.values().flat_map(|group| group.io.keys()) {
             if !found.devices.contains_key(numbers) {
                 found.devices.insert(numbers.clone(), group::device_name(numbers));
@@ -100,8 +114,13 @@ fn net_dev(pid: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()
 }
 
-/// Whose row it is: a container's, or that of a whole pod.
+/// What the row of the group of all pods is called, whatever its path is here.
+const PODS: &str = "/kubepods";
+
+/// Whose row it is: a container's, that of a whole pod, or of more.
 struct Subject<'a> {
+    /// Of what is no pod's.
+    id: Option<&'static str>,
     pod: &'a PodUsage,
     container: Option<&'a ContainerUsage>,
     group: Option<&'a Group>,
@@ -115,9 +134,10 @@ impl Subject<'_> {
 
     /// The labels of all rows, and more between them, in alphabetical order.
     fn row(&self, text: &mut Text, name: &str, more: &[(&str, &str)], value: impl std::fmt::Display) {
-        let id = match self.container {
-            Some(one) => format!("/kubepods/pod{}/{}", self.pod.uid, one.id),
-            None => format!("/kubepods/pod{}", self.pod.uid),
+        let id = match (self.id, self.container) {
+            (Some(id), _) => id.to_owned(),
+            (None, Some(one)) => format!("{PODS}/pod{}/{}", self.pod.uid, one.id),
+            (None, None) => format!("{PODS}/pod{}", self.pod.uid),
         };
         let mut labels = vec![
             ("container", self.container.map_or("", |one| one.name.as_str())),
@@ -171,7 +191,8 @@ fn devices(of: &Subject<'_>, number: fn(&Io) -> u64) -> Rows {
 
 /// A row for each interface of a pod.
 fn packets(of: &Subject<'_>, number: fn(&Packets) -> u64) -> Rows {
-    let all = of.found.packets.get(&of.pod.uid).filter(|_| of.container.is_none());
+    let key = of.id.unwrap_or(&of.pod.uid);
+    let all = of.found.packets.get(key).filter(|_| of.container.is_none());
     all.into_iter()
         .flatten()
         .map(|one| (vec![("interface", one.interface.clone())], Some(number(one).to_string())))
@@ -336,18 +357,34 @@ const FAMILIES: &[Family] = &[
         "container_fs_usage_bytes",
         "gauge",
         "Number of bytes that are consumed by the container on this filesystem.",
-        |of| one(of.container.and_then(|one| one.layer_bytes)),
+        |of| match of.id {
+            Some(_) => file_systems(of, |one| one.used),
+            None => one(of.container.and_then(|one| one.layer_bytes)),
+        },
     ),
+    (
+        "container_fs_limit_bytes",
+        "gauge",
+        "Number of bytes that can be consumed by the container on this filesystem.",
+        |of| file_systems(of, |one| one.capacity),
+    ),
+    ("container_fs_inodes_free", "gauge", "Number of available Inodes", |of| {
+        file_systems(of, |one| one.inodes_free)
+    }),
+    ("container_fs_inodes_total", "gauge", "Number of Inodes", |of| file_systems(of, |one| one.inodes)),
     (
         "container_start_time_seconds",
         "gauge",
         "Start time of the container since unix epoch in seconds.",
-        |of| one(of.container.and_then(|one| u64::try_from(one.started_at).ok()).map(seconds)),
+        |of| match of.id {
+            Some("/") => one(of.found.boot_seconds),
+            _ => one(of.container.and_then(|one| u64::try_from(one.started_at).ok()).map(seconds)),
+        },
     ),
     ("container_processes", "gauge", "Number of processes running inside the container.", |of| {
-        match of.container {
-            Some(_) => counted(of, |group| group.processes),
-            None => one(of.pod.processes),
+        match (of.id, of.container) {
+            (None, None) => one(of.pod.processes),
+            _ => counted(of, |group| group.processes),
         }
     }),
     ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |of| {
@@ -374,6 +411,12 @@ const FAMILIES: &[Family] = &[
     ),
 ];
 
+/// A row for each file system of the machine, which has them all.
+fn file_systems(of: &Subject<'_>, number: fn(&FileSystem) -> u64) -> Rows {
+    let all = of.found.file_systems.iter().filter(|_| of.id == Some("/"));
+    all.map(|one| (vec![("device", one.device.clone())], Some(number(one).to_string()))).collect()
+}
+
 /// A row for each interface of a pod: its containers share them.
 fn network(of: &Subject<'_>, number: fn(&v1::NetworkInterfaceUsage) -> Option<&v1::UInt64Value>) -> Rows {
     let network = of.pod.network.as_ref().filter(|_| of.container.is_none());
@@ -392,16 +435,18 @@ fn containers(
     pods: &[Arc<Pod>],
     bounds: &resources::Bounds,
 ) {
-    let subjects: Vec<Subject<'_>> = usage
-        .iter()
-        .flat_map(|pod| {
-            let own = std::iter::once(None).chain(pod.containers.iter().map(Some));
-            own.map(move |container| {
-                let key = container.map_or(&pod.uid, |one| &one.id);
-                Subject { pod, container, group: found.groups.get(key), found }
-            })
+    let whole = found.whole.iter().map(|(id, pod)| {
+        let group = found.groups.get(*id);
+        Subject { id: Some(*id), pod, container: None, group, found }
+    });
+    let of_pods = usage.iter().flat_map(|pod| {
+        let own = std::iter::once(None).chain(pod.containers.iter().map(Some));
+        own.map(move |container| {
+            let key = container.map_or(&pod.uid, |one| &one.id);
+            Subject { id: None, pod, container, group: found.groups.get(key), found }
         })
-        .collect();
+    });
+    let subjects: Vec<Subject<'_>> = whole.chain(of_pods).collect();
     for (name, kind, help, rows) in FAMILIES {
         text.family(name, kind, help);
         for subject in &subjects {
@@ -505,16 +550,27 @@ mod tests {
         let unbounded = Group { periods: Some(0), throttled: Some(0), ..Group::default() };
         let carried =
             Packets { interface: "eth0".to_owned(), received: 5, send_dropped: 6, ..Packets::default() };
+        let node = PodUsage {
+            usage: Usage { time: 0, working_set_bytes: Some(900), ..Default::default() },
+            ..PodUsage::default()
+        };
+        let root =
+            FileSystem { device: "/dev/sda1".to_owned(), capacity: 100, used: 40, inodes: 9, inodes_free: 8 };
+        let machine = Group { cache: Some(800), ..Group::default() };
         let found = Found {
-            groups: [("x".to_owned(), group), ("u".to_owned(), unbounded)].into(),
-            packets: [("u".to_owned(), vec![carried])].into(),
+            groups: [("x".to_owned(), group), ("u".to_owned(), unbounded), ("/".to_owned(), machine)].into(),
+            packets: [("u".to_owned(), vec![carried.clone()]), ("/".to_owned(), vec![carried])].into(),
             devices: [("8:0".to_owned(), "/dev/sda".to_owned())].into(),
+            whole: vec![("/", node), (PODS, PodUsage::default())],
+            file_systems: vec![root],
+            boot_seconds: Some(7),
         };
         let mut text = Text::default();
         containers(&mut text, &[pod], &found, &[Arc::new(spec)], &resources::Bounds::unlimited(1 << 30));
         let own = "id=\"/kubepods/podu/x\",image=\"i\"";
         let tail = "name=\"x\",namespace=\"n\",pod=\"p\"} ";
         let whole = "image=\"\",";
+        let slash = "id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"";
         let end = "name=\"\",namespace=\"n\",pod=\"p\"} ";
         for line in [
             format!(
@@ -546,6 +602,15 @@ mod tests {
                 "container_network_transmit_packets_dropped_total{{container=\"\",id=\"/kubepods/podu\",{whole}interface=\"eth0\",{end}6 1767225600123"
             ),
             format!("container_processes{{container=\"\",id=\"/kubepods/podu\",{whole}{end}4 1767225600123"),
+            format!("container_memory_working_set_bytes{{container=\"\",{slash}}} 900"),
+            format!("container_memory_cache{{container=\"\",{slash}}} 800"),
+            format!("container_start_time_seconds{{container=\"\",{slash}}} 7"),
+            format!("container_fs_limit_bytes{{container=\"\",device=\"/dev/sda1\",{slash}}} 100"),
+            format!("container_fs_usage_bytes{{container=\"\",device=\"/dev/sda1\",{slash}}} 40"),
+            format!("container_fs_inodes_free{{container=\"\",device=\"/dev/sda1\",{slash}}} 8"),
+            format!(
+                "container_network_receive_packets_total{{container=\"\",id=\"/\",image=\"\",interface=\"eth0\",name=\"\",namespace=\"\",pod=\"\"}} 5"
+            ),
         ] {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
         }

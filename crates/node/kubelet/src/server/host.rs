@@ -35,6 +35,8 @@ pub(crate) trait Host: Send + Sync {
     /// Cores and sockets of the machine.
     fn cores_and_sockets(&self) -> (usize, usize);
     fn memory_bytes(&self) -> i64;
+    /// The ids of the machine, of its hardware, and of its boot.
+    fn machine_ids(&self) -> [&str; 3];
     /// A file of a cgroup, see [`crate::cgroups::Cgroups::read`].
     fn group_file(&self, path: &str, controller: &str, file: &str) -> Option<String>;
     /// The cgroup of all pods.
@@ -231,6 +233,11 @@ impl Host for KubeletHost {
 
     fn cores_and_sockets(&self) -> (usize, usize) {
         self.shared.container_manager.cores_and_sockets()
+    }
+
+    fn machine_ids(&self) -> [&str; 3] {
+        let machine = &self.shared.machine;
+        [&machine.machine_id, &machine.system_uuid, &machine.boot_id]
     }
 
     fn memory_bytes(&self) -> i64 {

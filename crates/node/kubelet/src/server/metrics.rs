@@ -234,7 +234,7 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
     working(&mut text, &host.working());
     text.family("kubelet_metrics_provider", "gauge", PROVIDER);
     text.sample("kubelet_metrics_provider", &[("provider", "cri")], 1);
-    for prefix in ["kubelet_", "storage_"] {
+    for prefix in ["kubelet_", "storage_", "dra_"] {
         text.0.push_str(&host.metrics().render(prefix));
     }
     text.0.push_str(&host.process_metrics());

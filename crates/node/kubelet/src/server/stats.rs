@@ -2,7 +2,7 @@
 //! for the node from `/proc`. Served as upstream's `Summary`, and the source of the metrics.
 
 mod groups;
-mod network;
+pub(super) mod network;
 pub(super) mod storage;
 
 use std::{collections::HashMap, fs};
@@ -128,7 +128,7 @@ impl Usage {
     }
 
     /// From the files of a cgroup; `read` takes a controller and a file's name.
-    fn of_cgroup(v2: bool, now: i64, read: impl Fn(&str, &str) -> Option<String>) -> Self {
+    pub(crate) fn of_cgroup(v2: bool, now: i64, read: impl Fn(&str, &str) -> Option<String>) -> Self {
         let number = |controller: &str, file: &str| read(controller, file)?.trim().parse::<u64>().ok();
         let line = |controller: &str, file: &str, key: &str| {
             let text = read(controller, file)?;
@@ -295,7 +295,7 @@ pub(crate) async fn node(host: &dyn Host) -> Usage {
 }
 
 /// When the machine came up, from the text of `/proc/stat`.
-fn boot(stat: &str) -> Option<Timestamp> {
+pub(crate) fn boot(stat: &str) -> Option<Timestamp> {
     let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
     Timestamp::from_second(line.trim().parse().ok()?).ok()
 }

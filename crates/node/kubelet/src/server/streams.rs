@@ -15,7 +15,7 @@ use super::{
     route::Target,
     upgrade,
 };
-use crate::pod;
+use crate::{metrics, pod};
 
 const NO_STREAMS: &str = "you must specify at least 1 of stdin, stdout, stderr";
 
@@ -64,7 +64,10 @@ pub(crate) async fn exec(handler: &Handler, target: &Target<'_>, request: Reques
         stderr: streams.stderr,
     };
     match host.runtime().exec(wanted).await {
-        Ok(url) => upgrade::connect(handler, request, asked, &url, Some(streams)).await,
+        Ok(url) => {
+            count(host, asked, "exec");
+            upgrade::connect(handler, request, asked, &url, Some(streams)).await
+        }
         Err(error) => refused(&error),
     }
 }
@@ -96,7 +99,10 @@ pub(crate) async fn attach(handler: &Handler, target: &Target<'_>, request: Requ
         stderr: streams.stderr,
     };
     match host.runtime().attach(wanted).await {
-        Ok(url) => upgrade::connect(handler, request, asked, &url, Some(streams)).await,
+        Ok(url) => {
+            count(host, asked, "attach");
+            upgrade::connect(handler, request, asked, &url, Some(streams)).await
+        }
         Err(error) => refused(&error),
     }
 }
@@ -127,8 +133,18 @@ pub(crate) async fn port_forward(
         return text(500, format!("pod not found ({:?})", format!("{name}_{namespace}")));
     };
     match host.runtime().port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox, port: ports }).await {
-        Ok(url) => upgrade::connect(handler, request, asked, &url, None).await,
+        Ok(url) => {
+            count(host, asked, "portforward");
+            upgrade::connect(handler, request, asked, &url, None).await
+        }
         Err(error) => refused(&error),
+    }
+}
+
+/// Counts a stream that comes as a WebSocket.
+fn count(host: &dyn Host, asked: upgrade::Asked, subresource: &str) {
+    if asked != upgrade::Asked::Spdy {
+        host.metrics().count(&metrics::WEBSOCKETS, &[("subresource", subresource)]);
     }
 }
 

@@ -185,6 +185,10 @@ impl Host for FakeHost {
         2
     }
 
+    fn machine_ids(&self) -> [&str; 3] {
+        ["m", "s", "b"]
+    }
+
     fn memory_bytes(&self) -> i64 {
         1 << 30
     }
@@ -600,6 +604,13 @@ async fn paths_and_methods() {
     let answer = world.ask("GET /metrics").await;
     let working = "kubelet_working_pods{config=\"desired\",lifecycle=\"sync\",static=\"\"} 1\n";
     assert!(answer.contains(working) && answer.contains("\nof_the_process 1\n"), "{answer}");
+    let answer = world.ask("GET /metrics/cadvisor").await;
+    for row in [
+        "machine_cpu_cores{boot_id=\"b\",machine_id=\"m\",system_uuid=\"s\"} ",
+        "container_cpu_usage_seconds_total{container=\"\",cpu=\"total\",id=\"/\",",
+    ] {
+        assert!(answer.contains(row), "{row} in {answer}");
+    }
     let answer = world.ask("GET /statusz").await;
     assert!(answer.contains("\nkubelet statusz\n") && answer.contains("/healthz"), "{answer}");
     let answer = world.ask("GET /flagz").await;

@@ -63,6 +63,16 @@ impl ClaimManager {
             .map_err(|error| format!("checkpoint ResourceClaim state: {error}"))
     }
 
+    /// How many claims are prepared, by driver, and in all as `<any>`.
+    pub(crate) fn in_use(&self) -> BTreeMap<String, u32> {
+        self.claims.lock().in_use()
+    }
+
+    /// Whether a pod has claims here.
+    pub(crate) fn has(&self, uid: &str) -> bool {
+        self.claims.lock().of_pod(uid).next().is_some()
+    }
+
     /// Has the pod's claims prepared.
     pub(crate) async fn prepare(&self, client: &Client, wanted: &Pod) -> Result<(), String> {
         if judge::entries(wanted).is_empty() {

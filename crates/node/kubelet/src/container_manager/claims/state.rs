@@ -71,6 +71,17 @@ impl Claims {
         }
     }
 
+    /// How many are prepared, by driver, and in all as `<any>`.
+    pub(crate) fn in_use(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::from([("<any>".to_owned(), 0)]);
+        for claim in self.0.values().filter(|claim| claim.prepared) {
+            for driver in claim.drivers.keys().map(String::as_str).chain(["<any>"]) {
+                *counts.entry(driver.to_owned()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// What a pod uses.
     pub(crate) fn of_pod<'a>(&'a self, pod: &'a str) -> impl Iterator<Item = &'a Claim> {
         self.0.values().filter(move |claim| claim.pods.contains(pod))

@@ -110,3 +110,23 @@ fn a_claim_stays_until_its_last_pod_leaves() {
     claims.leave("p2");
     assert_eq!(claims, Claims::default());
 }
+
+#[test]
+fn claims_in_use_are_counted_by_driver() {
+    let claim = |name: &str, drivers: &[&str]| Claim {
+        uid: name.to_owned(),
+        namespace: "n".to_owned(),
+        name: name.to_owned(),
+        pods: Default::default(),
+        drivers: drivers.iter().map(|driver| ((*driver).to_owned(), Vec::new())).collect(),
+        prepared: false,
+    };
+    let mut claims = Claims::default();
+    for (name, drivers) in [("a", &["x", "y"][..]), ("b", &["x"]), ("c", &["z"])] {
+        claims.refer(claim(name, drivers), "pod").unwrap();
+    }
+    claims.prepared("a");
+    claims.prepared("b");
+    let counts: Vec<_> = claims.in_use().into_iter().collect();
+    assert_eq!(counts, [("<any>".to_owned(), 2), ("x".to_owned(), 2), ("y".to_owned(), 1)]);
+}

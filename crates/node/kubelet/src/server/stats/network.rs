@@ -5,7 +5,7 @@ use std::fs;
 use podium_cri::v1;
 
 /// All interfaces of the host but loopback; the one of the default route first.
-pub(super) async fn of_node(now: i64) -> v1::NetworkUsage {
+pub(crate) async fn of_node(now: i64) -> v1::NetworkUsage {
     let read = tokio::task::spawn_blocking(|| {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         (text("/proc/net/dev"), text("/proc/net/route"))
