@@ -13,6 +13,9 @@ use crate::parts::Parts;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a start may take before it is called failed: a slow disk and an empty page cache, doubled.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long a thread of blocking work waits for more. Some work comes every ten seconds, which is how long one would wait by default: it
+/// would keep a stack and a heap for ever that the deepest work ever done has left.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 /// The log of the daemon before this one is kept when it has grown beyond this.
 const LOG_BYTES: u64 = 20 << 20;
 
@@ -43,6 +46,7 @@ pub(crate) fn run(program: &mut impl Program) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .on_thread_park(memory::rest)
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .context("start the runtime")?;
     let outcome = runtime.block_on(serve(program));
