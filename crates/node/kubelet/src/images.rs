@@ -280,7 +280,7 @@ impl Images {
 
     /// The pod's service account, if a plugin has credentials for the image by it.
     async fn account(&self, pod: &Pod, image: &str) -> Option<PullServiceAccount> {
-        let found = self.providers.as_ref()?.for_image(image, pod, &self.accounts).await;
+        let found = self.providers.as_ref()?.for_image(image, pod, &self.accounts, &self.metrics).await;
         found.into_iter().find_map(|one| one.account)
     }
 
@@ -416,7 +416,7 @@ impl Images {
         let mut choices: Vec<(Option<v1::AuthConfig>, Option<Source>)> =
             of_secrets.into_iter().map(|(auth, source)| (Some(auth), Some(source.into()))).collect();
         if let Some(providers) = &self.providers {
-            let found = providers.for_image(wanted, pod, &self.accounts).await.into_iter();
+            let found = providers.for_image(wanted, pod, &self.accounts, &self.metrics).await.into_iter();
             choices
                 .extend(found.map(|Credentials { auth, account }| (Some(auth), account.map(Source::from))));
         }

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::accounts::{Account, AccountKey, Accounts, Asked, TokenAttributes};
-use crate::images::verification::PullServiceAccount;
+use crate::{
+    images::verification::PullServiceAccount,
+    metrics::{self, Metrics},
+};
 
 const CONFIG_VERSIONS: [&str; 3] =
     ["kubelet.config.k8s.io/v1", "kubelet.config.k8s.io/v1beta1", "kubelet.config.k8s.io/v1alpha1"];
@@ -182,7 +185,13 @@ impl Providers {
 
     /// The credentials that plugins have for a pod's image, the most specific of each plugin first. A plugin that fails has
     /// none.
-    pub(crate) async fn for_image(&self, image: &str, pod: &Pod, accounts: &Accounts) -> Vec<Credentials> {
+    pub(crate) async fn for_image(
+        &self,
+        image: &str,
+        pod: &Pod,
+        accounts: &Accounts,
+        metrics: &Metrics,
+    ) -> Vec<Credentials> {
         let Ok(full) = podium_cri::normalize_image_name(image) else { return Vec::new() };
         let name = repository(&full).to_owned();
         let mut found = Vec::new();
@@ -198,19 +207,23 @@ impl Providers {
             let key = account.as_ref().zip(provider.token_attributes.as_ref()).map(|(one, how)| one.key(how));
             let logins = match self.kept(index, &name, key.as_ref()) {
                 Some(logins) => logins,
-                None => match self.ask(index, provider, &name, account.as_ref(), key).await {
-                    Ok(logins) => logins,
-                    Err(failure) => {
-                        let cause = podium_client::error_chain(&failure);
-                        tracing::warn!(
-                            provider = provider.name,
-                            image,
-                            cause,
-                            "a credential provider failed"
-                        );
-                        continue;
+                None => {
+                    match timed(metrics, provider, self.ask(index, provider, &name, account.as_ref(), key))
+                        .await
+                    {
+                        Ok(logins) => logins,
+                        Err(failure) => {
+                            let cause = podium_client::error_chain(&failure);
+                            tracing::warn!(
+                                provider = provider.name,
+                                image,
+                                cause,
+                                "a credential provider failed"
+                            );
+                            continue;
+                        }
                     }
-                },
+                }
             };
             let mut fitting: Vec<_> =
                 logins.into_iter().filter(|(pattern, _)| super::matches(pattern, &name)).collect();
@@ -296,6 +309,18 @@ impl Providers {
         }
         Ok(logins)
     }
+}
+
+/// Counts a plugin's run.
+async fn timed<T>(
+    metrics: &Metrics,
+    provider: &Provider,
+    run: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let (began, labels) = (Instant::now(), [("plugin_name", provider.name.as_str())]);
+    let outcome = run.await;
+    metrics.since(&metrics::PLUGIN_DURATION, &labels, began);
+    outcome.inspect_err(|_| metrics.count(&metrics::PLUGIN_ERRORS, &labels))
 }
 
 fn parse(text: &str) -> Result<Vec<Provider>, ConfigError> {
@@ -424,7 +449,7 @@ mod tests {
 
     async fn users(providers: &Providers, image: &str) -> Vec<String> {
         let accounts = Accounts::new(FakeApi::new().client());
-        let found = providers.for_image(image, &Pod::default(), &accounts).await;
+        let found = providers.for_image(image, &Pod::default(), &accounts, &Metrics::default()).await;
         assert!(found.iter().all(|one| one.account.is_none()), "no plugin here knows of accounts");
         found.into_iter().map(|one| one.auth.username).collect()
     }
@@ -465,7 +490,7 @@ mod tests {
         }
 
         async fn found(&self, pod: &Pod) -> Vec<Credentials> {
-            self.providers.for_image("r.io/app:v1", pod, &self.accounts).await
+            self.providers.for_image("r.io/app:v1", pod, &self.accounts, &Metrics::default()).await
         }
 
         /// How often the plugin was asked.
@@ -590,6 +615,16 @@ mod tests {
         assert_eq!(users(&providers, "elsewhere.io/app").await, [""; 0]);
         let calls = |name: &str| std::fs::read_to_string(at(name)).unwrap().lines().count();
         assert_eq!(calls("registry.calls"), 1);
+        let (metrics, accounts) = (Metrics::default(), Accounts::new(FakeApi::new().client()));
+        providers.for_image("r.example.io/else", &Pod::default(), &accounts, &metrics).await;
+        let counted = metrics.render("kubelet_credential_provider");
+        for row in ["errors_total{plugin_name=\"broken\"} 1", "duration_count{plugin_name=\"broken\"} 1"] {
+            assert!(
+                counted.contains(&format!("kubelet_credential_provider_plugin_{row}\n")),
+                "{row} in {counted}"
+            );
+        }
+        assert!(!counted.contains("registry"), "it was not asked again: {counted}");
 
         for _ in 0..2 {
             assert_eq!(users(&providers, "other.io/app").await, ["x"]);

@@ -232,6 +232,10 @@ families! {
         "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.";
     CLAIMS_IN_USE: "dra_resource_claims_in_use", Kind::Gauge, true,
         "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for the <any> driver_name.";
+    PLUGIN_DURATION: "kubelet_credential_provider_plugin_duration", Kind::Histogram(DEFAULT), true,
+        "[ALPHA] Duration of execution in seconds for credential provider plugin";
+    PLUGIN_ERRORS: "kubelet_credential_provider_plugin_errors_total", Kind::Counter, true,
+        "[ALPHA] Number of errors from credential provider plugin";
     PROBES: "prober_probe_total", Kind::Counter, true,
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
     PROBE_DURATION: "prober_probe_duration_seconds", Kind::Histogram(DEFAULT), true,

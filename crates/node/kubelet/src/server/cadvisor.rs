@@ -608,9 +608,7 @@ mod tests {
             format!("container_fs_limit_bytes{{container=\"\",device=\"/dev/sda1\",{slash}}} 100"),
             format!("container_fs_usage_bytes{{container=\"\",device=\"/dev/sda1\",{slash}}} 40"),
             format!("container_fs_inodes_free{{container=\"\",device=\"/dev/sda1\",{slash}}} 8"),
-            format!(
-                "container_network_receive_packets_total{{container=\"\",id=\"/\",image=\"\",interface=\"eth0\",name=\"\",namespace=\"\",pod=\"\"}} 5"
-            ),
+            "container_network_receive_packets_total{container=\"\",id=\"/\",image=\"\",interface=\"eth0\",name=\"\",namespace=\"\",pod=\"\"} 5".to_owned(),
         ] {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
         }

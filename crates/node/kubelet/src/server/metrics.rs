@@ -181,6 +181,45 @@ fn working(text: &mut Text, counts: &[([&'static str; 3], usize)]) {
     }
 }
 
+/// How many volumes there are of each plugin, by whether they are wanted or there.
+type Volumes = BTreeMap<(String, &'static str), usize>;
+
+/// Those of pods that have not ended.
+async fn total_volumes(host: &dyn Host) -> Volumes {
+    let pods = host.pods().into_iter().filter(|pod| is_active(pod));
+    let targets: Vec<_> = pods.map(|pod| host.target(pod)).collect();
+    let counting = move || {
+        let mut counts = Volumes::new();
+        for target in &targets {
+            for volume in crate::volumes::wanted(&target.pod) {
+                let Ok(plugin) = crate::volumes::plugin(&volume) else { continue };
+                let there = crate::volumes::host_path_of(&target.directory, &volume)
+                    .is_some_and(|path| path.exists());
+                for (state, counts_here) in
+                    [("desired_state_of_world", true), ("actual_state_of_world", there)]
+                {
+                    *counts.entry((format!("kubernetes.io/{plugin}"), state)).or_default() +=
+                        usize::from(counts_here);
+                }
+            }
+        }
+        counts
+    };
+    tokio::task::spawn_blocking(counting).await.unwrap_or_default()
+}
+
+fn volumes(text: &mut Text, counts: &Volumes) {
+    let name = "volume_manager_total_volumes";
+    text.family(name, "gauge", "[ALPHA] Number of volumes in Volume Manager");
+    for ((plugin, state), count) in counts {
+        text.sample(name, &[("plugin_name", plugin), ("state", state)], count);
+    }
+}
+
+fn is_active(pod: &Pod) -> bool {
+    !pod::is_terminal_phase(pod.status.as_ref().and_then(|status| status.phase.as_deref()))
+}
+
 /// Resizes that wait or are under way, by what pods' conditions say.
 fn resizes(text: &mut Text, pods: &[Arc<Pod>]) {
     let conditions = |kind: &'static str| {
@@ -232,6 +271,7 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
     storage(&mut text, &host.pods(), &stats::stored(host).await);
     requests.write(&mut text);
     working(&mut text, &host.working());
+    volumes(&mut text, &total_volumes(host).await);
     text.family("kubelet_metrics_provider", "gauge", PROVIDER);
     text.sample("kubelet_metrics_provider", &[("provider", "cri")], 1);
     for prefix in ["kubelet_", "storage_", "dra_"] {
@@ -244,16 +284,12 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
 /// Pods and what is in them, as far as the kubelet has been told of them.
 fn counts(text: &mut Text, pods: &[Arc<Pod>], cgroup_v2: bool) {
     let number = |of: &dyn Fn(&Pod) -> bool| pods.iter().filter(|pod| of(pod)).count();
-    let active = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    };
     let name = "kubelet_active_pods";
     let help = "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. \
         static is true if the pod is not from the apiserver.";
     text.family(name, "gauge", help);
-    text.sample(name, &[("static", "")], number(&|pod| active(pod) && !pod::is_static(pod)));
-    text.sample(name, &[("static", "true")], number(&|pod| active(pod) && pod::is_static(pod)));
+    text.sample(name, &[("static", "")], number(&|pod| is_active(pod) && !pod::is_static(pod)));
+    text.sample(name, &[("static", "true")], number(&|pod| is_active(pod) && pod::is_static(pod)));
     let name = "kubelet_cgroup_version";
     text.family(name, "gauge", "[ALPHA] cgroup version on the hosts.");
     text.sample(name, &[], if cgroup_v2 { 2 } else { 1 });

@@ -289,7 +289,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
-            "spec": {"containers": [{"name": "c"}, {"name": "later"}]},
+            "spec": {"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {"name": "later"}],
+                "volumes": [{"name": "v", "emptyDir": {}}]},
             "status": {"containerStatuses": [{"name": "later", "image": "", "imageID": "", "ready": false,
                 "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}});
         let runtime = Arc::new(FakeRuntime::default());
@@ -603,6 +604,10 @@ async fn paths_and_methods() {
     assert!(answer.contains("\"kind\":\"PodList\""), "{answer}");
     let answer = world.ask("GET /metrics").await;
     let working = "kubelet_working_pods{config=\"desired\",lifecycle=\"sync\",static=\"\"} 1\n";
+    for (state, count) in [("desired", 1), ("actual", 0)] {
+        let labels = format!("{{plugin_name=\"kubernetes.io/empty-dir\",state=\"{state}_state_of_world\"}}");
+        assert!(answer.contains(&format!("volume_manager_total_volumes{labels} {count}\n")), "{answer}");
+    }
     assert!(answer.contains(working) && answer.contains("\nof_the_process 1\n"), "{answer}");
     let answer = world.ask("GET /metrics/cadvisor").await;
     for row in [
