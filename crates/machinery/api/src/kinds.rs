@@ -149,6 +149,11 @@ pub trait Rules: Send + Sync {
         false
     }
 
+    /// Whether a new object that has no name gets one made up, instead of being refused.
+    fn name_may_be_absent(&self) -> bool {
+        false
+    }
+
     /// Whether a new object without labels gets those of its pod template, together with what [`Rules::prepare_create`] adds
     /// to them: upstream's defaulting of Jobs makes both one map.
     fn shares_template_labels(&self) -> bool {

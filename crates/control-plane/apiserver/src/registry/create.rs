@@ -114,10 +114,7 @@ impl Call {
         let now = clock::now();
         fill_system_metadata(&mut object, &now);
         let shares_labels = rules.shares_template_labels() && lacks_labels(&object);
-        if self.served.plural == "limitranges"
-            && object["metadata"]["name"].as_str().is_none_or(str::is_empty)
-        {
-            // The one kind that needs no name, as upstream.
+        if rules.name_may_be_absent() && object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
             object["metadata"]["name"] = json!(names::uid());
         }
         rules.default(&mut object);

@@ -17,7 +17,7 @@ use crate::hot::Hot;
 use crate::negotiate::{self, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
-use crate::storage::TypePrefix;
+use crate::storage::{TypePrefix, Untyped};
 use crate::{storage, table};
 
 /// One page of a list.
@@ -254,13 +254,15 @@ impl Call {
         const TAIL: &[u8] = b"]}\n";
         let commas = page.records.len().saturating_sub(1);
         let prefix = TypePrefix::of(&self.served);
-        let items: usize = page.records.iter().map(|record| prefix.off(record).len()).sum();
+        let untyped: Vec<Untyped> = page.records.iter().map(|record| prefix.off(record)).collect();
+        let items: usize =
+            untyped.iter().zip(&page.records).map(|(untyped, record)| untyped.len(record)).sum();
         let length = head.len() + items + commas + TAIL.len();
         let body = gathered(page.records, head.into_bytes(), TAIL, length, move |out, index, record| {
             if index > 0 {
                 out.extend_from_slice(b",");
             }
-            prefix.off(record).append_to(out);
+            untyped[index].append_to(out, record);
             Ok(())
         })?;
         Ok(response::with_body(StatusCode::OK, "application/json", body))

@@ -223,6 +223,30 @@ async fn pods_of_a_namespace_that_ends_are_not_bound() {
 }
 
 #[tokio::test]
+async fn a_binding_is_admitted_once_by_the_resource_it_was_posted_to() {
+    let server = Server::start().await;
+    let zone = "topology.kubernetes.io/zone";
+    let node = json!({"metadata": {"name": "n", "labels": {zone: "z"}}});
+    assert_eq!(call(&server, "POST", "/api/v1/nodes", node).await.status, 201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let posted = [
+        (format!("{pods}/a/binding"), "a", json!("z")),
+        ("/api/v1/namespaces/default/bindings".to_owned(), "b", Value::Null),
+    ];
+    for (path, name, wanted) in posted {
+        assert_eq!(call(&server, "POST", pods, pod(name)).await.status, 201);
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}});
+        let bound = call(&server, "POST", &path, binding).await;
+        assert_eq!(bound.status, 201, "{}", bound.text());
+        let bound = call(&server, "GET", &format!("{pods}/{name}"), Value::Null).await.json();
+        assert_eq!(bound["spec"]["nodeName"], "n");
+        // The labels of the node are for bindings of pods, as upstream.
+        assert_eq!(bound["metadata"]["labels"][zone], wanted);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn preconditions_hold_for_each_of_a_collection() {
     let server = Server::start().await;
     let maps = "/api/v1/namespaces/default/configmaps";
