@@ -20,6 +20,7 @@ pub(crate) mod kubelet;
 pub(crate) mod proxy;
 pub(crate) mod scheduler;
 pub(crate) mod server;
+mod zpages;
 
 /// How a component reaches the API server, and what it logs.
 #[derive(Debug, Args)]

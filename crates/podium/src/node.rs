@@ -137,6 +137,15 @@ fn kubelet(node: &Node<'_>, endpoint: &str) -> Result<podium_kubelet::Config> {
     );
     config.serving = Some(node.serving.clone());
     config.version = podium_api::VERSION.to_owned();
+    config.process_metrics = crate::component::healthz::of_process;
+    config.flags = [
+        ("container-runtime-endpoint", endpoint.to_owned()),
+        ("hostname-override", node.name.to_owned()),
+        ("node-ip", node.ip.to_string()),
+        ("root-dir", config.root_dir.to_string_lossy().into_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
     config.service_manager = service_manager()?;
     Ok(config)
 }

@@ -7,7 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use podium_api::codec::{self, Encoding};
 use podium_api::status::ApiError;
-use podium_api::zpages::{FLAGZ, STATUSZ};
+use podium_api::zpages::{FLAGZ, RUNTIME, STATUSZ};
 use podium_api::{accept, discovery};
 use podium_store::KeyRange;
 use serde_json::{Value, json};
@@ -22,9 +22,6 @@ use crate::response::{self, Reply};
 mod documents;
 mod health;
 mod zpages;
-
-/// In place of Go's version.
-const RUNTIME: &str = "none (Rust)";
 
 /// A request for a path that is no resource.
 #[derive(Clone, Copy, Debug)]

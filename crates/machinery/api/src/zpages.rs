@@ -23,6 +23,9 @@ pub const STATUSZ: &str = "/statusz";
 /// The path of the page of flags.
 pub const FLAGZ: &str = "/flagz";
 
+/// In place of Go's version.
+pub const RUNTIME: &str = "none (Rust)";
+
 /// A flag's value that nobody may see.
 pub const CLASSIFIED: &str = "CLASSIFIED";
 
@@ -65,6 +68,31 @@ pub enum Page<'a> {
         /// By name.
         flags: &'a BTreeMap<String, String>,
     },
+}
+
+/// A component that serves both pages.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// As upstream names it on these pages.
+    pub name: &'static str,
+    /// When it began.
+    pub started: Timestamp,
+    /// By name without dashes.
+    pub flags: BTreeMap<String, String>,
+    /// Every path it serves.
+    pub paths: Vec<String>,
+}
+
+impl Pages {
+    /// The answer at a path; `None` where neither of the pages is.
+    pub fn at(&self, path: &str, asked: Asked<'_>) -> Option<Answer> {
+        let page = match path {
+            STATUSZ => Page::Statusz(Component::of_build(self.name, self.started, &self.paths)),
+            FLAGZ => Page::Flagz { name: self.name, flags: &self.flags },
+            _ => return None,
+        };
+        Some(answer(page, asked))
+    }
 }
 
 /// What a client asks for, and when.
@@ -212,6 +240,14 @@ impl<'a> Page<'a> {
 }
 
 impl<'a> Component<'a> {
+    /// A component of this build, which emulates no other version.
+    pub fn of_build(name: &'a str, started: Timestamp, paths: &'a [String]) -> Self {
+        let binary_version = crate::VERSION.trim_start_matches('v');
+        let (major_minor, _) = binary_version.rsplit_once('.').unwrap_or((binary_version, ""));
+        let emulation_version = Some(major_minor);
+        Self { name, started, runtime: RUNTIME, binary_version, emulation_version, paths }
+    }
+
     fn uptime_seconds(&self, now: Timestamp) -> i64 {
         (now.as_second() - self.started.as_second()).max(0)
     }

@@ -247,11 +247,6 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes a pod's group with what is left below it.
-    pub(crate) fn remove_pod(&self, pod: &Pod) -> Result<(), CgroupError> {
-        self.remove(&self.pod_path(pod))
-    }
-
     /// The uids of pods that have a group, for finding those nobody knows. A removal that was interrupted may have left
     /// one in any of the trees.
     pub(crate) fn pods(&self) -> BTreeSet<(String, String)> {
@@ -275,7 +270,7 @@ impl Cgroups {
         found
     }
 
-    /// Removes a group by its path, as [`Self::pods`] gives it, from every tree that lets it go.
+    /// Removes a group by its path, as [`Self::pods`] gives it, with what is left below it, from every tree that lets it go.
     pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
         if let Some(systemd) = &self.systemd {
             systemd.remove(path).map_err(|error| told(path, error))?;

@@ -68,6 +68,10 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Programs that know registry credentials.
     pub credential_providers: Option<Arc<CredentialProviders>>,
+    /// What it was started with, by names of upstream's flags without dashes, for the page `/flagz`.
+    pub flags: BTreeMap<String, String>,
+    /// Writes what every program of this build tells of itself in `/metrics`: what was built, and which features there are.
+    pub process_metrics: fn(&mut String),
     /// The version this kubelet reports, `v1.36.x`.
     pub version: String,
     /// The service manager that waits for a word of this process.
@@ -115,6 +119,8 @@ impl Config {
             container_gc: ContainerGcPolicy::default(),
             labels: BTreeMap::new(),
             credential_providers: None,
+            flags: BTreeMap::new(),
+            process_metrics: |_| (),
             service_manager: None,
             kernel_log: PathBuf::from("/dev/kmsg"),
             logind: LogindPlaces::default(),

@@ -111,7 +111,7 @@ impl ContainerManager {
         // Where drivers put sockets that are not for registration.
         directory(config, "plugins")?;
         let pod_resources = directory(config, "pod-resources")?;
-        Ok(Self {
+        let this = Self {
             hardware,
             topology,
             cpus,
@@ -122,7 +122,9 @@ impl ContainerManager {
             plugins,
             metrics: metrics.clone(),
             pod_resources,
-        })
+        };
+        this.tell_cpus();
+        Ok(this)
     }
 
     /// Gives a pod's containers what they ask for, or says why it is not to be had.
@@ -131,6 +133,17 @@ impl ContainerManager {
             return Ok(());
         }
         let _admitting = self.admitting.lock().await;
+        let began = std::time::Instant::now();
+        let admitted = self.give(wanted).await;
+        let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
+        self.metrics.observe(&metrics::TOPOLOGY_DURATION, &[], milliseconds.trunc());
+        self.tell_cpus();
+        admitted
+    }
+
+    async fn give(&self, wanted: &Pod) -> Result<(), Refused> {
+        let scope = if self.topology.scope == Scope::Pod { "pod" } else { "container" };
+        let aligned = [("boundary", "numa_node"), ("scope", scope)];
         let of_pod = match (self.topology.policy, self.topology.scope) {
             (Policy::None, _) | (_, Scope::Container) => None,
             (_, Scope::Pod) => Some(self.affinity(&self.pod_hints(wanted))?),
@@ -142,8 +155,28 @@ impl ContainerManager {
                 (_, None) => self.affinity(&self.hints(wanted, container))?,
             };
             self.allocate(wanted, container, affinity).await?;
+            if self.topology.policy == Policy::SingleNumaNode && self.topology.scope == Scope::Container {
+                self.metrics.count(&metrics::ALIGNED, &aligned);
+            }
+        }
+        if self.topology.policy == Policy::SingleNumaNode && self.topology.scope == Scope::Pod {
+            self.metrics.count(&metrics::ALIGNED, &aligned);
         }
         Ok(())
+    }
+
+    /// How many processors are whose, for metrics; nothing is told where none are given out.
+    fn tell_cpus(&self) {
+        let Some((shared, exclusive)) = self.cpus.shares() else { return };
+        // There are never so many that a float could not tell them apart.
+        let number =
+            |cpus: &cpu_set::CpuSet| f64::from(u32::try_from(cpus.iter().count()).unwrap_or(u32::MAX));
+        self.metrics.set(&metrics::CPU_SHARED, &[], number(&shared) * 1000.0);
+        self.metrics.set(&metrics::CPU_EXCLUSIVE, &[], number(&exclusive));
+        for node in self.hardware.nodes().nodes() {
+            let here = self.hardware.on(&exclusive, [node].into_iter().collect());
+            self.metrics.set(&metrics::CPU_PER_NUMA, &[("numa_node", &node.to_string())], number(&here));
+        }
     }
 
     fn hints(&self, wanted: &Pod, container: &Container) -> [Hints; 3] {
@@ -170,6 +203,11 @@ impl ContainerManager {
             (nodes, true) => Ok(nodes),
             (_, false) => {
                 self.metrics.count(&metrics::TOPOLOGY_ERRORS, &[]);
+                if policy == Policy::SingleNumaNode {
+                    let scope = if self.topology.scope == Scope::Pod { "pod" } else { "container" };
+                    let labels = [("boundary", "numa_node"), ("scope", scope)];
+                    self.metrics.count(&metrics::NOT_ALIGNED, &labels);
+                }
                 Err(topology::refused())
             }
         }
@@ -183,11 +221,21 @@ impl ContainerManager {
     ) -> Result<(), AllocateError> {
         if self.cpus.pins(wanted, container) {
             self.metrics.count(&metrics::CPU_PINNING, &[]);
-            self.cpus.allocate(wanted, container, affinity).inspect_err(|_| {
-                self.metrics.count(&metrics::CPU_PINNING_ERRORS, &[]);
+            let labels = [("boundary", "physical_cpu"), ("scope", "container")];
+            let given = self.cpus.allocate(wanted, container, affinity);
+            match (&given, self.cpus.gives_whole_cores()) {
+                (Ok(()), true) => self.metrics.count(&metrics::ALIGNED, &labels),
+                (Err(_), true) => self.metrics.count(&metrics::NOT_ALIGNED, &labels),
+                _ => {}
+            }
+            given.inspect_err(|_| self.metrics.count(&metrics::CPU_PINNING_ERRORS, &[]))?;
+        }
+        if self.memory.promises(wanted, container) {
+            self.metrics.count(&metrics::MEMORY_PINNING, &[]);
+            self.memory.allocate(wanted, container, affinity).inspect_err(|_| {
+                self.metrics.count(&metrics::MEMORY_PINNING_ERRORS, &[]);
             })?;
         }
-        self.memory.allocate(wanted, container, affinity)?;
         Ok(self.devices.allocate(wanted, container, affinity).await?)
     }
 
@@ -218,16 +266,16 @@ impl ContainerManager {
         all.into_iter().any(|one| !self.cpus.exclusive(pod::uid(wanted), &one.name).is_empty())
     }
 
-    /// Why a pod cannot be resized in place: what was given out is for its whole life.
-    pub(crate) fn forbids_resize(&self, wanted: &Pod) -> Option<String> {
-        let policy = if self.cpus.concerns(wanted) {
-            "CPU Manager policy \"static\""
+    /// Why a pod cannot be resized in place, in metrics' words and in those for people: what was given out is for its whole life.
+    pub(crate) fn forbids_resize(&self, wanted: &Pod) -> Option<(&'static str, String)> {
+        let (detail, policy) = if self.cpus.concerns(wanted) {
+            ("guaranteed_pod_cpu_manager_static_policy", "CPU Manager policy \"static\"")
         } else if self.memory.concerns(wanted) {
-            "Memory Manager policy \"Static\""
+            ("guaranteed_pod_memory_manager_static_policy", "Memory Manager policy \"Static\"")
         } else {
             return None;
         };
-        Some(format!("Resize is infeasible for Guaranteed Pods alongside {policy}"))
+        Some((detail, format!("Resize is infeasible for Guaranteed Pods alongside {policy}")))
     }
 
     /// Has the pod's claims prepared, before its sandbox is made.
@@ -243,6 +291,7 @@ impl ContainerManager {
     /// Takes back what a pod had, once nothing of it runs. Safe to repeat.
     pub(crate) async fn release(&self, uid: &str) -> Result<(), String> {
         self.cpus.release(uid);
+        self.tell_cpus();
         self.memory.release(uid);
         self.devices.release(uid);
         self.claims.unprepare(uid).await
@@ -251,6 +300,7 @@ impl ContainerManager {
     /// Takes back what pods had that are not `known` any more. It is asked while nothing can be given out.
     pub(crate) async fn retain(&self, known: &(dyn Fn(&str) -> bool + Sync)) {
         self.cpus.retain(known);
+        self.tell_cpus();
         self.memory.retain(known);
         self.devices.retain(known);
         self.claims.retain(known).await;

@@ -1,6 +1,6 @@
 //! What every part of the kubelet shares.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
@@ -18,7 +18,8 @@ use crate::{
     eviction::{state::Pressure, thresholds::Threshold},
     image_gc::ImageGc,
     images::Images,
-    metrics::Metrics,
+    manager::clean::Cleaning,
+    metrics::{self, Metrics},
     node::machine::Machine,
     references::References,
     resources::{Bounds, CpuBounds, Swap},
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     /// Mounts of file servers that are under way.
     pub(crate) mounting: Mounting,
+    /// Whose remains are being removed.
+    pub(crate) cleaning: Cleaning,
     pub(crate) cgroups: Cgroups,
     pub(crate) container_manager: ContainerManager,
     pub(crate) metrics: Arc<Metrics>,
@@ -78,9 +81,20 @@ impl Context {
         PodDir::new(&self.config.root_dir, uid)
     }
 
-    /// Makes the pod's group, bounded by what the pod may use; safe to repeat. Blocks.
-    pub(crate) fn make_group(&self, pod: &Pod) -> Result<(), CgroupError> {
-        self.cgroups.make_pod(pod, self.container_manager.has_own_cpus(pod))
+    /// Makes the pod's group, bounded by what the pod may use; safe to repeat. `operation` is what metrics call it. Blocks.
+    pub(crate) fn make_group(&self, pod: &Pod, operation: &str) -> Result<(), CgroupError> {
+        let began = Instant::now();
+        let made = self.cgroups.make_pod(pod, self.container_manager.has_own_cpus(pod));
+        self.metrics.since(&metrics::CGROUPS, &[("operation_type", operation)], began);
+        made
+    }
+
+    /// Removes the group at a path, with all below it. Blocks.
+    pub(crate) fn remove_group(&self, path: &str) -> Result<(), CgroupError> {
+        let began = Instant::now();
+        let removed = self.cgroups.remove(path);
+        self.metrics.since(&metrics::CGROUPS, &[("operation_type", "destroy")], began);
+        removed
     }
 
     /// The node's addresses as text, the primary one first.

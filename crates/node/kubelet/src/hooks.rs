@@ -8,7 +8,8 @@ use podium_client::{EventType, reference_of};
 use crate::{
     context::Shared,
     http_get::{HttpTarget, NOT_TLS},
-    metrics, pod,
+    metrics::{self, Metrics},
+    pod,
     probes::run,
 };
 
@@ -67,10 +68,21 @@ pub(crate) async fn run(
         return Ok(());
     }
     if let Some(sleep) = &handler.sleep {
+        let early = Early(&shared.metrics);
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        std::mem::forget(early);
         return Ok(());
     }
     Err(HookError("Cannot run handler: invalid handler".to_owned()))
+}
+
+/// Counts a sleep that is broken off: by being dropped before it is forgotten.
+struct Early<'a>(&'a Metrics);
+
+impl Drop for Early<'_> {
+    fn drop(&mut self) {
+        self.0.count(&metrics::HOOK_SLEEPS, &[]);
+    }
 }
 
 /// How a hook's server was talked to.

@@ -11,7 +11,7 @@ use podium_client::EventType;
 use podium_cri::v1;
 use tokio::sync::Mutex;
 
-use crate::{context::Shared, manager::Pods, node};
+use crate::{context::Shared, manager::Pods, metrics, node};
 use decide::{Disk, Records, Unused, Used};
 
 /// How often, upstream's `ImageGCPeriod`.
@@ -79,7 +79,7 @@ impl ImageGc {
         let most = settings.image_maximum_gc_age;
         let old = decide::old(&unused, most.0, self.began, now);
         unused.retain(|one| !old.contains(one));
-        free(shared, &old, None, &format!("images older than {most}")).await?;
+        free(shared, &old, None, "age", &format!("images older than {most}")).await?;
         let disk = match disk(shared).await? {
             Some(disk) if disk.capacity > 0 => disk,
             _ => {
@@ -90,7 +90,7 @@ impl ImageGc {
         let (high, low) = (settings.image_gc_high_threshold_percent, settings.image_gc_low_threshold_percent);
         let Some(excess) = disk.excess(high, low) else { return Ok(()) };
         let grown = decide::grown(&unused, settings.image_minimum_gc_age.0, now);
-        let freed = free(shared, &grown, Some(excess), &format!("{excess} bytes")).await?;
+        let freed = free(shared, &grown, Some(excess), "space", &format!("{excess} bytes")).await?;
         if freed < excess {
             let message = disk.not_enough(freed);
             event(shared, "FreeDiskSpaceFailed", message.clone());
@@ -104,7 +104,7 @@ impl ImageGc {
         let now = Timestamp::now();
         let unused = see(&mut *self.records.lock().await, shared, pods, now).await?;
         let grown = decide::grown(&unused, shared.config.settings.image_minimum_gc_age.0, now);
-        Ok(free(shared, &grown, None, "unused images").await? > 0)
+        Ok(free(shared, &grown, None, "space", "unused images").await? > 0)
     }
 }
 
@@ -146,11 +146,12 @@ pub(crate) fn mountpoint(answer: &v1::ImageFsInfoResponse) -> Option<String> {
     Some(first.mountpoint.clone()).filter(|path| !path.is_empty())
 }
 
-/// Removes images in order until `enough` bytes are free; all of them if None. The answer is how many bytes that made.
+/// Removes images in order until `enough` bytes are free; all of them if None. `reason` is what metrics call it. The answer is how many bytes that made.
 async fn free(
     shared: &Shared,
     images: &[Unused],
     enough: Option<u64>,
+    reason: &str,
     wanted: &str,
 ) -> Result<u64, CollectError> {
     let (mut freed, mut errors) = (0_u64, Vec::new());
@@ -163,6 +164,7 @@ async fn free(
         match shared.cri.remove_image(&image.id).await {
             Ok(()) => {
                 freed = freed.saturating_add(image.bytes);
+                shared.metrics.count(&metrics::IMAGES_COLLECTED, &[("reason", reason)]);
                 shared.images.prune_records(asked, move |reference| reference == id).await;
             }
             Err(error) => errors.push(error.to_string()),

@@ -20,6 +20,7 @@ use crate::{
         accounts::Accounts,
         provider::{Credentials, Providers},
     },
+    metrics::{self, Metrics},
     pod,
     security::ImageUser,
     status::StartError,
@@ -71,6 +72,33 @@ pub(crate) fn need(policy: &str, present: bool) -> Need {
     }
 }
 
+/// What is known of a request when it is over, in metrics' words.
+struct Known {
+    present: &'static str,
+    pull: &'static str,
+}
+
+/// Upstream's words for how large an image is.
+fn size_class(bytes: u64) -> &'static str {
+    const MEGA: u64 = 1 << 20;
+    const GIGA: u64 = 1 << 30;
+    const CLASSES: [(u64, &str); 12] = [
+        (100 * GIGA, "GT100GB"),
+        (60 * GIGA, "60GB-100GB"),
+        (40 * GIGA, "40GB-60GB"),
+        (30 * GIGA, "30GB-40GB"),
+        (20 * GIGA, "20GB-30GB"),
+        (10 * GIGA, "10GB-20GB"),
+        (5 * GIGA, "5GB-10GB"),
+        (GIGA, "1GB-5GB"),
+        (500 * MEGA, "500MB-1GB"),
+        (100 * MEGA, "100MB-500MB"),
+        (10 * MEGA, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    CLASSES.iter().find(|(above, _)| bytes > *above).map_or("N/A", |(_, class)| class)
+}
+
 /// Pulls images for all pods.
 pub(crate) struct Images {
     cri: Cri,
@@ -82,6 +110,7 @@ pub(crate) struct Images {
     state: Mutex<State>,
     slots: Semaphore,
     rate: Mutex<Option<TokenBucket>>,
+    metrics: Arc<Metrics>,
 }
 
 struct State {
@@ -108,6 +137,7 @@ impl Images {
         providers: Option<Arc<Providers>>,
         accounts: Accounts,
         records: PullRecords,
+        metrics: Arc<Metrics>,
         settings: &Configuration,
     ) -> Self {
         let slots = settings
@@ -130,6 +160,7 @@ impl Images {
                 settings.registry_burst,
                 Instant::now(),
             )),
+            metrics,
         }
     }
 
@@ -140,6 +171,23 @@ impl Images {
         wanted: Wanted<'_>,
         secrets: &[Secret],
         sandbox: Option<&v1::PodSandboxConfig>,
+    ) -> Result<Image, NoImage> {
+        let mut known = Known { present: "unknown", pull: "unknown" };
+        let outcome = self.find_or_pull(pod, wanted, secrets, sandbox, &mut known).await;
+        let policy = wanted.policy.unwrap_or("IfNotPresent").to_ascii_lowercase();
+        let labels =
+            [("present_locally", known.present), ("pull_policy", &policy), ("pull_required", known.pull)];
+        self.metrics.count(&metrics::IMAGE_REQUESTS, &labels);
+        outcome
+    }
+
+    async fn find_or_pull(
+        &self,
+        pod: &Pod,
+        wanted: Wanted<'_>,
+        secrets: &[Secret],
+        sandbox: Option<&v1::PodSandboxConfig>,
+        known: &mut Known,
     ) -> Result<Image, NoImage> {
         let Wanted { name: wanted, policy, about } = wanted;
         let later = Duration::from_secs(10);
@@ -163,6 +211,7 @@ impl Images {
                 return Err(NoImage { error: error("ImageInspectError", message), retry_after: later });
             }
         };
+        known.present = if local.is_some() { "true" } else { "false" };
         let local = match local {
             Some(local)
                 if policy != "Always" && !self.is_given(pod, wanted, &spec, &local, secrets).await =>
@@ -171,7 +220,9 @@ impl Images {
             }
             local => local,
         };
-        match (need(policy, local.is_some()), local) {
+        let need = need(policy, local.is_some());
+        known.pull = if need == Need::UseLocal { "false" } else { "true" };
+        match (need, local) {
             (Need::UseLocal, Some(local)) => {
                 let message = format!(
                     "Container image {wanted:?} already present on machine and can be accessed by the pod"
@@ -313,6 +364,9 @@ impl Images {
                     self.blocking(move |_| begun.succeeded(&id, PullCredentials::of(used))).await;
                 }
                 let bytes = pulled.as_ref().map_or(0, |image| image.size);
+                let waited = truncate(crate::backoff::elapsed(asked, now));
+                let class = [("image_size_in_bytes", size_class(bytes))];
+                self.metrics.took(&metrics::IMAGE_PULLS, &class, waited);
                 let spent = |from| go_duration(truncate(crate::backoff::elapsed(from, now)));
                 self.recorder.event(
                     about,
@@ -448,6 +502,7 @@ mod tests {
             None,
             Accounts::new(api.client()),
             records(),
+            Arc::default(),
             &settings,
         );
         for asked in [true, true, false] {
@@ -455,9 +510,27 @@ mod tests {
             assert_eq!(error != "pull QPS exceeded", asked, "{error}");
         }
         let settings = Configuration { registry_pull_qps: 0, ..settings };
-        let free = Images::new(cri, recorder, None, Accounts::new(api.client()), records(), &settings);
+        let free = {
+            let accounts = Accounts::new(api.client());
+            Images::new(cri, recorder, None, accounts, records(), Arc::default(), &settings)
+        };
         for _ in 0..3 {
             assert_ne!(pull(&free).await, "pull QPS exceeded");
+        }
+    }
+
+    #[test]
+    fn images_have_sizes() {
+        for (bytes, class) in [
+            (0, "N/A"),
+            (1, "0-10MB"),
+            (10 << 20, "0-10MB"),
+            ((10 << 20) + 1, "10MB-100MB"),
+            (700 << 20, "500MB-1GB"),
+            (2 << 30, "1GB-5GB"),
+            (101 << 30, "GT100GB"),
+        ] {
+            assert_eq!(size_class(bytes), class, "{bytes}");
         }
     }
 

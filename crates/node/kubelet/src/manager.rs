@@ -2,6 +2,7 @@
 
 mod beside;
 mod bounds;
+pub(crate) mod clean;
 mod leave;
 mod memory_notice;
 mod orphans;
@@ -12,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,13 +34,10 @@ use crate::{
     record::label,
     worker::{Mailbox, Worker},
 };
-use orphans::Ending;
 
 /// The look over everything: what no event told is found here. Where the runtime tells of changes it is the safety net only.
 const RELIST_EVERY: Duration = Duration::from_secs(5);
 const RELIST_BESIDE_EVENTS: Duration = Duration::from_secs(60);
-/// How often what nobody knows is looked for.
-const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// Pause before the runtime's event stream is opened again.
 const EVENTS_RETRY: Duration = Duration::from_secs(2);
 
@@ -63,7 +61,9 @@ pub(crate) struct Pods {
     /// When the look over the runtime last began.
     looked: Mutex<Instant>,
     /// The API and the sources of static pods have said what they know: what is not here is nobody's.
-    complete: AtomicBool,
+    complete: watch::Sender<bool>,
+    /// How many that nobody knows are being ended.
+    orphans: AtomicUsize,
 }
 
 impl std::fmt::Debug for Pods {
@@ -80,7 +80,8 @@ impl Pods {
             mirrors: Mutex::default(),
             statics_wake: Notify::new(),
             looked: Mutex::new(Instant::now()),
-            complete: AtomicBool::new(false),
+            complete: watch::Sender::new(false),
+            orphans: AtomicUsize::new(0),
         })
     }
 
@@ -168,10 +169,14 @@ impl Pods {
         if since <= limit { Ok(()) } else { Err(format!("the runtime was last looked over {since:?} ago")) }
     }
 
+    fn is_complete(&self) -> bool {
+        *self.complete.borrow()
+    }
+
     /// Whether nothing of a pod in the runtime is worth keeping, so far as garbage collection goes.
     pub(crate) fn loses_all(&self, uid: &str, scope: container_gc::Scope) -> bool {
         match self.entries.lock().get(uid) {
-            None => self.complete.load(Ordering::Relaxed),
+            None => self.is_complete(),
             Some(entry) if entry.mailbox.is_active() => false,
             Some(entry) => {
                 scope == container_gc::Scope::Over
@@ -179,6 +184,31 @@ impl Pods {
                     || pod::is_deleting(&entry.pod)
             }
         }
+    }
+
+    /// How many pods are at each point of their lives: upstream's words for that and for who wants them, whether they are static,
+    /// and the number.
+    pub(crate) fn working(&self) -> Vec<([&'static str; 3], usize)> {
+        let lives = ["sync", "terminating", "terminated"];
+        let kinds = [("desired", ""), ("desired", "true"), ("orphan", ""), ("orphan", "true")];
+        let mut counts: BTreeMap<[&'static str; 3], usize> = kinds
+            .into_iter()
+            .chain([("runtime_only", "unknown")])
+            .flat_map(|(config, is_static)| lives.map(|life| ([life, config, is_static], 0)))
+            .collect();
+        for entry in self.entries.lock().values() {
+            let ending = entry.leaving || pod::is_deleting(&entry.pod) || is_over(&entry.pod);
+            let life = match (entry.mailbox.is_active(), ending || entry.mailbox.is_evicted()) {
+                (false, _) => "terminated",
+                (true, true) => "terminating",
+                (true, false) => "sync",
+            };
+            let config = if entry.leaving { "orphan" } else { "desired" };
+            let is_static = if pod::is_static(&entry.pod) { "true" } else { "" };
+            *counts.entry([life, config, is_static]).or_default() += 1;
+        }
+        counts.insert(["terminating", "runtime_only", "unknown"], self.orphans.load(Ordering::Relaxed));
+        counts.into_iter().collect()
     }
 
     /// Every pod of this node, ordered by namespace and name.
@@ -231,7 +261,7 @@ impl Pods {
             // Until the API and the sources of static pods have said what they know, nothing is an orphan.
             informer.synced().await;
             all_heard.wait_for(|heard| *heard).await.ok();
-            self.complete.store(true, Ordering::Relaxed);
+            self.complete.send_replace(true);
             tokio::join!(self.clean(), container_gc::run(&self.shared, self));
         };
         let (tell, telling) = watch::channel(false);
@@ -289,7 +319,7 @@ impl Pods {
             }
             let Some(now) = self.states().await else { continue };
             metrics.since(&metrics::RELIST_DURATION, &[], begins);
-            metrics.moment(&metrics::RELIST_SEEN, jiff::Timestamp::now().as_second());
+            metrics.moment(&metrics::RELIST_SEEN, jiff::Timestamp::now());
             let changed: BTreeSet<&String> = now
                 .iter()
                 .filter(|(id, state)| before.get(*id) != Some(state))
@@ -320,11 +350,14 @@ impl Pods {
 
     /// The runtime's own events. Runtimes without them say so, and then the others have to do.
     async fn listen(&self, telling: watch::Sender<bool>) {
+        let metrics = &self.shared.metrics;
         loop {
             match self.shared.cri.container_events().await {
                 Ok(mut events) => {
                     telling.send_replace(true);
+                    metrics.count(&metrics::EVENTS_HEARD, &[]);
                     while let Ok(Some(event)) = events.message().await {
+                        metrics.took(&metrics::EVENTS_LATENCY, &[], age(event.created_at));
                         let status = event.pod_sandbox_status.unwrap_or_default();
                         if let Some(metadata) = status.metadata {
                             self.wake(&metadata.uid);
@@ -336,7 +369,10 @@ impl Pods {
                     tracing::debug!("the runtime has no event stream; ends are noticed by process");
                     return std::future::pending().await;
                 }
-                Err(error) => tracing::debug!(%error, "the runtime's event stream could not be opened"),
+                Err(error) => {
+                    metrics.count(&metrics::EVENTS_FAILED, &[]);
+                    tracing::debug!(%error, "the runtime's event stream could not be opened");
+                }
             }
             tokio::time::sleep(EVENTS_RETRY).await;
         }
@@ -363,67 +399,14 @@ impl Pods {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
     }
+}
 
-    async fn clean(&self) {
-        let mut ending = Ending::default();
-        loop {
-            self.clean_once(&mut ending).await;
-            ending.wait(CLEAN_EVERY).await;
-        }
-    }
-
-    /// Ends pods in the runtime that nobody knows, and removes directories and cgroups of those that are gone. What is being
-    /// ended keeps its own.
-    async fn clean_once(&self, ending: &mut Ending) {
-        let Ok(owners) = orphans::owners(&self.shared.cri).await else { return };
-        for (uid, owner) in owners {
-            if !self.entries.lock().contains_key(&uid) {
-                ending.begin(&self.shared, &uid, owner);
-            }
-        }
-        let going: BTreeSet<String> = ending.uids().cloned().collect();
-        let holds = |uid: &str| going.contains(uid) || self.entries.lock().contains_key(uid);
-        self.shared.container_manager.retain(&holds).await;
-        let mut known: BTreeSet<String> = self.entries.lock().keys().cloned().collect();
-        known.extend(going);
-        let shared = self.shared.clone();
-        let cleaned = tokio::task::spawn_blocking(move || clean_disk(&shared, &known)).await;
-        if let Err(error) = cleaned {
-            tracing::warn!(%error, "clearing away directories failed");
-        }
-    }
+/// How long ago that was, in nanoseconds since 1970.
+fn age(nanoseconds: i64) -> Duration {
+    let since = jiff::Timestamp::now().as_nanosecond() - i128::from(nanoseconds);
+    u64::try_from(since).map_or(Duration::ZERO, Duration::from_nanos)
 }
 
 fn is_over(pod: &Pod) -> bool {
     pod::is_terminal_phase(pod.status.as_ref().and_then(|status| status.phase.as_deref()))
-}
-
-/// Removes what is on disk of pods that are not known. Blocking.
-fn clean_disk(shared: &Shared, known: &BTreeSet<String>) {
-    let entries = std::fs::read_dir(shared.config.root_dir.join("pods")).into_iter().flatten().flatten();
-    for entry in entries {
-        let uid = entry.file_name().to_string_lossy().into_owned();
-        if !known.contains(&uid)
-            && let Err(error) = crate::volumes::teardown(&shared.pod_dir(&uid))
-        {
-            tracing::warn!(uid, %error, "removing an orphaned pod's directory failed");
-        }
-    }
-    for (uid, path) in shared.cgroups.pods() {
-        if !known.contains(&uid)
-            && let Err(error) = shared.cgroups.remove(&path)
-        {
-            tracing::debug!(uid, %error, "removing an orphaned pod's cgroup failed");
-        }
-    }
-    let logs = std::fs::read_dir(&shared.config.settings.pod_logs_dir).into_iter().flatten().flatten();
-    for entry in logs {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(uid) = name.rsplit('_').next().filter(|uid| matches!(uid.len(), 32 | 36)) else { continue };
-        if !known.contains(uid)
-            && let Err(error) = podium_shim::remove::tree(&entry.path())
-        {
-            tracing::warn!(uid, %error, "removing an orphaned pod's logs failed");
-        }
-    }
 }

@@ -10,8 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use podium_client::metrics::{Histogram, head};
+
+mod families;
+
+use families::ALL;
+pub(crate) use families::*;
 
 /// What is known about one metric.
 #[derive(Debug)]
@@ -25,109 +31,17 @@ pub(crate) struct Family {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Counter,
-    /// A moment, in seconds since 1970.
-    Moment,
-    /// Seconds, by these bounds.
-    Seconds(&'static [f64]),
-}
-
-const DEFAULT: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Upstream's bounds of starts of pods.
-const STARTUP: &[f64] = &[
-    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0,
-    480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
-];
-/// Upstream's bounds of calls of the runtime.
-const CALLS: &[f64] = &[
-    0.005,
-    0.0125,
-    0.03125,
-    0.078_125,
-    0.195_312_5,
-    0.488_281_25,
-    1.220_703_125,
-    3.051_757_812_5,
-    7.629_394_531_25,
-    19.073_486_328_125,
-    47.683_715_820_312_5,
-    119.209_289_550_781_25,
-    298.023_223_876_953_1,
-    745.058_059_692_382_8,
-];
-
-macro_rules! families {
-    ($($(#[$doc:meta])* $constant:ident: $name:literal, $kind:expr, $labelled:literal, $help:literal;)*) => {
-        $($(#[$doc])* pub(crate) static $constant: Family =
-            Family { name: $name, help: $help, kind: $kind, labelled: $labelled };)*
-        static ALL: &[&Family] = &[$(&$constant),*];
-    };
-}
-
-families! {
-    RUNTIME_OPERATIONS: "kubelet_runtime_operations_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of runtime operations by operation type.";
-    RUNTIME_ERRORS: "kubelet_runtime_operations_errors_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of runtime operation errors by operation type.";
-    RUNTIME_DURATION: "kubelet_runtime_operations_duration_seconds", Kind::Seconds(CALLS), true,
-        "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.";
-    RELIST_DURATION: "kubelet_pleg_relist_duration_seconds", Kind::Seconds(DEFAULT), false,
-        "[ALPHA] Duration in seconds for relisting pods in PLEG.";
-    RELIST_INTERVAL: "kubelet_pleg_relist_interval_seconds", Kind::Seconds(DEFAULT), false,
-        "[ALPHA] Interval in seconds between relisting in PLEG.";
-    RELIST_SEEN: "kubelet_pleg_last_seen_seconds", Kind::Moment, false,
-        "[ALPHA] Timestamp in seconds when PLEG was last seen active.";
-    POD_START: "kubelet_pod_start_duration_seconds", Kind::Seconds(STARTUP), false,
-        "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run";
-    POD_START_SLI: "kubelet_pod_start_sli_duration_seconds", Kind::Seconds(STARTUP), false,
-        "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
-    POD_START_TOTAL: "kubelet_pod_start_total_duration_seconds", Kind::Seconds(STARTUP), false,
-        "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
-    POD_WORKER: "kubelet_pod_worker_duration_seconds", Kind::Seconds(DEFAULT), true,
-        "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync";
-    SANDBOX_DURATION: "kubelet_run_podsandbox_duration_seconds", Kind::Seconds(CALLS), true,
-        "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.";
-    SANDBOX_ERRORS: "kubelet_run_podsandbox_errors_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.";
-    PODS_STARTED: "kubelet_started_pods_total", Kind::Counter, false,
-        "[ALPHA] Cumulative number of pods started";
-    PODS_FAILED: "kubelet_started_pods_errors_total", Kind::Counter, false,
-        "[ALPHA] Cumulative number of errors when starting pods";
-    CONTAINERS_STARTED: "kubelet_started_containers_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of containers started";
-    CONTAINERS_FAILED: "kubelet_started_containers_errors_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of errors when starting containers";
-    HOOK_FALLBACKS: "kubelet_lifecycle_handler_http_fallbacks_total", Kind::Counter, false,
-        "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.";
-    REJECTIONS: "kubelet_admission_rejections_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
-    PREEMPTIONS: "kubelet_preemptions", Kind::Counter, true,
-        "[ALPHA] Cumulative number of pod preemptions by preemption resource";
-    EVICTIONS: "kubelet_evictions", Kind::Counter, true,
-        "[ALPHA] Cumulative number of pod evictions by eviction signal";
-    DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.";
-    DEVICE_ALLOCATION: "kubelet_device_plugin_alloc_duration_seconds", Kind::Seconds(DEFAULT), true,
-        "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.";
-    POD_RESOURCES: "kubelet_pod_resources_endpoint_requests_total", Kind::Counter, true,
-        "[ALPHA] Cumulative number of requests to the PodResource endpoint. Broken down by server api version.";
-    CPU_PINNING: "kubelet_cpu_manager_pinning_requests_total", Kind::Counter, false,
-        "[ALPHA] The number of cpu allocations which required pinning.";
-    CPU_PINNING_ERRORS: "kubelet_cpu_manager_pinning_errors_total", Kind::Counter, false,
-        "[ALPHA] The number of cpu allocations which required pinning failed.";
-    TOPOLOGY_REQUESTS: "kubelet_topology_manager_admission_requests_total", Kind::Counter, false,
-        "[ALPHA] The number of admission requests where resources have to be aligned.";
-    TOPOLOGY_ERRORS: "kubelet_topology_manager_admission_errors_total", Kind::Counter, false,
-        "[ALPHA] The number of admission request failures where resources could not be aligned.";
-    PROBES: "prober_probe_total", Kind::Counter, true,
-        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
-    PROBE_DURATION: "prober_probe_duration_seconds", Kind::Seconds(DEFAULT), true,
-        "[ALPHA] Duration in seconds for a probe response.";
+    /// What is so now.
+    Gauge,
+    /// Seconds or what the name says, by these bounds.
+    Histogram(&'static [f64]),
 }
 
 #[derive(Debug)]
 enum Row {
-    Number(u64),
-    Seconds(Arc<Histogram>),
+    Count(u64),
+    Now(f64),
+    Spread(Arc<Histogram>),
 }
 
 /// Labels as they are written, without braces.
@@ -139,8 +53,9 @@ pub(crate) struct Metrics(Mutex<BTreeMap<&'static str, BTreeMap<Labels, Row>>>);
 
 fn row(family: &Family) -> Row {
     match family.kind {
-        Kind::Counter | Kind::Moment => Row::Number(0),
-        Kind::Seconds(bounds) => Row::Seconds(Arc::new(Histogram::new(bounds))),
+        Kind::Counter => Row::Count(0),
+        Kind::Gauge => Row::Now(0.0),
+        Kind::Histogram(bounds) => Row::Spread(Arc::new(Histogram::new(bounds))),
     }
 }
 
@@ -167,23 +82,47 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts one.
     pub(crate) fn count(&self, family: &Family, list: &[(&str, &str)]) {
+        self.add(family, list, 1);
+    }
+
+    /// Counts that many; none makes the row be there.
+    pub(crate) fn add(&self, family: &Family, list: &[(&str, &str)], more: u64) {
         let mut rows = self.0.lock();
         let row = rows.entry(family.name).or_default().entry(labels(list)).or_insert_with(|| row(family));
-        if let Row::Number(number) = row {
-            *number += 1;
+        if let Row::Count(count) = row {
+            *count += more;
         }
+    }
+
+    /// Notes how it is now.
+    pub(crate) fn set(&self, family: &Family, list: &[(&str, &str)], now: f64) {
+        self.0.lock().entry(family.name).or_default().insert(labels(list), Row::Now(now));
+    }
+
+    /// Notes how it is, unless something has been noted before. Of families without labels.
+    pub(crate) fn set_once(&self, family: &Family, now: f64) {
+        if let Some(Row::Now(known)) = self.0.lock().entry(family.name).or_default().get_mut("")
+            && *known == 0.0
+        {
+            *known = now;
+        }
+    }
+
+    /// Notes one of many amounts.
+    pub(crate) fn observe(&self, family: &Family, list: &[(&str, &str)], amount: f64) {
+        let histogram = {
+            let mut rows = self.0.lock();
+            match rows.entry(family.name).or_default().entry(labels(list)).or_insert_with(|| row(family)) {
+                Row::Spread(histogram) => histogram.clone(),
+                Row::Count(_) | Row::Now(_) => return,
+            }
+        };
+        histogram.observe(amount);
     }
 
     /// Notes how long something took.
     pub(crate) fn took(&self, family: &Family, list: &[(&str, &str)], time: Duration) {
-        let histogram = {
-            let mut rows = self.0.lock();
-            match rows.entry(family.name).or_default().entry(labels(list)).or_insert_with(|| row(family)) {
-                Row::Seconds(histogram) => histogram.clone(),
-                Row::Number(_) => return,
-            }
-        };
-        histogram.observe(time.as_secs_f64());
+        self.observe(family, list, time.as_secs_f64());
     }
 
     /// Notes how long it has been since.
@@ -191,10 +130,10 @@ impl Metrics {
         self.took(family, list, began.elapsed());
     }
 
-    /// Notes that it is this second, in seconds since 1970.
-    pub(crate) fn moment(&self, family: &Family, now: i64) {
-        let now = u64::try_from(now).unwrap_or(0);
-        self.0.lock().entry(family.name).or_default().insert(String::new(), Row::Number(now));
+    /// Notes that it is this moment, in seconds since 1970.
+    pub(crate) fn moment(&self, family: &Family, now: Timestamp) {
+        // Whole seconds are well below what a float can tell apart.
+        self.set(family, &[], now.as_duration().as_secs_f64().trunc());
     }
 
     /// Forgets the rows of a family about something that is gone.
@@ -225,20 +164,20 @@ impl Metrics {
             let Some(rows) = rows.get(family.name).filter(|rows| !rows.is_empty()) else { continue };
             let kind = match family.kind {
                 Kind::Counter => "counter",
-                Kind::Moment => "gauge",
-                Kind::Seconds(_) => "histogram",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
             };
             head(&mut text, family.name, kind, family.help);
             for (labels, row) in rows {
-                match row {
-                    Row::Number(number) if labels.is_empty() => {
-                        let _ = writeln!(text, "{} {number}", family.name);
+                let labelled = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+                let _ = match row {
+                    Row::Count(count) => writeln!(text, "{}{labelled} {count}", family.name),
+                    Row::Now(now) => writeln!(text, "{}{labelled} {now}", family.name),
+                    Row::Spread(histogram) => {
+                        histogram.render(&mut text, family.name, labels);
+                        Ok(())
                     }
-                    Row::Number(number) => {
-                        let _ = writeln!(text, "{}{{{labels}}} {number}", family.name);
-                    }
-                    Row::Seconds(histogram) => histogram.render(&mut text, family.name, labels),
-                }
+                };
             }
         }
         text
@@ -281,7 +220,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
         }
-        metrics.moment(&RELIST_SEEN, 7);
+        metrics.moment(&RELIST_SEEN, Timestamp::from_millisecond(7_900).unwrap());
         assert!(metrics.render("kubelet_pleg").contains("\nkubelet_pleg_last_seen_seconds 7\n"));
     }
 
@@ -303,8 +242,10 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
-        for bounds in [DEFAULT, STARTUP, CALLS] {
-            assert!(bounds.is_sorted());
+        for family in ALL {
+            if let Kind::Histogram(bounds) = family.kind {
+                assert!(bounds.is_sorted() && !bounds.is_empty(), "{}", family.name);
+            }
         }
     }
 }

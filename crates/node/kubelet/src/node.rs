@@ -3,6 +3,7 @@
 pub(crate) mod conditions;
 pub(crate) mod machine;
 pub(crate) mod pressure;
+pub(crate) mod startup;
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +26,14 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
+use parking_lot::Mutex;
 use podium_client::{EventType, error_chain, is_already_exists, is_conflict, is_not_found};
 use podium_cri::v1;
 use serde_json::{Value, json};
 
 use crate::{Cloud, Config, context::Shared};
 use pressure::Report;
+use startup::Startup;
 
 /// How often to look while the node is not ready: others wait for it.
 const NOT_READY_EVERY: Duration = Duration::from_millis(200);
@@ -41,6 +44,7 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(crate) struct NodeKeeper {
     shared: Shared,
     port: u16,
+    startup: Mutex<Startup>,
 }
 
 /// What events about this node are recorded on: upstream uses the name as uid there.
@@ -55,8 +59,8 @@ pub(crate) fn reference(name: &str) -> ObjectReference {
 
 impl NodeKeeper {
     /// `port` is the one the kubelet's server listens on.
-    pub(crate) fn new(shared: Shared, port: u16) -> Self {
-        Self { shared, port }
+    pub(crate) fn new(shared: Shared, port: u16, startup: Startup) -> Self {
+        Self { shared, port, startup: Mutex::new(startup) }
     }
 
     /// Registers the node, then keeps its status and lease until shutdown.
@@ -140,6 +144,9 @@ impl NodeKeeper {
         let written =
             self.api().patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
         *self.shared.node.lock() = Some(Arc::new(written));
+        if report.health.not_ready.is_none() {
+            self.startup.lock().ready(&self.shared.metrics, Instant::now());
+        }
         if last.is_null() && rebooted(&old, &self.shared.machine.boot_id) {
             let boot = &self.shared.machine.boot_id;
             let text = format!("Node {} has been rebooted, boot id: {boot}", self.name());
@@ -159,11 +166,17 @@ impl NodeKeeper {
         let found = match api.get_opt(self.name()).await? {
             Some(found) => found,
             None if !self.shared.config.settings.register_node => return Ok(None),
-            None => match api.create(&PostParams::default(), &self.registration()).await {
-                Ok(created) => created,
-                Err(error) if is_already_exists(&error) => api.get(self.name()).await?,
-                Err(error) => return Err(error),
-            },
+            None => {
+                self.startup.lock().tries(Instant::now());
+                match api.create(&PostParams::default(), &self.registration()).await {
+                    Ok(created) => {
+                        self.startup.lock().registered(&self.shared.metrics, Instant::now());
+                        created
+                    }
+                    Err(error) if is_already_exists(&error) => api.get(self.name()).await?,
+                    Err(error) => return Err(error),
+                }
+            }
         };
         let (labels, named) = (self.labels(), provided_address(&self.shared.config));
         let has = |have: &Option<BTreeMap<String, String>>, key: &str, value: Option<&str>| {

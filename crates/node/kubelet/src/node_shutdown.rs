@@ -11,10 +11,13 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use podium_client::{EventType, error_chain};
 
-use crate::{Configuration, admission::Refused, context::Shared, manager::Pods, node, status::Verdict};
+use crate::{
+    Configuration, admission::Refused, context::Shared, manager::Pods, metrics, node, status::Verdict,
+};
 use logind::{Logind, LogindError};
 
 /// Pause before logind is tried again: it may come up later than the kubelet, and the bus may be started anew.
@@ -133,7 +136,10 @@ async fn follow(
             let text = "Shutdown manager detected shutdown event";
             shared.recorder.event(&about, EventType::Normal, "Shutdown", text.to_owned());
             shared.leaving.send_replace(true);
+            shared.metrics.moment(&metrics::SHUTDOWN_BEGAN, Timestamp::now());
+            shared.metrics.set(&metrics::SHUTDOWN_ENDED, &[], 0.0);
             pods.end_all(groups).await;
+            shared.metrics.moment(&metrics::SHUTDOWN_ENDED, Timestamp::now());
             drop(lock.take());
         } else {
             // At first, and after a shutdown that was called off.

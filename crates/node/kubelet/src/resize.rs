@@ -12,6 +12,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Instant,
 };
 
 use k8s_openapi::{
@@ -61,6 +62,8 @@ pub(crate) struct Resize {
     pub(crate) pending: Option<Pending>,
     /// The generation whose amounts are being brought about, and what went wrong at it.
     pub(crate) progress: Option<(i64, Option<String>)>,
+    /// When the work on them began, of this try.
+    pub(crate) began: Option<Instant>,
 }
 
 impl Resize {
@@ -157,6 +160,32 @@ pub(crate) fn judge(
         }
         _ => Ok(()),
     }
+}
+
+/// What another spec asks for of each container, in metrics' words: resource, requirement, and how it changes.
+pub(crate) fn asked(old: &Pod, new: &Pod) -> Vec<[&'static str; 3]> {
+    let (old, new) = (of_spec(old).containers, of_spec(new).containers);
+    let mut found = Vec::new();
+    for (name, before) in &old {
+        let Some(after) = new.get(name) else { continue };
+        for (resource, kind) in
+            [("memory", "requests"), ("memory", "limits"), ("cpu", "requests"), ("cpu", "limits")]
+        {
+            let millis = |of: &ResourceRequirements| {
+                let amounts = if kind == "requests" { &of.requests } else { &of.limits };
+                resources::amount(amounts.as_ref(), resource).map_or(0, |amount| amount.milli_value())
+            };
+            let operation = match (millis(before), millis(after)) {
+                (before, after) if before == after => continue,
+                (0, _) => "add",
+                (_, 0) => "remove",
+                (before, after) if before < after => "increase",
+                _ => "decrease",
+            };
+            found.push([resource, kind, operation]);
+        }
+    }
+    found
 }
 
 /// What the difference between granted and actual amounts of a running container asks for.

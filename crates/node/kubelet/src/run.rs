@@ -27,9 +27,9 @@ use crate::{
     image_gc::ImageGc,
     images::{Images, pull_records::PullRecords},
     logs,
-    manager::Pods,
+    manager::{Pods, clean::Cleaning},
     metrics::Metrics,
-    node::{self, NodeKeeper, machine::Machine},
+    node::{self, NodeKeeper, machine::Machine, startup::Startup},
     node_shutdown,
     references::References,
     resources,
@@ -87,6 +87,7 @@ pub fn run(config: Config, shutdown: Shutdown) -> Running<Error> {
 }
 
 async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let startup = Startup::begin();
     for note in &config.settings.without_effect {
         tracing::info!(note, "configuration");
     }
@@ -183,7 +184,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     });
     let shared = Arc::new(Context {
         container_manager: ContainerManager::open(&config, &metrics, wake)?,
-        metrics,
+        metrics: metrics.clone(),
         trust_bundles: TrustBundles::new(
             &config.client,
             &shutdown,
@@ -198,12 +199,14 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
         pressures: Mutex::default(),
         image_gc: ImageGc::new(Timestamp::now()),
         mounting: Mounting::default(),
+        cleaning: Cleaning::default(),
         images: Images::new(
             cri.clone(),
             recorder.clone(),
             config.credential_providers.clone(),
             Accounts::new(config.client.clone()),
             pull_records,
+            metrics.clone(),
             &config.settings,
         ),
         client: config.client.clone(),
@@ -222,7 +225,7 @@ async fn run_until(mut config: Config, shutdown: Shutdown) -> Result<(), Error> 
     });
     shared.images.recover().await;
     let port = server.as_ref().map_or(shared.config.settings.port, Server::port);
-    let keeper = NodeKeeper::new(shared.clone(), port);
+    let keeper = NodeKeeper::new(shared.clone(), port, startup);
     let pods = Pods::new(shared.clone());
     *pods_slot.lock() = Arc::downgrade(&pods);
     pods.follow(&pod_informer);

@@ -27,10 +27,12 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, StatusCode,
-    header::{ALLOW, CONNECTION, UPGRADE},
+    header::{ACCEPT, ALLOW, CONNECTION, HeaderName, UPGRADE, USER_AGENT},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use podium_api::zpages::{Asked, Pages, wants_pretty};
 use podium_client::metrics::HealthChecks;
 use podium_pki::{certificate::Facts, tls::provider};
 use rustls::{
@@ -60,6 +62,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// Connections at a time; every follower of a log holds one.
 const CONNECTIONS: usize = 4096;
+/// What its page about itself tells of: as upstream, paths of pages, and none of what is about pods.
+const PAGES: [&str; 4] = ["/configz", "/flagz", "/healthz", "/metrics"];
 /// How long requests under way may take to finish at the end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -128,6 +132,12 @@ impl Server {
             access: Access::new(client, host.node_name().to_owned(), settings.authorization.webhook.clone()),
             requests: metrics::Requests::default(),
             checks: HealthChecks::new(),
+            pages: Pages {
+                name: "kubelet",
+                started: host.started(),
+                flags: host.flags().clone(),
+                paths: PAGES.map(str::to_owned).into(),
+            },
             tracker: TaskTracker::new(),
             idle: settings.streaming_connection_idle_timeout.0,
             host,
@@ -197,6 +207,7 @@ struct Handler {
     access: Access,
     requests: metrics::Requests,
     checks: HealthChecks,
+    pages: Pages,
     tracker: TaskTracker,
     /// How long a stream may be silent.
     idle: Duration,
@@ -272,6 +283,20 @@ impl Handler {
         self.dispatch(request, &path).await
     }
 
+    fn page(&self, page: &str, request: &Request<Incoming>) -> Reply {
+        let header = |name: HeaderName| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
+        let query = query::Query::of(request.uri());
+        let asked = Asked {
+            accept: header(ACCEPT),
+            pretty: wants_pretty(query.first("pretty"), header(USER_AGENT)),
+            now: Timestamp::now(),
+            pick: fastrand::usize(..),
+        };
+        self.pages.at(page, asked).map_or_else(|| text(404, "404 page not found\n"), reply::page)
+    }
+
     async fn dispatch(&self, request: Request<Incoming>, path: &str) -> Reply {
         let Some(route) = Route::of(path) else { return text(404, "404 page not found\n") };
         if !route.allows(request.method()) {
@@ -296,6 +321,7 @@ impl Handler {
                 self.checks.collect(&mut body);
                 reply::metrics(body)
             }
+            Route::Page(page) => self.page(page, &request),
             Route::CadvisorMetrics => cadvisor::serve(&self.host).await,
             Route::Summary => {
                 let only_cpu_and_memory = query::Query::of(request.uri()).truthy("only_cpu_and_memory");

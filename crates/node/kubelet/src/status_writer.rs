@@ -1,6 +1,9 @@
 //! Brings a pod's status to the API: one task per pod, always the newest status, only when it differs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
@@ -14,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    metrics::{self, Metrics},
     pod,
     status::{OWNED_CONDITIONS, PASSING_CONDITIONS},
 };
@@ -49,12 +53,12 @@ pub(crate) struct StatusWriter {
 
 impl StatusWriter {
     /// Starts the writer for a pod as the API has it.
-    pub(crate) fn start(client: &Client, pod: Arc<Pod>) -> Self {
+    pub(crate) fn start(client: &Client, metrics: Arc<Metrics>, pod: Arc<Pod>) -> Self {
         let (wanted, receiver) = watch::channel((0, None));
         let (sender, written) = watch::channel(0);
         let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(&pod));
         let known = Arc::new(Mutex::new(pod));
-        let task = tokio::spawn(write_all(api, receiver, sender, known.clone()));
+        let task = tokio::spawn(write_all(api, receiver, sender, known.clone(), metrics));
         Self { wanted, written, known, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -97,9 +101,11 @@ async fn write_all(
     mut wanted: watch::Receiver<(u64, Option<PodStatus>)>,
     written: watch::Sender<u64>,
     known: Arc<Mutex<Arc<Pod>>>,
+    metrics: Arc<Metrics>,
 ) {
     let mut retry = FIRST_RETRY;
     while wanted.changed().await.is_ok() {
+        let began = Instant::now();
         loop {
             let (number, status) = wanted.borrow_and_update().clone();
             let Some(status) = status else { break };
@@ -123,6 +129,7 @@ async fn write_all(
             let name = pod::name(&base).to_owned();
             match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(pod) => {
+                    metrics.since(&metrics::POD_STATUS, &[], began);
                     let mut known = known.lock();
                     if version(&pod) >= version(&known) {
                         *known = Arc::new(pod);

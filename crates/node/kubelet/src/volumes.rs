@@ -128,7 +128,7 @@ pub(crate) fn is_there(directory: &PodDir, volume: &Volume) -> bool {
 }
 
 /// The plugin's name in paths, or the kind of a source that is not supported.
-fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
+pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, &'static str> {
     let known: [(bool, &'static str); 9] = [
         (claimed(volume), "persistent-volume"),
         (volume.nfs.is_some(), "nfs"),

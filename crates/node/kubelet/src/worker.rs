@@ -12,6 +12,7 @@ mod resizing;
 mod start;
 mod starting;
 mod storage;
+mod terminations;
 mod variables;
 
 use std::{
@@ -38,7 +39,7 @@ use crate::{
     observe::{self, Observer},
     pod::{self, ContainerKind},
     record::{ContainerRecord, PodRecord, RunState},
-    resize::Resize,
+    resize::{self, Resize},
     rounds,
     status::{self, StartError, Verdict},
     status_writer::StatusWriter,
@@ -96,6 +97,7 @@ pub(crate) struct Worker {
     exits: HashMap<String, AbortOnDropHandle<()>>,
     /// How long the start of the pod takes.
     starting: starting::Starting,
+    terminations: terminations::Terminations,
     /// The pod has run to its end by itself.
     over: bool,
     /// Everything it held has been let go; what is left is to wait for its deletion.
@@ -110,7 +112,7 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Shared, pod: Arc<Pod>, mailbox: Arc<Mailbox>) -> Self {
-        let writer = StatusWriter::start(&shared.client, pod.clone());
+        let writer = StatusWriter::start(&shared.client, shared.metrics.clone(), pod.clone());
         let probes = Probes::new(shared.clone(), mailbox.clone());
         let mut resize = Resize::default();
         Self {
@@ -134,6 +136,7 @@ impl Worker {
             held_event: HashMap::new(),
             exits: HashMap::new(),
             starting: starting::Starting::default(),
+            terminations: terminations::Terminations::default(),
             over: false,
             finished: false,
         }
@@ -142,6 +145,7 @@ impl Worker {
     /// Runs until the pod is gone or the kubelet stops. A stop leaves the containers running.
     pub(crate) async fn run(mut self) {
         let shutdown = self.shared.shutdown.clone();
+        self.starting.worker_begins(&self.shared.metrics, &self.pod);
         loop {
             let updated = self.read_mail();
             let (kind, began) = (self.starting.operation(updated), std::time::Instant::now());
@@ -175,6 +179,10 @@ impl Worker {
             self.storage.stale |= pod.metadata.labels != self.wanted.metadata.labels
                 || pod.metadata.annotations != self.wanted.metadata.annotations;
             self.pod = self.resize.apply(&pod);
+            for [resource, requirement, operation] in resize::asked(&self.wanted, &pod) {
+                let labels = [("operation", operation), ("requirement", requirement), ("resource", resource)];
+                self.shared.metrics.count(&metrics::RESIZES_ASKED, &labels);
+            }
             self.wanted = pod;
         }
         if let Some(mirror) = mail.mirror {
@@ -228,7 +236,9 @@ impl Worker {
     }
 
     async fn observe(&mut self) -> Result<(), podium_cri::Error> {
+        let began = std::time::Instant::now();
         self.record = self.observer.look(&self.shared.cri, pod::uid(&self.pod)).await?;
+        self.shared.metrics.since(&metrics::POD_LOOK, &[], began);
         self.record.round = rounds::began(&self.pod, &self.record);
         self.watch_exits();
         let running: Vec<_> =
@@ -372,6 +382,7 @@ impl Worker {
         });
         self.shared.container_manager.show(&self.pod, &mut status);
         self.starting.observe(&self.shared.metrics, &self.pod, &status);
+        self.terminations.observe(&self.shared.metrics, &old, &status);
         self.writer.publish(status);
     }
 
@@ -555,7 +566,7 @@ impl Worker {
         }
         let done = tokio::task::spawn_blocking(move || {
             crate::volumes::release(&shared.pod_dir(&uid)).map_err(|error| error.to_string())?;
-            shared.cgroups.remove_pod(&pod).map_err(|error| error.to_string())
+            shared.remove_group(&shared.cgroups.pod_path(&pod)).map_err(|error| error.to_string())
         });
         done.await.map_err(|error| error.to_string())?
     }

@@ -21,7 +21,7 @@ use super::accounts::Accounts;
 use super::flags::{Election, WithoutEffect, duration};
 use super::health::Health;
 use super::healthz::Shown;
-use super::{Common, healthz};
+use super::{Common, healthz, zpages};
 use crate::connection::Connection;
 use crate::daemon::Program;
 use crate::parts::Parts;
@@ -128,6 +128,7 @@ impl Program for Manager<'_> {
             component: COMPONENT,
             health: health.clone(),
             metrics: podium_controllers::collect_metrics,
+            pages: Arc::new(zpages::pages::<Flags>(COMPONENT)),
         };
         let serve = healthz::serve(shown, &flags.serving, flags.secure_port, client.clone(), parts).await?;
         parts.spawn("health and metrics", serve);

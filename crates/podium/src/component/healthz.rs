@@ -26,6 +26,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
+use podium_api::zpages::Pages;
 use podium_apiserver::User;
 use podium_apiserver::authentication::Peer;
 use podium_apiserver::authentication::certificates::Verifier;
@@ -111,6 +112,7 @@ pub(crate) struct Shown {
     pub(crate) health: Arc<Health>,
     /// Writes what the component itself counts.
     pub(crate) metrics: fn(&mut String),
+    pub(crate) pages: Arc<Pages>,
 }
 
 /// Listens; the future serves until shutdown.
@@ -256,7 +258,8 @@ async fn answer(
             return text(StatusCode::FORBIDDEN, &why);
         }
     }
-    page(path, request.uri().query().unwrap_or_default(), shown)
+    let pages = super::zpages::page(&shown.pages, request);
+    pages.unwrap_or_else(|| page(path, request.uri().query().unwrap_or_default(), shown))
 }
 
 /// What is at a path, for who may see it.
@@ -487,7 +490,8 @@ mod tests {
     #[tokio::test]
     async fn slis_are_of_health_checks_and_of_nothing_else() {
         let health = Arc::new(Health::default());
-        let shown = Shown { component: "c", health, metrics: |out| out.push_str("of the component") };
+        let pages = Arc::new(super::super::zpages::pages::<Serving>("c"));
+        let shown = Shown { component: "c", health, metrics: |out| out.push_str("of the component"), pages };
         let read = async |path: &str| {
             let reply = page(path, "", &shown);
             let kind = reply.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();

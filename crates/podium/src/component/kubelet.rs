@@ -235,6 +235,8 @@ impl Program for Kubelet<'_> {
             );
         }
         config.version = podium_api::VERSION.to_owned();
+        config.process_metrics = super::healthz::of_process;
+        config.flags = super::zpages::flags::<Flags>(std::env::args_os().skip(1));
         config.container_gc = flags.dead.policy();
         config.service_manager = crate::node::service_manager()?;
         config.labels = flags.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();

@@ -11,7 +11,7 @@ use podium_client::{SharedInformers, SingleClient};
 use super::flags::{Election, WithoutEffect};
 use super::health::Health;
 use super::healthz::Shown;
-use super::{Common, healthz};
+use super::{Common, healthz, zpages};
 use crate::daemon::Program;
 use crate::parts::Parts;
 
@@ -57,6 +57,7 @@ impl Program for Scheduler<'_> {
             component: COMPONENT,
             health: health.clone(),
             metrics: podium_scheduler::metrics::collect,
+            pages: Arc::new(zpages::pages::<Flags>(COMPONENT)),
         };
         let serve = healthz::serve(shown, &flags.serving, flags.secure_port, client.clone(), parts).await?;
         parts.spawn("health and metrics", serve);

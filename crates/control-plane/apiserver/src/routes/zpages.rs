@@ -18,16 +18,7 @@ const NAME: &str = "apiserver";
 /// `/statusz`.
 pub(super) fn statusz(core: &Core, asked: Asked<'_>) -> Reply {
     let paths = paths(core);
-    let version = podium_api::VERSION.trim_start_matches('v');
-    let (major_minor, _) = version.rsplit_once('.').unwrap_or((version, ""));
-    let component = Component {
-        name: NAME,
-        started: core.started,
-        runtime: super::RUNTIME,
-        binary_version: version,
-        emulation_version: Some(major_minor),
-        paths: &paths,
-    };
+    let component = Component::of_build(NAME, core.started, &paths);
     answer(Page::Statusz(component), asked)
 }
 

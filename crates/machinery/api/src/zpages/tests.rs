@@ -106,3 +106,22 @@ fn pretty() {
     let (_, text) = flagz(Asked { pretty: true, ..asked(json) });
     assert!(text.starts_with("{\n  \"kind\": \"Flagz\",\n"), "{text}");
 }
+
+#[test]
+fn a_component_serves_both() {
+    let pages = Pages {
+        name: "kube-scheduler",
+        started: time("2026-11-28T13:00:00Z"),
+        flags: [("v".to_owned(), "2".to_owned())].into(),
+        paths: vec!["/healthz".to_owned()],
+    };
+    let text = |path| {
+        let answer = pages.at(path, asked(""))?;
+        Some(String::from_utf8(answer.body).expect("text"))
+    };
+    let page = text(STATUSZ).expect("a page");
+    assert!(page.starts_with("\nkube-scheduler statusz\n"), "{page}");
+    assert!(page.ends_with("Emulation version:  1.36\nPaths:  /healthz\n"), "{page}");
+    assert!(text(FLAGZ).expect("a page").ends_with(" only.\nv: 2\n"));
+    assert_eq!((text("/flagz/"), text("/status")), (None, None));
+}

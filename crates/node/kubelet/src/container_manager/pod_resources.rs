@@ -17,7 +17,12 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{ContainerManager, numa::NodeMask};
-use crate::{context::Shared, manager::Pods, metrics, pod};
+use crate::{
+    context::Shared,
+    manager::Pods,
+    metrics::{self, Family},
+    pod,
+};
 
 /// The socket's name.
 const SOCKET: &str = "kubelet.sock";
@@ -70,15 +75,25 @@ struct Service {
 }
 
 impl Service {
-    fn manager(&self) -> Result<&ContainerManager, Status> {
-        self.shared.metrics.count(&metrics::POD_RESOURCES, &[("server_api_version", "v1")]);
+    /// Counts a call, in all and of its kind.
+    fn manager(&self, kind: &Family) -> Result<&ContainerManager, Status> {
+        for family in [&metrics::POD_RESOURCES, kind] {
+            self.shared.metrics.count(family, VERSION);
+        }
         if self.limit.lock().allows(Instant::now()) {
             Ok(&self.shared.container_manager)
         } else {
             Err(Status::resource_exhausted("rejected by rate limit"))
         }
     }
+
+    fn failed(&self, kind: &Family) {
+        self.shared.metrics.count(kind, VERSION);
+    }
 }
+
+/// The labels of every call.
+const VERSION: &[(&str, &str)] = &[("server_api_version", "v1")];
 
 #[tonic::async_trait]
 impl PodResourcesLister for Service {
@@ -86,7 +101,9 @@ impl PodResourcesLister for Service {
         &self,
         _: Request<v1::ListPodResourcesRequest>,
     ) -> Result<Response<v1::ListPodResourcesResponse>, Status> {
-        let manager = self.manager()?;
+        let manager = self
+            .manager(&metrics::POD_RESOURCES_LIST)
+            .inspect_err(|_| self.failed(&metrics::POD_RESOURCES_LIST_ERRORS))?;
         let pod_resources = self.pods.active().iter().map(|one| manager.resources_of(one)).collect();
         Ok(Response::new(v1::ListPodResourcesResponse { pod_resources }))
     }
@@ -95,17 +112,23 @@ impl PodResourcesLister for Service {
         &self,
         _: Request<v1::AllocatableResourcesRequest>,
     ) -> Result<Response<v1::AllocatableResourcesResponse>, Status> {
-        Ok(Response::new(self.manager()?.allocatable_resources()))
+        let manager = self
+            .manager(&metrics::POD_RESOURCES_ALLOCATABLE)
+            .inspect_err(|_| self.failed(&metrics::POD_RESOURCES_ALLOCATABLE_ERRORS))?;
+        Ok(Response::new(manager.allocatable_resources()))
     }
 
     async fn get(
         &self,
         request: Request<v1::GetPodResourcesRequest>,
     ) -> Result<Response<v1::GetPodResourcesResponse>, Status> {
-        let manager = self.manager()?;
+        let manager = self
+            .manager(&metrics::POD_RESOURCES_GET)
+            .inspect_err(|_| self.failed(&metrics::POD_RESOURCES_GET_ERRORS))?;
         let v1::GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let found = self.pods.find(&pod_namespace, &pod_name, None);
         let found = found.ok_or_else(|| {
+            self.failed(&metrics::POD_RESOURCES_GET_ERRORS);
             Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found"))
         })?;
         Ok(Response::new(v1::GetPodResourcesResponse { pod_resources: Some(manager.resources_of(&found)) }))

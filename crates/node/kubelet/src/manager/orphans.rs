@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     context::Shared,
+    metrics,
     observe::Observer,
     record::{ContainerRecord, PodRecord, label},
     worker,
@@ -59,6 +60,7 @@ impl Ending {
         if !self.uids.insert(uid.to_owned()) {
             return;
         }
+        shared.metrics.count(&metrics::ORPHANS, &[]);
         tracing::info!(uid, namespace = owner.namespace, name = owner.name, "ending a pod that nobody knows");
         let (shared, uid) = (shared.clone(), uid.to_owned());
         self.ends.push(async move { (uid.clone(), end(&shared, &uid, &owner).await) }.boxed());

@@ -14,7 +14,7 @@ use nix::sys::statvfs::statvfs;
 use podium_client::EventType;
 use podium_cri::v1;
 
-use super::{Pods, memory_notice};
+use super::{Pods, is_over, memory_notice};
 use crate::{
     container_gc::{self, Scope},
     eviction::{
@@ -35,6 +35,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(10);
 const AFTER_EVICTION: Duration = Duration::from_secs(20);
 const AFTER_NOTICE: Duration = Duration::from_millis(100);
+/// How long what is over may take to let go of what it holds, before the rest goes.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What pods use, by uid, and of that their containers by name.
 type Usage = HashMap<String, (i64, BTreeMap<String, i64>)>;
@@ -48,16 +50,20 @@ impl Pods {
         if settings.kernel_memcg_notification && self.shared.cgroups.is_v2() {
             tracing::info!("kernelMemcgNotification has no effect: cgroups of version 2 give no such notice");
         }
+        let mut complete = self.complete.subscribe();
         loop {
+            // Before the look, so that what comes while it goes on is a reason for another.
+            let known = *complete.borrow_and_update();
             if images.is_none() {
                 images = self.images_at().await;
             }
+            let began = Instant::now();
             let observed = self.observe_node(images.as_deref()).await;
             let transition = settings.eviction_pressure_transition_period.0;
             let outcome = state.look(&self.shared.thresholds, &observed, transition, Instant::now());
             *self.shared.pressures.lock() = outcome.pressures;
             let evicted = match outcome.reclaim {
-                Some(threshold) => self.reclaim(&threshold, &observed, images.as_deref()).await,
+                Some(threshold) => self.reclaim(&threshold, (&observed, began), images.as_deref()).await,
                 None => false,
             };
             if evicted {
@@ -72,6 +78,8 @@ impl Pods {
             };
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
+                // A disk that is short has waited for this.
+                true = async { complete.wait_for(|complete| *complete).await.is_ok() }, if !known => {}
                 // Use that goes up and down about a threshold crosses it again and again.
                 () = memory_notice::any(&notices) => tokio::time::sleep(AFTER_NOTICE).await,
             }
@@ -79,12 +87,22 @@ impl Pods {
     }
 
     /// True if a pod has to go.
-    async fn reclaim(&self, threshold: &Threshold, observed: &Observations, images: Option<&Path>) -> bool {
+    async fn reclaim(
+        &self,
+        threshold: &Threshold,
+        (observed, at): (&Observations, Instant),
+        images: Option<&Path>,
+    ) -> bool {
         let signal = threshold.signal;
         let about = node::reference(&self.shared.config.node_name);
         let text = format!("Attempting to reclaim {}", signal.resource());
         self.shared.recorder.event(&about, EventType::Warning, "EvictionThresholdMet", text);
         if signal.is_disk() && self.counted(signal, images).layers {
+            if !self.is_complete() {
+                // Images of pods that nobody has told us of yet look unused.
+                return false;
+            }
+            self.settle().await;
             // What nobody uses goes before pods do: ended containers, which hold images, then images.
             if let Err(error) = container_gc::collect(&self.shared, self, Scope::Over).await {
                 tracing::warn!(%error, "removing ended containers failed");
@@ -108,6 +126,7 @@ impl Pods {
             })
             .collect();
         let Some(seen) = observed.get(&signal) else { return false };
+        self.shared.metrics.since(&metrics::EVICTION_AGE, &[("eviction_signal", signal.name())], at);
         let Some((pod, verdict)) = eviction::choose(&candidates, threshold, *seen) else {
             tracing::warn!(resource = signal.resource(), "no pod may be evicted");
             return false;
@@ -122,6 +141,19 @@ impl Pods {
             }
         }
         true
+    }
+
+    /// Waits for workers whose pods the API says are over: at a start they have yet to find out, and until then what such a
+    /// pod has in the runtime is kept.
+    async fn settle(&self) {
+        let ends: Vec<_> = {
+            let entries = self.entries.lock();
+            let over = entries.values().filter(|entry| is_over(&entry.pod) && entry.mailbox.is_active());
+            over.map(|entry| entry.mailbox.ended()).collect()
+        };
+        if tokio::time::timeout(SETTLE, futures::future::join_all(ends)).await.is_err() {
+            tracing::warn!("pods that are over still hold something");
+        }
     }
 
     /// Tells a pod to go. What it gives returns when the pod has ended; None if it is not here, or knows already.

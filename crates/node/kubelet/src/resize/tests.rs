@@ -237,3 +237,24 @@ fn events_carry_the_amounts() {
     );
     assert!(summary("Pod resize error", &pod, Some("x \"y\"")).ends_with(r#","error":"x \"y\""}"#));
 }
+
+#[test]
+fn what_is_asked_for_is_told_by_container() {
+    let pod = |resources: Value| -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [
+            {"name": "a", "resources": resources}, {"name": "b"}]}}))
+        .unwrap()
+    };
+    let before = pod(json!({"requests": {"cpu": "1", "memory": "10Mi"}, "limits": {"cpu": "2"}}));
+    assert_eq!(asked(&before, &before), Vec::<[&str; 3]>::new());
+    let after = pod(json!({"requests": {"cpu": "1500m", "memory": "5Mi"}, "limits": {"memory": "20Mi"}}));
+    assert_eq!(
+        asked(&before, &after),
+        [
+            ["memory", "requests", "decrease"],
+            ["memory", "limits", "add"],
+            ["cpu", "requests", "increase"],
+            ["cpu", "limits", "remove"]
+        ]
+    );
+}

@@ -1,6 +1,10 @@
 //! What the server needs of the kubelet and of the runtime, as traits so that tests can play them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -22,10 +26,11 @@ pub(crate) trait Host: Send + Sync {
     /// The runtime's name, the scheme of container ids.
     fn runtime_name(&self) -> &str;
     fn configz(&self) -> Value;
+    /// What the kubelet was started with.
+    fn flags(&self) -> &BTreeMap<String, String>;
     fn shutdown(&self) -> Shutdown;
     /// When the kubelet started.
     fn started(&self) -> Timestamp;
-    fn version(&self) -> &str;
     fn cpus(&self) -> i64;
     /// Cores and sockets of the machine.
     fn cores_and_sockets(&self) -> (usize, usize);
@@ -51,6 +56,10 @@ pub(crate) trait Host: Send + Sync {
     fn bounds(&self) -> crate::resources::Bounds;
     /// Whether the loop over the pods goes on; the text says what is wrong, for the log.
     fn sync_loop(&self) -> Result<(), String>;
+    /// How many pods are at each point of their lives.
+    fn working(&self) -> Vec<([&'static str; 3], usize)>;
+    /// What the process counts beside the kubelet.
+    fn process_metrics(&self) -> String;
     /// What the kubelet counts and times.
     fn metrics(&self) -> &Metrics;
     /// The directory of the machine's logs; None: they are not served.
@@ -204,16 +213,16 @@ impl Host for KubeletHost {
         json!({"kubeletconfig": self.shared.config.settings.shown()})
     }
 
+    fn flags(&self) -> &BTreeMap<String, String> {
+        &self.shared.config.flags
+    }
+
     fn shutdown(&self) -> Shutdown {
         self.shared.shutdown.clone()
     }
 
     fn started(&self) -> Timestamp {
         self.shared.started
-    }
-
-    fn version(&self) -> &str {
-        &self.shared.config.version
     }
 
     fn cpus(&self) -> i64 {
@@ -280,6 +289,17 @@ impl Host for KubeletHost {
 
     fn sync_loop(&self) -> Result<(), String> {
         self.pods.is_looking()
+    }
+
+    fn working(&self) -> Vec<([&'static str; 3], usize)> {
+        self.pods.working()
+    }
+
+    fn process_metrics(&self) -> String {
+        let mut text = podium_client::process_metrics();
+        podium_client::metrics::collect(&mut text);
+        (self.shared.config.process_metrics)(&mut text);
+        text
     }
 
     fn metrics(&self) -> &Metrics {

@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
     sync::Arc,
+    time::Instant,
 };
 
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use podium_client::metrics::head;
+use podium_client::metrics::{Histogram, head};
 use podium_cri::v1;
 
 use super::{
@@ -66,24 +67,40 @@ type Labels = (&'static str, &'static str, bool);
 
 /// Counts requests.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Requests(Arc<Mutex<BTreeMap<Labels, (u64, u64)>>>);
+pub(crate) struct Requests(Arc<Mutex<BTreeMap<Labels, Served>>>);
+
+/// What is known of requests of one kind.
+#[derive(Debug)]
+struct Served {
+    total: u64,
+    current: u64,
+    duration: Arc<Histogram>,
+}
+
+impl Default for Served {
+    fn default() -> Self {
+        Self { total: 0, current: 0, duration: Arc::new(Histogram::new(crate::metrics::DEFAULT)) }
+    }
+}
 
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct Counted {
     requests: Requests,
     labels: Labels,
+    began: Instant,
 }
 
 impl Requests {
     /// Counts a request that begins, until what is given back is dropped.
     pub(crate) fn begin(&self, path: &str, method: &Method) -> Counted {
         const METHODS: [&str; 8] = ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"];
-        const PATHS: [&str; 11] = [
+        const PATHS: [&str; 13] = [
             "attach",
             "configz",
             "containerLogs",
             "exec",
+            "flagz",
             "healthz",
             "metrics",
             "pods",
@@ -91,6 +108,7 @@ impl Requests {
             "run",
             "runningpods",
             "stats",
+            "statusz",
         ];
         const LONG: [&str; 6] = ["exec", "attach", "portForward", "run", "containerLogs", "debug"];
         let known = |list: &[&'static str], text: &str| {
@@ -106,14 +124,14 @@ impl Requests {
         };
         let labels = (known(&METHODS, method.as_str()), root, LONG.contains(&root));
         let mut counts = self.0.lock();
-        let (total, current) = counts.entry(labels).or_default();
-        *total += 1;
-        *current += 1;
-        Counted { requests: self.clone(), labels }
+        let served = counts.entry(labels).or_default();
+        served.total += 1;
+        served.current += 1;
+        Counted { requests: self.clone(), labels, began: Instant::now() }
     }
 
     fn write(&self, text: &mut Text) {
-        let counts = self.0.lock().clone();
+        let counts = self.0.lock();
         let name = "kubelet_http_requests_total";
         text.family(name, "counter", "Number of the http requests received since the server started");
         let labelled = |(method, path, long): Labels| {
@@ -124,23 +142,66 @@ impl Requests {
                 ("server_type", "readwrite"),
             ]
         };
-        for (labels, (total, _)) in &counts {
-            text.sample(name, &labelled(*labels), total);
+        for (labels, served) in counts.iter() {
+            text.sample(name, &labelled(*labels), served.total);
+        }
+        let name = "kubelet_http_requests_duration_seconds";
+        text.family(name, "histogram", "[ALPHA] Duration in seconds to serve http requests");
+        for (labels, served) in counts.iter() {
+            served.duration.render(&mut text.0, name, &crate::metrics::labels(&labelled(*labels)));
         }
         let name = "kubelet_http_inflight_requests";
         text.family(name, "gauge", "Number of the inflight http requests");
-        for (labels, (_, current)) in &counts {
-            text.sample(name, &labelled(*labels), current);
+        for (labels, served) in counts.iter() {
+            text.sample(name, &labelled(*labels), served.current);
         }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some((_, current)) = self.requests.0.lock().get_mut(&self.labels) {
-            *current -= 1;
+        if let Some(served) = self.requests.0.lock().get_mut(&self.labels) {
+            served.current -= 1;
+            served.duration.observe(self.began.elapsed().as_secs_f64());
         }
     }
+}
+
+const PROVIDER: &str =
+    "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
+
+/// Pods by how far they are, whatever anybody wants of them.
+fn working(text: &mut Text, counts: &[([&'static str; 3], usize)]) {
+    let name = "kubelet_working_pods";
+    let help = "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.";
+    text.family(name, "gauge", help);
+    for ([lifecycle, config, is_static], count) in counts {
+        let labels = [("config", *config), ("lifecycle", *lifecycle), ("static", *is_static)];
+        text.sample(name, &labels, count);
+    }
+}
+
+/// Resizes that wait or are under way, by what pods' conditions say.
+fn resizes(text: &mut Text, pods: &[Arc<Pod>]) {
+    let conditions = |kind: &'static str| {
+        pods.iter().filter_map(move |pod| {
+            let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+            conditions.iter().find(|one| one.type_ == kind && one.status == "True")
+        })
+    };
+    let mut pending: BTreeMap<String, usize> = BTreeMap::new();
+    for one in conditions("PodResizePending") {
+        let reason = one.reason.as_deref().unwrap_or_default().to_ascii_lowercase();
+        *pending.entry(reason).or_default() += 1;
+    }
+    let name = "kubelet_pod_pending_resizes";
+    text.family(name, "gauge", "[ALPHA] Number of pending resizes for pods.");
+    for (reason, count) in &pending {
+        text.sample(name, &[("reason", reason)], count);
+    }
+    let name = "kubelet_pod_in_progress_resizes";
+    text.family(name, "gauge", "[ALPHA] Number of in-progress resizes for pods.");
+    text.sample(name, &[], conditions("PodResizeInProgress").count());
 }
 
 /// `/metrics`: the kubelet's own.
@@ -148,16 +209,8 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
     let mut text = Text::default();
     text.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     text.sample("kubelet_node_name", &[("node", host.node_name())], 1);
-    text.family("kubernetes_build_info", "gauge", "A metric with a constant value 1, labeled by version.");
-    let version = host.version();
-    let mut numbers = version.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    text.sample(
-        "kubernetes_build_info",
-        &[("git_version", version), ("major", major), ("minor", minor), ("platform", "linux")],
-        1,
-    );
     counts(&mut text, &host.pods(), host.cgroup_v2());
+    resizes(&mut text, &host.pods());
     let runtime = host.runtime();
     match tokio::try_join!(runtime.sandboxes(None), runtime.containers(None, false)) {
         Ok((sandboxes, containers)) => {
@@ -178,8 +231,13 @@ pub(crate) async fn own(host: &dyn Host, requests: &Requests) -> Reply {
     }
     storage(&mut text, &host.pods(), &stats::stored(host).await);
     requests.write(&mut text);
-    text.0.push_str(&host.metrics().render("kubelet_"));
-    text.0.push_str(&podium_client::process_metrics());
+    working(&mut text, &host.working());
+    text.family("kubelet_metrics_provider", "gauge", PROVIDER);
+    text.sample("kubelet_metrics_provider", &[("provider", "cri")], 1);
+    for prefix in ["kubelet_", "storage_"] {
+        text.0.push_str(&host.metrics().render(prefix));
+    }
+    text.0.push_str(&host.process_metrics());
     reply::metrics(text.0)
 }
 
@@ -461,6 +519,7 @@ mod tests {
             format!("kubelet_http_inflight_requests{exec} 1"),
             format!("kubelet_http_requests_total{other} 1"),
             format!("kubelet_http_inflight_requests{other} 0"),
+            format!("kubelet_http_requests_duration_seconds_count{other} 1"),
         ] {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
         }
@@ -487,6 +546,32 @@ mod tests {
             "kubelet_desired_pods{static=\"true\"} 1",
             "kubelet_managed_ephemeral_containers 2",
             "kubelet_mirror_pods 1",
+        ] {
+            assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
+        }
+    }
+
+    #[test]
+    fn resizes_are_counted_by_conditions() {
+        let pod = |conditions: serde_json::Value| {
+            let json = serde_json::json!({"metadata": {"name": "p"}, "status": {"conditions": conditions}});
+            Arc::new(serde_json::from_value::<Pod>(json).unwrap())
+        };
+        let pending = |reason: &str| serde_json::json!({"type": "PodResizePending", "status": "True", "reason": reason});
+        let progress = serde_json::json!({"type": "PodResizeInProgress", "status": "True"});
+        let ready = serde_json::json!({"type": "Ready", "status": "True"});
+        let pods = [
+            pod(serde_json::json!([pending("Deferred"), progress])),
+            pod(serde_json::json!([pending("Deferred"), ready])),
+            pod(serde_json::json!([pending("Infeasible")])),
+            pod(serde_json::json!([ready])),
+        ];
+        let mut text = Text::default();
+        resizes(&mut text, &pods);
+        for line in [
+            "kubelet_pod_pending_resizes{reason=\"deferred\"} 2",
+            "kubelet_pod_pending_resizes{reason=\"infeasible\"} 1",
+            "kubelet_pod_in_progress_resizes 1",
         ] {
             assert!(text.0.lines().any(|one| one == line), "{line} in\n{}", text.0);
         }

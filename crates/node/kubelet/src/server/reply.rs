@@ -6,11 +6,12 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION},
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, WARNING},
 };
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use k8s_openapi::api::core::v1::Pod;
+use podium_api::zpages;
 use serde::Serialize;
 use serde_json::json;
 
@@ -95,4 +96,13 @@ pub(crate) fn pod_list<'a>(pods: impl Iterator<Item = &'a Pod>) -> Reply {
 /// Bytes that upstream answers as JSON whatever they are.
 pub(crate) fn raw_json(body: Vec<u8>) -> Reply {
     with_type(200, "application/json", full(body))
+}
+
+/// One of the pages about the component.
+pub(crate) fn page(answer: zpages::Answer) -> Reply {
+    let mut reply = with_type(answer.code, answer.content_type, full(answer.body));
+    if let Some(warning) = answer.warning {
+        reply.headers_mut().insert(WARNING, HeaderValue::from_static(warning));
+    }
+    reply
 }

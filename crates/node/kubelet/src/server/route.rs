@@ -1,6 +1,7 @@
 //! Which path means what. Pure; paths are taken as they are, without decoding.
 
 use http::Method;
+use podium_api::zpages::{FLAGZ, STATUSZ};
 
 /// A container as stream paths name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(crate) enum Route<'a> {
     ProbeMetrics,
     HealthMetrics,
     Summary,
+    /// The page of that path.
+    Page(&'a str),
     Logs {
         namespace: &'a str,
         pod: &'a str,
@@ -61,6 +64,8 @@ impl<'a> Route<'a> {
             ["metrics", "cadvisor"] => Self::CadvisorMetrics,
             ["metrics", "probes"] => Self::ProbeMetrics,
             ["metrics", "slis"] => Self::HealthMetrics,
+            ["statusz"] => Self::Page(STATUSZ),
+            ["flagz"] => Self::Page(FLAGZ),
             ["stats", "summary"] => Self::Summary,
             ["containerLogs", namespace, pod, container] => Self::Logs { namespace, pod, container },
             ["logs", ..] => Self::SystemLogs(path.strip_prefix("logs/")?),
@@ -145,6 +150,9 @@ mod tests {
             ("/metrics/resource", Some(Route::ResourceMetrics)),
             ("/metrics/probes", Some(Route::ProbeMetrics)),
             ("/stats/summary", Some(Route::Summary)),
+            ("/statusz", Some(Route::Page("/statusz"))),
+            ("/flagz/", Some(Route::Page("/flagz"))),
+            ("/flagz/x", None),
             ("/containerLogs/n/p/c", Some(Route::Logs { namespace: "n", pod: "p", container: "c" })),
             ("/exec/n/p/c", Some(Route::Exec(target(None)))),
             ("/exec/n/p/u/c", Some(Route::Exec(target(Some("u"))))),
@@ -191,6 +199,8 @@ mod tests {
             ("/metrics/slis", &["metrics"]),
             ("/metricsx", &["proxy"]),
             ("/logs/x", &["log"]),
+            ("/statusz", &["statusz"]),
+            ("/flagz", &["configz"]),
             ("/containerLogs/n/p/c", &["proxy"]),
             ("/exec/n/p/c", &["proxy"]),
             ("/pods", &["pods", "proxy"]),

@@ -1,7 +1,7 @@
 //! The server over real connections: TLS, reviews, logs, streams, and what must never happen in an upgrade.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
@@ -133,6 +133,7 @@ struct FakeHost {
     pod: Arc<Pod>,
     metrics: crate::metrics::Metrics,
     kept: stats::Kept,
+    flags: BTreeMap<String, String>,
 }
 
 impl Host for FakeHost {
@@ -160,16 +161,24 @@ impl Host for FakeHost {
         json!({"kubeletconfig": {}})
     }
 
+    fn working(&self) -> Vec<([&'static str; 3], usize)> {
+        vec![(["sync", "desired", ""], 1)]
+    }
+
+    fn process_metrics(&self) -> String {
+        "of_the_process 1\n".to_owned()
+    }
+
+    fn flags(&self) -> &BTreeMap<String, String> {
+        &self.flags
+    }
+
     fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
 
     fn started(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
-    }
-
-    fn version(&self) -> &str {
-        "v1.36.0"
     }
 
     fn cpus(&self) -> i64 {
@@ -302,6 +311,7 @@ impl World {
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             metrics: Default::default(),
             kept: stats::Kept::default(),
+            flags: [("root-dir".to_owned(), "/var/lib/kubelet".to_owned())].into(),
         };
         let serving = tokio::spawn(async move {
             server.serve(Arc::new(host), api(), &settings).await;
@@ -561,6 +571,9 @@ async fn paths_and_methods() {
         ("GET /metrics/cadvisor", 200),
         ("GET /metrics/probes", 200),
         ("GET /stats/summary", 200),
+        ("GET /statusz", 200),
+        ("GET /flagz", 200),
+        ("POST /statusz", 405),
         ("POST /run/n/p/c?cmd=a+b", 200),
         ("POST /run/n/p/gone?cmd=a", 500),
         ("POST /run/n/gone/c?cmd=a", 404),
@@ -584,6 +597,13 @@ async fn paths_and_methods() {
     assert!(answer.ends_with("\r\n\r\na|b"), "{answer}");
     let answer = world.ask("GET /pods").await;
     assert!(answer.contains("\"kind\":\"PodList\""), "{answer}");
+    let answer = world.ask("GET /metrics").await;
+    let working = "kubelet_working_pods{config=\"desired\",lifecycle=\"sync\",static=\"\"} 1\n";
+    assert!(answer.contains(working) && answer.contains("\nof_the_process 1\n"), "{answer}");
+    let answer = world.ask("GET /statusz").await;
+    assert!(answer.contains("\nkubelet statusz\n") && answer.contains("/healthz"), "{answer}");
+    let answer = world.ask("GET /flagz").await;
+    assert!(answer.contains("root-dir") && answer.contains("/var/lib/kubelet"), "{answer}");
     let answer = world.ask("GET /stats/summary").await;
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
     let node = &serde_json::from_str::<Value>(body).unwrap()["node"];

@@ -11,7 +11,7 @@ use podium_api::quantity::Quantity;
 
 use crate::{
     actions::ToResize,
-    pod,
+    metrics, pod,
     record::{ContainerRecord, RunState},
     resize, resources,
     worker::{Worker, container_at},
@@ -27,8 +27,16 @@ impl Worker {
             let allocatable = self.shared.machine.allocatable(&self.shared.config.settings);
             let fits = self.mailbox.neighbours().fits(&self.wanted);
             let forbidden = self.shared.container_manager.forbids_resize(&self.wanted);
+            let detail = forbidden.as_ref().map_or("insufficient_node_allocatable", |(detail, _)| *detail);
+            let forbidden = forbidden.map(|(_, message)| message);
             match resize::judge(&self.wanted, &allocatable, forbidden, fits) {
                 Ok(()) => {
+                    if self.resize.pending.as_ref().is_some_and(|pending| pending.reason == "Deferred") {
+                        // Whatever woke the worker, it looks at everything.
+                        let labels = [("retry_trigger", "periodic_retry")];
+                        self.shared.metrics.count(&metrics::RESIZES_DEFERRED, &labels);
+                    }
+                    self.resize.began = Some(std::time::Instant::now());
                     self.resize.grant(&self.wanted);
                     // Volumes may show requests and limits.
                     self.storage.stale = true;
@@ -39,6 +47,9 @@ impl Worker {
                     let prefix = format!("Pod resize {}", pending.reason);
                     let reason = format!("Resize{}", pending.reason);
                     self.resize_event(EventType::Warning, &reason, &prefix, Some(&pending.message));
+                    if pending.reason == "Infeasible" {
+                        self.shared.metrics.count(&metrics::RESIZES_INFEASIBLE, &[("reason_detail", detail)]);
+                    }
                     self.resize.pending = Some(pending);
                 }
                 Err(_) => {}
@@ -97,6 +108,7 @@ impl Worker {
             return Some(at);
         }
         self.resize.progress = None;
+        self.resize_took(true);
         self.resize_event(EventType::Normal, "ResizeCompleted", "Pod resize completed", None);
         None
     }
@@ -107,7 +119,7 @@ impl Worker {
 
     async fn bound_group(&mut self, pod: Arc<Pod>) -> Option<Instant> {
         let (shared, target) = (self.shared.clone(), pod.clone());
-        let bounded = tokio::task::spawn_blocking(move || shared.make_group(&target)).await;
+        let bounded = tokio::task::spawn_blocking(move || shared.make_group(&target, "update")).await;
         match bounded {
             Ok(Ok(())) => {
                 self.resize.bounded(&pod);
@@ -144,7 +156,17 @@ impl Worker {
         resize::below_usage(whose, limit?.value(), number("memory.max"), number("memory.current"))
     }
 
+    /// Notes how long a try took; the next one begins.
+    fn resize_took(&mut self, success: bool) {
+        let Some(began) = self.resize.began.take() else { return };
+        let labels = [("success", if success { "true" } else { "false" })];
+        let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
+        self.shared.metrics.observe(&metrics::RESIZE_DURATION, &labels, milliseconds);
+        self.resize.began = (!success).then(std::time::Instant::now);
+    }
+
     fn resize_failed(&mut self, error: String) -> Instant {
+        self.resize_took(false);
         let generation = self.wanted.metadata.generation.unwrap_or(0);
         let again = matches!(&self.resize.progress, Some((_, Some(before))) if *before == error);
         if !again {

@@ -17,7 +17,7 @@ use crate::{
     context::Shared,
     hooks,
     images::{Image, NoImage, Wanted},
-    metrics,
+    metrics::{self, Metrics},
     network_files::{self, DnsTrouble},
     pod::{self, ContainerKind},
     record::RunState,
@@ -80,6 +80,9 @@ impl Worker {
                 let (metrics, began) = (self.shared.metrics.clone(), std::time::Instant::now());
                 let about = [("runtime_handler", handler.as_str())];
                 metrics.count(&metrics::PODS_STARTED, &[]);
+                if UserNamespaces::wanted(&self.pod) {
+                    metrics.count(&metrics::USER_PODS_STARTED, &[]);
+                }
                 let outcome = self.shared.cri.run_pod_sandbox(config, &handler).await;
                 metrics.since(&metrics::SANDBOX_DURATION, &about, began);
                 match outcome {
@@ -102,6 +105,9 @@ impl Worker {
     /// Says why there is no sandbox; gives when to try again.
     fn no_sandbox(&mut self, reason: &str, message: String) -> Instant {
         self.shared.metrics.count(&metrics::PODS_FAILED, &[]);
+        if UserNamespaces::wanted(&self.pod) {
+            self.shared.metrics.count(&metrics::USER_PODS_FAILED, &[]);
+        }
         self.shared.recorder.event(&reference_of(&*self.pod), EventType::Warning, reason, message);
         let pause =
             self.sandbox_retry.map_or(SANDBOX_FIRST_RETRY, |(_, last)| (last * 2).min(SANDBOX_LAST_RETRY));
@@ -280,6 +286,7 @@ impl Worker {
         // Volumes first, as upstream does.
         self.pull_volumes(spec, &secrets, &sandbox_config, volume_images).await?;
         let volumes = image_volumes(&pod, spec, volume_images).map_err(no_image)?;
+        let image_volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let wanted = Wanted {
             name: spec.image.as_deref().unwrap_or_default(),
             policy: spec.image_pull_policy.as_deref(),
@@ -306,7 +313,10 @@ impl Worker {
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
-        let id = match shared.cri.create_container(request).await {
+        let created = shared.cri.create_container(request).await;
+        let refused = created.as_ref().err().map(podium_cri::Error::grpc_text);
+        count_image_volumes(&shared.metrics, image_volumes, refused.as_deref());
+        let id = match created {
             Ok(answer) => answer.container_id,
             Err(error) => {
                 warn(format!("Error: {error}"));
@@ -482,6 +492,15 @@ impl Worker {
         options.apply(&mut config);
         Ok(config)
     }
+}
+
+/// Counts a container's image volumes. `refused`: why the runtime did not make the container. One whose reason is a volume,
+/// by CRI's word for that, has none of them.
+fn count_image_volumes(metrics: &Metrics, volumes: u64, refused: Option<&str>) {
+    metrics.add(&metrics::IMAGE_VOLUMES, &[], volumes);
+    let failed = refused.is_some_and(|text| text.contains("ImageVolumeMountFailed"));
+    let family = if failed { &metrics::IMAGE_VOLUMES_FAILED } else { &metrics::IMAGE_VOLUMES_MOUNTED };
+    metrics.add(family, &[], volumes);
 }
 
 /// The word of metrics for a kind of container.

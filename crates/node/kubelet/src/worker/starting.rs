@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use crate::{
     backoff::elapsed,
     metrics::{self, Metrics},
+    pod,
 };
 
 /// The clock of one pod.
@@ -28,6 +29,14 @@ impl Default for Starting {
 }
 
 impl Starting {
+    /// The pod's worker begins.
+    pub(crate) fn worker_begins(&self, metrics: &Metrics, pod: &Pod) {
+        metrics.since(&metrics::POD_WORKER_START, &[], self.seen);
+        // As a float: there are never so many that one could not tell them apart.
+        let containers = u32::try_from(pod::containers(pod).len()).unwrap_or(u32::MAX);
+        metrics.observe(&metrics::POD_CONTAINERS, &[], f64::from(containers));
+    }
+
     /// The pod's sandbox is there.
     pub(crate) fn begins(&mut self) {
         self.begun = true;
@@ -64,7 +73,11 @@ impl Starting {
         // Only pods without init containers: how long those take is theirs to answer for.
         let has_inits = status.init_container_statuses.as_ref().is_some_and(|list| !list.is_empty());
         if !has_inits {
-            metrics.took(&metrics::POD_START_SLI, &[], total.saturating_sub(self.pulling));
+            let own = total.saturating_sub(self.pulling);
+            metrics.took(&metrics::POD_START_SLI, &[], own);
+            if !pod::host_network(pod) {
+                metrics.set_once(&metrics::POD_START_FIRST, own.as_secs_f64());
+            }
         }
     }
 }
@@ -107,6 +120,8 @@ mod tests {
         assert_eq!(counted(&metrics, "kubelet_pod_start_total_duration_seconds"), 1);
         assert_eq!((starting.operation(true), starting.operation(false)), ("update", "sync"));
         let sli = metrics.render("kubelet_pod_start_sli");
+        let first = metrics.render("kubelet_first_network_pod");
+        assert!(first.lines().last().unwrap().contains("_seconds 4"), "{first}");
         assert!(sli.contains("le=\"3\"} 0") && sli.contains("le=\"6\"} 1"), "ten seconds but for six: {sli}");
         // It ran before this kubelet came up: nobody knows how long it took.
         Starting::default().observe(&metrics, &pod, &status(&["running"]));

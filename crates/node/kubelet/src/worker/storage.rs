@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     context::Shared,
     environment::{self, DataRef},
-    pod,
+    metrics, pod,
     volumes::{
         self,
         claims::{self, ClaimError},
@@ -63,6 +63,10 @@ impl Worker {
             return Err(at);
         }
         let uid = pod::uid(&self.pod).to_owned();
+        if self.shared.cleaning.is_under_way(&uid) {
+            // What a pod of the same uid left would be taken for this one's, and this one's for what it left.
+            return Err(Instant::now() + FIRST_RETRY);
+        }
         self.shared.references.set(&uid, pod::namespace(&self.pod), &references(&self.pod));
         self.shared.trust_bundles.set(&uid, &self.pod);
         self.storage.stale = false;
@@ -97,7 +101,7 @@ impl Worker {
 
     async fn make_group(&mut self) -> Result<(), Trouble> {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
-        let made = tokio::task::spawn_blocking(move || shared.make_group(&pod)).await;
+        let made = tokio::task::spawn_blocking(move || shared.make_group(&pod, "create")).await;
         match made {
             Ok(Ok(())) => {
                 self.resize.bounded(&self.pod);
@@ -158,11 +162,27 @@ async fn make(shared: &Shared, pod: &Arc<Pod>, pod_ips: Vec<String>) -> Result<(
                 soon: false,
             })?;
         for volume in volumes::wanted(&pod) {
-            volumes::ensure(&directory, &pod, &volume, &lookup).map_err(trouble)?;
+            let began = std::time::Instant::now();
+            let made = volumes::ensure(&directory, &pod, &volume, &lookup);
+            count_mount(&shared, &volume, began, made.is_ok());
+            made.map_err(trouble)?;
         }
         Ok(())
     });
     made.await.unwrap_or_else(|error| Err(trouble(error)))
+}
+
+fn count_mount(shared: &Shared, volume: &Volume, began: std::time::Instant, good: bool) {
+    // What has no plugin has been refused, and an image is the runtime's to mount.
+    let Ok(plugin) = volumes::plugin(volume) else { return };
+    let (plugin, status) = (format!("kubernetes.io/{plugin}"), if good { "success" } else { "fail-unknown" });
+    let labels = [
+        ("migrated", "false"),
+        ("operation_name", "volume_mount"),
+        ("status", status),
+        ("volume_plugin", &plugin),
+    ];
+    shared.metrics.since(&metrics::STORAGE, &labels, began);
 }
 
 /// Mounts what file servers have, without waiting for long.

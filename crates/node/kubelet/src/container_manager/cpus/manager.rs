@@ -127,6 +127,17 @@ impl CpuManager {
         pool.and_then(|pool| pool.entry(uid, container).cloned()).unwrap_or_default()
     }
 
+    /// What those share that have none for themselves, and what others have. None: none are given out.
+    pub(crate) fn shares(&self) -> Option<(CpuSet, CpuSet)> {
+        let pool = self.pool.as_ref()?.lock();
+        Some((pool.free(), pool.exclusive()))
+    }
+
+    /// Whether only whole cores are given.
+    pub(crate) fn gives_whole_cores(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.lock().options.full_physical_only)
+    }
+
     /// What may be given out.
     pub(crate) fn allocatable(&self) -> CpuSet {
         self.pool.as_ref().map(|pool| pool.lock().allocatable()).unwrap_or_default()

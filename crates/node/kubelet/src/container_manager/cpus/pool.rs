@@ -131,7 +131,7 @@ impl Pool {
         }
     }
 
-    fn exclusive(&self) -> CpuSet {
+    pub(crate) fn exclusive(&self) -> CpuSet {
         self.entries.values().flat_map(BTreeMap::values).fold(CpuSet::default(), |all, cpus| all.union(cpus))
     }
 
@@ -142,7 +142,7 @@ impl Pool {
     }
 
     /// What can be given out.
-    fn free(&self) -> CpuSet {
+    pub(crate) fn free(&self) -> CpuSet {
         self.shared().minus(&self.reserved)
     }
 

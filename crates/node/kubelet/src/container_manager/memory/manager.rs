@@ -82,6 +82,11 @@ impl MemoryManager {
         self.pool.is_some() && all().any(|container| !wanted(of, container).is_empty())
     }
 
+    /// Whether a container is to be promised memory.
+    pub(crate) fn promises(&self, of: &Pod, container: &Container) -> bool {
+        self.pool.is_some() && !wanted(of, container).is_empty()
+    }
+
     pub(crate) fn hints(&self, of: &Pod, container: &Container) -> Hints {
         self.pool.as_ref().map(|pool| pool.lock().hints(of, container)).unwrap_or_default()
     }
