@@ -115,7 +115,9 @@ impl Call {
 
     /// Answers the request.
     pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
-        if let Some(warning) = deprecated(&self.served.group, &self.served.plural) {
+        let served =
+            self.info.subresource.is_empty() || self.served.subresource(&self.info.subresource).is_some();
+        if let Some(warning) = deprecated(&self.served.group, &self.served.plural).filter(|_| served) {
             self.warn(vec![warning.to_owned()]);
         }
         let answered = if self.info.subresource.is_empty() {

@@ -188,6 +188,19 @@ async fn an_eviction_of_another_pod_is_refused_at_once() {
             answer.text()
         );
     }
+    let asked = |metadata: Value, options: Value| {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, "deleteOptions": options});
+        let (server, path) = (&server, format!("{pods}/nosuch/eviction"));
+        async move { call(server, "POST", &path, body).await }
+    };
+    // What is wrong with the options of the deletion is told where there is something to delete.
+    let missing = asked(json!({"name": "nosuch"}), json!({"propagationPolicy": "Odd"})).await;
+    assert_eq!(missing.status, 404, "{}", missing.text());
+    let unsafe_option = json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true});
+    let refused = asked(json!({"name": "nosuch"}), unsafe_option).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let elsewhere = asked(json!({"name": "nosuch", "namespace": "other"}), json!({})).await;
+    assert_eq!(elsewhere.status, 400, "{}", elsewhere.text());
     let nameless = call(&server, "POST", &format!("{pods}/a/eviction"), json!({})).await;
     assert_eq!(nameless.status, 400, "{}", nameless.text());
     server.stop().await;
