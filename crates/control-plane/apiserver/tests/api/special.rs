@@ -207,6 +207,35 @@ async fn an_eviction_of_another_pod_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn components_are_asked_for_their_health() {
+    let server = Server::start().await;
+    let path = "/api/v1/componentstatuses";
+    let all = call(&server, "GET", path, Value::Null).await.json();
+    let names: Vec<&str> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (&all["kind"], names),
+        (&json!("ComponentStatusList"), vec!["controller-manager", "scheduler", "etcd-0"])
+    );
+    let one = call(&server, "GET", &format!("{path}/etcd-0"), Value::Null).await.json();
+    assert_eq!(one["kind"], "ComponentStatus");
+    assert_eq!(one["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let selected =
+        call(&server, "GET", &format!("{path}?fieldSelector=metadata.name%3Detcd-0"), Value::Null).await;
+    assert_eq!(selected.json()["items"].as_array().map(Vec::len), Some(1));
+    let labelled = call(&server, "GET", &format!("{path}?labelSelector=a%3Db"), Value::Null).await;
+    assert_eq!(labelled.json()["items"], json!([]));
+    let missing = call(&server, "GET", &format!("{path}/nosuch"), Value::Null).await;
+    assert_eq!(missing.status, 404);
+    assert_eq!(missing.json()["message"], "componentstatus \"nosuch\" not found");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn discovery_documentation_and_health() {
     let server = Server::start().await;
     let api = call(&server, "GET", "/api", Value::Null).await.json();
