@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::field::Errors;
 
+pub use go::invalid as invalid_struct;
 pub use metadata::{Metadata, Step, validate_change, validate_metadata, validate_new};
 
 /// The part of an object a request addresses.

@@ -18,7 +18,8 @@ use crate::{clock, options};
 impl Call {
     pub(super) async fn bind(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
-        let binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        self.check_namespace(&mut binding["metadata"])?;
         let name = binding["metadata"]["name"].as_str().unwrap_or(&self.info.name);
         if !name.is_empty() && name != self.info.name {
             return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
@@ -30,7 +31,8 @@ impl Call {
     /// The old way to bind: a Binding posted to its own collection, naming the pod in its body.
     pub(super) async fn bind_by_body(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
-        let binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        self.check_namespace(&mut binding["metadata"])?;
         // Asked for once, by this resource's name.
         let binding = self.admit_binding(binding, &write)?;
         let name = binding["metadata"]["name"].as_str().unwrap_or_default();

@@ -35,7 +35,9 @@ async fn a_job_without_labels_shares_those_of_its_pods() {
     let made = call(&server, "POST", JOBS, job("b", json!({"app": "x"}), json!({"app": "x"}))).await.json();
     assert_eq!(made["metadata"]["labels"], json!({"app": "x"}));
     let made = call(&server, "POST", JOBS, job("c", Value::Null, Value::Null)).await.json();
-    assert_eq!(made["metadata"]["labels"], Value::Null);
+    // Those that the server gives to the pods count.
+    assert_eq!(made["metadata"]["labels"]["job-name"], "c");
+    assert_eq!(made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]);
     server.stop().await;
 }
 
