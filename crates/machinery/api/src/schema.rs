@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+pub(crate) use parse::unescape;
+
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| parse::schema(TABLE));
 static DESCRIPTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| parse::line_starts(DESCRIPTION_TEXT));
 

@@ -237,7 +237,7 @@ pub(super) fn line_starts(text: &str) -> Vec<u32> {
 }
 
 /// Undoes the escaping of backslashes and line ends.
-pub(super) fn unescape(line: &str) -> String {
+pub(crate) fn unescape(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
