@@ -10,6 +10,10 @@ const CONTEXT: usize = 3;
 /// Texts as long as this are not matched by lines that are common in them.
 const LONG: usize = 200;
 
+/// How many pairs of equal lines are looked at. What is left of larger texts then is told as changed, for who writes them chooses
+/// how often lines repeat, and this is quadratic in that.
+const PAIRS: usize = 1 << 20;
+
 /// A run of lines that both have: where it begins in each, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
@@ -82,9 +86,12 @@ fn changes(old: &[&str], new: &[&str]) -> Vec<Change> {
     if new.len() >= LONG {
         places.retain(|_, found| found.len() <= new.len() / 100 + 1);
     }
-    let mut runs = Vec::new();
+    let (mut runs, mut pairs) = (Vec::new(), PAIRS);
     let mut open = vec![(0..old.len(), 0..new.len())];
     while let Some((left, right)) = open.pop() {
+        let looked: usize = left.clone().map(|at| 1 + places.get(old[at]).map_or(0, Vec::len)).sum();
+        let Some(rest) = pairs.checked_sub(looked) else { continue };
+        pairs = rest;
         let run = longest(old, new, &places, &left, &right);
         if run.length == 0 {
             continue;
@@ -193,6 +200,16 @@ mod tests {
             indented(r#"{"a":[],"b":{"c":[1,"{,:\""]}}"#),
             "{\n \"a\": [],\n \"b\": {\n  \"c\": [\n   1,\n   \"{,:\\\"\"\n  ]\n }\n}"
         );
+    }
+
+    #[test]
+    fn texts_that_repeat_themselves_do_not_take_long() {
+        // A hundred lines, each so often that it still counts: five hundred million pairs.
+        let line = |index: usize| format!("{}\n", index * 7 % 100);
+        let old: String = (0..50_000).map(line).collect();
+        let new: String = (0..50_000).rev().map(line).collect();
+        let told = unified(&old, &new);
+        assert_eq!(told.lines().filter(|line| line.starts_with('-')).count(), 50_000);
     }
 
     #[track_caller]
