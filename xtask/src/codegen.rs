@@ -4,6 +4,8 @@
 //! markers for list types, merge keys, defaults; 1.35) and `codegen/overlay.txt` (what neither says). The result is
 //! checked in; with `check` nothing is written and a difference is an error.
 
+mod documents;
+mod godoc;
 mod openapi;
 mod overlay;
 mod pb;
@@ -35,7 +37,9 @@ pub(crate) fn run(check: bool) -> Result<()> {
 
     let generated = root.join("crates/machinery/api/generated");
     place(&generated.join("schema.txt"), &output.table, check)?;
-    place(&generated.join("descriptions.txt"), &output.descriptions, check)
+    place(&generated.join("descriptions.txt"), &output.descriptions, check)?;
+    let documents = documents::emit(&definitions, &messages, &overlay)?;
+    place(&generated.join("openapi.txt"), &documents, check)
 }
 
 /// Writes a file, or in a check compares it.

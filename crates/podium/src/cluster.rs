@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use podium_apiserver::components::{Components, Part, Running as RunningPart};
 use podium_apiserver::{ApiServer, KubeletClient, Limits, admission, authentication, reviews};
 use podium_client::{Api, ObjectKey, SharedInformers, Shutdown};
 use podium_pki::tls::ServingCertificate;
@@ -125,7 +126,12 @@ async fn start(
     let store = Store::open(podium_store::Config::new(layout.store())).await.context("open the store")?;
     steps.done("store", &format!("revision {}", store.revision()));
 
-    let config = server_config(settings, &pki, node_ip, &serving, now)?;
+    let mut config = server_config(settings, &pki, node_ip, &serving, now)?;
+    let (controllers_run, scheduler_runs) = (RunningPart::default(), RunningPart::default());
+    config.components = Components {
+        controller_manager: Part::Here(controllers_run.clone()),
+        scheduler: Part::Here(scheduler_runs.clone()),
+    };
     let api =
         Arc::new(ApiServer::start(config, store.clone(), server_end.clone()).await.context("API server")?);
     api.ready().await;
@@ -145,10 +151,10 @@ async fn start(
     controllers.signers = podium_controllers::Signers::one(&pki.authority_shared());
     controllers.token_keys = Some(pki.token_keys());
     let config = podium_controllers::Config::new(clients.clone(), informers.clone(), controllers);
-    parts.spawn("controllers", podium_controllers::run(config, end.clone()));
+    parts.spawn("controllers", controllers_run.during(podium_controllers::run(config, end.clone())));
     steps.done("controllers", "");
     let config = podium_scheduler::Config::new(clients, informers.clone());
-    parts.spawn("scheduler", podium_scheduler::run(config, end.clone()));
+    parts.spawn("scheduler", scheduler_runs.during(podium_scheduler::run(config, end.clone())));
     steps.done("scheduler", "");
 
     let admin = api.client("system:podium", &["system:masters"]);
@@ -270,6 +276,7 @@ fn server_config(
         kubelet: Some(KubeletClient { pair: pki.kubelet_client(now)?, authority: authority.clone() }),
         client_authority: authority,
         proxy_authority: Some(pki.proxy_authority().certificate().to_owned()),
+        components: Components::beside(),
         limits: Limits::default(),
         more_metrics: crate::component::healthz::of_process,
     })

@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 use podium_cri::Cri;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::huge_pages;
 use crate::layout::Layout;
+use crate::memory::huge_pages;
 use crate::pause;
 
 /// How long containerd may take to answer; it takes 0.2 s on an idle machine.

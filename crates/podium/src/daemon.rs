@@ -41,7 +41,6 @@ pub(crate) trait Program {
 
 /// Runs the program until a signal or the end of one of its parts ends it.
 pub(crate) fn run(program: &mut impl Program) -> Result<()> {
-    huge_pages(false);
     memory::map_what_is_touched();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -56,14 +55,6 @@ pub(crate) fn run(program: &mut impl Program) -> Result<()> {
         tracing::error!(error = %format!("{error:#}"), "daemon ended");
     }
     outcome
-}
-
-/// Whether the kernel may give this process transparent huge pages, and those that it starts: the setting is inherited. The allocator
-/// asks for them, and a daemon that touches a little of many of them is three times as large; containers are to have them.
-pub(crate) fn huge_pages(allowed: bool) {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(!allowed) {
-        tracing::debug!(%error, "huge pages stay as they are");
-    }
 }
 
 async fn serve(program: &mut impl Program) -> Result<()> {

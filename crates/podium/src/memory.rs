@@ -35,6 +35,27 @@ thread_local! {
 /// When the program's pages were last let go.
 static FORGOT: Mutex<Option<Instant>> = Mutex::new(None);
 
+/// Run by the loader before anything is allocated: huge pages that are there already stay.
+#[used]
+// SAFETY: the section holds pointers to functions of this kind, which the loader calls one by one before the program's own start;
+// this one makes one system call and needs nothing of what a start makes.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_ALL: extern "C" fn() = {
+    extern "C" fn before_all() {
+        let _ = nix::sys::prctl::set_thp_disable(true);
+    }
+    before_all
+};
+
+/// Whether the kernel may give transparent huge pages to the processes that this one starts: the setting is inherited. This one has
+/// none from its beginning: the allocator asks for them, and a daemon that touches a little of many of them is three times as
+/// large; containers are to have them.
+pub(crate) fn huge_pages(allowed: bool) {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(!allowed) {
+        tracing::debug!(%error, "huge pages stay as they are");
+    }
+}
+
 /// To be called by a thread that is about to wait for work. Most calls only look at the clock.
 pub(crate) fn rest() {
     let now = Instant::now();
@@ -224,6 +245,14 @@ mod tests {
                     d000-e000 rw-p 00000000 00:00 0\n";
         assert_eq!(mappings(maps, "/bin/podium"), [0x1000..0x3000, 0x3000..0x9000]);
         assert!(mappings("x r-xp 0 /bin/podium\n1-\n", "/bin/podium").is_empty());
+    }
+
+    #[test]
+    fn there_are_no_huge_pages_from_the_beginning() {
+        assert!(nix::sys::prctl::get_thp_disable().unwrap());
+        let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let huge = text.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+        assert_eq!(huge.trim(), "0 kB");
     }
 
     fn resident() -> usize {

@@ -19,6 +19,16 @@ pub(super) struct Overlay {
     pub(super) required: HashMap<(String, String), bool>,
     /// Flags and Go type by type and field.
     pub(super) go: HashMap<(String, String), (String, String)>,
+    /// The group versions that upstream registers.
+    pub(super) scheme: String,
+    /// Types whose fields are query parameters, with the names of those.
+    pub(super) options: BTreeMap<String, Vec<String>>,
+    /// The values of fields (`core.v1.PodSpec.dnsPolicy`) that have only so many, as the generated file writes them.
+    pub(super) enums: BTreeMap<String, String>,
+    /// Unions that k8s-pb does not know yet, with their discriminator.
+    pub(super) unions: BTreeMap<String, String>,
+    /// Descriptions by type and field, where k8s-pb has none yet.
+    descriptions: HashMap<(String, String), String>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Overlay> {
@@ -40,6 +50,8 @@ pub(super) fn parse(text: &str) -> Result<Overlay> {
                     tag: tag.parse().with_context(|| line.to_owned())?,
                     message: None,
                     markers: markers.iter().map(ToString::to_string).collect(),
+                    description: String::new(),
+                    plain: "string",
                 };
                 overlay.fields.push((message_key(ty), field));
             }
@@ -53,6 +65,19 @@ pub(super) fn parse(text: &str) -> Result<Overlay> {
                 open_type = Some((*name).to_owned());
                 let head = [&[*name], rest].concat().join(" ");
                 overlay.types.insert((*name).to_owned(), vec![head]);
+            }
+            ["scheme", versions @ ..] => overlay.scheme = versions.join(" "),
+            ["options", ty, names @ ..] => {
+                overlay.options.insert((*ty).to_owned(), names.iter().map(ToString::to_string).collect());
+            }
+            ["enum", values, fields @ ..] => {
+                overlay.enums.extend(fields.iter().map(|f| ((*f).to_owned(), (*values).to_owned())));
+            }
+            ["union", ty, discriminator @ ..] => {
+                overlay.unions.insert((*ty).to_owned(), discriminator.join(" "));
+            }
+            ["describe", ty, field, words @ ..] => {
+                overlay.descriptions.insert((message_key(ty), normal(field)), words.join(" "));
             }
             ["go", ty, fields @ ..] => {
                 for field in fields {
@@ -80,7 +105,10 @@ impl Overlay {
     /// Adds the missing protobuf fields.
     pub(super) fn add_fields(&self, messages: &mut Messages) {
         for (key, field) in &self.fields {
-            messages.entry(key.clone()).or_default().fields.push(field.clone());
+            let mut field = field.clone();
+            let described = self.descriptions.get(&(key.clone(), field.name.clone()));
+            field.description = described.cloned().unwrap_or_default();
+            messages.entry(key.clone()).or_default().fields.push(field);
         }
     }
 }

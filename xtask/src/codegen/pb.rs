@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use quote::ToTokens;
 
-use super::{normal, rust_files};
+use super::{godoc, normal, rust_files};
 
 /// One protobuf message.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Message {
     pub(super) fields: Vec<MessageField>,
     /// Markers of the type itself, without the plus sign.
     pub(super) markers: Vec<String>,
+    /// As OpenAPI says it.
+    pub(super) description: String,
 }
 
 /// One field of a message.
@@ -28,6 +30,10 @@ pub(super) struct MessageField {
     pub(super) message: Option<String>,
     /// Without the plus sign, for example `listType=map`.
     pub(super) markers: Vec<String>,
+    /// As OpenAPI says it.
+    pub(super) description: String,
+    /// As a query parameter: `boolean`, `integer` or `string`.
+    pub(super) plain: &'static str,
 }
 
 /// Messages by `package.version.` and the [`normal`] name: `core.v1.podspec`.
@@ -66,10 +72,33 @@ fn message(module: &[&str], item: &syn::ItemStruct) -> Message {
             let arguments = prost.meta.require_list().ok()?.tokens.to_string();
             let tag = arguments.split("tag = \"").nth(1)?.split('"').next()?.parse().ok()?;
             let message = (arguments.contains("message")).then(|| message_type(module, &field.ty));
-            Some(MessageField { name, tag, message: message.flatten(), markers: markers(&field.attrs) })
+            let lines = doc_lines(&field.attrs);
+            Some(MessageField {
+                name,
+                tag,
+                message: message.flatten(),
+                markers: markers(&lines),
+                description: godoc::description(&lines),
+                plain: plain(&arguments),
+            })
         })
         .collect();
-    Message { ident: item.ident.to_string(), fields, markers: markers(&item.attrs) }
+    let lines = doc_lines(&item.attrs);
+    Message {
+        ident: item.ident.to_string(),
+        fields,
+        markers: markers(&lines),
+        description: godoc::description(&lines),
+    }
+}
+
+/// The type of a query parameter, from the arguments of a field's `prost` attribute.
+fn plain(arguments: &str) -> &'static str {
+    match arguments.split([',', ' ']).next() {
+        Some("bool") => "boolean",
+        Some("int32" | "int64") => "integer",
+        _ => "string",
+    }
 }
 
 /// The innermost named type that is not a wrapper (`Option`, `Vec`, `BTreeMap`, `Box`, `String`).
@@ -97,7 +126,7 @@ fn message_type(module: &[&str], ty: &syn::Type) -> Option<String> {
     Some(key(&target, name))
 }
 
-fn markers(attributes: &[syn::Attribute]) -> Vec<String> {
+fn doc_lines(attributes: &[syn::Attribute]) -> Vec<String> {
     attributes
         .iter()
         .filter(|a| a.path().is_ident("doc"))
@@ -105,6 +134,10 @@ fn markers(attributes: &[syn::Attribute]) -> Vec<String> {
             syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
             other => Some(other.to_token_stream().to_string()),
         })
-        .filter_map(|line| line.trim().strip_prefix('+').map(|m| m.replace("\\[", "[").replace("\\]", "]")))
+        .map(|line| line.replace("\\[", "[").replace("\\]", "]"))
         .collect()
+}
+
+fn markers(lines: &[String]) -> Vec<String> {
+    lines.iter().filter_map(|line| line.trim().strip_prefix('+').map(str::to_owned)).collect()
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::normal;
 use super::openapi::{Definition, Definitions, Property, Type};
 use super::overlay::{Overlay, message_key};
-use super::pb::{MessageField, Messages};
+use super::pb::{Message, MessageField, Messages};
 
 /// The two generated files.
 #[derive(Debug)]
@@ -33,8 +33,7 @@ struct Line {
 pub(super) fn emit(definitions: &Definitions, messages: &Messages, overlay: &Overlay) -> Result<Output> {
     let mut types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for (name, definition) in definitions {
-        let alpha = name.split('.').any(|part| part.contains("alpha"));
-        if alpha || name == "pkg.version.Info" {
+        if !is_documented(name) {
             continue;
         }
         if let Some(code) = special(name) {
@@ -49,7 +48,8 @@ pub(super) fn emit(definitions: &Definitions, messages: &Messages, overlay: &Ove
         let lines = type_lines(name, definition, messages, overlay).with_context(|| name.clone())?;
         types.insert(name.clone(), lines);
         if let (true, Some((group, version, kind))) = (definition.listable, &definition.gvk) {
-            types.insert(format!("{name}List"), list_lines(name, group, version, kind));
+            let list = messages.get(&message_key(&format!("{name}List")));
+            types.insert(format!("{name}List"), list_lines(name, group, version, kind, definition, list));
         }
     }
     for (name, lines) in &overlay.types {
@@ -62,6 +62,11 @@ pub(super) fn emit(definitions: &Definitions, messages: &Messages, overlay: &Ove
         writeln!(descriptions, "{}", line.description.replace('\\', "\\\\").replace('\n', "\\n"))?;
     }
     Ok(Output { table, descriptions })
+}
+
+/// Whether the type is in the tables: those of alpha versions are not.
+pub(super) fn is_documented(name: &str) -> bool {
+    !name.split('.').any(|part| part.contains("alpha"))
 }
 
 /// Structs without fields (`BasicSchedulingPolicy`, `AllowAll`...): objects all the same.
@@ -104,7 +109,10 @@ fn type_lines(
         head.push_str(" M:atomic");
     }
     let mut embeds: BTreeMap<String, &str> = BTreeMap::new();
-    let mut lines = vec![Line { table: String::new(), description: definition.description.clone() }];
+    // k8s-openapi describes watch events itself.
+    let described = message.filter(|_| name == "meta.v1.WatchEvent");
+    let description = described.map_or(&definition.description, |m| &m.description);
+    let mut lines = vec![Line { table: String::new(), description: description.clone() }];
     for (json, property) in &definition.properties {
         let is_type_meta =
             (definition.gvk.is_some() || is_meta_kind(name)) && (json == "apiVersion" || json == "kind");
@@ -119,7 +127,11 @@ fn type_lines(
         }
         let table = field_line(name, json, property, definition, found.as_ref(), overlay)
             .with_context(|| json.clone())?;
-        lines.push(Line { table, description: property.description.clone() });
+        let description = match (described, &found) {
+            (Some(_), Some(found)) => &found.field.description,
+            _ => &property.description,
+        };
+        lines.push(Line { table, description: description.clone() });
     }
     if !embeds.is_empty() {
         let embeds: Vec<String> = embeds.iter().map(|(tags, name)| format!("{tags}={name}")).collect();
@@ -306,23 +318,34 @@ fn field_line(
     Ok(line)
 }
 
-fn list_lines(name: &str, group: &str, version: &str, kind: &str) -> Vec<Line> {
-    let item = name.rsplit('.').next().unwrap_or(name);
-    let line = |table: String, description: &str| Line { table, description: description.to_owned() };
+fn list_lines(
+    name: &str,
+    group: &str,
+    version: &str,
+    kind: &str,
+    item: &Definition,
+    message: Option<&Message>,
+) -> Vec<Line> {
+    let ty = name.rsplit('.').next().unwrap_or(name);
+    // Lists that k8s-pb does not know yet are described in our words.
+    let known = message.filter(|m| !m.description.is_empty());
+    let described = |field: &str, otherwise: &str| match known {
+        Some(known) => {
+            let found = known.fields.iter().find(|f| f.name == field);
+            found.map(|f| f.description.clone()).unwrap_or_default()
+        }
+        None => otherwise.to_owned(),
+    };
+    // `apiVersion` and `kind` are described as those of every kind.
+    let shared = |field: &str| item.properties.get(field).map(|p| p.description.clone()).unwrap_or_default();
+    let line = |table: String, description: String| Line { table, description };
+    let whole =
+        known.map_or_else(|| format!("{kind}List is a list of {kind} objects."), |m| m.description.clone());
     vec![
-        line(
-            format!("{name}List {group}/{version}/{kind}List"),
-            &format!("{kind}List is a list of {kind} objects."),
-        ),
-        line(
-            " apiVersion 0 s o".to_owned(),
-            "APIVersion defines the versioned schema of this representation of an object.",
-        ),
-        line(format!(" items 2 [].{item} !"), "The objects of the list."),
-        line(
-            " kind 0 s o".to_owned(),
-            "Kind is a string value representing the REST resource this object represents.",
-        ),
-        line(" metadata 1 meta.v1.ListMeta o".to_owned(), "Standard list metadata."),
+        line(format!("{name}List {group}/{version}/{kind}List"), whole),
+        line(" apiVersion 0 s o".to_owned(), shared("apiVersion")),
+        line(format!(" items 2 [].{ty} !"), described("items", "The objects of the list.")),
+        line(" kind 0 s o".to_owned(), shared("kind")),
+        line(" metadata 1 meta.v1.ListMeta o".to_owned(), described("metadata", "Standard list metadata.")),
     ]
 }

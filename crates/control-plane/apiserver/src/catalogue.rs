@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
 use podium_api::kinds::{self, Rules};
 use podium_api::resources::{Resource, Selection, group_version};
 use podium_api::schema::{self, TypeId};
+
+use crate::metrics::KindSeries;
 
 /// How a kind behaves: a built-in's rules live forever, those of a run-time kind as long as it is served.
 #[derive(Clone)]
@@ -83,6 +85,18 @@ pub struct Served {
     pub selectable: Vec<&'static str>,
     /// The prefix of all keys of the kind, with the slash at its end.
     pub prefix: String,
+    /// Where its requests are counted.
+    pub(crate) counted: Counted,
+}
+
+/// The series of a kind, once something of it was counted. A copy of the kind may go by other names: it looks for its own.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(pub(crate) OnceLock<Arc<KindSeries>>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Counted {
+        Counted::default()
+    }
 }
 
 impl Served {
@@ -119,6 +133,7 @@ impl Served {
             rules: RulesRef::Static(rules),
             type_id: schema::type_of(resource.group, resource.version, resource.kind),
             prefix: prefix(resource.storage_group, resource.plural),
+            counted: Counted::default(),
         }
     }
 

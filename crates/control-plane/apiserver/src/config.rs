@@ -12,6 +12,7 @@ use podium_api::resources::Selection;
 use podium_pki::KeyPair;
 use podium_pki::tls::ServingCertificate;
 
+use crate::components::Components;
 use crate::{admission, authentication, reviews};
 
 /// How a server is started.
@@ -45,6 +46,8 @@ pub struct Config {
     pub client_authority: String,
     /// The authority (PEM) of front proxies, published in the same place with the names and headers that go with it.
     pub proxy_authority: Option<String>,
+    /// The other parts of the control plane.
+    pub components: Components,
     /// Limits.
     pub limits: Limits,
     /// Writes metrics of the process, such as its build, behind the server's own.

@@ -24,7 +24,7 @@ mod html;
 mod target;
 mod websocket;
 
-pub(crate) use exchange::client_config;
+pub(crate) use exchange::{client_config, health_at};
 use target::Target;
 
 /// Protocols that a connection may be turned into.

@@ -16,6 +16,7 @@ mod body;
 pub mod bootstrap;
 pub mod catalogue;
 mod clock;
+pub mod components;
 pub mod config;
 mod connect;
 mod continue_token;

@@ -267,7 +267,8 @@ impl Default for Commits {
 pub(crate) struct Metrics {
     series: RwLock<HashMap<Labels, Arc<Series>, ahash::RandomState>>,
     watches: RwLock<HashMap<Resource, Arc<WatchSeries>, ahash::RandomState>>,
-    kinds: RwLock<HashMap<kinds::Kind, Arc<KindSeries>, ahash::RandomState>>,
+    /// By group and resource: all versions of a kind share one.
+    kinds: Mutex<BTreeMap<(String, String), Arc<KindSeries>>>,
     /// By operation and the prefix of the keys.
     commits: RwLock<BTreeMap<(&'static str, String), Arc<Commits>>>,
     /// Who came in, and who did not.

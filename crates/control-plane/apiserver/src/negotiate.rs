@@ -12,7 +12,16 @@ pub(crate) enum Shape {
     /// `meta.k8s.io` Table.
     Table(MetaVersion),
     /// `PartialObjectMetadata` or its list.
-    Metadata(MetaVersion),
+    Metadata(MetaVersion, Arity),
+}
+
+/// Whether metadata were asked for as those of one object or as a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arity {
+    /// `PartialObjectMetadata`
+    One,
+    /// `PartialObjectMetadataList`
+    List,
 }
 
 /// A version of `meta.k8s.io`.
@@ -162,6 +171,24 @@ pub(crate) fn not_acceptable() -> ApiError {
     ApiError::new(406, "NotAcceptable", message)
 }
 
+/// The refusal of metadata of one object where there are many, or the other way about. `go_type` is upstream's type of what
+/// there is.
+pub(crate) fn not_of_this_arity(asked: Arity, go_type: &str) -> ApiError {
+    let message = match asked {
+        Arity::One => {
+            format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{go_type}List)"
+            )
+        }
+        Arity::List => {
+            format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{go_type})"
+            )
+        }
+    };
+    ApiError::new(406, "NotAcceptable", message)
+}
+
 /// The refusal of a watch in an encoding without frames.
 pub(crate) fn no_stream() -> ApiError {
     let message = format!("only the following media types are accepted: {OFFERED_STREAMS}");
@@ -209,7 +236,8 @@ fn shape(clause: &Clause<'_>) -> Option<Shape> {
     };
     match clause.get("as") {
         "Table" => Some(Shape::Table(version)),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata(version)),
+        "PartialObjectMetadata" => Some(Shape::Metadata(version, Arity::One)),
+        "PartialObjectMetadataList" => Some(Shape::Metadata(version, Arity::List)),
         _ => None,
     }
 }
@@ -239,7 +267,7 @@ mod tests {
         check(
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
             Encoding::Protobuf,
-            Shape::Metadata(MetaVersion::V1),
+            Shape::Metadata(MetaVersion::V1, Arity::List),
         );
         check("application/yaml;q=0.4, application/json;q=0.5", Encoding::Json, Shape::Native);
     }

@@ -19,10 +19,11 @@ use podium_api::status::ApiError;
 use crate::admission::{Operation, Request as AdmissionRequest};
 use crate::authentication::User;
 use crate::catalogue::Served;
+use crate::components;
 use crate::core::Core;
 use crate::flowcontrol::Seats;
 use crate::hot::Hot;
-use crate::negotiate::{self, Output, Shape};
+use crate::negotiate::{self, Arity, Output, Shape};
 use crate::options::{self, IncludeObject};
 use crate::request::{Query, RequestInfo};
 use crate::response::{self, Reply};
@@ -115,7 +116,9 @@ impl Call {
 
     /// Answers the request.
     pub(crate) async fn answer(&self, body: Bytes) -> Result<Reply, ApiError> {
-        if let Some(warning) = deprecated(&self.served.group, &self.served.plural) {
+        let served =
+            self.info.subresource.is_empty() || self.served.subresource(&self.info.subresource).is_some();
+        if let Some(warning) = deprecated(&self.served.group, &self.served.plural).filter(|_| served) {
             self.warn(vec![warning.to_owned()]);
         }
         let answered = if self.info.subresource.is_empty() {
@@ -141,6 +144,10 @@ impl Call {
     /// Where other servers write to the same store, waits until it is as new here as this request may expect: writes
     /// and reads of the newest see everything that anybody was told of before; reads that name a revision see that.
     pub(crate) async fn see_what_others_wrote(&self) -> Result<(), ApiError> {
+        // Whether others can be seen is what this is asked for.
+        if self.is_of_components() {
+            return Ok(());
+        }
         let version = match self.info.verb {
             "get" | "list" | "watch" => self.query.first("resourceVersion").unwrap_or_default(),
             _ => "",
@@ -169,6 +176,9 @@ impl Call {
         if !self.served.namespaced && !self.info.namespace.is_empty() && self.served.plural != "namespaces" {
             return Err(response::unknown_path());
         }
+        if self.is_of_components() {
+            return self.component_statuses().await;
+        }
         match self.info.verb {
             "update" | "patch" if self.info.name.is_empty() => Err(response::method_not_allowed()),
             "get" => self.get().await,
@@ -186,6 +196,29 @@ impl Call {
             "deletecollection" => self.delete_collection(&body).await,
             _ => Err(response::method_not_allowed()),
         }
+    }
+
+    fn is_of_components(&self) -> bool {
+        self.served.plural == "componentstatuses" && self.served.group.is_empty()
+    }
+
+    /// ComponentStatuses are nowhere: those that are read are asked.
+    async fn component_statuses(&self) -> Result<Reply, ApiError> {
+        if self.info.verb == "get" {
+            let found = components::statuses(&self.core, |name| name == self.info.name).await.pop();
+            // Upstream names the kind there.
+            let found = found.ok_or_else(|| ApiError::not_found("", "componentstatus", &self.info.name))?;
+            self.check_arity(Arity::One)?;
+            return self.reply_object(StatusCode::OK, found);
+        }
+        let selection = options::list(&self.query, &self.info, &self.served, false)?.selection;
+        let found = components::statuses(&self.core, |name| {
+            let field = |field: &str| (field == "metadata.name").then_some(name);
+            selection.labels.matches_fn(|_| None) && selection.fields.matches(field)
+        });
+        self.check_arity(Arity::List)?;
+        let list = self.list_of(found.await, &json!({}))?;
+        Ok(response::object(StatusCode::OK, &list, self.output))
     }
 
     async fn subresource(&self, body: Bytes) -> Result<Reply, ApiError> {
@@ -289,6 +322,20 @@ impl Call {
         codec::convert(object, &self.served.group, &self.served.version)
     }
 
+    /// Refuses metadata in the other form than there is.
+    pub(crate) fn check_arity(&self, there: Arity) -> Result<(), ApiError> {
+        let Shape::Metadata(_, asked) = self.output.shape else { return Ok(()) };
+        if asked == there {
+            return Ok(());
+        }
+        // As upstream's internal package is called, which the stored group's is too.
+        let package = match self.served.storage_group.split('.').next() {
+            None | Some("") => "core",
+            Some(first) => first,
+        };
+        Err(negotiate::not_of_this_arity(asked, &format!("{package}.{}", self.served.kind)))
+    }
+
     /// Answers with a stored record: its own bytes where they are what the client asked for.
     pub(crate) fn reply_record(&self, code: StatusCode, record: &Arc<Record>) -> Result<Reply, ApiError> {
         if self.served.as_stored() && self.output == Output::JSON {
@@ -306,7 +353,7 @@ impl Call {
     pub(crate) fn reply_object(&self, code: StatusCode, object: Value) -> Result<Reply, ApiError> {
         let object = match self.output.shape {
             Shape::Native => self.to_served(object)?,
-            Shape::Metadata(version) => table::partial(&object, version),
+            Shape::Metadata(version, _) => table::partial(&object, version),
             Shape::Table(version) => table::of_one(&self.served, version, self.include_object()?, object),
         };
         Ok(response::object(code, &object, self.output))

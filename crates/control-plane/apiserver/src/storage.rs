@@ -4,7 +4,6 @@
 //! the store writes its revision into the place left for it. A value transform (encryption at rest) belongs in
 //! [`encode`] and [`parse`], the only two functions that know the form of stored bytes.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -97,23 +96,37 @@ pub(crate) struct TypePrefix {
     sorted: String,
 }
 
-/// An object's bytes without kind and version, in two pieces.
+/// What is left of a record's bytes without kind and version.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Untyped<'r> {
-    open: &'static [u8],
-    rest: Cow<'r, [u8]>,
+pub(crate) enum Untyped {
+    /// An opening brace, and the bytes from here on.
+    From(usize),
+    /// Other bytes.
+    Text(Vec<u8>),
+    /// All of them.
+    Whole,
 }
 
-impl Untyped<'_> {
-    /// Bytes of both pieces.
-    pub(crate) fn len(&self) -> usize {
-        self.open.len() + self.rest.len()
+impl Untyped {
+    /// Bytes of it, given the record it is of.
+    pub(crate) fn len(&self, record: &Record) -> usize {
+        match self {
+            Untyped::From(start) => 1 + record.value.len() - start,
+            Untyped::Text(text) => text.len(),
+            Untyped::Whole => record.value.len(),
+        }
     }
 
-    /// Adds both pieces.
-    pub(crate) fn append_to(&self, out: &mut BytesMut) {
-        out.extend_from_slice(self.open);
-        out.extend_from_slice(&self.rest);
+    /// Adds it, given the record it is of.
+    pub(crate) fn append_to(&self, out: &mut BytesMut, record: &Record) {
+        match self {
+            Untyped::From(start) => {
+                out.extend_from_slice(b"{");
+                out.extend_from_slice(&record.value[*start..]);
+            }
+            Untyped::Text(text) => out.extend_from_slice(text),
+            Untyped::Whole => out.extend_from_slice(&record.value),
+        }
     }
 }
 
@@ -129,20 +142,18 @@ impl TypePrefix {
     }
 
     /// The object in a record without them. One that does not parse is left as it is: it must not hide the others.
-    pub(crate) fn off<'r>(&self, record: &'r Record) -> Untyped<'r> {
+    pub(crate) fn off(&self, record: &Record) -> Untyped {
         let bytes: &[u8] = &record.value;
-        let rest =
-            [&self.first, &self.sorted].into_iter().find_map(|prefix| bytes.strip_prefix(prefix.as_bytes()));
-        if let Some(rest) = rest {
-            return Untyped { open: b"{", rest: Cow::Borrowed(rest) };
+        let prefix =
+            [&self.first, &self.sorted].into_iter().find(|prefix| bytes.starts_with(prefix.as_bytes()));
+        if let Some(prefix) = prefix {
+            return Untyped::From(prefix.len());
         }
-        let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else {
-            return Untyped { open: b"", rest: Cow::Borrowed(bytes) };
-        };
+        let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else { return Untyped::Whole };
         forget_type(&mut object);
         let mut text = Vec::with_capacity(bytes.len());
         write_json(&mut text, &object);
-        Untyped { open: b"", rest: Cow::Owned(text) }
+        Untyped::Text(text)
     }
 }
 
@@ -402,9 +413,9 @@ mod tests {
             let record = Record::new(Key::from("/registry/configmaps/a/b"), value, 1, 1, 1, None, None);
             let untyped = prefix.off(&record);
             let mut out = BytesMut::new();
-            untyped.append_to(&mut out);
-            assert_eq!(out.len(), untyped.len());
-            (String::from_utf8(out.to_vec()).unwrap(), matches!(untyped.rest, Cow::Borrowed(_)))
+            untyped.append_to(&mut out, &record);
+            assert_eq!(out.len(), untyped.len(&record));
+            (String::from_utf8(out.to_vec()).unwrap(), !matches!(untyped, Untyped::Text(_)))
         };
         let object = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"kind": "x"},

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::field::Errors;
 
+pub use go::invalid as invalid_struct;
 pub use metadata::{Metadata, Step, validate_change, validate_metadata, validate_new};
 
 /// The part of an object a request addresses.
@@ -146,6 +147,11 @@ pub trait Rules: Send + Sync {
     /// What a delete without `propagationPolicy` and `orphanDependents` does; `true`: orphan. Of the served versions only Jobs and
     /// ReplicationControllers do, as they did before there was a garbage collector (upstream's `DefaultGarbageCollectionPolicy`).
     fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Whether a new object that has no name gets one made up, instead of being refused.
+    fn name_may_be_absent(&self) -> bool {
         false
     }
 

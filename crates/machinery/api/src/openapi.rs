@@ -1,11 +1,15 @@
 //! OpenAPI documents, made from the schema and resource tables when they are asked for.
 //!
-//! Nothing is kept here: a document is a few hundred kilobytes of text, which the server may cache. Parameter and
-//! operation descriptions are brief; those of types and fields are upstream's, because `kubectl explain` shows them.
-//! Left out: the deprecated `watch` paths and the unions extension.
+//! Nothing is kept here: a document is a few hundred kilobytes of text, which the server may cache. The tables say what types
+//! and options are; `routes` makes operations of the resources, `pages` of all else, and `paths` and `schemas` write them in
+//! the form of v2 or v3.
 
+mod facts;
 mod gnostic;
+mod pages;
+mod parameters;
 mod paths;
+mod routes;
 mod schemas;
 #[cfg(test)]
 mod tests;
@@ -15,6 +19,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
+use self::facts::Facts;
+use self::parameters::Shared;
+use self::routes::Route;
+use self::schemas::Definer;
 use crate::resources::Selection;
 
 /// The content type that [`v2_protobuf`] is answered with. Clients ask for it with an `@` (or a dot) before `v1.0`, but
@@ -33,11 +41,12 @@ enum Flavor {
 }
 
 /// The document's own version, as upstream's servers say it.
-const VERSION: &str = "v1.36.0";
+const VERSION: &str = "1.36";
 
 /// `/openapi/v2` as JSON.
 pub fn v2(served: &Selection) -> Arc<[u8]> {
-    let mut text = String::with_capacity(3 << 20);
+    let (facts, routes) = all(served);
+    let mut text = String::with_capacity(4 << 20);
     let head = json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -46,18 +55,26 @@ pub fn v2(served: &Selection) -> Arc<[u8]> {
     });
     open(&mut text, &head);
     text.push_str(",\"definitions\":{");
-    members(
-        &mut text,
-        schemas::served(served)
-            .into_iter()
-            .map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V2, served, ty))),
-    );
+    let definer = Definer { flavor: Flavor::V2, facts: &facts, scope: None };
+    let types = schemas::closure(&routes);
+    members(&mut text, types.into_iter().map(|ty| (ty.openapi_name(), definer.definition(ty))));
     text.push_str("},\"paths\":{");
-    let groups = served.groups();
-    let versions = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |v| (*group, *v)));
-    members(&mut text, versions.flat_map(|(group, version)| paths::of(Flavor::V2, served, group, version)));
-    text.push_str("}}");
+    let mut shared = Shared::default();
+    members(&mut text, paths::v2(&routes, &mut shared));
+    text.push_str("},\"parameters\":");
+    text.push_str(&Value::Object(shared.into_map()).to_string());
+    text.push('}');
     Arc::from(text.into_bytes())
+}
+
+/// What `/openapi/v2` is made from.
+fn all(served: &Selection) -> (Facts, Vec<Route>) {
+    let facts = Facts::read();
+    let mut routes: Vec<Route> = pages::all(served).into_iter().map(|(_, route)| route).collect();
+    for (group, versions) in served.groups() {
+        routes.extend(versions.iter().flat_map(|version| routes::of(&facts, served, group, version)));
+    }
+    (facts, routes)
 }
 
 /// `/openapi/v2` in the protobuf form that older clients ask for.
@@ -67,53 +84,72 @@ pub fn v2_protobuf(served: &Selection) -> Arc<[u8]> {
 
 /// `/openapi/v3`: the paths and their hashed URLs.
 pub fn v3_index(served: &Selection) -> Value {
-    let mut paths = Map::new();
-    for (group, versions) in served.groups() {
-        for version in versions {
-            let path = paths::root(group, version);
-            let path = path.trim_start_matches('/');
-            let url = format!("/openapi/v3/{path}?hash={}", hash(served, path));
-            paths.insert(path.to_owned(), json!({"serverRelativeURL": url}));
-        }
-    }
+    let versions = served.groups().into_iter().flat_map(|(group, versions)| {
+        versions
+            .into_iter()
+            .map(move |version| routes::root(group, version).trim_start_matches('/').to_owned())
+    });
+    let paths: Map<String, Value> = pages::all(served)
+        .into_iter()
+        .map(|(path, _)| path)
+        .chain(versions)
+        .map(|path| {
+            let url = format!("/openapi/v3/{path}?hash={}", hash(served, &path));
+            (path, json!({"serverRelativeURL": url}))
+        })
+        .collect();
     json!({"paths": paths})
 }
 
 /// The hash of a document in [`v3_index`]: equal hashes mean equal documents. Documents depend on nothing but this
 /// build's tables and what is served of them, so those are hashed instead of documents that nobody may ask for.
 pub fn hash(served: &Selection, path: &str) -> String {
-    let mut hasher = sha2::Sha256::new();
+    let mut hasher = sha2::Sha512::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(VERSION);
     hasher.update(crate::schema::table_text());
+    hasher.update(facts::TEXT);
     hasher.update(served.to_string());
     hasher.update(path);
     hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
-/// The document of one group version; `path` is `api/v1` or `apis/apps/v1`.
+/// The document of one group version or page; `path` is `api/v1`, `apis/apps/v1`, `apis/apps`, `version`.
 pub fn v3(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
-    let (group, version) = match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
+    let (facts, scope, routes) = part(served, path)?;
+    let mut text = String::with_capacity(1 << 20);
+    let head = json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION}});
+    open(&mut text, &head);
+    text.push_str(",\"paths\":{");
+    members(&mut text, paths::v3(&routes));
+    text.push_str("},\"components\":{\"securitySchemes\":");
+    text.push_str(&json!({"BearerToken": bearer_token()}).to_string());
+    let types = schemas::closure(&routes);
+    if !types.is_empty() {
+        text.push_str(",\"schemas\":{");
+        let definer = Definer { flavor: Flavor::V3, facts: &facts, scope: Some(scope) };
+        members(&mut text, types.into_iter().map(|ty| (ty.openapi_name(), definer.definition(ty))));
+        text.push('}');
+    }
+    text.push_str("}}");
+    Some(Arc::from(text.into_bytes()))
+}
+
+/// What a document of v3 is made from: group and version are empty for a page.
+fn part<'a>(served: &Selection, path: &'a str) -> Option<(Facts, (&'a str, &'a str), Vec<Route>)> {
+    let page = pages::all(served).into_iter().find(|(name, _)| name == path);
+    if let Some((_, route)) = page {
+        return Some((Facts::default(), ("", ""), vec![route]));
+    }
+    let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
         _ => return None,
     };
     served.of(group, version).next()?;
-    let mut text = String::with_capacity(1 << 20);
-    let head = json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION}});
-    open(&mut text, &head);
-    text.push_str(",\"paths\":{");
-    members(&mut text, paths::of(Flavor::V3, served, group, version));
-    text.push_str("},\"components\":{\"securitySchemes\":");
-    text.push_str(&json!({"BearerToken": bearer_token()}).to_string());
-    text.push_str(",\"schemas\":{");
-    let types = schemas::closure(served, group, version);
-    members(
-        &mut text,
-        types.into_iter().map(|ty| (ty.openapi_name(), schemas::definition(Flavor::V3, served, ty))),
-    );
-    text.push_str("}}}");
-    Some(Arc::from(text.into_bytes()))
+    let facts = Facts::read();
+    let routes = routes::of(&facts, served, group, version);
+    Some((facts, (group, version), routes))
 }
 
 fn bearer_token() -> Value {

@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+pub(crate) use parse::unescape;
+
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| parse::schema(TABLE));
 static DESCRIPTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| parse::line_starts(DESCRIPTION_TEXT));
 
@@ -134,6 +136,7 @@ const REQUIRED: u8 = 1;
 const POINTER: u8 = 2;
 const OMIT_EMPTY: u8 = 4;
 const OMIT_ZERO: u8 = 8;
+const TELLS_EMPTY: u8 = 16;
 
 /// How the items of a list are told apart (`x-kubernetes-list-type`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -297,6 +300,11 @@ impl Field {
     /// Whether Go leaves the struct out of JSON when it has no fields set.
     pub fn omits_zero(&self) -> bool {
         self.flags & OMIT_ZERO != 0
+    }
+
+    /// Whether a list that is given empty is read as such, for validation to tell it from none.
+    pub(crate) fn tells_empty(&self) -> bool {
+        self.flags & TELLS_EMPTY != 0
     }
 
     pub(crate) fn extra(&self) -> &'static Extra {

@@ -148,7 +148,10 @@ fn qualified(group: &str, resource: &str) -> String {
 }
 
 fn details(group: &str, kind: &str, name: &str) -> Value {
-    let mut details = json!({"kind": kind});
+    let mut details = json!({});
+    if !kind.is_empty() {
+        details["kind"] = Value::String(kind.to_owned());
+    }
     if !name.is_empty() {
         details["name"] = Value::String(name.to_owned());
     }

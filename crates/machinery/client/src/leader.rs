@@ -200,17 +200,16 @@ impl LeaderElection {
         };
         leading.cancel();
         master.set(0.0);
-        match ended {
-            Ended::Work => {}
-            Ended::Shutdown => work.await,
-            Ended::Lost => {
-                tracing::error!(lease = %self.lease(), "leadership lost");
-                work.await;
-                *self.watchdog.0.lock() = None;
-                return Err(LeadershipError::Lost { lease: self.lease() });
-            }
+        if matches!(ended, Ended::Lost) {
+            tracing::error!(lease = %self.lease(), "leadership lost");
+        }
+        if !matches!(ended, Ended::Work) {
+            work.await;
         }
         *self.watchdog.0.lock() = None;
+        if matches!(ended, Ended::Lost) {
+            return Err(LeadershipError::Lost { lease: self.lease() });
+        }
         if self.release_on_shutdown {
             self.release(seen.as_ref()).await;
         }

@@ -1,7 +1,7 @@
 //! The health server: plain HTTP on loopback, for what watches over the kubelet on its own machine (kubeadm waits for it).
 //!
 //! It is the one exception from TLS and authentication, and can afford it: it says `ok` or which check failed, never more,
-//! and reads nothing of a request but its method and path. Addresses other than loopback are refused with the configuration.
+//! and reads nothing of a request but its method and address. Addresses other than loopback are refused with the configuration.
 //! Source: `healthzPort` and `healthzBindAddress` of KubeletConfiguration; paths and texts of upstream's health checks.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
@@ -20,7 +20,9 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::server::{Reply, text};
+use podium_api::healthz;
+
+use crate::server::{Query, Reply, text};
 
 /// Upstream's pause before it tries again to listen.
 const RETRY: Duration = Duration::from_secs(5);
@@ -28,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(10);
 /// Connections at a time: a few watchers ask now and then, and nobody may take the kubelet's descriptors from here.
 const CONNECTIONS: usize = 32;
+
+/// What is looked at, in upstream's order.
+const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
 
 /// Whether the kubelet is well; the text says what is wrong, for the log.
 pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -103,24 +108,40 @@ fn answer<B>(request: &Request<B>, check: &Check) -> Reply {
     if !request.headers().get(HOST).is_none_or(is_loopback) {
         return text(403, "only for this machine\n");
     }
-    let checked = match request.uri().path() {
-        "/healthz" | "/healthz/syncloop" => check(),
-        // That this is answered is the check; and the log has no buffer that could be stuck.
-        "/healthz/ping" | "/healthz/log" => Ok(()),
-        _ => return text(404, "404 page not found\n"),
-    };
+    let Some(("healthz", only)) = healthz::of_path(request.uri().path()) else { return no_page() };
+    if !CHECKS.contains(&only) && !only.is_empty() {
+        return no_page();
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(405, "405: Method Not Allowed");
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return reply;
     }
-    match checked {
-        Ok(()) => text(200, "ok"),
-        Err(why) => {
-            tracing::warn!(why, "a health check failed");
-            text(500, "[-]syncloop failed: reason withheld\nhealthz check failed\n")
-        }
+    page(|| check(), only, &Query::of(request.uri()), |_, _| ())
+}
+
+fn no_page() -> Reply {
+    text(404, "404 page not found\n")
+}
+
+/// Makes one health check, or all of them, each of which `observe` is told of. That this is answered is the check `ping`; and the log
+/// has no buffer that could be stuck.
+pub(crate) fn page(
+    looping: impl FnOnce() -> Result<(), String>,
+    only: &str,
+    query: &Query,
+    observe: impl FnMut(&str, bool),
+) -> Reply {
+    let fault = if matches!(only, "" | "syncloop") { looping().err() } else { None };
+    if let Some(why) = &fault {
+        tracing::warn!(why, "a health check failed");
     }
+    let checks = CHECKS.map(|name| healthz::Check::new(name, fault.clone().filter(|_| name == "syncloop")));
+    let answer = match only {
+        "" => Some(healthz::all("healthz", &checks, query.all("exclude"), query.has("verbose"), observe)),
+        only => healthz::one(&checks, only),
+    };
+    answer.map_or_else(no_page, |(code, body)| text(code, body))
 }
 
 fn is_loopback(host: &HeaderValue) -> bool {
@@ -133,6 +154,7 @@ fn is_loopback(host: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -141,6 +163,21 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header(HOST, host).body(()).unwrap();
         let check: Check = Arc::new(move || if well { Ok(()) } else { Err("it hangs".to_owned()) });
         answer(&request, &check).status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn all_is_told_to_who_asks_for_it() {
+        let ask = async |query: &str, well: bool| {
+            let looping = || if well { Ok(()) } else { Err("it hangs".to_owned()) };
+            let reply = page(looping, "", &Query::parse(query), |_, _| ());
+            let body = reply.into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let all = "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n";
+        assert_eq!(ask("verbose", true).await, all);
+        let ill = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
+        assert_eq!(ask("", false).await, ill);
+        assert_eq!(ask("exclude=syncloop", false).await, "ok");
     }
 
     #[test]

@@ -51,6 +51,7 @@ use crate::{Configuration, context::Shared, manager::Pods};
 use access::Access;
 use host::{Host, KubeletHost};
 use identity::{Credentials, Identities};
+pub(crate) use query::Query;
 pub(crate) use reply::{Reply, text};
 use route::Route;
 use tls_files::Tls;
@@ -199,25 +200,6 @@ fn tls(
     Ok(config)
 }
 
-/// Makes one health check, or all of them, which is counted. That this is answered is the check `ping`; and the log has no
-/// buffer that could be stuck. Source: `k8s.io/apiserver/pkg/server/healthz`.
-fn healthz(host: &dyn Host, checks: &HealthChecks, only: Option<&str>) -> Reply {
-    let looping = if matches!(only, None | Some("syncloop")) { host.sync_loop() } else { Ok(()) };
-    if only.is_none() {
-        for (name, good) in [("ping", true), ("log", true), ("syncloop", looping.is_ok())] {
-            checks.observe("healthz", name, good);
-        }
-    }
-    let Err(why) = looping else { return text(200, "ok") };
-    tracing::warn!(why, "a health check failed");
-    match only {
-        Some(_) => text(500, format!("internal server error: {why}\n")),
-        None => {
-            text(500, "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n")
-        }
-    }
-}
-
 /// Answers requests.
 struct Handler {
     host: Arc<dyn Host>,
@@ -324,7 +306,10 @@ impl Handler {
         }
         let host = &*self.host;
         match route {
-            Route::Healthz(check) => healthz(host, &self.checks, check),
+            Route::Healthz(only) => {
+                let observe = |name: &str, good| self.checks.observe("healthz", name, good);
+                crate::healthz::page(|| host.sync_loop(), only, &query::Query::of(request.uri()), observe)
+            }
             Route::Pods => reply::pod_list(host.pods().iter().map(|pod| &**pod)),
             Route::RunningPods => containers::running_pods(host).await,
             Route::Configz => reply::json(&host.configz()),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::Timestamp;
 use podium_api::resources::Selection;
+use podium_apiserver::components::Components;
 use podium_apiserver::{ApiServer, Cidr, KubeletClient, Limits, admission, authentication, reviews};
 use podium_client::Shutdown;
 use podium_pki::tls::ServingCertificate;
@@ -237,6 +238,7 @@ fn config(flags: &Flags, layout: &Layout, now: Timestamp) -> Result<podium_apise
         }),
         client_authority: clients,
         proxy_authority: Some(proxies),
+        components: Components::beside(),
         limits: Limits { event_ttl: flags.event_ttl, ..Limits::default() },
         more_metrics: super::healthz::of_process,
     })

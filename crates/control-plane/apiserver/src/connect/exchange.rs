@@ -1,5 +1,6 @@
 //! The exchange with a target: one connection, one request, an answer or a stream.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -366,6 +367,35 @@ async fn send(
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"timed out waiting for an answer")),
     }
+}
+
+/// What a part of the control plane on this machine says of its health, or why it is not well.
+pub(crate) async fn health_at(address: SocketAddr) -> Result<String, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("Get \"https://{address}/healthz\": {why}");
+    match tokio::time::timeout(CONNECT, ask_health(address)).await {
+        Ok(Ok((StatusCode::OK, said))) => Ok(said),
+        Ok(Ok((_, said))) => Err(said),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"timed out")),
+    }
+}
+
+async fn ask_health(address: SocketAddr) -> std::io::Result<(StatusCode, String)> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::IpAddress(address.ip().into());
+    let stream = TlsConnector::from(anonymous_config()?).connect(name, stream).await?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let ask = async move {
+        let request = Request::get("/healthz").header(HOST, address.to_string());
+        let request = request.body(Empty::<bytes::Bytes>::new()).map_err(std::io::Error::other)?;
+        let (head, body) = sender.send_request(request).await.map_err(std::io::Error::other)?.into_parts();
+        let said =
+            Limited::new(body, REFUSAL_BYTES).collect().await.map_err(std::io::Error::other)?.to_bytes();
+        Ok((head.status, String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (answer, _) = futures::future::join(ask, connection).await;
+    answer
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}

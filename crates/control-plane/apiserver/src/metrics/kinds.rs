@@ -1,7 +1,6 @@
 //! What is counted of one kind of objects, whatever the version: bodies, lists, waits.
 
 use std::fmt::Write;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,30 +30,6 @@ const WRITES: [(&str, &str); 5] = [
     ("deletecollection", "delete_collection"),
 ];
 
-/// A resource, all its versions: they share one collection.
-#[derive(Clone, Debug)]
-pub(super) struct Kind(Arc<Served>);
-
-impl Kind {
-    fn names(&self) -> (&str, &str) {
-        (&self.0.group, &self.0.plural)
-    }
-}
-
-impl PartialEq for Kind {
-    fn eq(&self, other: &Kind) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.names() == other.names()
-    }
-}
-
-impl Eq for Kind {}
-
-impl Hash for Kind {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.names().hash(state);
-    }
-}
-
 /// Lists from one source.
 #[derive(Debug, Default)]
 struct Lists {
@@ -82,8 +57,8 @@ pub(crate) struct KindSeries {
     waits: Histogram,
 }
 
-impl KindSeries {
-    fn new() -> KindSeries {
+impl Default for KindSeries {
+    fn default() -> KindSeries {
         KindSeries {
             bodies: std::array::from_fn(|_| Histogram::new(BODIES)),
             remembered: Lists::default(),
@@ -91,7 +66,9 @@ impl KindSeries {
             waits: Histogram::new(WAITS),
         }
     }
+}
 
+impl KindSeries {
     /// A request of this verb had a body of so many bytes.
     pub(crate) fn body(&self, verb: &str, bytes: usize) {
         if let Some(index) = WRITES.iter().position(|(known, _)| *known == verb) {
@@ -174,20 +151,16 @@ const NUMBERS: [Number; 7] = [
 ];
 
 impl Metrics {
-    /// The series of a kind.
-    pub(crate) fn kind(&self, served: &Arc<Served>) -> Arc<KindSeries> {
-        let kind = Kind(Arc::clone(served));
-        if let Some(series) = self.kinds.read().get(&kind) {
-            return Arc::clone(series);
-        }
-        Arc::clone(self.kinds.write().entry(kind).or_insert_with(|| Arc::new(KindSeries::new())))
+    /// The series of a kind, looked up once for each version. A catalogue is counted by one server's metrics.
+    pub(crate) fn kind<'s>(&self, served: &'s Served) -> &'s KindSeries {
+        served.counted.0.get_or_init(|| {
+            let names = (served.group.clone(), served.plural.clone());
+            Arc::clone(self.kinds.lock().entry(names).or_default())
+        })
     }
 
     pub(super) fn each_kind(&self, out: &mut String) {
-        let kinds = self.kinds.read();
-        let mut rows: Vec<((&str, &str), &Arc<KindSeries>)> =
-            kinds.iter().map(|(kind, series)| (kind.names(), series)).collect();
-        rows.sort_by_key(|(names, _)| *names);
+        let rows = self.kinds.lock().clone();
         let name = "apiserver_request_body_size_bytes";
         head(out, name, "histogram", "[ALPHA] Bytes of the bodies of requests that write.");
         for ((group, resource), series) in &rows {

@@ -10,7 +10,8 @@ use podium_api::kinds::Part;
 use podium_api::status::ApiError;
 
 use super::{Call, Change};
-use crate::admission::Operation;
+use crate::admission::{Operation, Request};
+use crate::options::WriteOptions;
 use crate::response::{self, Reply};
 use crate::{clock, options};
 
@@ -18,53 +19,22 @@ impl Call {
     pub(super) async fn bind(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
         let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
+        self.check_namespace(&mut binding["metadata"])?;
         let name = binding["metadata"]["name"].as_str().unwrap_or(&self.info.name);
         if !name.is_empty() && name != self.info.name {
             return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
         }
-        self.check_target(&binding)?;
-        {
-            let mut request = self.admission(
-                Operation::Create,
-                "Binding",
-                &mut binding,
-                None,
-                &write.object,
-                write.dry_run,
-            );
-            self.core.admission.mutate(&mut request)?;
-            self.core.admission.validate(&mut request)?;
-        }
-        let change =
-            Change { part: Part::Other("binding"), write: &write, body: None, internal: true, tracked: true };
-        let now = clock::now();
-        self.change(&change, |old| {
-            bound(old, &binding, &now)
-                .map_err(|why| ApiError::conflict("", "pods/binding", &self.info.name, &why))
-        })
-        .await?;
-        let status = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
-        });
-        Ok(self.reply_other(StatusCode::CREATED, &status))
+        let binding = self.admit_binding(binding, &write)?;
+        self.assign(&binding, &write).await
     }
 
     /// The old way to bind: a Binding posted to its own collection, naming the pod in its body.
     pub(super) async fn bind_by_body(&self, body: &[u8]) -> Result<Reply, ApiError> {
         let write = options::write(&self.query, "CreateOptions")?;
         let mut binding = self.decode(body, "", "v1", "Binding", write.validation)?;
-        {
-            // What is refused for the namespace is refused by this resource's name.
-            let mut request = self.admission(
-                Operation::Create,
-                "Binding",
-                &mut binding,
-                None,
-                &write.object,
-                write.dry_run,
-            );
-            self.core.admission.mutate(&mut request)?;
-        }
+        self.check_namespace(&mut binding["metadata"])?;
+        // Asked for once, by this resource's name.
+        let binding = self.admit_binding(binding, &write)?;
         let name = binding["metadata"]["name"].as_str().unwrap_or_default();
         let pods = self.core.catalogue.stored("", "pods").ok_or_else(response::unknown_path)?;
         let mut info = self.info.clone();
@@ -84,24 +54,53 @@ impl Call {
             warnings: parking_lot::Mutex::default(),
             seats: parking_lot::Mutex::default(),
         };
-        call.bind(body).await
+        call.assign(&binding, &write).await
     }
 
-    fn check_target(&self, binding: &Value) -> Result<(), ApiError> {
-        let mut errors = Errors::new();
-        let target = Path::new("target");
-        let kind = binding["target"]["kind"].as_str().unwrap_or_default();
-        if !kind.is_empty() && kind != "Node" {
-            errors.not_supported(&target.child("kind"), kind, &["Node", "<empty>"]);
-        }
-        if binding["target"]["name"].as_str().is_none_or(str::is_empty) {
-            errors.required(&target.child("name"), "");
-        }
-        if errors.is_empty() {
-            return Ok(());
-        }
-        Err(ApiError::invalid("", "Binding", &self.info.name, &errors))
+    /// The binding as admission leaves it, if it may be and names a node.
+    fn admit_binding(&self, mut binding: Value, write: &WriteOptions) -> Result<Value, ApiError> {
+        self.core.admission.mutate(&mut self.binding_request(&mut binding, write))?;
+        check_target(&binding)?;
+        self.core.admission.validate(&mut self.binding_request(&mut binding, write))?;
+        Ok(binding)
     }
+
+    fn binding_request<'a>(&'a self, binding: &'a mut Value, write: &'a WriteOptions) -> Request<'a> {
+        self.admission(Operation::Create, "Binding", binding, None, &write.object, write.dry_run)
+    }
+
+    /// Gives the pod of this call its node.
+    async fn assign(&self, binding: &Value, write: &WriteOptions) -> Result<Reply, ApiError> {
+        let change =
+            Change { part: Part::Other("binding"), write, body: None, internal: true, tracked: true };
+        let now = clock::now();
+        self.change(&change, |old| {
+            bound(old, binding, &now)
+                .map_err(|why| ApiError::conflict("", "pods/binding", &self.info.name, &why))
+        })
+        .await?;
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        });
+        Ok(self.reply_other(StatusCode::CREATED, &status))
+    }
+}
+
+fn check_target(binding: &Value) -> Result<(), ApiError> {
+    let mut errors = Errors::new();
+    let target = Path::new("target");
+    let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+    if !kind.is_empty() && kind != "Node" {
+        errors.not_supported(&target.child("kind"), kind, &["Node", "<empty>"]);
+    }
+    if binding["target"]["name"].as_str().is_none_or(str::is_empty) {
+        errors.required(&target.child("name"), "");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid("", "Binding", name, &errors))
 }
 
 /// The pod with its node, or why it may not get one.

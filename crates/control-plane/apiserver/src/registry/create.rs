@@ -113,11 +113,8 @@ impl Call {
         let rules = &*self.served.rules;
         let now = clock::now();
         fill_system_metadata(&mut object, &now);
-        let shares_labels = rules.shares_template_labels() && lacks_labels(&object);
-        if self.served.plural == "limitranges"
-            && object["metadata"]["name"].as_str().is_none_or(str::is_empty)
-        {
-            // The one kind that needs no name, as upstream.
+        let shares_labels = rules.shares_template_labels() && !has_labels(&object["metadata"]);
+        if rules.name_may_be_absent() && object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
             object["metadata"]["name"] = json!(names::uid());
         }
         rules.default(&mut object);
@@ -146,7 +143,7 @@ impl Call {
         let context = Context { part: Part::Main, now: &now, requester: self.user.as_requester() };
         self.drop_disabled(&mut object, None);
         rules.prepare_create(&mut object, &context);
-        if shares_labels {
+        if shares_labels && has_labels(&object["spec"]["template"]["metadata"]) {
             object["metadata"]["labels"] = object["spec"]["template"]["metadata"]["labels"].clone();
         }
         // Where it means nothing, it is what the client says, as upstream.
@@ -251,10 +248,8 @@ fn no_free_name(mut error: ApiError) -> ApiError {
     error
 }
 
-/// Whether an object has no labels, and its template has some.
-fn lacks_labels(object: &Value) -> bool {
-    let some = |labels: &Value| labels.as_object().is_some_and(|labels| !labels.is_empty());
-    !some(&object["metadata"]["labels"]) && some(&object["spec"]["template"]["metadata"]["labels"])
+fn has_labels(metadata: &Value) -> bool {
+    metadata["labels"].as_object().is_some_and(|labels| !labels.is_empty())
 }
 
 /// What only the server says: uid, creation time; and what a new object cannot have.

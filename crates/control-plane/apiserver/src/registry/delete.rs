@@ -1,9 +1,10 @@
 //! Delete: at once, gracefully, or held by finalizers; and the deletion of a whole collection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use podium_store::{Change as StoreChange, CommitError, Expect, Key, Record};
 use serde_json::{Value, json};
@@ -263,8 +264,7 @@ impl Call {
         // some of them only.
         let conditional = options.uid.is_some() || options.resource_version.is_some();
         let at_once = if conditional { 1 } else { CONCURRENT };
-        let deleted: Vec<Option<Value>> =
-            futures::stream::iter(deletions).buffered(at_once).try_collect().await?;
+        let deleted: Vec<Option<Value>> = until_one_fails(deletions, at_once).await?;
         let native = self.output.shape == Shape::Native;
         let mut items = Vec::new();
         for object in deleted.into_iter().flatten() {
@@ -308,6 +308,32 @@ impl Call {
             seats: parking_lot::Mutex::default(),
         }
     }
+}
+
+/// What these come to, or the first failure. None begins after one failed, and those under way then end before the answer.
+async fn until_one_fails<T: Send, E: Send>(
+    works: Vec<BoxFuture<'_, Result<T, E>>>,
+    at_once: usize,
+) -> Result<Vec<T>, E> {
+    let failed = AtomicBool::new(false);
+    let works: Vec<BoxFuture<'_, _>> = works
+        .into_iter()
+        .map(|work| -> BoxFuture<'_, _> { Box::pin(unless_one_failed(&failed, work)) })
+        .collect();
+    let results: Vec<Option<Result<T, E>>> = futures::stream::iter(works).buffered(at_once).collect().await;
+    results.into_iter().flatten().collect()
+}
+
+async fn unless_one_failed<T, E>(
+    failed: &AtomicBool,
+    work: BoxFuture<'_, Result<T, E>>,
+) -> Option<Result<T, E>> {
+    if failed.load(Ordering::Relaxed) {
+        return None;
+    }
+    let result = work.await;
+    failed.fetch_or(result.is_err(), Ordering::Relaxed);
+    Some(result)
 }
 
 /// The version a body of DeleteOptions says it has; any served group's is allowed.
@@ -483,6 +509,32 @@ mod tests {
         let Shortened::To(new) = shorten(&pod, Some(2), now) else { panic!("must be shortened") };
         assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
         assert_eq!(new["metadata"]["deletionGracePeriodSeconds"], 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_ends_before_a_failure_is_told() {
+        let (begin, under_way) = tokio::sync::oneshot::channel();
+        let ended = AtomicBool::new(false);
+        let begun = AtomicBool::new(false);
+        let works: Vec<BoxFuture<'_, Result<(), &str>>> = vec![
+            Box::pin(async {
+                under_way.await.expect("the second begins");
+                Err("first")
+            }),
+            Box::pin(async {
+                begin.send(()).expect("the first waits");
+                tokio::task::yield_now().await;
+                ended.store(true, Ordering::Relaxed);
+                Ok(())
+            }),
+            Box::pin(async {
+                begun.store(true, Ordering::Relaxed);
+                Ok(())
+            }),
+        ];
+        assert_eq!(until_one_fails(works, 2).await, Err("first"));
+        assert!(ended.load(Ordering::Relaxed));
+        assert!(!begun.load(Ordering::Relaxed));
     }
 
     #[test]

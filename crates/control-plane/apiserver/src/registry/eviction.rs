@@ -7,6 +7,7 @@ use http::StatusCode;
 use podium_store::RangeOptions;
 use serde_json::{Value, json};
 
+use podium_api::field::{Errors, Path};
 use podium_api::kinds::Part;
 use podium_api::selector::LabelSelector;
 use podium_api::status::ApiError;
@@ -51,8 +52,15 @@ impl Call {
         if eviction["metadata"]["name"].as_str().unwrap_or_default() != self.info.name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
+        self.check_namespace(&mut eviction["metadata"])?;
         let given = Some(&eviction["deleteOptions"]).filter(|options| options.is_object()).cloned();
-        let mut delete = DeleteOptions::read(Some(&given.unwrap_or_else(|| json!({}))), &self.query)?;
+        let given = given.unwrap_or_else(|| json!({}));
+        self.check_options(&given)?;
+        let mut delete = match DeleteOptions::read(Some(&given), &self.query) {
+            Ok(delete) => delete,
+            // They are looked at by the deletion, which comes to it where there is a pod.
+            Err(refusal) => return Err(self.current().err().unwrap_or(refusal)),
+        };
         delete.dry_run |= write.dry_run;
         {
             let mut request = self.admission(
@@ -71,6 +79,19 @@ impl Call {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
         });
         Ok(self.reply_other(StatusCode::CREATED, &status))
+    }
+
+    /// What a deletion may be asked for and an eviction not.
+    fn check_options(&self, options: &Value) -> Result<(), ApiError> {
+        const UNSAFE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+        if options[UNSAFE] != json!(true) {
+            return Ok(());
+        }
+        let mut errors = Errors::new();
+        let path = Path::new("deleteOptions");
+        let fault = "can not be set for pod eviction, try after removing the option";
+        errors.invalid(&path.child(UNSAFE), true, fault);
+        Err(ApiError::invalid("policy", "Eviction", &self.info.name, &errors))
     }
 
     /// Deletes the pod if its budget permits. A pod that may go only because of the state it is in goes only in that state:

@@ -9,6 +9,7 @@ use podium_store::Record;
 use podium_api::status::ApiError;
 
 use super::{Call, too_large};
+use crate::negotiate::Arity;
 use crate::options;
 use crate::response::Reply;
 
@@ -22,6 +23,7 @@ impl Call {
             self.wait_for(revision).await?;
         }
         let record = self.current()?;
+        self.check_arity(Arity::One)?;
         self.reply_record(StatusCode::OK, &record)
     }
 

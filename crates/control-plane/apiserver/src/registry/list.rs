@@ -14,10 +14,10 @@ use super::assemble::{JsonList, gathered, protobuf as protobuf_list};
 use super::{Call, is_plain, too_large};
 use crate::continue_token::ContinueToken;
 use crate::hot::Hot;
-use crate::negotiate::{self, Shape};
+use crate::negotiate::{self, Arity, Shape};
 use crate::options::{self, Freshness, ListOptions};
 use crate::response::{self, Reply};
-use crate::storage::TypePrefix;
+use crate::storage::{TypePrefix, Untyped};
 use crate::{storage, table};
 
 /// One page of a list.
@@ -48,6 +48,7 @@ impl Call {
         if let Freshness::NotOlderThan(revision) = options.freshness {
             self.wait_for(revision).await?;
         }
+        self.check_arity(Arity::List)?;
         match self.read_page(&options).await? {
             Ok(page) => self.reply_page(page).await,
             Err(expired) => Ok(response::object(StatusCode::GONE, &expired, self.output_of_status())),
@@ -184,7 +185,7 @@ impl Call {
                         let version = self.served.api_version();
                         (json!({"kind": kind, "apiVersion": version, "metadata": metadata}), "items")
                     }
-                    Shape::Metadata(version) => (table::partial_list_head(version, &metadata), "items"),
+                    Shape::Metadata(version, _) => (table::partial_list_head(version, &metadata), "items"),
                     Shape::Table(version) => (table::head(&self.served, version, &metadata), "rows"),
                 };
                 let mut list = JsonList::new(&head, items);
@@ -196,7 +197,7 @@ impl Call {
                             storage::forget_type(&mut object);
                             object
                         }
-                        Shape::Metadata(version) => table::partial(&object, version),
+                        Shape::Metadata(version, _) => table::partial(&object, version),
                         Shape::Table(version) => table::row(&self.served, version, include, object, now),
                     });
                     Ok(())
@@ -236,7 +237,7 @@ impl Call {
                     "items": items,
                 })
             }
-            Shape::Metadata(version) => table::partial_list(&items, version, metadata),
+            Shape::Metadata(version, _) => table::partial_list(&items, version, metadata),
             Shape::Table(version) => {
                 table::of_many(&self.served, version, self.include_object()?, items, metadata)
             }
@@ -254,13 +255,15 @@ impl Call {
         const TAIL: &[u8] = b"]}\n";
         let commas = page.records.len().saturating_sub(1);
         let prefix = TypePrefix::of(&self.served);
-        let items: usize = page.records.iter().map(|record| prefix.off(record).len()).sum();
+        let untyped: Vec<Untyped> = page.records.iter().map(|record| prefix.off(record)).collect();
+        let items: usize =
+            untyped.iter().zip(&page.records).map(|(untyped, record)| untyped.len(record)).sum();
         let length = head.len() + items + commas + TAIL.len();
         let body = gathered(page.records, head.into_bytes(), TAIL, length, move |out, index, record| {
             if index > 0 {
                 out.extend_from_slice(b",");
             }
-            prefix.off(record).append_to(out);
+            untyped[index].append_to(out, record);
             Ok(())
         })?;
         Ok(response::with_body(StatusCode::OK, "application/json", body))

@@ -457,7 +457,7 @@ impl Frames {
         let shaped = match self.output.shape {
             Shape::Native if self.served.as_stored() => Ok(object),
             Shape::Native => codec::convert(object, &self.served.group, &self.served.version),
-            Shape::Metadata(version) => Ok(table::partial(&object, version)),
+            Shape::Metadata(version, _) => Ok(table::partial(&object, version)),
             Shape::Table(version) => {
                 let mut table = table::of_one(&self.served, version, self.include, object);
                 // Columns are said once; later frames leave them out.
@@ -487,7 +487,7 @@ impl Frames {
         });
         match self.output.shape {
             Shape::Native => {}
-            Shape::Metadata(version) => object = table::partial(&object, version),
+            Shape::Metadata(version, _) => object = table::partial(&object, version),
             Shape::Table(version) => {
                 let metadata = json!({"resourceVersion": revision.to_string()});
                 let rows = if initial_events_end {

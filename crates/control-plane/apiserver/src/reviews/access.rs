@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use podium_api::field::{Errors, Path};
-use podium_api::kinds::validate;
+use podium_api::kinds::{invalid_struct, validate};
 use podium_api::selector::{FieldSelector, LabelSelector};
 use podium_api::status::ApiError;
 use serde_json::{Value, json};
@@ -124,11 +124,8 @@ fn check_spec(body: &Value, names_subject: bool, errors: &mut Errors) {
     match (resource, other) {
         (Some(_), Some(other)) => {
             let path = spec.child("nonResourceAttributes");
-            errors.invalid(
-                &path,
-                other.clone(),
-                "cannot be specified in combination with resourceAttributes",
-            );
+            let why = "cannot be specified in combination with resourceAttributes";
+            invalid_struct("authorization.v1.NonResourceAttributes", other, why, &path, errors);
         }
         (None, None) => errors.invalid(
             &spec.child("resourceAttributes"),
@@ -187,7 +184,8 @@ fn check_metadata_empty(body: &Value, namespace_allowed: bool, errors: &mut Erro
     });
     if extra {
         let detail = if namespace_allowed { "must be empty except for namespace" } else { "must be empty" };
-        errors.invalid(&Path::new("metadata"), body["metadata"].clone(), detail);
+        let path = Path::new("metadata");
+        invalid_struct("meta.v1.ObjectMeta", &body["metadata"], detail, &path, errors);
     }
 }
 

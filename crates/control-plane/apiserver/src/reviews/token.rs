@@ -5,9 +5,11 @@ use std::sync::Arc;
 use jiff::{Timestamp, ToSpan as _};
 use podium_api::field::{Errors, Path};
 use podium_api::status::ApiError;
+use podium_pki::token::TokenError;
 use serde_json::{Value, json};
 
 use super::{Create, Issuer, user_info};
+use crate::authentication::tokens::Refusal;
 use crate::authentication::{Authenticator, User};
 use crate::authorization::go_quote;
 use crate::objects::{Objects, items, text};
@@ -192,7 +194,10 @@ pub(super) fn review(
         Ok(accepted) => {
             json!({"authenticated": true, "user": user_info(&accepted.user), "audiences": accepted.audiences})
         }
-        // A token that is nobody's is merely not authenticated; one of ours that is not good says why.
+        // Who is no one's is merely not authenticated; a token of ours that is not good says why.
+        Err(Refusal::NotOurs | Refusal::Token(TokenError::Malformed)) => {
+            json!({"user": {}, "error": "invalid bearer token"})
+        }
         Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
     };
     Ok(body)

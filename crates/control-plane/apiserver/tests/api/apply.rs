@@ -195,7 +195,9 @@ async fn every_write_is_tracked_under_its_agent() {
     let patched = patch_by(&server, agent, &format!("{uri}/status"), "strategic-merge", &status).await.json();
     assert_eq!(
         entry(&patched, "kubelet", "status")["fieldsV1"],
-        json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"Ready\"}": {".": {}, "f:status": {}, "f:type": {}}},
+        json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"Ready\"}": {".": {},
+            // Times that are not said are null, and owned.
+            "f:lastProbeTime": {}, "f:lastTransitionTime": {}, "f:status": {}, "f:type": {}}},
             "f:phase": {}}})
     );
     // Whoever changes a field takes it.

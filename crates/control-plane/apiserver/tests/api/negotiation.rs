@@ -44,6 +44,28 @@ async fn items_of_lists_have_no_type_and_objects_begin_with_it() {
     let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
     let answer = get_as(&server, &list, metadata).await.json();
     assert_eq!(answer["items"][0]["kind"], "PartialObjectMetadata");
+    let one = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json";
+    for (path, accept, message) in [
+        (
+            "/api/v1/namespaces",
+            one,
+            "PartialObjectMetadata, but the requested object is a list (*core.NamespaceList)",
+        ),
+        (
+            "/apis/apps/v1/deployments",
+            one,
+            "PartialObjectMetadata, but the requested object is a list (*apps.DeploymentList)",
+        ),
+        (
+            "/api/v1/namespaces/default",
+            metadata,
+            "PartialObjectMetadataList, but the requested object is not a list (*core.Namespace)",
+        ),
+    ] {
+        let refused = get_as(&server, path, accept).await;
+        assert_eq!(refused.status, 406, "{path}");
+        assert_eq!(refused.json()["message"], format!("you requested {message}"));
+    }
     let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
     let answer = get_as(&server, &format!("{list}&includeObject=Object"), table).await.json();
     assert_eq!(answer["rows"][0]["object"]["kind"], "ConfigMap");

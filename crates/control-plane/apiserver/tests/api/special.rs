@@ -188,8 +188,50 @@ async fn an_eviction_of_another_pod_is_refused_at_once() {
             answer.text()
         );
     }
+    let asked = |metadata: Value, options: Value| {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, "deleteOptions": options});
+        let (server, path) = (&server, format!("{pods}/nosuch/eviction"));
+        async move { call(server, "POST", &path, body).await }
+    };
+    // What is wrong with the options of the deletion is told where there is something to delete.
+    let missing = asked(json!({"name": "nosuch"}), json!({"propagationPolicy": "Odd"})).await;
+    assert_eq!(missing.status, 404, "{}", missing.text());
+    let unsafe_option = json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true});
+    let refused = asked(json!({"name": "nosuch"}), unsafe_option).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let elsewhere = asked(json!({"name": "nosuch", "namespace": "other"}), json!({})).await;
+    assert_eq!(elsewhere.status, 400, "{}", elsewhere.text());
     let nameless = call(&server, "POST", &format!("{pods}/a/eviction"), json!({})).await;
     assert_eq!(nameless.status, 400, "{}", nameless.text());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn components_are_asked_for_their_health() {
+    let server = Server::start().await;
+    let path = "/api/v1/componentstatuses";
+    let all = call(&server, "GET", path, Value::Null).await.json();
+    let names: Vec<&str> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (&all["kind"], names),
+        (&json!("ComponentStatusList"), vec!["controller-manager", "scheduler", "etcd-0"])
+    );
+    let one = call(&server, "GET", &format!("{path}/etcd-0"), Value::Null).await.json();
+    assert_eq!(one["kind"], "ComponentStatus");
+    assert_eq!(one["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let selected =
+        call(&server, "GET", &format!("{path}?fieldSelector=metadata.name%3Detcd-0"), Value::Null).await;
+    assert_eq!(selected.json()["items"].as_array().map(Vec::len), Some(1));
+    let labelled = call(&server, "GET", &format!("{path}?labelSelector=a%3Db"), Value::Null).await;
+    assert_eq!(labelled.json()["items"], json!([]));
+    let missing = call(&server, "GET", &format!("{path}/nosuch"), Value::Null).await;
+    assert_eq!(missing.status, 404);
+    assert_eq!(missing.json()["message"], "componentstatus \"nosuch\" not found");
     server.stop().await;
 }
 

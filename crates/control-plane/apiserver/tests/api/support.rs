@@ -90,6 +90,7 @@ impl Server {
             client_authority: authority.clone(),
             proxy_authority: Some(pki.proxy_authority().certificate().to_owned()),
             limits: Limits::default(),
+            components: podium_apiserver::components::Components::beside(),
             more_metrics: |_| {},
         };
         adjust(&mut config);

@@ -35,7 +35,9 @@ async fn a_job_without_labels_shares_those_of_its_pods() {
     let made = call(&server, "POST", JOBS, job("b", json!({"app": "x"}), json!({"app": "x"}))).await.json();
     assert_eq!(made["metadata"]["labels"], json!({"app": "x"}));
     let made = call(&server, "POST", JOBS, job("c", Value::Null, Value::Null)).await.json();
-    assert_eq!(made["metadata"]["labels"], Value::Null);
+    // Those that the server gives to the pods count.
+    assert_eq!(made["metadata"]["labels"]["job-name"], "c");
+    assert_eq!(made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]);
     server.stop().await;
 }
 
@@ -260,6 +262,30 @@ async fn pods_of_a_namespace_that_ends_are_not_bound() {
         );
         assert_eq!(refused.json()["message"], text);
         assert_eq!(refused.json()["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_binding_is_admitted_once_by_the_resource_it_was_posted_to() {
+    let server = Server::start().await;
+    let zone = "topology.kubernetes.io/zone";
+    let node = json!({"metadata": {"name": "n", "labels": {zone: "z"}}});
+    assert_eq!(call(&server, "POST", "/api/v1/nodes", node).await.status, 201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let posted = [
+        (format!("{pods}/a/binding"), "a", json!("z")),
+        ("/api/v1/namespaces/default/bindings".to_owned(), "b", Value::Null),
+    ];
+    for (path, name, wanted) in posted {
+        assert_eq!(call(&server, "POST", pods, pod(name)).await.status, 201);
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}});
+        let bound = call(&server, "POST", &path, binding).await;
+        assert_eq!(bound.status, 201, "{}", bound.text());
+        let bound = call(&server, "GET", &format!("{pods}/{name}"), Value::Null).await.json();
+        assert_eq!(bound["spec"]["nodeName"], "n");
+        // The labels of the node are for bindings of pods, as upstream.
+        assert_eq!(bound["metadata"]["labels"][zone], wanted);
     }
     server.stop().await;
 }

@@ -565,7 +565,7 @@ pub(super) fn is_written(field: &Field, value: &Value) -> bool {
         // An empty list of managers says to forget them; the tracking of managers takes it out.
         Value::Array(_) if field.name == "managedFields" => true,
         // In protobuf, as upstream stores everything, an empty list is none: it comes back as null where it is always written.
-        Value::Array(items) if field.shape == Shape::List => !items.is_empty(),
+        Value::Array(items) if field.shape == Shape::List => !items.is_empty() || field.tells_empty(),
         _ if field.is_pointer() || !field.omits_empty() || field.kind == Kind::IntOrString => true,
         Value::String(text) => !text.is_empty(),
         Value::Bool(set) => *set,

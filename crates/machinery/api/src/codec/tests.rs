@@ -332,6 +332,29 @@ fn fields_given_twice_are_told_also_where_they_say_nothing() {
 }
 
 #[test]
+fn empty_lists_that_are_faults_are_kept() {
+    let read = |body: &str, group: &str, version: &str, kind: &str| {
+        decode(body.as_bytes(), Encoding::Json, group, version, kind, FieldValidation::Strict).unwrap().object
+    };
+    let pod = read(r#"{"spec":{"resources":{"claims":[]},"hostAliases":[]}}"#, "", "v1", "Pod");
+    assert_eq!(pod["spec"], json!({"containers": null, "resources": {"claims": []}}));
+    let body = r#"{"spec":{"scaleTargetRef":{"kind":"","name":""},"maxReplicas":1,"behavior":{"scaleUp":{"policies":[]}}}}"#;
+    let scaler = read(body, "autoscaling", "v2", "HorizontalPodAutoscaler");
+    assert_eq!(scaler["spec"]["behavior"]["scaleUp"], json!({"policies": []}));
+    assert_eq!(convert(scaler, "autoscaling", "v1").unwrap()["status"]["currentReplicas"], 0);
+}
+
+#[test]
+fn times_of_conditions_are_null() {
+    let body = br#"{"status":{"conditions":[{"type":"T","status":"True"}]}}"#;
+    let pod = decode(body, Encoding::Json, "", "v1", "Pod", FieldValidation::Strict).unwrap().object;
+    let condition = json!({"type": "T", "status": "True", "lastProbeTime": null, "lastTransitionTime": null});
+    assert_eq!(pod["status"]["conditions"], json!([condition]));
+    // The creation time's tag leaves it out.
+    assert_eq!(pod["metadata"], json!({}));
+}
+
+#[test]
 fn times_that_an_event_lacks_are_null() {
     let body = r#"{"metadata":{"name":"a"},"involvedObject":{},"firstTimestamp":"2026-01-01T00:00:00Z","series":{"count":2}}"#;
     let core =

@@ -52,6 +52,7 @@ fn default_webhooks(object: &mut Value, mutating: bool) {
 pub(super) static VALIDATING_POLICY: Kind = Kind {
     default: policy_defaults,
     status: Some(empty_status),
+    status_keeps_metadata: true,
     validate: policies::validating,
     validate_status: policies::status,
     columns: &[NAME, integer("Validations"), string("ParamKind"), AGE],

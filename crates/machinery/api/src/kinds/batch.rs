@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Metadata;
+use super::go;
 use super::kind::{Kind, empty_status};
 use super::pod::{choice, validate_template};
 use super::print::{
@@ -17,7 +18,7 @@ use super::tree::{
     carry, child, default, default_text, ensure_map, flag, has, int, is_empty, items_mut, list, opt_int,
     same, set, text, value,
 };
-use super::validate::{label_selector, meta::conditions, meta::immutable};
+use super::validate::{label_selector, meta::conditions};
 use super::workload::{self, condition, not_negative};
 use crate::field::{Errors, Path};
 use crate::resources::split_api_version;
@@ -118,7 +119,7 @@ fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
     job::validate_spec(spec, &path, errors);
     let (completions, known) = (value(spec, "completions"), value(before, "completions"));
     if text(spec, "completionMode") != "Indexed" {
-        immutable(completions, known, &path.child("completions"), errors);
+        go::immutable("batch.v1.JobSpec", "completions", spec, before, &path.child("completions"), errors);
     } else if !completions.is_null()
         && completions != known
         && opt_int(spec, "completions") != opt_int(spec, "parallelism")
@@ -126,11 +127,11 @@ fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
         let why = "can only be modified in tandem with spec.parallelism";
         errors.invalid(&path.child("completions"), completions.clone(), why);
     }
-    immutable(value(spec, "selector"), value(before, "selector"), &path.child("selector"), errors);
+    go::immutable("batch.v1.JobSpec", "selector", spec, before, &path.child("selector"), errors);
     template_update(spec, old, &path, errors);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
-        immutable(value(spec, field), value(before, field), &path.child(field), errors);
+        go::immutable("batch.v1.JobSpec", field, spec, before, &path.child(field), errors);
     }
 }
 
@@ -142,7 +143,7 @@ fn template_update(spec: &Value, old: &Value, path: &Path<'_>, errors: &mut Erro
     let (template, known) = (value(spec, "template"), value(before, "template"));
     let stopped = !has(status, "startTime") || condition(old, "Suspended");
     if !suspended || !stopped || int(status, "active") != 0 {
-        immutable(template, known, &path.child("template"), errors);
+        go::immutable("batch.v1.JobSpec", "template", spec, before, &path.child("template"), errors);
         return;
     }
     let (new_pod, old_pod) = (value(template, "spec"), value(known, "spec"));
@@ -150,13 +151,9 @@ fn template_update(spec: &Value, old: &Value, path: &Path<'_>, errors: &mut Erro
     for field in ["nodeSelector", "tolerations", "schedulingGates"] {
         carry(&mut rest, old_pod, field);
     }
-    // Of the affinities only that to nodes.
-    let mut affinity = value(new_pod, "affinity").clone();
-    if affinity.is_null() {
-        affinity = json!({});
+    if only_node_affinity(value(new_pod, "affinity"), value(old_pod, "affinity")) {
+        carry(&mut rest, old_pod, "affinity");
     }
-    carry(&mut affinity, value(old_pod, "affinity"), "nodeAffinity");
-    set(&mut rest, "affinity", affinity);
     for field in ["containers", "initContainers"] {
         let olds = list(old_pod, field);
         if list(new_pod, field).len() == olds.len() {
@@ -169,6 +166,25 @@ fn template_update(spec: &Value, old: &Value, path: &Path<'_>, errors: &mut Erro
     if !same(&rest, old_pod) {
         let at = path.child("template.spec");
         errors.invalid(&at, new_pod.clone(), super::validate::IMMUTABLE);
+    }
+}
+
+/// Whether affinities differ in that to nodes at most.
+fn only_node_affinity(new: &Value, old: &Value) -> bool {
+    let mut known = old.clone();
+    match (new.is_null(), old.is_null()) {
+        (true, false) => {
+            super::tree::remove(&mut known, "nodeAffinity");
+            known.as_object().is_some_and(serde_json::Map::is_empty)
+        }
+        (false, old_is_null) => {
+            if old_is_null {
+                known = json!({});
+            }
+            carry(&mut known, new, "nodeAffinity");
+            same(new, &known)
+        }
+        (true, true) => true,
     }
 }
 
@@ -452,7 +468,7 @@ pub(super) static CONTROLLER_REVISION: Kind = Kind {
         }
     },
     validate_update: |new, old, errors| {
-        immutable(value(new, "data"), value(old, "data"), &Path::new("data"), errors);
+        go::immutable("apps.v1.ControllerRevision", "data", new, old, &Path::new("data"), errors);
     },
     columns: &[NAME, string("Controller"), string("Revision"), AGE],
     row: |object, now| {
@@ -480,7 +496,7 @@ pub(super) static DISRUPTION_BUDGET: Kind = Kind {
         let spec = value(object, "spec");
         if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
             let fault = "minAvailable and maxUnavailable cannot be both set";
-            super::go::invalid("policy.v1.PodDisruptionBudgetSpec", spec, fault, &path, errors);
+            go::invalid("policy.v1.PodDisruptionBudgetSpec", spec, fault, &path, errors);
         }
         for field in ["minAvailable", "maxUnavailable"] {
             if has(spec, field) {

@@ -6,7 +6,7 @@ use super::go;
 use super::kind::Kind;
 use super::print::{self, AGE, NAME, integer, string, wide};
 use super::tree::{child, default, default_text, ensure_map, int, same, set, text, value};
-use super::validate::{label_selector, meta::immutable, meta::is_empty_selector};
+use super::validate::{label_selector, meta::is_empty_selector};
 use super::workload::{self, amount_of, at_most_all, int_or_percent, not_negative};
 use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
@@ -27,10 +27,10 @@ pub(super) static RULES: Kind = Kind {
     },
     prepare_status: |new, old| set_template_generation(new, template_generation(old)),
     validate,
-    validate_late: |new, old, errors| {
+    validate_update: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
-        immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);
+        go::immutable("apps.v1.DaemonSetSpec", "selector", new, old, &path.child("selector"), errors);
     },
     validate_status: |new, old, errors| {
         const COUNTS: &[&str] = &[
@@ -121,7 +121,8 @@ fn validate(object: &Value, errors: &mut Errors) {
     let selector = value(spec, "selector");
     label_selector(selector, &path.child("selector"), errors);
     if !selector.is_null() && is_empty_selector(selector) {
-        errors.invalid(&path.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
+        let why = "empty selector is invalid for daemonset";
+        go::invalid("meta.v1.LabelSelector", selector, why, &path.child("selector"), errors);
     }
     let parsed = LabelSelector::from_value(selector).unwrap_or_default();
     workload::template(spec, &parsed, "DaemonSet", &path, errors);

@@ -5,19 +5,23 @@ use serde_json::Value;
 use super::go;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, string, wide};
-use super::tree::{child, default, default_text, ensure_map, int, opt_int, same, text, value};
-use super::validate::meta::immutable;
+use super::tree::{carry, child, default, default_text, ensure_map, int, opt_int, same, text, value};
 use super::workload::{self, amount_of, at_most_all, int_or_percent, not_negative};
 use crate::field::{Errors, Path};
 
 pub(super) static RULES: Kind = Kind {
     default: defaults,
     status: Some(empty_status),
+    prepare_status: |new, old| {
+        if let Some(meta) = child(new, "metadata") {
+            carry(meta, value(old, "metadata"), "labels");
+        }
+    },
     validate,
     validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
-        immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);
+        go::immutable("apps.v1.DeploymentSpec", "selector", new, old, &path.child("selector"), errors);
     },
     validate_status: |new, old, errors| {
         const COUNTS: &[&str] = &[

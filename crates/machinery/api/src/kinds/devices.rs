@@ -7,14 +7,16 @@ mod slice;
 use serde_json::Value;
 
 use super::Metadata;
+use super::go;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, name, string};
-use super::tree::{child, default_int, has, items_mut, list, text, value};
+use super::tree::{child, default_int, default_text, has, items_mut, list, text, value};
 use super::validate;
 use crate::field::Path;
 
 /// DeviceClasses of dynamic resource allocation.
 pub(super) static DEVICE_CLASS: Kind = Kind {
+    name: validate::long_name,
     validate: |object, errors| claim::class(value(object, "spec"), &Path::new("spec"), errors),
     generation: true,
     metadata: Metadata { prefix: false, ..Metadata::NEW_CHANGE },
@@ -26,9 +28,10 @@ pub(super) static RESOURCE_CLAIM: Kind = Kind {
     status: Some(empty_status),
     status_keeps_metadata: true,
     prepare_status: claim::forget_deallocated,
-    validate: |object, errors| claim::spec(value(object, "spec"), &Path::new("spec"), errors),
+    // An update is asked for one thing only: that the spec stays as it is.
+    validate_create: |object, errors| claim::spec(value(object, "spec"), &Path::new("spec"), errors),
     validate_late: |new, old, errors| {
-        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+        go::immutable("resource.v1.ResourceClaim", "spec", new, old, &Path::new("spec"), errors);
     },
     validate_status: claim::status,
     columns: &[NAME, string("State"), AGE],
@@ -55,7 +58,7 @@ pub(super) static RESOURCE_CLAIM: Kind = Kind {
 
 pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
     default: |object| claim_requests(child(object, "spec").and_then(|s| child(s, "spec"))),
-    validate: |object, errors| {
+    validate_create: |object, errors| {
         let path = Path::new("spec");
         let spec = value(object, "spec");
         let meta = value(spec, "metadata");
@@ -65,7 +68,7 @@ pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
         claim::spec(value(spec, "spec"), &path.child("spec"), errors);
     },
     validate_late: |new, old, errors| {
-        validate::meta::immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+        go::immutable("resource.v1.ResourceClaimTemplate", "spec", new, old, &Path::new("spec"), errors);
     },
     metadata: Metadata::NEW_CHANGE,
     ..Kind::BASE
@@ -77,9 +80,12 @@ const MOST_CONDITIONS: usize = 8;
 fn claim_requests(spec: Option<&mut Value>) {
     let Some(devices) = spec.and_then(|s| child(s, "devices")) else { return };
     let fill = |request: &mut Value| {
-        super::tree::default_text(request, "allocationMode", "ExactCount");
+        default_text(request, "allocationMode", "ExactCount");
         if text(request, "allocationMode") == "ExactCount" {
             default_int(request, "count", 1);
+        }
+        for toleration in items_mut(request, "tolerations") {
+            default_text(toleration, "operator", "Equal");
         }
     };
     for request in items_mut(devices, "requests") {
@@ -98,10 +104,11 @@ pub(super) static RESOURCE_SLICE: Kind = Kind {
         let path = Path::new("spec");
         let (spec, before) = (value(new, "spec"), value(old, "spec"));
         let pool = path.child("pool");
-        let name = |spec| value(value(spec, "pool"), "name");
-        validate::meta::immutable(name(spec), name(before), &pool.child("name"), errors);
+        let at = pool.child("name");
+        let (named, known) = (value(spec, "pool"), value(before, "pool"));
+        go::immutable("resource.v1.ResourcePool", "name", named, known, &at, errors);
         for field in ["driver", "nodeName"] {
-            validate::meta::immutable(value(spec, field), value(before, field), &path.child(field), errors);
+            go::immutable("resource.v1.ResourceSliceSpec", field, spec, before, &path.child(field), errors);
         }
     },
     warnings: |object, _| {

@@ -127,7 +127,8 @@ fn port_name(port: &Value, required: bool, path: &Path<'_>, errors: &mut Errors)
 
 fn address(address: &Value, path: &Path<'_>, errors: &mut Errors) {
     let (ip, host, node) = (text(address, "ip"), text(address, "hostname"), text(address, "nodeName"));
-    if let Err(fault) = validate::ip(ip) {
+    let legacy = validate::ip(ip);
+    if let Err(fault) = legacy {
         errors.invalid(&path.child("ip"), ip, fault);
     }
     if !host.is_empty() {
@@ -139,6 +140,10 @@ fn address(address: &Value, path: &Path<'_>, errors: &mut Errors) {
         for fault in validate::subdomain(node) {
             errors.invalid(&path.child("nodeName"), node, &fault);
         }
+    }
+    // Told again, in older words, by the look at what kind of address it is.
+    if legacy.is_err() {
+        errors.invalid(&path.child("ip"), ip, "must be a valid IP address");
     }
     endpoint_ip(ip, &path.child("ip"), errors);
 }

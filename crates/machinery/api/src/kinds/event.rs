@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::go;
 use super::kind::Kind;
 use super::print::{or, since, string, wide};
 use super::tree::{has, int, same, text, value};
-use super::validate::{meta::immutable, qualified_name, subdomain};
+use super::validate::{qualified_name, subdomain};
 use super::{Column, Context, Metadata, Rules};
 use crate::field::{Errors, Path};
 
@@ -129,12 +130,12 @@ fn strict_update(new: &Value, old: &Value, errors: &mut Errors) {
         "action",
         "related",
     ] {
-        immutable(value(new, field), value(old, field), &Path::new(field), errors);
+        go::immutable("core.v1.Event", field, new, old, &Path::new(field), errors);
     }
     for (field, shown) in
         [("reportingComponent", "reportingController"), ("reportingInstance", "reportingInstance")]
     {
-        immutable(value(new, field), value(old, field), &Path::new(shown), errors);
+        go::immutable("core.v1.Event", field, new, old, &Path::new(shown), errors);
     }
 }
 

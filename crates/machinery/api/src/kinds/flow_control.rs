@@ -6,7 +6,7 @@ use super::Metadata;
 use super::go;
 use super::kind::{Kind, empty_status};
 use super::print::{AGE, NAME, age, name, or, string};
-use super::tree::{child, default, default_int, flag, has, int, list, opt_int, text, value};
+use super::tree::{carry, child, default, default_int, flag, has, int, list, opt_int, set, text, value};
 use super::validate;
 use crate::field::{Errors, Path};
 
@@ -35,6 +35,7 @@ pub(super) static FLOW_SCHEMA: Kind = Kind {
         }
     },
     status: Some(empty_status),
+    prepare_status: keep_metadata,
     validate_status: conditions,
     validate: flow_schema,
     columns: &[
@@ -81,6 +82,7 @@ pub(super) static PRIORITY_LEVEL: Kind = Kind {
         }
     },
     status: Some(empty_status),
+    prepare_status: keep_metadata,
     validate_status: conditions,
     validate: priority_level,
     columns: &[
@@ -117,6 +119,16 @@ pub(super) static PRIORITY_LEVEL: Kind = Kind {
 
 /// The most that `matchingPrecedence` may be.
 const LAST: i64 = 10_000;
+
+/// A status update changes nothing of metadata; the tracking of managers and what the update is conditional on are its own.
+fn keep_metadata(new: &mut Value, old: &Value) {
+    let given = value(new, "metadata");
+    let mut meta = value(old, "metadata").clone();
+    for field in ["managedFields", "resourceVersion", "uid"] {
+        carry(&mut meta, given, field);
+    }
+    set(new, "metadata", meta);
+}
 
 fn flow_schema(object: &Value, errors: &mut Errors) {
     let path = Path::new("spec");

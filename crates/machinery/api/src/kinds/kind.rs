@@ -64,6 +64,8 @@ pub(crate) struct Kind {
     pub(crate) orphans: bool,
     /// Whether a new object's labels that come from its template are one with them.
     pub(crate) shares_labels: bool,
+    /// Whether a new object without a name gets one.
+    pub(crate) name_may_be_absent: bool,
     /// Warnings for the client.
     pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -97,6 +99,7 @@ impl Kind {
         unconditional_update: true,
         orphans: false,
         shares_labels: false,
+        name_may_be_absent: false,
         warnings: |_, _| Vec::new(),
     };
 }
@@ -208,5 +211,9 @@ impl Rules for Kind {
 
     fn shares_template_labels(&self) -> bool {
         self.shares_labels
+    }
+
+    fn name_may_be_absent(&self) -> bool {
+        self.name_may_be_absent
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Metadata;
+use super::go;
 use super::kind::Kind;
 use super::pod::given_choice;
 use super::print::{self, AGE, NAME, age, name, or, string};
@@ -12,6 +13,14 @@ use super::validate::{self, label_selector, meta::immutable};
 use crate::field::{Errors, Path, Reason};
 
 pub(super) static INGRESS: Kind = Kind {
+    // An empty list of rules means something only where nothing else says where to go.
+    default: |object| {
+        if let Some(spec) = child(object, "spec").filter(|spec| has(spec, "defaultBackend"))
+            && is_empty(spec, "rules")
+        {
+            super::tree::remove(spec, "rules");
+        }
+    },
     status: Some(|_| json!({"loadBalancer": {}})),
     validate: ingress,
     validate_status: |new, old, errors| {
@@ -67,7 +76,8 @@ fn ingress(object: &Value, errors: &mut Errors) {
     let spec = value(object, "spec");
     let rules = list(spec, "rules");
     if rules.is_empty() && !has(spec, "defaultBackend") {
-        errors.invalid(&path, Value::Null, "either `defaultBackend` or `rules` must be specified");
+        let fault = "either `defaultBackend` or `rules` must be specified";
+        errors.invalid(&path, value(spec, "rules").clone(), fault);
     }
     if has(spec, "defaultBackend") {
         backend(value(spec, "defaultBackend"), &path.child("defaultBackend"), errors);
@@ -430,8 +440,8 @@ pub(super) static IP_ADDRESS: Kind = Kind {
     },
     validate_update: |new, old, errors| {
         let path = Path::new("spec");
-        let parent = |o| value(value(o, "spec"), "parentRef");
-        immutable(parent(new), parent(old), &path.child("parentRef"), errors);
+        let (new, old) = (value(new, "spec"), value(old, "spec"));
+        go::immutable("networking.v1.IPAddressSpec", "parentRef", new, old, &path.child("parentRef"), errors);
     },
     name: |name, _| match validate::ip(name) {
         Ok(ip) if ip.to_string() == name => Vec::new(),
@@ -462,6 +472,7 @@ fn address_row(object: &Value) -> Vec<Value> {
 
 pub(super) static SERVICE_CIDR: Kind = Kind {
     status: Some(|_| json!({})),
+    status_keeps_metadata: true,
     validate: |object, errors| {
         let spec = Path::new("spec");
         let path = spec.child("cidrs");
@@ -472,13 +483,7 @@ pub(super) static SERVICE_CIDR: Kind = Kind {
         }
         if cidrs.len() > 2 {
             let spec = value(object, "spec");
-            super::go::invalid(
-                "networking.v1.ServiceCIDRSpec",
-                spec,
-                "may only hold up to 2 values",
-                &path,
-                errors,
-            );
+            go::invalid("networking.v1.ServiceCIDRSpec", spec, "may only hold up to 2 values", &path, errors);
             return;
         }
         for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
@@ -536,7 +541,7 @@ pub(super) static RUNTIME_CLASS: Kind = Kind {
         super::pod::tolerations(tolerations, &path.child("tolerations"), errors);
         for (index, one) in tolerations.iter().enumerate() {
             if tolerations[..index].iter().any(|other| super::tree::same(other, one)) {
-                let shown = super::go::shown("core.v1.Toleration", one);
+                let shown = go::shown("core.v1.Toleration", one);
                 let at = path.child("tolerations");
                 errors.push(Reason::Duplicate, &at.index(index), format!("Duplicate value: {shown}"));
             }

@@ -123,7 +123,9 @@ fn resources(object: &Value, errors: &mut Errors) {
     for field in ["capacity", "allocatable"] {
         for (resource, raw) in entries(value(object, "status"), field) {
             let at = status.child(field);
-            amount(resource, raw, &at.child(resource), errors);
+            // A name is a field's there, as upstream has it; where there is none it says so.
+            let named = if resource.is_empty() { at.key(resource) } else { at.child(resource) };
+            amount(resource, raw, &named, errors);
         }
     }
 }
@@ -191,7 +193,9 @@ fn addresses(object: &Value, errors: &mut Errors) {
     let all = list(value(object, "status"), "addresses");
     for (index, address) in all.iter().enumerate() {
         if all[..index].contains(address) {
-            errors.duplicate(&status.child("addresses").index(index), address.clone());
+            let shown = go::shown("core.v1.NodeAddress", address);
+            let at = status.child("addresses");
+            errors.push(Reason::Duplicate, &at.index(index), format!("Duplicate value: {shown}"));
         }
     }
 }

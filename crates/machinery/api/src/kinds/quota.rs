@@ -163,6 +163,8 @@ fn quota_row(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) static LIMIT_RANGE: Kind = Kind {
+    // The only kind whose strategy does so upstream.
+    name_may_be_absent: true,
     default: |object| {
         let Some(spec) = super::tree::child(object, "spec") else { return };
         for item in items_mut(spec, "limits").filter(|item| text(item, "type") == "Container") {

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
+use super::go;
 use super::kind::Kind;
 use super::print::{AGE, NAME, integer, wide};
 use super::tree::{child, default, int, value};
-use super::validate::meta::immutable;
 use super::workload::{self, not_negative};
 use crate::field::Path;
 
@@ -27,7 +27,7 @@ pub(super) static RULES: Kind = Kind {
     validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
-        immutable(value(new, "selector"), value(old, "selector"), &path.child("selector"), errors);
+        go::immutable("apps.v1.ReplicaSetSpec", "selector", new, old, &path.child("selector"), errors);
     },
     validate_status: |new, _, errors| {
         const COUNTS: &[&str] =

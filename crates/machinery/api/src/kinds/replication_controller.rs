@@ -11,6 +11,7 @@ use crate::field::{Errors, Path};
 use crate::selector::LabelSelector;
 
 pub(super) static RULES: Kind = Kind {
+    name: super::validate::long_name,
     default: defaults,
     status: Some(|_| json!({"replicas": 0})),
     validate,

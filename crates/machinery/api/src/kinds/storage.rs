@@ -6,13 +6,14 @@ mod update;
 
 use serde_json::{Value, json};
 
+use super::go;
 use super::kind::Kind;
 use super::networking::default_marked;
 use super::print::{AGE, CREATED_AT, NAME, age, boolean, created_at_row, integer, name, or, string, wide};
 use super::tree::{
     child, default, default_text, ensure_map, flag, has, is_empty, list, same, set, text, value,
 };
-use super::validate::{self, meta::immutable};
+use super::validate::{self, IMMUTABLE, meta::immutable};
 use super::volume_claim::{class, modes_text};
 use super::{Metadata, Step};
 use crate::field::Path;
@@ -104,7 +105,7 @@ pub(super) static STORAGE_CLASS: Kind = Kind {
     validate: storage_class,
     validate_update: |new, old, errors| {
         for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-            immutable(value(new, field), value(old, field), &Path::new(field), errors);
+            go::immutable("storage.v1.StorageClass", field, new, old, &Path::new(field), errors);
         }
     },
     columns: &[
@@ -149,10 +150,11 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
 
 pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
     status: Some(|_| json!({"attached": false})),
+    status_keeps_metadata: true,
     validate: attachment,
     validate_status: |new, _, errors| attachment(new, errors),
     validate_update: |new, old, errors| {
-        immutable(value(new, "spec"), value(old, "spec"), &Path::new("spec"), errors);
+        go::immutable("storage.v1.VolumeAttachment", "spec", new, old, &Path::new("spec"), errors);
     },
     columns: &[
         NAME,
@@ -190,7 +192,11 @@ pub(super) static CSI_NODE: Kind = Kind {
         };
         for before in drivers(old) {
             for after in drivers(new).iter().filter(|d| text(d, "name") == text(before, "name")) {
-                immutable(&fixed(after), &fixed(before), &path.child("drivers"), errors);
+                let (after, before) = (fixed(after), fixed(before));
+                if !super::tree::same(&after, &before) {
+                    let at = path.child("drivers");
+                    go::invalid("storage.v1.CSINodeDriver", &after, IMMUTABLE, &at, errors);
+                }
             }
         }
     },
@@ -287,7 +293,7 @@ pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
     validate: csi_capacity,
     validate_update: |new, old, errors| {
         for field in ["nodeTopology", "storageClassName"] {
-            immutable(value(new, field), value(old, field), &Path::new(field), errors);
+            go::immutable("storage.v1.CSIStorageCapacity", field, new, old, &Path::new(field), errors);
         }
     },
     columns: CREATED_AT,

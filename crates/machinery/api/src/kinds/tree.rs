@@ -121,7 +121,8 @@ pub(crate) fn carry(new: &mut Value, old: &Value, name: &str) {
     }
 }
 
-/// Whether two values mean the same: absent, null and empty containers are alike, at every depth.
+/// Whether two values mean the same: absent, null and empty lists are alike, at every depth. An empty object is a struct that
+/// was given without its fields, which differs from none: empty maps are not written.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -137,7 +138,6 @@ fn nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
         _ => false,
     }
 }

@@ -96,6 +96,17 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     subdomain(&masked(name, prefix))
 }
 
+/// Faults of `name` as a DNS-1123 subdomain, in the words of the kinds whose names are declared as `k8s-long-name`.
+pub fn long_name(name: &str, prefix: bool) -> Vec<String> {
+    let mut faults = dns_subdomain(name, prefix);
+    if name.len() > 253
+        && let Some(first) = faults.first_mut()
+    {
+        *first = max_bytes(253);
+    }
+    faults
+}
+
 /// Faults of `name` as a DNS-1123 label; `prefix` allows a trailing dash.
 pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
     label(&masked(name, prefix))

@@ -168,7 +168,7 @@ fn update(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let path = Path::new("spec");
     if !same(&rest, before) {
-        let difference = super::difference::difference("spec", before, &rest);
+        let difference = super::go::difference("core.v1.PersistentVolumeClaimSpec", before, &rest);
         let why = format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{difference}"
         );

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::go;
 use super::pod::spec;
 use super::print;
 use super::tree::{ensure_map, has, int, list, opt_int, text, value};
@@ -17,6 +18,8 @@ pub(crate) fn default_template(spec: &mut Value) {
         ensure_map(template, "metadata");
     }
 }
+
+const SELECTOR: &str = "meta.v1.LabelSelector";
 
 /// Validates a selector that must be there, select something, and select the template's pods.
 /// `kind` is what upstream calls the kind in the message about an empty selector.
@@ -46,12 +49,14 @@ pub(crate) fn selector(
     } else {
         label_selector(selector, &at, errors);
         if is_empty_selector(selector) {
-            errors.invalid(&at, selector.clone(), &format!("empty selector is invalid for {kind}"));
+            go::invalid(SELECTOR, selector, &format!("empty selector is invalid for {kind}"), &at, errors);
         }
     }
     let read = LabelSelector::from_value(selector);
     if read.is_err() {
-        errors.invalid(&at, selector.clone(), "invalid label selector");
+        // Upstream has no words for it there.
+        let why = if kind == "statefulset" { "" } else { "invalid label selector" };
+        go::invalid(SELECTOR, selector, why, &at, errors);
     }
     read.ok()
 }

@@ -5,7 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Flavor, paths, schemas};
+use super::parameters::Shared;
+use super::schemas::{self, Definer};
+use super::{Flavor, paths};
 use crate::codec::protobuf::wire::Writer;
 use crate::resources::Selection;
 
@@ -17,19 +19,23 @@ pub(super) fn encode(served: &Selection) -> Vec<u8> {
         w.text(1, "Kubernetes");
         w.text(2, super::VERSION);
     });
+    let (facts, routes) = super::all(served);
+    let mut shared = Shared::default();
     nested(&mut writer, 8, |w| {
-        for (group, versions) in served.groups() {
-            for version in versions {
-                for (name, item) in paths::of(Flavor::V2, served, group, version) {
-                    named(w, 2, &name, |w| path_item(w, &item));
-                }
-            }
+        for (name, item) in paths::v2(&routes, &mut shared) {
+            named(w, 2, &name, |w| path_item(w, &item));
         }
     });
     nested(&mut writer, 9, |w| {
-        for ty in schemas::served(served) {
-            let definition = schemas::definition(Flavor::V2, served, ty);
+        let definer = Definer { flavor: Flavor::V2, facts: &facts, scope: None };
+        for ty in schemas::closure(&routes) {
+            let definition = definer.definition(ty);
             named(w, 1, &ty.openapi_name(), |w| schema(w, &definition));
+        }
+    });
+    nested(&mut writer, 10, |w| {
+        for (name, parameter) in shared.into_map() {
+            named(w, 1, &name, |w| own_parameter(w, &parameter));
         }
     });
     nested(&mut writer, 12, |w| named(w, 1, "BearerToken", |_| {}));
@@ -91,7 +97,9 @@ fn extensions(writer: &mut Writer, object: &Value, tag: u32) {
 }
 
 fn path_item(writer: &mut Writer, item: &Value) {
-    for (tag, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    const METHODS: [(u32, &str); 7] =
+        [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")];
+    for (tag, method) in METHODS {
         if let Some(found) = item.get(method) {
             nested(writer, tag, |w| operation(w, found));
         }
@@ -125,41 +133,52 @@ fn operation(writer: &mut Writer, operation: &Value) {
     extensions(writer, operation, 13);
 }
 
-/// `ParametersItem { parameter { body_parameter | non_body_parameter { query | path } } }`.
+/// `ParametersItem { parameter | json_reference }`.
 fn parameter(writer: &mut Writer, tag: u32, parameter: &Value) {
-    let required = parameter.get("required") == Some(&Value::Bool(true));
-    let place = parameter.get("in").and_then(Value::as_str).unwrap_or_default();
     nested(writer, tag, |w| {
-        nested(w, 1, |w| match place {
-            "body" => nested(w, 1, |w| {
-                texts(w, parameter, &[(1, "description"), (2, "name"), (3, "in")]);
-                if required {
-                    w.int(4, 1);
-                }
-                if let Some(found) = parameter.get("schema") {
-                    nested(w, 5, |w| schema(w, found));
-                }
-            }),
-            "path" => nested(w, 2, |w| {
-                nested(w, 4, |w| {
-                    w.int(1, 1);
-                    texts(w, parameter, &[(2, "in"), (3, "description"), (4, "name"), (5, "type")]);
-                    w.int(19, 1);
-                });
-            }),
-            _ => nested(w, 2, |w| {
-                nested(w, 3, |w| {
-                    texts(w, parameter, &[(2, "in"), (3, "description"), (4, "name"), (6, "type")]);
-                    w.int(20, 1);
-                });
-            }),
-        });
+        if parameter.get("$ref").is_some() {
+            nested(w, 2, |w| texts(w, parameter, &[(1, "$ref")]));
+        } else {
+            nested(w, 1, |w| own_parameter(w, parameter));
+        }
     });
+}
+
+/// `Parameter { body_parameter | non_body_parameter { query | path } }`.
+fn own_parameter(writer: &mut Writer, parameter: &Value) {
+    let required = parameter.get("required") == Some(&Value::Bool(true));
+    match parameter.get("in").and_then(Value::as_str).unwrap_or_default() {
+        "body" => nested(writer, 1, |w| {
+            texts(w, parameter, &[(1, "description"), (2, "name"), (3, "in")]);
+            if required {
+                w.int(4, 1);
+            }
+            if let Some(found) = parameter.get("schema") {
+                nested(w, 5, |w| schema(w, found));
+            }
+        }),
+        "path" => nested(writer, 2, |w| {
+            nested(w, 4, |w| {
+                w.int(1, 1);
+                texts(w, parameter, &[(2, "in"), (3, "description"), (4, "name"), (5, "type")]);
+                w.int(19, 1);
+            });
+        }),
+        _ => nested(writer, 2, |w| {
+            nested(w, 3, |w| {
+                texts(w, parameter, &[(2, "in"), (3, "description"), (4, "name"), (6, "type")]);
+                w.int(20, 1);
+            });
+        }),
+    }
 }
 
 fn schema(writer: &mut Writer, schema_: &Value) {
     texts(writer, schema_, &[(1, "$ref"), (2, "format"), (4, "description")]);
     lists(writer, schema_, 19, "required");
+    for value in items(schema_, "enum") {
+        nested(writer, 20, |w| w.text(2, &format!("{value}\n")));
+    }
     if let Some(additional) = schema_.get("additionalProperties") {
         nested(writer, 21, |w| nested(w, 1, |w| schema(w, additional)));
     }

@@ -14,10 +14,21 @@
 use std::collections::HashMap;
 
 use super::{Extra, Field, Gvk, Kind, ListType, Schema, Shape, Type, TypeId};
-use super::{OMIT_EMPTY, OMIT_ZERO, POINTER, REQUIRED};
+use super::{OMIT_EMPTY, OMIT_ZERO, POINTER, REQUIRED, TELLS_EMPTY};
 
 /// The table is generated and covered by tests: a malformed one is a bug of the build, hence the `expect`s.
 const WELL_FORMED: &str = "the generated schema table is well formed";
+
+/// Lists that upstream's validation refuses when they are given empty, and not when they are left out, or shows as given.
+/// Where an empty one is valid, defaulting takes it out, as it is not stored.
+const TOLD_EMPTY: &[(&str, &str)] = &[
+    ("autoscaling.v2.HPAScalingRules", "policies"),
+    ("batch.v1.PodFailurePolicyOnExitCodesRequirement", "values"),
+    ("batch.v1.SuccessPolicy", "rules"),
+    ("core.v1.NodeSelector", "nodeSelectorTerms"),
+    ("core.v1.ResourceRequirements", "claims"),
+    ("networking.v1.IngressSpec", "rules"),
+];
 
 pub(super) fn schema(text: &'static str) -> Schema {
     let lines = || text.lines().filter(|l| !l.starts_with('#'));
@@ -35,8 +46,12 @@ pub(super) fn schema(text: &'static str) -> Schema {
     };
     for line in lines() {
         if let Some(line) = line.strip_prefix(' ') {
-            let package = schema.types.last().and_then(|t| t.name.rsplit_once('.')).expect(WELL_FORMED).0;
-            let field = field(line, package, &ids, &mut schema.extras);
+            let ty = schema.types.last().expect(WELL_FORMED).name;
+            let package = ty.rsplit_once('.').expect(WELL_FORMED).0;
+            let mut field = field(line, package, &ids, &mut schema.extras);
+            if TOLD_EMPTY.contains(&(ty, field.name)) {
+                field.flags |= TELLS_EMPTY;
+            }
             schema.fields.push(field);
         } else {
             finish(&mut schema);
@@ -67,16 +82,11 @@ fn finish(schema: &mut Schema) {
     order.retain(|i| fields[usize::from(*i)].tags[0] != 0);
     order.sort_by_key(|i| fields[usize::from(*i)].tags);
     last.by_tag = order.into_boxed_slice();
-    // Structs are written even where their tag says otherwise; what else has no such tag is written as its zero. A time is a
-    // struct too, written as null: here in events only, whose older and newer form have times that the other leaves unset.
-    let event = matches!(
-        last.name,
-        "core.v1.Event" | "core.v1.EventSeries" | "events.v1.Event" | "events.v1.EventSeries"
-    );
+    // Structs are written even where their tag says otherwise, and a time is one, written as null (but the creation time, whose
+    // tag is a newer one); what else has no such tag is written as its zero.
     let always = |f: &Field| match (f.kind, f.shape) {
-        _ if f.flags & (POINTER | OMIT_ZERO) != 0 => false,
-        (Kind::Object(_), Shape::One) => true,
-        (Kind::Time | Kind::MicroTime, Shape::One) => event,
+        _ if f.flags & (POINTER | OMIT_ZERO) != 0 || f.name == "creationTimestamp" => false,
+        (Kind::Object(_) | Kind::Time | Kind::MicroTime, Shape::One) => true,
         (Kind::String | Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Double, Shape::One)
         | (_, Shape::List | Shape::Map) => f.flags & OMIT_EMPTY == 0,
         _ => false,
@@ -227,7 +237,7 @@ pub(super) fn line_starts(text: &str) -> Vec<u32> {
 }
 
 /// Undoes the escaping of backslashes and line ends.
-pub(super) fn unescape(line: &str) -> String {
+pub(crate) fn unescape(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {

@@ -35,6 +35,11 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Whether it is given, with whatever value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.first(name).is_some()
+    }
+
     /// A truth value as API machinery reads one: being there is enough.
     pub(crate) fn truthy(&self, name: &str) -> bool {
         self.first(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))

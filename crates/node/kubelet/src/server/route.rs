@@ -15,8 +15,8 @@ pub(crate) struct Target<'a> {
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
-    /// All health checks, or the one that is named.
-    Healthz(Option<&'a str>),
+    /// The health check that is named, or all.
+    Healthz(&'a str),
     Pods,
     RunningPods,
     Configz,
@@ -54,8 +54,8 @@ impl<'a> Route<'a> {
             return None;
         }
         Some(match *segments.as_slice() {
-            ["healthz"] => Self::Healthz(None),
-            ["healthz", check @ ("ping" | "log" | "syncloop")] => Self::Healthz(Some(check)),
+            ["healthz"] => Self::Healthz(""),
+            ["healthz", check @ ("ping" | "log" | "syncloop")] => Self::Healthz(check),
             ["pods"] => Self::Pods,
             ["runningpods"] => Self::RunningPods,
             ["configz"] => Self::Configz,
@@ -141,8 +141,8 @@ mod tests {
     fn paths() {
         let target = |uid| Target { namespace: "n", pod: "p", uid, container: "c" };
         for (path, want) in [
-            ("/healthz", Some(Route::Healthz(None))),
-            ("/healthz/syncloop", Some(Route::Healthz(Some("syncloop")))),
+            ("/healthz", Some(Route::Healthz(""))),
+            ("/healthz/syncloop", Some(Route::Healthz("syncloop"))),
             ("/healthz/other", None),
             ("/metrics/slis", Some(Route::HealthMetrics)),
             ("/runningpods/", Some(Route::RunningPods)),

@@ -66,6 +66,10 @@ pub(super) fn v2_to_v1(hpa: &mut Object) {
     if let Some(behavior) = part(hpa, "spec").and_then(|s| s.remove("behavior")) {
         set_annotation(hpa, BEHAVIOR, &behavior);
     }
+    // v1 writes this also where there is none.
+    if let Some(status) = part(hpa, "status") {
+        status.entry("currentReplicas").or_insert_with(|| 0.into());
+    }
     let current = take_list(part(hpa, "status"), "currentMetrics");
     if let (Some(value), Some(status)) =
         (current.iter().find_map(|m| cpu_utilization(m, "current")), part(hpa, "status"))
@@ -103,6 +107,9 @@ pub(super) fn v1_to_v2(hpa: &mut Object) {
         }
     }
     if let Some(status) = part(hpa, "status") {
+        if status.get("currentReplicas").is_some_and(|replicas| replicas == 0) {
+            status.remove("currentReplicas");
+        }
         let cpu = status.remove("currentCPUUtilizationPercentage");
         if let Some(Value::Array(current)) = current {
             let current = current.into_iter().map(metric_to_v2).collect();

@@ -91,7 +91,8 @@ fn own_labels(object: &Value, old: &Value, errors: &mut Errors) {
     let pod = serde_json::json!({"metadata": {"labels": pod}});
     let selector = value(spec, "selector");
     if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches_value(&pod)) {
-        errors.invalid(&path.child("selector"), selector.clone(), "`selector` not auto-generated");
+        let at = path.child("selector");
+        go::invalid("meta.v1.LabelSelector", selector, "`selector` not auto-generated", &at, errors);
     }
 }
 

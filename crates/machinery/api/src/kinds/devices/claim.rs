@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::MOST_CONDITIONS;
 use super::check::{self, as_text, items, set};
 use crate::field::{Errors, Path};
+use crate::kinds::go;
 use crate::kinds::pod::{choice, node_selector};
 use crate::kinds::tree::{child, has, int, list, same, text, value};
 use crate::kinds::validate::{self, meta};
@@ -199,7 +200,7 @@ pub(super) fn status(new: &Value, old: &Value, errors: &mut Errors) {
     let at = path.child("allocation");
     if !allocation.is_null() && has(before, "allocation") {
         if !same(allocation, value(before, "allocation")) {
-            meta::immutable(allocation, value(before, "allocation"), &at, errors);
+            go::immutable("resource.v1.ResourceClaimStatus", "allocation", status, before, &at, errors);
         }
     } else if !allocation.is_null() {
         allocation_result(allocation, &requests(value(new, "spec")), &at, errors);

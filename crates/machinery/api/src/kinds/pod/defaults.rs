@@ -4,12 +4,14 @@
 use serde_json::{Map, Value, json};
 
 use crate::kinds::tree::{
-    child, default, default_int, default_text, ensure_map, flag, has, int, items_mut, set, text, value,
+    child, default, default_int, default_text, ensure_map, flag, has, int, is_empty, items_mut, list, remove,
+    set, text, value,
 };
 use crate::quantity::Quantity;
 
 /// Defaults of a Pod: those of its spec, and those that templates do not get.
 pub(super) fn pod(object: &mut Value) {
+    addresses(object);
     let Some(spec) = child(object, "spec") else { return };
     pod_spec(spec);
     for name in ["containers", "initContainers"] {
@@ -25,6 +27,23 @@ pub(super) fn pod(object: &mut Value) {
                 host_ports(container);
             }
         }
+    }
+}
+
+/// A client that knows one address only says what all are; one that knows all says what the one is.
+fn addresses(pod: &mut Value) {
+    let Some(status) = child(pod, "status") else { return };
+    let (one, first) = (text(status, "podIP"), list(status, "podIPs").first().map(|ip| text(ip, "ip")));
+    match (one, first) {
+        ("", Some(first)) => {
+            let first = first.to_owned();
+            set(status, "podIP", first);
+        }
+        (one, first) if !one.is_empty() && first != Some(one) => {
+            let all = json!([{"ip": one}]);
+            set(status, "podIPs", all);
+        }
+        _ => {}
     }
 }
 
@@ -195,6 +214,9 @@ fn is_tag(text: &str) -> bool {
 /// Amounts finer than a thousandth are rounded up.
 fn round_up(container: &mut Value) {
     let Some(resources) = child(container, "resources") else { return };
+    if is_empty(resources, "claims") {
+        remove(resources, "claims");
+    }
     for name in ["limits", "requests"] {
         if let Some(list) = child(resources, name) {
             round_up_list(list);

@@ -4,7 +4,8 @@ mod resources;
 
 use serde_json::{Value, json};
 
-use crate::field::{Errors, Path};
+use crate::field::{Errors, Path, Reason};
+use crate::kinds::go;
 use crate::kinds::tree::{carry, default, ensure_map, has, int, items_mut, list, remove, set, text, value};
 use crate::kinds::validate::{self, meta::immutable, qualified_name};
 
@@ -217,10 +218,15 @@ fn ips(status: &Value, before: &Value, field: &str, path: &Path<'_>, errors: &mu
     }
     let family = |ip: &Value| text(ip, "ip").contains(':');
     if all.len() > 2 || all.len() == 2 && family(&all[0]) == family(&all[1]) {
-        errors.invalid(
-            &at,
-            value(status, field).clone(),
-            "may specify no more than one IP for each IP family",
-        );
+        if let Some((index, unread)) =
+            all.iter().map(|ip| text(ip, "ip")).enumerate().find(|(_, ip)| validate::ip(ip).is_err())
+        {
+            let why = format!("failed to check for dual stack with error:invalid IP[{index}]: {unread}");
+            errors.push(Reason::Internal, &at, format!("Internal error: {why}"));
+        }
+        let kind = if field == "podIPs" { "core.v1.PodIP" } else { "core.v1.HostIP" };
+        let shown = go::shown_list(kind, all);
+        let fault = "may specify no more than one IP for each IP family";
+        errors.push(Reason::Invalid, &at, format!("Invalid value: {shown}: {fault}"));
     }
 }

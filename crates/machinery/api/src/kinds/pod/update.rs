@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::affinity::tolerations;
 use super::spec::{validate_annotations, validate_pod};
 use crate::field::{Errors, Path, Reason};
-use crate::kinds::difference::difference;
-use crate::kinds::tree::{carry, entries, has, list, opt_int, remove, same, set, text, value};
+use crate::kinds::go;
+use crate::kinds::tree::{carry, entries, has, is_empty, list, opt_int, remove, same, set, text, value};
 use crate::kinds::validate;
 
 const CHANGEABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -60,7 +60,7 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
         gated(&mut rest, before, &path, errors);
     }
     if !same(&rest, before) {
-        let difference = difference("spec", before, &rest);
+        let difference = go::difference("core.v1.PodSpec", before, &rest);
         errors.push(Reason::Forbidden, &path, format!("Forbidden: {CHANGEABLE}\n{difference}"));
     }
 }
@@ -175,6 +175,10 @@ fn gated(rest: &mut Value, old: &Value, path: &Path<'_>, errors: &mut Errors) {
         if let Some(affinity) = crate::kinds::tree::child(rest, "affinity") {
             remove(affinity, "nodeAffinity");
         }
+        // What was there for that one only was not there before.
+        if !has(old, "affinity") && is_empty(rest, "affinity") {
+            remove(rest, "affinity");
+        }
     } else if let Some(affinity) = crate::kinds::tree::ensure_map(rest, "affinity") {
         set(affinity, "nodeAffinity", old_node.clone());
     }
@@ -221,7 +225,7 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value, errors: &mut Errors) 
                     .forbidden(&at, &format!("existing ephemeral containers {name:?} may not be removed\n"));
             }
             Some(after) if !same(before, after) => {
-                let difference = difference("ephemeralContainers", before, after);
+                let difference = go::difference("core.v1.EphemeralContainer", before, after);
                 errors.forbidden(
                     &at,
                     &format!("existing ephemeral containers {name:?} may not be changed\n{difference}"),

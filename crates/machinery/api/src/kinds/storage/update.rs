@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::sources::VOLUME_SOURCES;
 use crate::field::{Errors, Path};
-use crate::kinds::difference::difference;
+use crate::kinds::go;
 use crate::kinds::tree::{child, has, items_mut, list, remove, same, set, text, value};
 use crate::kinds::validate::{IMMUTABLE, meta::immutable};
 
@@ -56,7 +56,7 @@ fn source(spec: &Value, before: &Value, path: &Path<'_>, errors: &mut Errors) {
         remove(csi, SECRET);
     }
     if !same(&after, &known) {
-        let difference = difference("spec", &known, &after);
+        let difference = go::difference("core.v1.PersistentVolumeSource", &known, &after);
         let why = format!("spec.persistentvolumesource is immutable after creation\n{difference}");
         errors.forbidden(&path.child("persistentvolumesource"), &why);
     }
@@ -123,14 +123,14 @@ mod tests {
             &named,
             |new| csi(new, "controllerExpandSecretRef", json!({"name": "t", "namespace": "n"})),
             &[
-                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n- spec.csi.controllerExpandSecretRef.name: \"s\"\n+ spec.csi.controllerExpandSecretRef.name: \"t\"\n",
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n@@ -30,7 +30,7 @@\n   \"NodeStageSecretRef\": null,\n   \"NodePublishSecretRef\": null,\n   \"ControllerExpandSecretRef\": {\n-   \"Name\": \"s\",\n+   \"Name\": \"t\",\n    \"Namespace\": \"n\"\n   },\n   \"NodeExpandSecretRef\": null\n",
             ],
         );
         check(
             &pv(),
             |new| csi(new, "volumeHandle", json!("other")),
             &[
-                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n- spec.csi.volumeHandle: \"h\"\n+ spec.csi.volumeHandle: \"other\"\n",
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n@@ -22,7 +22,7 @@\n  \"StorageOS\": null,\n  \"CSI\": {\n   \"Driver\": \"d\",\n-  \"VolumeHandle\": \"h\",\n+  \"VolumeHandle\": \"other\",\n   \"ReadOnly\": false,\n   \"FSType\": \"\",\n   \"VolumeAttributes\": null,\n",
             ],
         );
     }

@@ -24,6 +24,69 @@ fn write(
 }
 
 #[test]
+fn status_writes_leave_metadata() {
+    let meta = json!({"name": "a", "labels": {"k": "v"}, "generation": 3});
+    for (group, kind) in [
+        ("networking.k8s.io", "ServiceCIDR"),
+        ("storage.k8s.io", "VolumeAttachment"),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema"),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration"),
+    ] {
+        let old = json!({"metadata": meta, "spec": {}});
+        let (new, _) = write(group, kind, Part::Status, &old, |new| {
+            new["metadata"]["labels"] = json!({"Bad Key!": "v"});
+            new["metadata"]["finalizers"] = json!(["bad"]);
+            new["metadata"]["managedFields"] = json!([{}]);
+        });
+        assert_eq!(new["metadata"]["managedFields"], json!([{}]), "{kind}");
+        assert_eq!(new["metadata"]["labels"], meta["labels"], "{kind}");
+        assert!(new["metadata"].get("finalizers").is_none(), "{kind}");
+    }
+    let old = json!({"metadata": meta, "spec": {}});
+    let (new, _) = write("apps", "Deployment", Part::Status, &old, |new| {
+        new["metadata"]["labels"] = json!({});
+        new["metadata"]["annotations"] = json!({"a": "b"});
+    });
+    assert_eq!(new["metadata"]["labels"], meta["labels"]);
+    assert_eq!(new["metadata"]["annotations"], json!({"a": "b"}));
+}
+
+#[test]
+fn an_empty_struct_is_something() {
+    let rules = rules("apps", "Deployment");
+    let with = |affinity: Value| json!({"spec": {"template": {"spec": {"affinity": affinity}}}});
+    assert!(rules.spec_changed(&with(json!({})), &with(Value::Null)));
+    assert!(!rules.spec_changed(&with(Value::Null), &json!({"spec": {"template": {"spec": {}}}})));
+}
+
+#[test]
+fn one_address_of_a_pod_is_the_first_of_all() {
+    let default = |status: Value| {
+        let mut pod = json!({"spec": {}, "status": status});
+        rules("", "Pod").default(&mut pod);
+        pod["status"].clone()
+    };
+    let both = json!({"podIP": "1.2.3.4", "podIPs": [{"ip": "1.2.3.4"}]});
+    assert_eq!(default(json!({"podIP": "1.2.3.4"})), both);
+    assert_eq!(default(json!({"podIPs": [{"ip": "1.2.3.4"}]})), both);
+    assert_eq!(default(json!({"podIP": "1.2.3.4", "podIPs": [{"ip": "5.6.7.8"}]})), both);
+    assert_eq!(default(json!({})), json!({}));
+}
+
+#[test]
+fn claims_are_looked_at_when_they_are_made() {
+    let old = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "Not a name"}]}}});
+    let (_, faults) = write("resource.k8s.io", "ResourceClaim", Part::Main, &old, |_| {});
+    assert!(faults.is_empty(), "{faults:?}");
+    let (_, faults) = write("resource.k8s.io", "ResourceClaim", Part::Main, &old, |new| {
+        new["spec"] = json!({"devices": {}});
+    });
+    let shown = r#"{"Devices":{"Requests":null,"Constraints":null,"Config":null}}"#;
+    assert_eq!(faults, [format!("spec: Invalid value: {shown}: field is immutable")]);
+}
+
+#[test]
 fn node_ranges_are_two_names_of_one_thing() {
     let mut node = created(
         "",
@@ -52,7 +115,7 @@ fn node_ranges_are_two_names_of_one_thing() {
             "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically",
             "status.declaredFeatures[2]: Duplicate value: \"A\"",
             "status.declaredFeatures[3]: Invalid value: \"c\": invalid feature name \"c\": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
-            "status.addresses[1]: Duplicate value: {\"address\":\"a\",\"type\":\"InternalIP\"}",
+            "status.addresses[1]: Duplicate value: {\"Type\":\"InternalIP\",\"Address\":\"a\"}",
         ]
     );
 }
@@ -172,7 +235,7 @@ fn a_claims_class_moves_only_forward() {
     };
     let immutable = |was: &str| {
         format!(
-            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n- spec.storageClassName: {was}\n+ spec.storageClassName: \"slow\"\n"
+            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n@@ -10,7 +10,7 @@\n   }}\n  }},\n  \"VolumeName\": \"\",\n- \"StorageClassName\": {was},\n+ \"StorageClassName\": \"slow\",\n  \"VolumeMode\": \"Filesystem\",\n  \"DataSource\": null,\n  \"DataSourceRef\": null,\n"
         )
     };
     let (was_fast, was_none) = (immutable("\"fast\""), immutable("null"));
