@@ -87,6 +87,38 @@ fn claims_are_looked_at_when_they_are_made() {
 }
 
 #[test]
+fn what_is_wrong_is_told_before_what_changed() {
+    let old = json!({"metadata": {"name": "a"}, "provisioner": "a.b/c"});
+    let (_, faults) =
+        write("storage.k8s.io", "StorageClass", Part::Main, &old, |new| new["provisioner"] = json!(""));
+    assert_eq!(
+        faults,
+        ["provisioner: Required value", "provisioner: Invalid value: \"\": field is immutable"]
+    );
+    // What cannot change is not looked at again.
+    let old = json!({"metadata": {"name": "a"}, "value": 2_000_000_001});
+    let (_, faults) = write("scheduling.k8s.io", "PriorityClass", Part::Main, &old, |_| {});
+    assert!(faults.is_empty(), "{faults:?}");
+    let old = json!({"metadata": {"name": "a"}, "spec": {"cidrs": ["bad"]}});
+    let (_, faults) = write("networking.k8s.io", "ServiceCIDR", Part::Main, &old, |_| {});
+    assert!(faults.is_empty(), "{faults:?}");
+    let (_, faults) = write("networking.k8s.io", "ServiceCIDR", Part::Main, &old, |new| {
+        new["spec"]["cidrs"] = json!(["bad", "fd00::/64"]);
+    });
+    assert_eq!(faults.len(), 1, "{faults:?}");
+}
+
+#[test]
+fn volumes_get_the_defaults_of_their_source() {
+    let volume =
+        created("", "PersistentVolume", json!({"metadata": {"name": "v"}, "spec": {"rbd": {"image": "i"}}}));
+    assert_eq!(
+        volume["spec"]["rbd"],
+        json!({"image": "i", "pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"})
+    );
+}
+
+#[test]
 fn node_ranges_are_two_names_of_one_thing() {
     let mut node = created(
         "",
