@@ -88,7 +88,8 @@ fn claims_are_looked_at_when_they_are_made() {
 
 #[test]
 fn what_is_wrong_is_told_before_what_changed() {
-    let old = json!({"metadata": {"name": "a"}, "provisioner": "a.b/c"});
+    let old =
+        created("storage.k8s.io", "StorageClass", json!({"metadata": {"name": "a"}, "provisioner": "a.b/c"}));
     let (_, faults) =
         write("storage.k8s.io", "StorageClass", Part::Main, &old, |new| new["provisioner"] = json!(""));
     assert_eq!(
@@ -96,7 +97,7 @@ fn what_is_wrong_is_told_before_what_changed() {
         ["provisioner: Required value", "provisioner: Invalid value: \"\": field is immutable"]
     );
     // What cannot change is not looked at again.
-    let old = json!({"metadata": {"name": "a"}, "value": 2_000_000_001});
+    let old = json!({"metadata": {"name": "a"}, "value": 2_000_000_001, "preemptionPolicy": "Never"});
     let (_, faults) = write("scheduling.k8s.io", "PriorityClass", Part::Main, &old, |_| {});
     assert!(faults.is_empty(), "{faults:?}");
     let old = json!({"metadata": {"name": "a"}, "spec": {"cidrs": ["bad"]}});
