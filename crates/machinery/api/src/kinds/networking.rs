@@ -229,10 +229,11 @@ pub(super) static INGRESS_CLASS: Kind = Kind {
             class_parameters(value(spec, "parameters"), &path.child("parameters"), errors);
         }
     },
-    validate_late: |new, old, errors| {
+    validate_update: |new, old, errors| {
         let path = Path::new("spec");
-        let controller = |o| value(value(o, "spec"), "controller");
-        immutable(controller(new), controller(old), &path.child("controller"), errors);
+        let (new, old) = (value(new, "spec"), value(old, "spec"));
+        let at = path.child("controller");
+        go::immutable("networking.v1.IngressClassSpec", "controller", new, old, &at, errors);
     },
     columns: &[NAME, string("Controller"), string("Parameters"), AGE],
     row: |object, now| {
@@ -568,6 +569,6 @@ pub(super) static RUNTIME_CLASS: Kind = Kind {
     row: |object, now| vec![name(object), text(object, "handler").into(), age(object, now)],
     create_on_update: true,
     unconditional_update: false,
-    metadata: Metadata::EXTENSION,
+    metadata: Metadata { change: Metadata::NEW_CHANGE.change, ..Metadata::EXTENSION },
     ..Kind::BASE
 };

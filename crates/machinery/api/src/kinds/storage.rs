@@ -138,7 +138,7 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
         provisioner(text(object, "driverName"), &Path::new("driverName"), errors);
         parameters(object, false, errors);
     },
-    validate_late: |new, old, errors| {
+    validate_update: |new, old, errors| {
         for field in ["driverName", "parameters"] {
             if !same(value(new, field), value(old, field)) {
                 errors.forbidden(&Path::new(field), &format!("updates to {field} are forbidden."));
@@ -256,9 +256,10 @@ pub(super) static CSI_DRIVER: Kind = Kind {
             immutable(value(new, field), value(old, field), &path.child(shown), errors);
         }
     },
-    warnings: |object, _| {
+    // Of a new one only.
+    warnings: |object, old| {
         let spec = value(object, "spec");
-        if has(spec, "tokenRequests") && !has(spec, "serviceAccountTokenInSecrets") {
+        if old.is_none() && has(spec, "tokenRequests") && !has(spec, "serviceAccountTokenInSecrets") {
             return vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()];
         }
         Vec::new()

@@ -120,6 +120,31 @@ fn volumes_get_the_defaults_of_their_source() {
 }
 
 #[test]
+fn what_upstream_looks_at_twice_is_told_twice() {
+    let old = created("", "Service", json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}));
+    let (_, faults) =
+        write("", "Service", Part::Main, &old, |new| new["spec"]["loadBalancerClass"] = json!("a/b"));
+    let why = "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'";
+    assert_eq!(faults.iter().filter(|fault| *fault == why).count(), 2, "{faults:?}");
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"hostPath": {"path": "/x"}, "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "1Gi"}}});
+    let (_, faults) =
+        write("", "PersistentVolume", Part::Main, &created("", "PersistentVolume", volume), |new| {
+            new["spec"]["capacity"] = json!({"storage": "-1"});
+        });
+    let why = "spec.capacity[storage]: Invalid value: -1: must be a valid resource quantity";
+    assert_eq!(faults.iter().filter(|fault| *fault == why).count(), 2, "{faults:?}");
+}
+
+#[test]
+fn a_driver_is_warned_about_when_it_is_made() {
+    let driver = json!({"metadata": {"name": "a.b"}, "spec": {"tokenRequests": [{"audience": "a"}]}});
+    let rules = rules("storage.k8s.io", "CSIDriver");
+    assert_eq!(rules.warnings(&driver, None).len(), 1);
+    assert!(rules.warnings(&driver, Some(&driver)).is_empty());
+}
+
+#[test]
 fn node_ranges_are_two_names_of_one_thing() {
     let mut node = created(
         "",
