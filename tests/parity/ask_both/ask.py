@@ -39,8 +39,9 @@ ABSENT = object()
 # What two servers cannot agree on.
 VARYING_FIELDS = {"uid", "creationTimestamp", "resourceVersion", "selfLink", "time", "managedFields"}
 CHOSEN = re.compile(r"kube-api-access-[a-z0-9]{5}")
-# What a patched server may project into pods besides.
+# What a patched server may project into pods besides, and where lines are that are behind it.
 PATCHED_SOURCE = "openshift-service-ca.crt"
+PLACE = re.compile(r"@@ -\d+((?:,\d+)?) \+\d+((?:,\d+)?) @@")
 UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -106,7 +107,10 @@ def settled(value):
         return {key: settled(inner) for key, inner in value.items() if key not in VARYING_FIELDS}
     if isinstance(value, list):
         return [settled(inner) for inner in value if not from_patch(inner)]
-    return CHOSEN.sub("TOKEN", TIME.sub("TIME", UID.sub("UID", value))) if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = CHOSEN.sub("TOKEN", TIME.sub("TIME", UID.sub("UID", value)))
+        return PLACE.sub(r"@@ -N\1 +N\2 @@", value) if "@@ -" in value else value
+    return value
 
 
 def from_patch(item):

@@ -166,6 +166,7 @@ impl Default for Config {
 pub struct Admission {
     config: Config,
     defaults: pod_security::Policy,
+    evaluations: pod_security::Evaluations,
     objects: Objects,
     authorizer: Arc<Authorizer>,
     accounts: service_account::Arrivals,
@@ -187,6 +188,7 @@ impl Admission {
         Admission {
             config,
             defaults,
+            evaluations: pod_security::Evaluations::default(),
             objects,
             authorizer,
             accounts,
@@ -264,7 +266,10 @@ impl Admission {
         walk.ran(Plugin::LimitRanger, limit_ranger::validate(request, objects))?;
         walk.ran(Plugin::ServiceAccount, service_account::validate(request, objects))?;
         walk.ran(Plugin::NodeRestriction, restricted(request))?;
-        walk.ran(Plugin::PodSecurity, pod_security::check(request, objects, &self.defaults))?;
+        walk.ran(
+            Plugin::PodSecurity,
+            pod_security::check(request, objects, &self.defaults, &self.evaluations),
+        )?;
         walk.ran(Plugin::Priority, priority::validate(request, objects))?;
         walk.ran(Plugin::PersistentVolumeClaimResize, storage::check_resize(request, objects))?;
         walk.ran(Plugin::RuntimeClass, runtime_class::validate(request, objects))?;
@@ -296,6 +301,7 @@ impl Admission {
     /// Writes how long plugins and phases took, as metrics. ResourceQuota is in no phase: it writes, so it comes last.
     pub(crate) fn render(&self, out: &mut String) {
         self.timings.render(out);
+        self.evaluations.render(out);
     }
 }
 

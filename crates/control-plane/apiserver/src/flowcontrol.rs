@@ -21,12 +21,14 @@ use crate::request::{Query, RequestInfo};
 pub(crate) mod defaults;
 mod estimate;
 pub(crate) mod keeper;
+mod occupancy;
 mod queues;
 mod rules;
 mod shares;
 mod telemetry;
 
 use estimate::{RetryAfter, Stored};
+use occupancy::{Occupancy, Occupants};
 use queues::{Queues, Rejection, Running, Ticket, Verdict};
 use rules::{CATCH_ALL, EXEMPT, LevelSpec, Schema};
 use shares::{Ask, Bounds, Integrator};
@@ -76,6 +78,7 @@ struct LevelState {
     queues: Queues,
     bounds: Bounds,
     demand: Integrator,
+    occupancy: Occupancy,
     smoothed: f64,
     retry_after: RetryAfter,
     /// Whom to wake, by their tickets.
@@ -145,7 +148,7 @@ impl FlowControl {
                         level.reconfigure(spec, bounds, now);
                         Arc::clone(level)
                     }
-                    None => Arc::new(Level::new(spec, bounds)),
+                    None => Arc::new(Level::new(spec, bounds, now)),
                 }
             })
             .collect();
@@ -292,9 +295,10 @@ impl FlowControl {
                 let mut state = level.state.lock();
                 let demand = state.demand.take(now.as_secs_f64());
                 state.smoothed = shares::smoothed(state.smoothed, &demand);
-                level.numbers.demand(&demand, state.smoothed);
                 let exempt = level.spec.read().exempt;
-                Ask { bounds: state.bounds, exempt, high: demand.high, smoothed: state.smoothed }
+                let ask = Ask { bounds: state.bounds, exempt, high: demand.high, smoothed: state.smoothed };
+                level.numbers.demand(&demand, state.smoothed, ask.target());
+                ask
             })
             .collect();
         let (given, fraction) = shares::divide(&asks, self.seats);
@@ -333,17 +337,27 @@ impl FlowControl {
             })
             .collect();
         telemetry::render(out, &rows, *self.fraction.lock());
+        let now = self.now();
+        // Exempt requests take seats without asking.
+        let limited: Vec<_> = current.levels.iter().filter(|level| !level.spec.read().exempt).collect();
+        occupancy::render(out, limited.len(), |index, write| {
+            let level = limited[index];
+            let mut state = level.state.lock();
+            state.occupancy.tick(now);
+            write(&level.name, &state.occupancy);
+        });
     }
 }
 
 impl Level {
-    fn new(spec: LevelSpec, bounds: Bounds) -> Level {
+    fn new(spec: LevelSpec, bounds: Bounds, now: Duration) -> Level {
         Level {
             name: Arc::clone(&spec.name),
             state: Mutex::new(LevelState {
                 queues: Queues::new(spec.shape, bounds.nominal),
                 bounds,
                 demand: Integrator::default(),
+                occupancy: Occupancy::new(now),
                 smoothed: 0.0,
                 retry_after: RetryAfter::default(),
                 waiting: HashMap::default(),
@@ -399,6 +413,16 @@ impl LevelState {
     fn note_demand(&mut self, now: Duration) {
         let wanted = self.queues.executing_seats() + self.queues.waiting_seats();
         self.demand.set(wanted as f64, now.as_secs_f64());
+        let occupants = Occupants {
+            executing: self.queues.executing(),
+            executing_seats: self.queues.executing_seats(),
+            waiting: self.queues.waiting(),
+            waiting_seats: self.queues.waiting_seats(),
+            limit: self.queues.limit(),
+            nominal: self.bounds.nominal,
+            capacity: self.queues.capacity(),
+        };
+        self.occupancy.set(occupants, now);
     }
 
     /// Tells everybody for whom there are seats now to begin.

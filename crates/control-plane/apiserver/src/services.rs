@@ -6,6 +6,7 @@
 
 mod addresses;
 mod allocated;
+mod counts;
 mod families;
 mod ports;
 pub(crate) mod repair;
@@ -24,6 +25,7 @@ use crate::catalogue::{Served, prefix};
 use crate::config::Cidr;
 use crate::core::Core;
 use crate::{clock, names, storage};
+use counts::{Allocations, Counts, Scope};
 
 /// The reason of the (internal) refusal that makes a create or update try again with another address.
 pub(crate) const RACED: &str = "AllocationRaced";
@@ -40,6 +42,7 @@ const IP_FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 #[derive(Debug, Default)]
 pub(crate) struct Reservation {
     pub(crate) operations: Vec<Operation>,
+    pub(crate) allocations: Allocations,
 }
 
 /// The ranges to choose from.
@@ -47,6 +50,7 @@ pub(crate) struct Reservation {
 pub(crate) struct Services {
     cidr: Cidr,
     ports: RangeInclusive<u16>,
+    counts: Counts,
 }
 
 /// The addresses and ports one Service holds.
@@ -89,7 +93,7 @@ fn is_service(served: &Served) -> bool {
 
 impl Services {
     pub(crate) fn new(cidr: Cidr, ports: RangeInclusive<u16>) -> Services {
-        Services { cidr, ports }
+        Services { cidr, ports, counts: Counts::default() }
     }
 
     /// The address of the `kubernetes` Service.
@@ -119,8 +123,9 @@ impl Services {
         if !is_service(served) {
             return Ok(Reservation::default());
         }
+        let asked = Held::of(object);
         self.fill(core, object, None)?;
-        Ok(self.reserve(object, &Held::default()))
+        Ok(self.reserve(core, object, &Held::default(), &asked))
     }
 
     /// The same for a change: what the Service has it keeps, what it no longer names it gives back.
@@ -134,8 +139,9 @@ impl Services {
         if !is_service(served) {
             return Ok(Reservation::default());
         }
+        let asked = Held::of(new);
         self.fill(core, new, Some(old))?;
-        Ok(self.reserve(new, &Held::of(old)))
+        Ok(self.reserve(core, new, &Held::of(old), &asked))
     }
 
     /// What a deleted Service gives back.
@@ -158,27 +164,41 @@ impl Services {
         if !faults.is_empty() {
             return Err(ApiError::invalid("", "Service", &name, &faults));
         }
+        let asked = Held::of(new);
         let addresses = addresses::Pool { core, own: self.cidr };
-        addresses.fill(new, old, &name)?;
+        addresses
+            .fill(new, old, &name)
+            .inspect_err(|_| self.counts.address_failed(self.cidr, Scope::of(!asked.addresses.is_empty())))?;
         let free = |number: u16| core.store.get(&port_key(number)).is_none();
-        ports::Operation::new(&self.ports, &free).fill(new, old, &name)
+        ports::Operation::new(&self.ports, &free)
+            .fill(new, old, &name)
+            .inspect_err(|_| self.counts.port_failed(Scope::of(!asked.ports.is_empty())))
     }
 
-    /// The keys that must come and go with the Service.
-    fn reserve(&self, service: &Value, held: &Held) -> Reservation {
+    /// A Service was stored with what was chosen for it, or asked for in it.
+    pub(crate) fn allocated(&self, allocations: Allocations) {
+        self.counts.add(allocations);
+    }
+
+    /// The keys that must come and go with the Service. `asked`: what its client named.
+    fn reserve(&self, core: &Core, service: &Value, held: &Held, asked: &Held) -> Reservation {
         let wanted = Held::of(service);
         let mut operations: Vec<Operation> = Vec::new();
+        let mut allocations = Allocations::default();
         for address in wanted.addresses.difference(&held.addresses) {
+            let scope = Scope::of(asked.addresses.contains(address));
+            allocations.addresses.push((addresses::Pool { core, own: self.cidr }.block_of(*address), scope));
             let value = storage::encode(&address_object(*address, service));
             operations.push((address_key(*address), Expect::Absent, Change::Put { value, lease: None }));
         }
         for port in wanted.ports.difference(&held.ports) {
+            allocations.ports.push(Scope::of(asked.ports.contains(port)));
             operations.push((port_key(*port), Expect::Absent, Change::put(name_of(service).as_str())));
         }
         let dropped = held.addresses.difference(&wanted.addresses).map(|address| address_key(*address));
         let dropped = dropped.chain(held.ports.difference(&wanted.ports).map(|port| port_key(*port)));
         operations.extend(dropped.map(|key| (key, Expect::Any, Change::Delete)));
-        Reservation { operations }
+        Reservation { operations, allocations }
     }
 }
 

@@ -15,6 +15,10 @@ use super::{Operation, Request};
 use crate::objects::{Objects, items, text};
 
 pub mod checks;
+mod evaluations;
+
+pub(super) use evaluations::Evaluations;
+use evaluations::Mode;
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// Existing pods looked at when a namespace's level is raised, as upstream.
@@ -167,13 +171,18 @@ fn parse_version(text: &str) -> Option<Version> {
 }
 
 /// The admission check.
-pub(super) fn check(request: &mut Request<'_>, objects: &Objects, defaults: &Policy) -> Result<(), ApiError> {
+pub(super) fn check(
+    request: &mut Request<'_>,
+    objects: &Objects,
+    defaults: &Policy,
+    counted: &Evaluations,
+) -> Result<(), ApiError> {
     match (request.group, request.resource) {
         ("", "namespaces") => check_namespace(request, objects, defaults),
-        ("", "pods") => check_pod(request, objects, defaults),
+        ("", "pods") => check_pod(request, objects, defaults, counted),
         _ => {
             if let Some(pointer) = template(request.group, request.resource) {
-                check_template(request, objects, defaults, pointer);
+                check_template(request, objects, defaults, counted, pointer);
             }
             Ok(())
         }
@@ -192,7 +201,12 @@ fn template(group: &str, resource: &str) -> Option<&'static str> {
     }
 }
 
-fn check_pod(request: &mut Request<'_>, objects: &Objects, defaults: &Policy) -> Result<(), ApiError> {
+fn check_pod(
+    request: &mut Request<'_>,
+    objects: &Objects,
+    defaults: &Policy,
+    counted: &Evaluations,
+) -> Result<(), ApiError> {
     // What is not on this list is judged: a new subresource that changes pods must not slip through.
     let harmless = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
     if harmless.contains(&request.subresource) {
@@ -200,6 +214,7 @@ fn check_pod(request: &mut Request<'_>, objects: &Objects, defaults: &Policy) ->
     }
     let (policy, errors) = policy_of(request, objects, defaults);
     if errors.is_empty() && policy.privileged() {
+        counted.count(request, policy.enforce, Mode::Enforce, true);
         return Ok(());
     }
     if let (Operation::Update, Some(old)) = (request.operation, request.old)
@@ -207,20 +222,27 @@ fn check_pod(request: &mut Request<'_>, objects: &Objects, defaults: &Policy) ->
     {
         return Ok(());
     }
-    note_errors(request, &errors);
+    note_errors(request, &errors, counted);
     request.annotations.push((format!("{PREFIX}enforce-policy"), policy.enforce.to_string()));
     let enforced = checks::evaluate(request.object, policy.enforce);
-    audit(request, &policy);
+    counted.count(request, policy.enforce, Mode::Enforce, enforced.is_empty());
+    audit(request, &policy, counted);
     if !enforced.is_empty() {
         let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, detail(&enforced));
         return Err(request.forbidden(&why));
     }
     let found = checks::evaluate(request.object, policy.warn);
-    warn(request, &policy, &found);
+    warn(request, &policy, &found, counted);
     Ok(())
 }
 
-fn check_template(request: &mut Request<'_>, objects: &Objects, defaults: &Policy, pointer: &str) {
+fn check_template(
+    request: &mut Request<'_>,
+    objects: &Objects,
+    defaults: &Policy,
+    counted: &Evaluations,
+    pointer: &str,
+) {
     if !request.subresource.is_empty() {
         return;
     }
@@ -232,9 +254,9 @@ fn check_template(request: &mut Request<'_>, objects: &Objects, defaults: &Polic
     }
     let audited = checks::evaluate(template, policy.audit);
     let warned = checks::evaluate(template, policy.warn);
-    note_errors(request, &errors);
-    note_audit(request, &policy, &audited);
-    warn(request, &policy, &warned);
+    note_errors(request, &errors, counted);
+    note_audit(request, &policy, &audited, counted);
+    warn(request, &policy, &warned, counted);
 }
 
 fn policy_of(request: &Request<'_>, objects: &Objects, defaults: &Policy) -> (Policy, Errors) {
@@ -245,28 +267,36 @@ fn policy_of(request: &Request<'_>, objects: &Objects, defaults: &Policy) -> (Po
     }
 }
 
-fn note_errors(request: &mut Request<'_>, errors: &Errors) {
+fn note_errors(request: &mut Request<'_>, errors: &Errors, counted: &Evaluations) {
     if !errors.is_empty() {
+        counted.failed();
         let all: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         let text = format!("Failed to parse policy: {}", all.join(", "));
         request.annotations.push((format!("{PREFIX}error"), text));
     }
 }
 
-fn audit(request: &mut Request<'_>, policy: &Policy) {
+fn audit(request: &mut Request<'_>, policy: &Policy, counted: &Evaluations) {
     let found = checks::evaluate(request.object, policy.audit);
-    note_audit(request, policy, &found);
+    note_audit(request, policy, &found, counted);
 }
 
-fn note_audit(request: &mut Request<'_>, policy: &Policy, found: &[checks::Violation]) {
+fn note_audit(
+    request: &mut Request<'_>,
+    policy: &Policy,
+    found: &[checks::Violation],
+    counted: &Evaluations,
+) {
     if !found.is_empty() {
+        counted.count(request, policy.audit, Mode::Audit, false);
         let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, detail(found));
         request.annotations.push((format!("{PREFIX}audit-violations"), text));
     }
 }
 
-fn warn(request: &mut Request<'_>, policy: &Policy, found: &[checks::Violation]) {
+fn warn(request: &mut Request<'_>, policy: &Policy, found: &[checks::Violation], counted: &Evaluations) {
     if !found.is_empty() {
+        counted.count(request, policy.warn, Mode::Warn, false);
         request.warnings.push(format!("would violate PodSecurity \"{}\": {}", policy.warn, detail(found)));
     }
 }

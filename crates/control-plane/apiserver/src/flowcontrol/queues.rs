@@ -118,6 +118,7 @@ pub(crate) struct Queues {
     limit: u64,
     /// At least as many as the shape says; more only until those that are too many are empty.
     queues: Vec<Queue>,
+    executing: usize,
     /// Seats taken.
     executing_seats: u64,
     waiting_seats: u64,
@@ -136,6 +137,7 @@ impl Queues {
             shape,
             limit: limit.max(1),
             queues: vec![Queue::default(); shape.queues],
+            executing: 0,
             executing_seats: 0,
             waiting_seats: 0,
             waiting: 0,
@@ -169,8 +171,31 @@ impl Queues {
         self.waiting_seats
     }
 
+    /// Requests that execute.
+    pub(crate) fn executing(&self) -> usize {
+        self.executing
+    }
+
+    /// Requests that the queues hold at most.
+    pub(crate) fn capacity(&self) -> usize {
+        self.shape.queues * self.shape.length
+    }
+
+    /// Virtual time, as of the last change.
+    pub(crate) fn virtual_now(&self) -> f64 {
+        self.virtual_now
+    }
+
+    /// The earliest and the latest virtual time at which a queue's oldest waiting request may begin.
+    pub(crate) fn next_begins(&self) -> Option<(f64, f64)> {
+        let begins = self.queues.iter().filter(|queue| !queue.waiting.is_empty()).map(|queue| queue.begins);
+        begins.fold(None, |bounds, at| {
+            let (least, most) = bounds.unwrap_or((at, at));
+            Some((at.min(least), at.max(most)))
+        })
+    }
+
     /// Requests that wait.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -211,6 +236,7 @@ impl Queues {
     /// A request ends; `next` tells who may begin because of it.
     pub(crate) fn finish(&mut self, running: Running, now: Duration) {
         self.advance(now);
+        self.executing = self.executing.saturating_sub(1);
         self.executing_seats = self.executing_seats.saturating_sub(running.width);
         let Some(queue) = running.queue.and_then(|index| self.queues.get_mut(index)) else { return };
         queue.executing = queue.executing.saturating_sub(1);
@@ -269,6 +295,7 @@ impl Queues {
     }
 
     fn begin(&mut self, index: Option<usize>, width: u64) -> Running {
+        self.executing += 1;
         self.executing_seats += width;
         if let Some(queue) = index.and_then(|index| self.queues.get_mut(index)) {
             queue.executing += 1;

@@ -93,6 +93,18 @@ pub(super) struct Ask {
     pub(super) smoothed: f64,
 }
 
+impl Ask {
+    /// Nobody is left with less than they just used, as far as that is theirs.
+    fn least(&self) -> f64 {
+        (self.bounds.lower as f64).max(self.high.min(self.bounds.nominal as f64))
+    }
+
+    /// What the level would get of seats enough for all.
+    pub(super) fn target(&self) -> f64 {
+        self.smoothed.max(self.least())
+    }
+}
+
 /// Divides all seats: everybody gets the same fraction of what they plan for, within their bounds. Returns each level's
 /// seats and that fraction.
 ///
@@ -104,9 +116,8 @@ pub(super) fn divide(asks: &[Ask], seats: u64) -> (Vec<u64>, f64) {
         .iter()
         .filter(|ask| !ask.exempt)
         .map(|ask| {
-            // Nobody is left with less than they just used, as far as that is theirs.
-            let least = (ask.bounds.lower as f64).max(ask.high.min(ask.bounds.nominal as f64));
-            (least, ask.smoothed.max(least), (ask.bounds.upper as f64).max(least))
+            let least = ask.least();
+            (least, ask.target(), (ask.bounds.upper as f64).max(least))
         })
         .collect();
     let least: f64 = limited.iter().map(|(least, _, _)| least).sum();

@@ -102,7 +102,8 @@ impl FlowNumbers {
 #[derive(Debug, Default)]
 pub(super) struct LevelNumbers {
     flows: Mutex<BTreeMap<Arc<str>, Arc<FlowNumbers>>>,
-    demand: Mutex<(Demand, f64)>,
+    /// With what is planned for, and what the level was to get.
+    demand: Mutex<(Demand, f64, f64)>,
 }
 
 impl LevelNumbers {
@@ -112,8 +113,8 @@ impl LevelNumbers {
     }
 
     /// What was wanted in the last period.
-    pub(super) fn demand(&self, demand: &Demand, smoothed: f64) {
-        *self.demand.lock() = (*demand, smoothed);
+    pub(super) fn demand(&self, demand: &Demand, smoothed: f64, target: f64) {
+        *self.demand.lock() = (*demand, smoothed, target);
     }
 }
 
@@ -203,6 +204,8 @@ const PER_LEVEL: &[PerLevel] = &[
         "[ALPHA] current derived number of execution seats available to each priority level",
         |_, _, limit| limit as f64,
     ),
+    ("current_r", "[ALPHA] R(time of last change)", |level, _, _| level.state.lock().queues.virtual_now()),
+    ("target_seats", "[ALPHA] Seat allocation targets", |level, _, _| level.numbers.demand.lock().2),
     (
         "demand_seats_high_watermark",
         "[ALPHA] High watermark, over last adjustment period, of demand_seats",
@@ -265,6 +268,16 @@ pub(super) fn render(out: &mut String, levels: &[(&Arc<Level>, Bounds, u64)], fr
         for (level, bounds, limit) in levels {
             let number = number(level, *bounds, *limit);
             let _ = writeln!(out, "{PREFIX}{name}{{priority_level=\"{}\"}} {number}", level.name);
+        }
+    }
+    let name = "next_s_bounds";
+    let help = "[ALPHA] min and max, over queues, of S(oldest waiting request in queue)";
+    head(out, &format!("{PREFIX}{name}"), "gauge", help);
+    for (level, _, _) in levels {
+        let bounds = level.state.lock().queues.next_begins();
+        for (bound, at) in bounds.into_iter().flat_map(|(least, most)| [("min", least), ("max", most)]) {
+            let labels = format!("bound=\"{bound}\",priority_level=\"{}\"", level.name);
+            let _ = writeln!(out, "{PREFIX}{name}{{{labels}}} {at}");
         }
     }
     let name = "seat_fair_frac";

@@ -85,6 +85,38 @@ async fn too_many_and_too_long() {
 }
 
 #[tokio::test]
+async fn how_full_levels_are_is_told() {
+    let control = narrow();
+    let text = |control: &FlowControl| {
+        let mut text = String::new();
+        control.render(&mut text);
+        text
+    };
+    let value = |text: &str, row: &str| -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(row)?.trim().parse().ok())
+    };
+    let level = "priority_level=\"global-default\"";
+    let executing = format!(
+        "apiserver_flowcontrol_priority_level_request_utilization_sum{{phase=\"executing\",{level}}}"
+    );
+    let next = format!("apiserver_flowcontrol_next_s_bounds{{bound=\"min\",{level}}}");
+    let idle = text(&control);
+    assert_eq!((value(&idle, &executing), value(&idle, &next)), (Some(0.0), None), "{idle}");
+    let first = admit(&control, &person()).await.1.unwrap();
+    let second = tokio::spawn({
+        let control = Arc::clone(&control);
+        async move { admit(&control, &person()).await.1.map(|_| ()) }
+    });
+    until_waiting(&control, 1).await;
+    let busy = text(&control);
+    assert!(value(&busy, &executing) > Some(0.0) && value(&busy, &next).is_some(), "{busy}");
+    assert!(value(&busy, &format!("apiserver_flowcontrol_demand_seats_count{{{level}}}")) > Some(0.0));
+    assert!(value(&busy, &format!("apiserver_flowcontrol_current_r{{{level}}}")).is_some());
+    drop(first);
+    assert_eq!(second.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
 async fn who_leaves_gives_up_the_place() {
     let control = narrow();
     let first = admit(&control, &person()).await.1.unwrap();

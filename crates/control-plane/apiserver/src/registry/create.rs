@@ -210,6 +210,7 @@ impl Call {
             self.core.commit(&self.served, key.clone(), Expect::Absent, change, reserved.operations).await;
         match result {
             Ok(committed) => {
+                self.core.services.allocated(reserved.allocations);
                 let record =
                     committed.record.ok_or_else(|| ApiError::internal("a created object has no record"))?;
                 Meta::remember(&self.served, &record, &object);

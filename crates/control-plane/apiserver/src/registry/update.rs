@@ -142,12 +142,12 @@ impl Call {
         self.check_preconditions(&new, &old, record)?;
         // From here on it is a change of what is stored, also where the client did not say of what.
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-        let mut operations = Vec::new();
+        let mut reserved = Reservation::default();
         if change.internal {
             keep_system_metadata(&mut new, &old);
             self.served.rules.default(&mut new);
         } else {
-            operations = self.check_change(change, &mut new, &old).await?;
+            reserved = self.check_change(change, &mut new, &old).await?;
         }
         if goes_now(&new, &old) && !finalizes_namespace(&self.served.plural, &new) {
             return self.delete_instead(change, key, record, new).await;
@@ -162,9 +162,11 @@ impl Call {
         let lease = self.lease().await?.or(record.lease);
         let store_change = StoreChange::Put { value: storage::encode(&new), lease };
         let expect = Expect::ModRevision(record.mod_revision);
-        let result = self.core.commit(&self.served, key.clone(), expect, store_change, operations).await;
+        let result =
+            self.core.commit(&self.served, key.clone(), expect, store_change, reserved.operations).await;
         match result {
             Ok(committed) => {
+                self.core.services.allocated(reserved.allocations);
                 let stored = committed.record.ok_or(Failure::Raced(None))?;
                 Meta::remember(&self.served, &stored, &new);
                 Ok(Outcome::Stored(stored))
@@ -179,7 +181,7 @@ impl Call {
         change: &Change<'_>,
         new: &mut Value,
         old: &Value,
-    ) -> Result<Vec<podium_store::Operation>, ApiError> {
+    ) -> Result<Reservation, ApiError> {
         let rules = &*self.served.rules;
         let now = clock::now();
         let context = Context { part: change.part, now: &now, requester: self.user.as_requester() };
@@ -206,7 +208,7 @@ impl Call {
         self.validate_change(new, old, &context)?;
         self.warn(rules.warnings(new, Some(old)));
         self.admit(change, new, old).await?;
-        Ok(reserved.operations)
+        Ok(reserved)
     }
 
     fn raced(&self, key: &podium_store::Key, error: CommitError) -> Failure {

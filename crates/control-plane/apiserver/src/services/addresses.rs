@@ -61,6 +61,11 @@ impl Pool<'_> {
         blocks
     }
 
+    /// The block that an address is of: the server's own where it is of none any more.
+    pub(super) fn block_of(&self, address: IpAddr) -> Cidr {
+        self.blocks().into_iter().find(|block| block.contains(address)).unwrap_or(self.own)
+    }
+
     fn check(&self, wanted: &str) -> Result<(), String> {
         let address: IpAddr = wanted.parse().map_err(|_| "it is not an address".to_owned())?;
         let blocks = self.blocks();

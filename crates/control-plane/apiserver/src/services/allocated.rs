@@ -41,6 +41,7 @@ impl Services {
             head(out, &name, "gauge", &format!("[ALPHA] {help}"));
             let _ = writeln!(out, "{name} {number}");
         }
+        self.counts.render(out);
     }
 }
 

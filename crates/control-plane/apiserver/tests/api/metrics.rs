@@ -76,3 +76,50 @@ async fn requests_leave_their_marks() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn what_services_and_pods_are_given_and_held_to_is_counted() {
+    let server = Server::start().await;
+    let before = call(&server, "GET", "/metrics", Value::Null).await.text();
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    let chosen = json!({"type": "NodePort", "ports": [{"port": 80}]});
+    assert_eq!(call(&server, "POST", services, service("a", chosen.clone())).await.status, 201);
+    // Nothing is given out by a dry run, nor to what has it.
+    let path = format!("{services}?dryRun=All");
+    assert_eq!(call(&server, "POST", &path, service("b", chosen)).await.status, 201);
+    let mut stored = call(&server, "GET", &format!("{services}/a"), Value::Null).await.json();
+    stored["spec"]["ports"][0]["port"] = json!(81);
+    assert_eq!(call(&server, "PUT", &format!("{services}/a"), stored).await.status, 200);
+    let asked = |port: u64| json!({"clusterIP": "10.96.0.77", "type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    assert_eq!(call(&server, "POST", services, service("c", asked(30007))).await.status, 201);
+    assert_eq!(call(&server, "POST", services, service("d", asked(30008))).await.status, 422);
+    let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30007}]});
+    assert_eq!(call(&server, "POST", services, service("e", other)).await.status, 422);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(call(&server, "POST", "/api/v1/namespaces/default/pods", pod).await.status, 201);
+
+    let text = call(&server, "GET", "/metrics", Value::Null).await.text();
+    let cidr = "cidr=\"10.96.0.0/16\"";
+    for (row, expected) in [
+        (format!("kube_apiserver_clusterip_allocator_allocation_total{{{cidr},scope=\"dynamic\"}}"), 1.0),
+        (format!("kube_apiserver_clusterip_allocator_allocation_total{{{cidr},scope=\"static\"}}"), 1.0),
+        (
+            format!("kube_apiserver_clusterip_allocator_allocation_errors_total{{{cidr},scope=\"static\"}}"),
+            1.0,
+        ),
+        ("kube_apiserver_nodeport_allocator_allocation_total{scope=\"dynamic\"}".to_owned(), 1.0),
+        ("kube_apiserver_nodeport_allocator_allocation_total{scope=\"static\"}".to_owned(), 1.0),
+        ("kube_apiserver_nodeport_allocator_allocation_errors_total{scope=\"static\"}".to_owned(), 1.0),
+        (
+            "pod_security_evaluations_total{decision=\"allow\",mode=\"enforce\",policy_level=\"privileged\",\
+             policy_version=\"latest\",request_operation=\"create\",resource=\"pod\",subresource=\"\"}"
+                .to_owned(),
+            1.0,
+        ),
+    ] {
+        let grown = value(&text, &row).map(|now| now - value(&before, &row).unwrap_or_default());
+        assert_eq!(grown, Some(expected), "{row} in\n{text}");
+    }
+    server.stop().await;
+}

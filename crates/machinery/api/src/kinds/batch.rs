@@ -116,7 +116,7 @@ fn job_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (spec, before) = (value(new, "spec"), value(old, "spec"));
     // Told a second time, as upstream does: causes are told as often as they are found, messages once.
-    job::validate_spec(spec, &path, errors);
+    job::stored_spec(spec, &path, errors);
     let (completions, known) = (value(spec, "completions"), value(before, "completions"));
     if text(spec, "completionMode") != "Indexed" {
         go::immutable("batch.v1.JobSpec", "completions", spec, before, &path.child("completions"), errors);

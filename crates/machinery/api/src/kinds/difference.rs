@@ -42,11 +42,7 @@ pub(crate) fn unified(old: &str, new: &str) -> String {
 }
 
 fn tell(hunk: &[Change], old: &[&str], new: &[&str], text: &mut String) {
-    let [first, .., last] = hunk else {
-        return if let [only] = hunk {
-            tell(&[only.clone(), after(only)], old, new, text)
-        };
-    };
+    let (Some(first), Some(last)) = (hunk.first(), hunk.last()) else { return };
     let before = CONTEXT.min(first.old.start);
     let behind = CONTEXT.min(old.len() - last.old.end);
     let place = |range: Range<usize>| match range.len() {
@@ -71,11 +67,6 @@ fn tell(hunk: &[Change], old: &[&str], new: &[&str], text: &mut String) {
         at = change.old.end;
     }
     put(' ', &old[at..last.old.end + behind]);
-}
-
-/// The empty change behind a change.
-fn after(change: &Change) -> Change {
-    Change { old: change.old.end..change.old.end, new: change.new.end..change.new.end }
 }
 
 fn changes(old: &[&str], new: &[&str]) -> Vec<Change> {

@@ -41,7 +41,7 @@ pub(super) static SLICE: Kind = Kind {
     prepare: |object| drop_topology(object, &Value::Null),
     prepare_update: drop_topology,
     validate: slice,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("addressType");
         immutable(value(new, "addressType"), value(old, "addressType"), &path, errors);
     },

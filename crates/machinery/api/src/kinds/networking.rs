@@ -231,8 +231,9 @@ pub(super) static INGRESS_CLASS: Kind = Kind {
     },
     validate_update: |new, old, errors| {
         let path = Path::new("spec");
-        let controller = |o| value(value(o, "spec"), "controller");
-        immutable(controller(new), controller(old), &path.child("controller"), errors);
+        let (new, old) = (value(new, "spec"), value(old, "spec"));
+        let at = path.child("controller");
+        go::immutable("networking.v1.IngressClassSpec", "controller", new, old, &at, errors);
     },
     columns: &[NAME, string("Controller"), string("Parameters"), AGE],
     row: |object, now| {
@@ -438,7 +439,7 @@ pub(super) static IP_ADDRESS: Kind = Kind {
             errors.invalid(&at.child("namespace"), namespace, &fault);
         }
     },
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
         go::immutable("networking.v1.IPAddressSpec", "parentRef", new, old, &path.child("parentRef"), errors);
@@ -470,49 +471,56 @@ fn address_row(object: &Value) -> Vec<Value> {
     vec![name(object), shown.into()]
 }
 
+fn service_cidrs(object: &Value, errors: &mut Errors) {
+    let spec = Path::new("spec");
+    let path = spec.child("cidrs");
+    let cidrs = list(value(object, "spec"), "cidrs");
+    if cidrs.is_empty() {
+        errors.required(&path, "at least one CIDR required");
+        return;
+    }
+    if cidrs.len() > 2 {
+        let spec = value(object, "spec");
+        go::invalid("networking.v1.ServiceCIDRSpec", spec, "may only hold up to 2 values", &path, errors);
+        return;
+    }
+    for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
+        if let Err(fault) = validate::cidr(cidr) {
+            errors.invalid(&path.index(index), cidr, fault);
+        }
+    }
+    let family =
+        |cidr: &Value| cidr.as_str().and_then(|c| validate::cidr(c).ok()).map(|(ip, _)| ip.is_ipv4());
+    if let [first, second] = cidrs
+        && family(first).is_some()
+        && family(first) == family(second)
+    {
+        let fault =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(&path, cidrs, fault);
+    }
+}
+
 pub(super) static SERVICE_CIDR: Kind = Kind {
     status: Some(|_| json!({})),
     status_keeps_metadata: true,
-    validate: |object, errors| {
-        let spec = Path::new("spec");
-        let path = spec.child("cidrs");
-        let cidrs = list(value(object, "spec"), "cidrs");
-        if cidrs.is_empty() {
-            errors.required(&path, "at least one CIDR required");
-            return;
-        }
-        if cidrs.len() > 2 {
-            let spec = value(object, "spec");
-            go::invalid("networking.v1.ServiceCIDRSpec", spec, "may only hold up to 2 values", &path, errors);
-            return;
-        }
-        for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
-            if let Err(fault) = validate::cidr(cidr) {
-                errors.invalid(&path.index(index), cidr, fault);
-            }
-        }
-        let family =
-            |cidr: &Value| cidr.as_str().and_then(|c| validate::cidr(c).ok()).map(|(ip, _)| ip.is_ipv4());
-        if let [first, second] = cidrs
-            && family(first).is_some()
-            && family(first) == family(second)
-        {
-            let fault =
-                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-            errors.invalid(&path, cidrs, fault);
-        }
-    },
-    validate_update: |new, old, errors| {
+    validate_create: service_cidrs,
+    validate_late: |new, old, errors| {
         let spec = Path::new("spec");
         let path = spec.child("cidrs");
         let (after, before) = (list(value(new, "spec"), "cidrs"), list(value(old, "spec"), "cidrs"));
         // A second family may be added, nothing else changes.
         if after.len() != before.len() && !(before.len() == 1 && after.len() == 2) {
-            errors.invalid(&path, after, validate::IMMUTABLE);
+            errors.invalid(&path, value(value(new, "spec"), "cidrs").clone(), validate::IMMUTABLE);
             return;
         }
+        let grows = after.len() > before.len();
         for (index, (after, before)) in after.iter().zip(before).enumerate() {
             immutable(after, before, &path.index(index), errors);
+        }
+        // What it grew by is new.
+        if grows {
+            service_cidrs(new, errors);
         }
     },
     columns: &[NAME, string("CIDRs"), AGE],
@@ -554,13 +562,13 @@ pub(super) static RUNTIME_CLASS: Kind = Kind {
             super::pod::amount(resource, raw, &at, errors);
         }
     },
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         immutable(value(new, "handler"), value(old, "handler"), &Path::new("handler"), errors);
     },
     columns: &[NAME, string("Handler"), AGE],
     row: |object, now| vec![name(object), text(object, "handler").into(), age(object, now)],
     create_on_update: true,
     unconditional_update: false,
-    metadata: Metadata::EXTENSION,
+    metadata: Metadata { change: Metadata::NEW_CHANGE.change, ..Metadata::EXTENSION },
     ..Kind::BASE
 };

@@ -28,6 +28,7 @@ mod windows;
 
 pub(crate) use affinity::{node_selector, taint_effect, tolerations};
 pub(crate) use containers::{choice, port_or_name};
+pub(crate) use defaults::lasting_source;
 pub use qos::qos_class;
 pub use resources::extended as is_extended_resource;
 pub(crate) use resources::{

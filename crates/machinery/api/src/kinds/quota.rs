@@ -21,7 +21,7 @@ pub(super) static RESOURCE_QUOTA: Kind = Kind {
         scopes(spec, &path, errors);
         scope_selector(spec, &path, errors);
     },
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let sorted = |object: &Value| {
             let mut scopes = list(value(object, "spec"), "scopes").to_vec();
             scopes.sort_by_key(ToString::to_string);

@@ -52,7 +52,7 @@ const CLUSTER_ROLE_BINDING_BASE: Kind = Kind {
         }
     },
     validate: |object, errors| binding(object, false, errors),
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let role = value(new, "roleRef");
         if !same(role, value(old, "roleRef")) {
             super::go::invalid(

@@ -12,7 +12,8 @@ use crate::field::{Errors, Path};
 
 pub(super) static PRIORITY_CLASS: Kind = Kind {
     default: |object| default(object, "preemptionPolicy", "PreemptLowerPriority"),
-    validate: priority_class,
+    // Only what stays is looked at again.
+    validate_create: priority_class,
     validate_update: |new, old, errors| {
         if int(new, "value") != int(old, "value") {
             errors.forbidden(&Path::new("value"), "may not be changed in an update.");

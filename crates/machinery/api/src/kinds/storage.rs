@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::go;
 use super::kind::Kind;
 use super::networking::default_marked;
+use super::pod::lasting_source;
 use super::print::{AGE, CREATED_AT, NAME, age, boolean, created_at_row, integer, name, or, string, wide};
 use super::tree::{
     child, default, default_text, ensure_map, flag, has, is_empty, list, same, set, text, value,
@@ -16,7 +17,7 @@ use super::tree::{
 use super::validate::{self, IMMUTABLE, meta::immutable};
 use super::volume_claim::{class, modes_text};
 use super::{Metadata, Step};
-use crate::field::Path;
+use crate::field::{Errors, Path};
 use crate::quantity::Quantity;
 use check::{
     attachment, csi_capacity, csi_driver, csi_node, parameters, provisioner, storage_class, validate_volume,
@@ -30,24 +31,26 @@ fn stamp_phase(object: &mut Value) {
     }
 }
 
+fn volume(object: &Value, errors: &mut Errors) {
+    validate_volume(value(object, "spec"), false, &Path::new("spec"), errors);
+}
+
 pub(super) static PERSISTENT_VOLUME: Kind = Kind {
     default: |object| {
         if let Some(spec) = child(object, "spec") {
             default_text(spec, "persistentVolumeReclaimPolicy", "Retain");
             default(spec, "volumeMode", "Filesystem");
-            if let Some(path) = child(spec, "hostPath") {
-                default(path, "type", "");
-            }
+            lasting_source(spec);
         }
         if let Some(status) = ensure_map(object, "status") {
             default_text(status, "phase", "Pending");
         }
     },
     status: Some(|_| json!({"phase": "Pending"})),
-    validate: |object, errors| {
-        validate_volume(value(object, "spec"), false, &Path::new("spec"), errors);
-    },
+    validate: volume,
     prepare: |object| stamp_phase(object),
+    // Told twice, as upstream looks twice.
+    validate_update: |new, _, errors| volume(new, errors),
     validate_late: update::volume,
     status_since: update::stamp_phase,
     name: |name, prefix| validate::dns_subdomain(name, prefix),
@@ -103,7 +106,7 @@ pub(super) static STORAGE_CLASS: Kind = Kind {
         default(object, "volumeBindingMode", "Immediate");
     },
     validate: storage_class,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
             go::immutable("storage.v1.StorageClass", field, new, old, &Path::new(field), errors);
         }
@@ -149,11 +152,17 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
 };
 
 pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
+    default: |object| {
+        let inline = child(object, "spec").and_then(|spec| child(spec, "source"));
+        if let Some(spec) = inline.and_then(|source| child(source, "inlineVolumeSpec")) {
+            lasting_source(spec);
+        }
+    },
     status: Some(|_| json!({"attached": false})),
     status_keeps_metadata: true,
     validate: attachment,
     validate_status: |new, _, errors| attachment(new, errors),
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         go::immutable("storage.v1.VolumeAttachment", "spec", new, old, &Path::new("spec"), errors);
     },
     columns: &[
@@ -182,7 +191,7 @@ pub(super) static VOLUME_ATTACHMENT: Kind = Kind {
 
 pub(super) static CSI_NODE: Kind = Kind {
     validate: csi_node,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let drivers = |node| list(value(node, "spec"), "drivers");
         let fixed = |driver: &Value| {
@@ -237,7 +246,7 @@ pub(super) static CSI_DRIVER: Kind = Kind {
         }
     },
     validate: csi_driver,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         let path = Path::new("spec");
         let (new, old) = (value(new, "spec"), value(old, "spec"));
         // The first is named as upstream names it.
@@ -247,9 +256,10 @@ pub(super) static CSI_DRIVER: Kind = Kind {
             immutable(value(new, field), value(old, field), &path.child(shown), errors);
         }
     },
-    warnings: |object, _| {
+    // Of a new one only.
+    warnings: |object, old| {
         let spec = value(object, "spec");
-        if has(spec, "tokenRequests") && !has(spec, "serviceAccountTokenInSecrets") {
+        if old.is_none() && has(spec, "tokenRequests") && !has(spec, "serviceAccountTokenInSecrets") {
             return vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()];
         }
         Vec::new()
@@ -291,7 +301,7 @@ pub(super) static CSI_DRIVER: Kind = Kind {
 
 pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind {
     validate: csi_capacity,
-    validate_update: |new, old, errors| {
+    validate_late: |new, old, errors| {
         for field in ["nodeTopology", "storageClassName"] {
             go::immutable("storage.v1.CSIStorageCapacity", field, new, old, &Path::new(field), errors);
         }

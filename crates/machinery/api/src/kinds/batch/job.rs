@@ -27,20 +27,7 @@ pub(super) fn validate(object: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = value(object, "spec");
     own_labels(object, old, errors);
-    validate_spec(spec, &path, errors);
-    let selector = value(spec, "selector");
-    if selector.is_null() {
-        errors.required(&path.child("selector"), "");
-    } else {
-        label_selector(selector, &path.child("selector"), errors);
-        let template = path.child("template");
-        let meta = template.child("metadata");
-        let labels = value(value(value(spec, "template"), "metadata"), "labels");
-        if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches_value(value(spec, "template"))) {
-            let fault = "`selector` does not match template `labels`";
-            errors.invalid(&meta.child("labels"), shown_map(labels), fault);
-        }
-    }
+    stored_spec(spec, &path, errors);
     let completions = opt_int(spec, "completions").unwrap_or(0);
     if text(spec, "completionMode") == "Indexed" && completions > 0 {
         let name = text(value(object, "metadata"), "name");
@@ -49,6 +36,27 @@ pub(super) fn validate(object: &Value, old: &Value, errors: &mut Errors) {
             let fault = format!("will not able to create pod with invalid DNS label: {longest}");
             errors.invalid(&Path::new("metadata").child("name"), name, &fault);
         }
+    }
+}
+
+/// A Job's own spec, which has a selector.
+pub(super) fn stored_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    validate_spec(spec, path, errors);
+    let selector = value(spec, "selector");
+    if selector.is_null() {
+        errors.required(&path.child("selector"), "");
+    } else {
+        label_selector(selector, &path.child("selector"), errors);
+    }
+    let template = path.child("template");
+    let meta = template.child("metadata");
+    let labels = value(value(value(spec, "template"), "metadata"), "labels");
+    // No selector selects nothing.
+    let selected = LabelSelector::from_value(selector)
+        .is_ok_and(|read| selector.is_null() || !read.matches_value(value(spec, "template")));
+    if selected {
+        let fault = "`selector` does not match template `labels`";
+        errors.invalid(&meta.child("labels"), labels.clone(), fault);
     }
 }
 
@@ -106,11 +114,6 @@ pub(super) fn in_template(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     if flag(spec, "manualSelector") {
         errors.not_supported(&path.child("manualSelector"), true, &["nil", "false"]);
     }
-}
-
-/// An absent map as upstream shows it.
-fn shown_map(labels: &Value) -> Value {
-    if labels.is_null() { Value::Object(serde_json::Map::new()) } else { labels.clone() }
 }
 
 /// A Job's spec without its selector.

@@ -11,7 +11,7 @@ use crate::quantity::Quantity;
 
 /// Defaults of a Pod: those of its spec, and those that templates do not get.
 pub(super) fn pod(object: &mut Value) {
-    addresses(object);
+    status(object);
     let Some(spec) = child(object, "spec") else { return };
     pod_spec(spec);
     for name in ["containers", "initContainers"] {
@@ -31,8 +31,9 @@ pub(super) fn pod(object: &mut Value) {
 }
 
 /// A client that knows one address only says what all are; one that knows all says what the one is.
-fn addresses(pod: &mut Value) {
+fn status(pod: &mut Value) {
     let Some(status) = child(pod, "status") else { return };
+    given_resources(status);
     let (one, first) = (text(status, "podIP"), list(status, "podIPs").first().map(|ip| text(ip, "ip")));
     match (one, first) {
         ("", Some(first)) => {
@@ -44,6 +45,19 @@ fn addresses(pod: &mut Value) {
             set(status, "podIPs", all);
         }
         _ => {}
+    }
+}
+
+/// What a status says was given names no empty list of claims.
+fn given_resources(status: &mut Value) {
+    let drop_claims = |of: &mut Value| {
+        if let Some(resources) = child(of, "resources").filter(|resources| is_empty(resources, "claims")) {
+            remove(resources, "claims");
+        }
+    };
+    drop_claims(status);
+    for field in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        items_mut(status, field).for_each(drop_claims);
     }
 }
 
@@ -336,9 +350,6 @@ fn volume_source(volume: &mut Value) {
             }
         }
     }
-    if let Some(path) = child(volume, "hostPath") {
-        default(path, "type", "");
-    }
     if let Some(image) = child(volume, "image")
         && text(image, "pullPolicy").is_empty()
     {
@@ -349,6 +360,14 @@ fn volume_source(volume: &mut Value) {
         && let Some(claim) = child(claim, "spec")
     {
         default(claim, "volumeMode", "Filesystem");
+    }
+    lasting_source(volume);
+}
+
+/// Defaults of the sources that pods and PersistentVolumes have both.
+pub(crate) fn lasting_source(volume: &mut Value) {
+    if let Some(path) = child(volume, "hostPath") {
+        default(path, "type", "");
     }
     if let Some(iscsi) = child(volume, "iscsi") {
         default_text(iscsi, "iscsiInterface", "default");

@@ -304,16 +304,21 @@ fn load_balancer(object: &Value, before: &Value, path: &Path<'_>, errors: &mut E
             "may only be used when `type` is 'LoadBalancer'",
         );
     }
-    if has(spec, "loadBalancerClass") {
-        let class = text(spec, "loadBalancerClass");
-        let at = path.child("loadBalancerClass");
-        if balanced {
-            for fault in qualified_name(class) {
-                errors.invalid(&at, class, &fault);
-            }
-        } else {
-            errors.forbidden(&at, "may only be used when `type` is 'LoadBalancer'");
+    balancer_class(spec, path, errors);
+}
+
+fn balancer_class(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if !has(spec, "loadBalancerClass") {
+        return;
+    }
+    let class = text(spec, "loadBalancerClass");
+    let at = path.child("loadBalancerClass");
+    if text(spec, "type") == "LoadBalancer" {
+        for fault in qualified_name(class) {
+            errors.invalid(&at, class, &fault);
         }
+    } else {
+        errors.forbidden(&at, "may only be used when `type` is 'LoadBalancer'");
     }
 }
 
@@ -400,6 +405,8 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
             "may not change once set",
         );
     }
+    // Told twice, as upstream looks twice.
+    balancer_class(spec, &path, errors);
     let checked = needs_health_check(spec) && needs_health_check(before);
     if checked && int(spec, "healthCheckNodePort") != int(before, "healthCheckNodePort") {
         errors.forbidden(&path.child("healthCheckNodePort"), "field is immutable");

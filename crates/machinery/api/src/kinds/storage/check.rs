@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::sources::one_source;
 use crate::field::{Errors, Path};
-use crate::kinds::pod::{amount, csi_driver_name, node_selector, optional_choice};
+use crate::kinds::pod::{csi_driver_name, node_selector, optional_choice};
 use crate::kinds::tree::{entries, flag, has, is_empty, list, opt_int, text, value};
 use crate::kinds::validate::{self, NEGATIVE, label_selector};
 use crate::kinds::volume_claim::ACCESS_MODES;
@@ -103,11 +103,17 @@ fn capacity(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
         errors.not_supported(path, capacity.clone(), &["storage"]);
     }
     for (resource, raw) in entries(spec, "capacity") {
-        // Upstream looks at the amount twice.
-        if let Some(amount) = amount("", raw, &path.key(resource), errors)
-            && amount <= Quantity::ZERO
-        {
-            errors.invalid(&path.key(resource), amount.to_string(), "must be greater than zero");
+        let at = path.key(resource);
+        let Ok(amount) = Quantity::from_value(raw) else {
+            errors.invalid(&at, raw.clone(), "must be a valid resource quantity");
+            continue;
+        };
+        // Upstream looks at the amount twice, and shows it as a number first.
+        if amount.is_negative() {
+            errors.invalid(&at, amount.value(), "must be a valid resource quantity");
+        }
+        if amount <= Quantity::ZERO {
+            errors.invalid(&at, amount.to_string(), "must be greater than zero");
         }
     }
 }

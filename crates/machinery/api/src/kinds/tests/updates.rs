@@ -87,6 +87,64 @@ fn claims_are_looked_at_when_they_are_made() {
 }
 
 #[test]
+fn what_is_wrong_is_told_before_what_changed() {
+    let old =
+        created("storage.k8s.io", "StorageClass", json!({"metadata": {"name": "a"}, "provisioner": "a.b/c"}));
+    let (_, faults) =
+        write("storage.k8s.io", "StorageClass", Part::Main, &old, |new| new["provisioner"] = json!(""));
+    assert_eq!(
+        faults,
+        ["provisioner: Required value", "provisioner: Invalid value: \"\": field is immutable"]
+    );
+    // What cannot change is not looked at again.
+    let old = json!({"metadata": {"name": "a"}, "value": 2_000_000_001, "preemptionPolicy": "Never"});
+    let (_, faults) = write("scheduling.k8s.io", "PriorityClass", Part::Main, &old, |_| {});
+    assert!(faults.is_empty(), "{faults:?}");
+    let old = json!({"metadata": {"name": "a"}, "spec": {"cidrs": ["bad"]}});
+    let (_, faults) = write("networking.k8s.io", "ServiceCIDR", Part::Main, &old, |_| {});
+    assert!(faults.is_empty(), "{faults:?}");
+    let (_, faults) = write("networking.k8s.io", "ServiceCIDR", Part::Main, &old, |new| {
+        new["spec"]["cidrs"] = json!(["bad", "fd00::/64"]);
+    });
+    assert_eq!(faults.len(), 1, "{faults:?}");
+}
+
+#[test]
+fn volumes_get_the_defaults_of_their_source() {
+    let volume =
+        created("", "PersistentVolume", json!({"metadata": {"name": "v"}, "spec": {"rbd": {"image": "i"}}}));
+    assert_eq!(
+        volume["spec"]["rbd"],
+        json!({"image": "i", "pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"})
+    );
+}
+
+#[test]
+fn what_upstream_looks_at_twice_is_told_twice() {
+    let old = created("", "Service", json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}));
+    let (_, faults) =
+        write("", "Service", Part::Main, &old, |new| new["spec"]["loadBalancerClass"] = json!("a/b"));
+    let why = "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'";
+    assert_eq!(faults.iter().filter(|fault| *fault == why).count(), 2, "{faults:?}");
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"hostPath": {"path": "/x"}, "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "1Gi"}}});
+    let (_, faults) =
+        write("", "PersistentVolume", Part::Main, &created("", "PersistentVolume", volume), |new| {
+            new["spec"]["capacity"] = json!({"storage": "-1"});
+        });
+    let why = "spec.capacity[storage]: Invalid value: -1: must be a valid resource quantity";
+    assert_eq!(faults.iter().filter(|fault| *fault == why).count(), 2, "{faults:?}");
+}
+
+#[test]
+fn a_driver_is_warned_about_when_it_is_made() {
+    let driver = json!({"metadata": {"name": "a.b"}, "spec": {"tokenRequests": [{"audience": "a"}]}});
+    let rules = rules("storage.k8s.io", "CSIDriver");
+    assert_eq!(rules.warnings(&driver, None).len(), 1);
+    assert!(rules.warnings(&driver, Some(&driver)).is_empty());
+}
+
+#[test]
 fn node_ranges_are_two_names_of_one_thing() {
     let mut node = created(
         "",
