@@ -6,6 +6,7 @@
 
 mod facts;
 mod gnostic;
+mod gnostic_v3;
 mod pages;
 mod parameters;
 mod paths;
@@ -32,6 +33,13 @@ pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2
 /// What it is asked for as: by its name, and by the one that older clients know, which is no media type.
 pub const V2_PROTOBUF_NAMES: [&str; 2] =
     [V2_PROTOBUF_TYPE, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
+
+/// The same of [`v3_protobuf`].
+pub const V3_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+/// The same of [`v3_protobuf`].
+pub const V3_PROTOBUF_NAMES: [&str; 2] =
+    [V3_PROTOBUF_TYPE, "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"];
 
 /// Which version of OpenAPI a document is in; they differ in where things are and how references are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +141,11 @@ pub fn v3(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
     }
     text.push_str("}}");
     Some(Arc::from(text.into_bytes()))
+}
+
+/// [`v3`] in the protobuf form.
+pub fn v3_protobuf(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
+    gnostic_v3::encode(served, path).map(Arc::from)
 }
 
 /// What a document of v3 is made from: group and version are empty for a page.
