@@ -97,12 +97,13 @@ pub fn v3_index(served: &Selection) -> Value {
             .into_iter()
             .map(move |version| routes::root(group, version).trim_start_matches('/').to_owned())
     });
+    let hasher = hashed(served);
     let paths: Map<String, Value> = pages::all(served)
         .into_iter()
         .map(|(path, _)| path)
         .chain(versions)
         .map(|path| {
-            let url = format!("/openapi/v3/{path}?hash={}", hash(served, &path));
+            let url = format!("/openapi/v3/{path}?hash={}", hash_of(hasher.clone(), &path));
             (path, json!({"serverRelativeURL": url}))
         })
         .collect();
@@ -112,12 +113,21 @@ pub fn v3_index(served: &Selection) -> Value {
 /// The hash of a document in [`v3_index`]: equal hashes mean equal documents. Documents depend on nothing but this
 /// build's tables and what is served of them, so those are hashed instead of documents that nobody may ask for.
 pub fn hash(served: &Selection, path: &str) -> String {
+    hash_of(hashed(served), path)
+}
+
+/// What all documents depend on.
+fn hashed(served: &Selection) -> sha2::Sha512 {
     let mut hasher = sha2::Sha512::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(VERSION);
     hasher.update(crate::schema::table_text());
     hasher.update(facts::TEXT);
     hasher.update(served.to_string());
+    hasher
+}
+
+fn hash_of(mut hasher: sha2::Sha512, path: &str) -> String {
     hasher.update(path);
     hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }

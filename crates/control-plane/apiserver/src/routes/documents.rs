@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::VARY;
+use http::header::{EXPIRES, VARY};
 use http::{HeaderValue, StatusCode};
+use jiff::{Span, Timestamp};
 use podium_api::accept;
 use podium_api::openapi;
 use podium_api::resources::Selection;
@@ -90,6 +91,10 @@ pub(super) async fn serve(core: &Arc<Core>, path: &str, asked: Asked<'_>) -> Res
     // The hash in the address names the content, so it never changes.
     let forever = HeaderValue::from_static("public, immutable");
     reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
+    // HTTP has no later date to say than a year ahead.
+    let year = Timestamp::now() + Span::new().hours(365 * 24);
+    let expires = HeaderValue::from_str(&year.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string());
+    reply.headers_mut().insert(EXPIRES, expires.map_err(|error| ApiError::internal(error.to_string()))?);
     Ok(reply)
 }
 

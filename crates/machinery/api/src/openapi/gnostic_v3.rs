@@ -40,7 +40,7 @@ pub(super) fn encode(served: &Selection, path: &str) -> Option<Vec<u8>> {
             let token = super::bearer_token();
             named(w, 1, "BearerToken", |w| {
                 nested(w, 1, |w| {
-                    texts(w, &token, &[(1, "type"), (2, "description"), (3, "name"), (4, "in")])
+                    texts(w, &token, &[(1, "type"), (2, "description"), (3, "name"), (4, "in")]);
                 });
             });
         });
