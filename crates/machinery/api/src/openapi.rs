@@ -6,6 +6,7 @@
 
 mod facts;
 mod gnostic;
+mod gnostic_v3;
 mod pages;
 mod parameters;
 mod paths;
@@ -32,6 +33,13 @@ pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2
 /// What it is asked for as: by its name, and by the one that older clients know, which is no media type.
 pub const V2_PROTOBUF_NAMES: [&str; 2] =
     [V2_PROTOBUF_TYPE, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
+
+/// The same of [`v3_protobuf`].
+pub const V3_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+/// The same of [`v3_protobuf`].
+pub const V3_PROTOBUF_NAMES: [&str; 2] =
+    [V3_PROTOBUF_TYPE, "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"];
 
 /// Which version of OpenAPI a document is in; they differ in where things are and how references are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +97,13 @@ pub fn v3_index(served: &Selection) -> Value {
             .into_iter()
             .map(move |version| routes::root(group, version).trim_start_matches('/').to_owned())
     });
+    let hasher = hashed(served);
     let paths: Map<String, Value> = pages::all(served)
         .into_iter()
         .map(|(path, _)| path)
         .chain(versions)
         .map(|path| {
-            let url = format!("/openapi/v3/{path}?hash={}", hash(served, &path));
+            let url = format!("/openapi/v3/{path}?hash={}", hash_of(hasher.clone(), &path));
             (path, json!({"serverRelativeURL": url}))
         })
         .collect();
@@ -104,12 +113,21 @@ pub fn v3_index(served: &Selection) -> Value {
 /// The hash of a document in [`v3_index`]: equal hashes mean equal documents. Documents depend on nothing but this
 /// build's tables and what is served of them, so those are hashed instead of documents that nobody may ask for.
 pub fn hash(served: &Selection, path: &str) -> String {
+    hash_of(hashed(served), path)
+}
+
+/// What all documents depend on.
+fn hashed(served: &Selection) -> sha2::Sha512 {
     let mut hasher = sha2::Sha512::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(VERSION);
     hasher.update(crate::schema::table_text());
     hasher.update(facts::TEXT);
     hasher.update(served.to_string());
+    hasher
+}
+
+fn hash_of(mut hasher: sha2::Sha512, path: &str) -> String {
     hasher.update(path);
     hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
@@ -133,6 +151,11 @@ pub fn v3(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
     }
     text.push_str("}}");
     Some(Arc::from(text.into_bytes()))
+}
+
+/// [`v3`] in the protobuf form.
+pub fn v3_protobuf(served: &Selection, path: &str) -> Option<Arc<[u8]>> {
+    gnostic_v3::encode(served, path).map(Arc::from)
 }
 
 /// What a document of v3 is made from: group and version are empty for a page.

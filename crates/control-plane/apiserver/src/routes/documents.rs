@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::VARY;
+use http::header::{EXPIRES, VARY};
 use http::{HeaderValue, StatusCode};
+use jiff::{Span, Timestamp};
 use podium_api::accept;
 use podium_api::openapi;
 use podium_api::resources::Selection;
@@ -21,15 +22,14 @@ enum Form {
     Protobuf,
 }
 
-/// What a client takes; `None` for nothing that there is. The list of documents is always JSON, and what is below it is
-/// JSON only here: upstream's also has it in protobuf.
+/// What a client takes; `None` for nothing that there is. The list of documents is always JSON.
 ///
 /// Source: `k8s.io/kube-openapi/pkg/handler` and `.../handler3`.
 fn form(path: &str, accept: &str) -> Option<Form> {
     if path == "v3" || accept.is_empty() {
         return Some(Form::Json);
     }
-    let protobuf = if path == "v2" { &openapi::V2_PROTOBUF_NAMES[..] } else { &[] };
+    let protobuf = if path == "v2" { openapi::V2_PROTOBUF_NAMES } else { openapi::V3_PROTOBUF_NAMES };
     accept::clauses(accept).iter().find_map(|clause| {
         if clause.takes("application/json") {
             return Some(Form::Json);
@@ -53,7 +53,8 @@ pub(super) async fn serve(core: &Arc<Core>, path: &str, asked: Asked<'_>) -> Res
         return Ok(response::bytes(StatusCode::NOT_ACCEPTABLE, "text/plain; charset=utf-8", ""));
     };
     let protobuf = form == Form::Protobuf;
-    let name = if protobuf { "v2.protobuf".to_owned() } else { path.to_owned() };
+    // No document's path ends so.
+    let name = if protobuf { format!("{path}{PROTOBUF}") } else { path.to_owned() };
     let known = core.documents.lock().get(&name).cloned();
     let document = match known {
         Some(document) => document,
@@ -69,7 +70,8 @@ pub(super) async fn serve(core: &Arc<Core>, path: &str, asked: Asked<'_>) -> Res
         }
     };
     let media = match (protobuf, path) {
-        (true, _) => openapi::V2_PROTOBUF_TYPE,
+        (true, "v2") => openapi::V2_PROTOBUF_TYPE,
+        (true, _) => openapi::V3_PROTOBUF_TYPE,
         _ => "application/json",
     };
     let hash = asked.query.first("hash").filter(|hash| !hash.is_empty());
@@ -89,16 +91,25 @@ pub(super) async fn serve(core: &Arc<Core>, path: &str, asked: Asked<'_>) -> Res
     // The hash in the address names the content, so it never changes.
     let forever = HeaderValue::from_static("public, immutable");
     reply.headers_mut().insert(http::header::CACHE_CONTROL, forever);
+    // HTTP has no later date to say than a year ahead.
+    let year = Timestamp::now() + Span::new().hours(365 * 24);
+    let expires = HeaderValue::from_str(&year.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string());
+    reply.headers_mut().insert(EXPIRES, expires.map_err(|error| ApiError::internal(error.to_string()))?);
     Ok(reply)
 }
 
+/// The end of the names under which the protobuf forms are kept.
+const PROTOBUF: &str = " protobuf";
+
 fn make_document(served: &Selection, name: &str) -> Option<Bytes> {
     let bytes = |document: Arc<[u8]>| Bytes::from_owner(document);
-    match name {
-        "v2" => Some(bytes(openapi::v2(served))),
-        "v2.protobuf" => Some(bytes(openapi::v2_protobuf(served))),
-        "v3" => serde_json::to_vec(&openapi::v3_index(served)).ok().map(Bytes::from),
-        path => openapi::v3(served, path.strip_prefix("v3/")?).map(bytes),
+    let (path, protobuf) = name.strip_suffix(PROTOBUF).map_or((name, false), |path| (path, true));
+    match (path, protobuf) {
+        ("v2", false) => Some(bytes(openapi::v2(served))),
+        ("v2", true) => Some(bytes(openapi::v2_protobuf(served))),
+        ("v3", _) => serde_json::to_vec(&openapi::v3_index(served)).ok().map(Bytes::from),
+        (path, false) => openapi::v3(served, path.strip_prefix("v3/")?).map(bytes),
+        (path, true) => openapi::v3_protobuf(served, path.strip_prefix("v3/")?).map(bytes),
     }
 }
 
@@ -117,6 +128,8 @@ mod tests {
             ("v3", "text/csv", Some(Form::Json)),
             ("v3/api/v1", "text/csv", None),
             ("v3/api/v1", "*/*", Some(Form::Json)),
+            ("v3/api/v1", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf", Some(Form::Protobuf)),
+            ("v3", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf", Some(Form::Json)),
         ] {
             assert_eq!(form(path, accept), wanted, "{path} {accept}");
         }

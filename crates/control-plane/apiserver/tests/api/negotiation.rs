@@ -120,6 +120,14 @@ async fn what_cannot_be_written_is_refused_as_upstream_does() {
     );
     assert_eq!(get_as(&server, "/openapi/v2", "text/csv").await.status, 406);
     assert_eq!(get_as(&server, "/openapi/v3", "text/csv").await.status, 200);
+    let protobuf = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+    let document = get_as(&server, "/openapi/v3/version", protobuf).await;
+    assert_eq!(
+        document.headers["content-type"],
+        "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
+    );
+    assert!(document.body.starts_with(b"\x0a\x053.0.0"), "{:?}", document.body);
+    assert_eq!(get_as(&server, "/openapi/v3/apis/apps", "*/*").await.json()["openapi"], "3.0.0");
     // A person's client gets indented JSON, if it does not say otherwise.
     let curl = |uri: String| {
         let request = http::Request::builder().uri(uri).header("user-agent", "curl/8.5.0").body(Vec::new());

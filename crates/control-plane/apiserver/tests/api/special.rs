@@ -261,6 +261,7 @@ async fn discovery_documentation_and_health() {
     assert_eq!(document["openapi"], "3.0.0");
     let kept = call(&server, "GET", &url, Value::Null).await;
     assert_eq!(kept.headers["cache-control"], "public, immutable");
+    assert!(kept.headers["expires"].to_str().unwrap().ends_with(" UTC"));
     let stale = call(&server, "GET", "/openapi/v3/apis/apps/v1?hash=0", Value::Null).await;
     assert_eq!((stale.status, stale.headers["location"].to_str().unwrap()), (301, url.as_str()));
     let off = "/apis/networking.k8s.io/v1beta1/ipaddresses";

@@ -49,14 +49,14 @@ pub(super) fn encode(served: &Selection) -> Vec<u8> {
     writer.into_bytes()
 }
 
-fn nested(writer: &mut Writer, tag: u32, fill: impl FnOnce(&mut Writer)) {
+pub(super) fn nested(writer: &mut Writer, tag: u32, fill: impl FnOnce(&mut Writer)) {
     let start = writer.begin(tag);
     fill(writer);
     writer.end(start);
 }
 
 /// A `Named...` message: a name and a value.
-fn named(writer: &mut Writer, tag: u32, name: &str, fill: impl FnOnce(&mut Writer)) {
+pub(super) fn named(writer: &mut Writer, tag: u32, name: &str, fill: impl FnOnce(&mut Writer)) {
     nested(writer, tag, |w| {
         w.text(1, name);
         nested(w, 2, fill);
@@ -64,7 +64,7 @@ fn named(writer: &mut Writer, tag: u32, name: &str, fill: impl FnOnce(&mut Write
 }
 
 /// String fields, by tag and name, where they are there.
-fn texts(writer: &mut Writer, object: &Value, fields: &[(u32, &str)]) {
+pub(super) fn texts(writer: &mut Writer, object: &Value, fields: &[(u32, &str)]) {
     for (tag, name) in fields {
         if let Some(text) = object.get(*name).and_then(Value::as_str) {
             writer.text(*tag, text);
@@ -73,22 +73,22 @@ fn texts(writer: &mut Writer, object: &Value, fields: &[(u32, &str)]) {
 }
 
 /// A list of strings.
-fn lists(writer: &mut Writer, object: &Value, tag: u32, name: &str) {
+pub(super) fn lists(writer: &mut Writer, object: &Value, tag: u32, name: &str) {
     for text in items(object, name).iter().filter_map(Value::as_str) {
         writer.text(tag, text);
     }
 }
 
-fn items<'a>(object: &'a Value, name: &str) -> &'a [Value] {
+pub(super) fn items<'a>(object: &'a Value, name: &str) -> &'a [Value] {
     object.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn members<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+pub(super) fn members<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     object.get(name).and_then(Value::as_object).into_iter().flat_map(Map::iter)
 }
 
 /// All `x-` members.
-fn extensions(writer: &mut Writer, object: &Value, tag: u32) {
+pub(super) fn extensions(writer: &mut Writer, object: &Value, tag: u32) {
     for (name, value) in
         object.as_object().into_iter().flat_map(Map::iter).filter(|(name, _)| name.starts_with("x-"))
     {

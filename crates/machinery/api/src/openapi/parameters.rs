@@ -113,7 +113,7 @@ impl Shared {
     }
 
     /// The same for a body. What only one kind takes is not shared.
-    pub(super) fn refer_body(&mut self, schema: Value, required: bool) -> Value {
+    pub(super) fn refer_body(&mut self, schema: &Value, required: bool) -> Value {
         let target = schema["$ref"].as_str().unwrap_or_default();
         let shared = target.starts_with("#/definitions/io.k8s.apimachinery");
         let mut body = json!({"name": "body", "in": "body", "schema": schema});
@@ -164,9 +164,9 @@ mod tests {
         let path = Parameter::path("path", "path to the resource");
         assert_eq!(shared.refer(&path), named("path-z6Ciiujn"));
         let patch = json!({"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Patch"});
-        assert_eq!(shared.refer_body(patch, true), named("body-78PwaGsr"));
+        assert_eq!(shared.refer_body(&patch, true), named("body-78PwaGsr"));
         let pod = json!({"$ref": "#/definitions/io.k8s.api.core.v1.Pod"});
-        assert_eq!(shared.refer_body(pod.clone(), true)["schema"], pod);
+        assert_eq!(shared.refer_body(&pod, true)["schema"], pod);
         let name = Parameter::path("name", "name of the Pod");
         assert_eq!(shared.refer(&name), name.v2());
         assert_eq!(shared.into_map().len(), 3);

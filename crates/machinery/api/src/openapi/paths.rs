@@ -67,7 +67,7 @@ impl Writer<'_> {
         if let (Some(body), Some(shared)) = (body, &mut self.shared) {
             let place = parameters.partition_point(|p| p.name < "body");
             let schema = reference(Flavor::V2, body.ty);
-            written.insert(place, shared.refer_body(schema, body.required));
+            written.insert(place, shared.refer_body(&schema, body.required));
         }
         Value::Array(written)
     }

@@ -247,7 +247,7 @@ impl Maker<'_> {
             )));
             routes.push(self.watch(&single.at(
                 watch(&format!("{base}/{{name}}")),
-                inner.clone(),
+                inner,
                 format!("{scope}{kind}"),
             )));
             if namespaced {

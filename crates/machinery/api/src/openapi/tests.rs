@@ -258,22 +258,58 @@ fn patch_operations_have_field_validation() {
     assert_eq!(schema["items"], json!({"$ref": reference}));
 }
 
-/// The protobuf form, read by its tags: every definition is there, with properties and extensions.
+/// The values of a field of a message, by its tag.
+fn fields(bytes: &[u8], wanted: u32) -> Vec<&[u8]> {
+    let mut reader = crate::codec::protobuf::wire::Reader::new(bytes);
+    let mut found = vec![];
+    while let Some((tag, wire)) = reader.key().unwrap() {
+        if tag == wanted {
+            found.push(reader.bytes(wire).unwrap());
+        } else {
+            reader.skip(wire).unwrap();
+        }
+    }
+    found
+}
+
+/// The value of the entry of a list of named values.
+fn entry<'a>(entries: &[&'a [u8]], name: &str) -> &'a [u8] {
+    let found = entries.iter().find(|entry| fields(entry, 1) == [name.as_bytes()]);
+    fields(found.unwrap_or_else(|| panic!("no {name}")), 2)[0]
+}
+
+/// The protobuf form of v3, read by its tags.
+#[test]
+fn protobuf_documents_of_v3() {
+    let served = Selection::default();
+    assert_eq!(v3_protobuf(&served, "apis/nothing"), None);
+    let json = parse(&v3(&served, "apis/apps/v1").unwrap());
+    let document = v3_protobuf(&served, "apis/apps/v1").unwrap();
+    assert_eq!(fields(&document, 1), [b"3.0.0"]);
+    let schemas = fields(fields(fields(&document, 5)[0], 1)[0], 1);
+    assert_eq!(schemas.len(), json["components"]["schemas"].as_object().unwrap().len());
+    // Schemas and references are alternatives: the first and the second.
+    let strategy = fields(entry(&schemas, "io.k8s.api.apps.v1.DeploymentStrategy"), 1)[0];
+    let ty = fields(entry(&fields(fields(strategy, 31)[0], 1), "type"), 1)[0];
+    let values: Vec<_> = fields(ty, 24).iter().map(|value| fields(value, 2)[0]).collect();
+    assert_eq!(values, [&b"\"Recreate\"\n"[..], b"\"RollingUpdate\"\n"]);
+    let spec = fields(entry(&schemas, "io.k8s.api.apps.v1.DeploymentSpec"), 1)[0];
+    let template = fields(entry(&fields(fields(spec, 31)[0], 1), "template"), 1)[0];
+    let reference = fields(fields(template, 26)[0], 2)[0];
+    let pod_template = "#/components/schemas/io.k8s.api.core.v1.PodTemplateSpec";
+    assert_eq!(fields(reference, 1), [pod_template.as_bytes()]);
+    assert_eq!(fields(template, 33), [b""], "gnostic has no defaults that are objects");
+    let paths = fields(fields(&document, 4)[0], 1);
+    assert_eq!(paths.len(), json["paths"].as_object().unwrap().len());
+    let item = entry(&paths, "/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
+    assert_eq!(fields(fields(item, 10)[0], 5), [b"patchAppsV1NamespacedDeployment"]);
+    let extensions = fields(fields(item, 10)[0], 13);
+    assert_eq!(fields(entry(&extensions, "x-kubernetes-action"), 2), [b"\"patch\"\n"]);
+}
+
+/// The protobuf form of v2: every definition is there, with properties and extensions.
 #[test]
 fn protobuf_document_has_every_definition() {
-    use crate::codec::protobuf::wire::Reader;
-    fn fields(bytes: &[u8], wanted: u32) -> Vec<&[u8]> {
-        let mut reader = Reader::new(bytes);
-        let mut found = vec![];
-        while let Some((tag, wire)) = reader.key().unwrap() {
-            if tag == wanted {
-                found.push(reader.bytes(wire).unwrap());
-            } else {
-                reader.skip(wire).unwrap();
-            }
-        }
-        found
-    }
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let document = v2_protobuf(&Selection::default());
     assert_eq!(fields(&document, 1), [b"2.0"]);
