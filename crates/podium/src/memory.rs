@@ -1,7 +1,6 @@
-//! What a daemon that rests gives back to the kernel: memory that it has freed, stacks that it has returned from, and parts of its
-//! program that it does not run.
+//! What a daemon that rests gives back to the kernel: memory that it has freed, and parts of its program that it does not run.
 //!
-//! None of that happens by itself. The allocator returns pages while it is asked for others, and a daemon at rest asks for none: what a
+//! Neither happens by itself. The allocator returns pages while it is asked for others, and a daemon at rest asks for none: what a
 //! hundred pods needed for a second would stay. And the kernel maps 64 KiB or more around each touched page of a program, of which
 //! one that is every part of Kubernetes runs a little everywhere: of 43 MB an idle node runs 6, and had 38 resident.
 #![allow(unsafe_code)]
@@ -70,7 +69,6 @@ pub(crate) fn rest() {
         return;
     }
     collect();
-    forget_stack();
     if let Ok(mut last) = FORGOT.try_lock()
         && last.is_some_and(|last| now - last >= FORGET)
     {
@@ -100,46 +98,6 @@ pub(crate) fn started() {
 fn collect() {
     // SAFETY: the allocator's own function, for the calling thread, which is not within the allocator now.
     unsafe { mi_collect(true) }
-}
-
-/// What stays of a stack below where the thread is: it is about to be used again, by the wait that follows and by signals.
-const KEPT_OF_STACK: usize = 32 << 10;
-
-/// Lets go of those pages of this thread's stack that it has returned from: what a worker does is nested deeply once, and then it waits
-/// near the top.
-fn forget_stack() {
-    let here = 0_u8;
-    let top = std::ptr::from_ref(&here).addr() - KEPT_OF_STACK;
-    let Some(bottom) = stack_bottom() else { return };
-    // To whole pages, inwards, of the largest size there is.
-    let (from, to) = (bottom.next_multiple_of(1 << 16), top & !((1 << 16) - 1));
-    if from < to {
-        // SAFETY: the range is this thread's own stack, from its lowest address, which is above the guard page, to well below the frame
-        // that is running: nothing lives there, and what is called later finds zeroes, as it would at first.
-        let outcome = unsafe { libc::madvise(from as *mut c_void, to - from, libc::MADV_DONTNEED) };
-        if outcome != 0 {
-            tracing::debug!(error = %io::Error::last_os_error(), "a stack's pages stay");
-        }
-    }
-}
-
-/// The lowest address of this thread's stack; None of the process's first thread, whose stack is not mapped as a whole.
-fn stack_bottom() -> Option<usize> {
-    if nix::unistd::gettid() == nix::unistd::getpid() {
-        return None;
-    }
-    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
-    let (mut bottom, mut size): (*mut c_void, usize) = (std::ptr::null_mut(), 0);
-    // SAFETY: the first call fills the attributes of the calling thread in, and only then the others read and destroy them; the
-    // pointers are to variables that live.
-    unsafe {
-        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
-            return None;
-        }
-        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut bottom, &raw mut size);
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        (known == 0 && size > 0).then(|| bottom.addr())
-    }
 }
 
 /// Lets go of the program's pages; those that are needed are mapped again from the file when they are touched.
@@ -263,39 +221,6 @@ mod tests {
             .skip_while(|line| !line.ends_with(&*path.to_string_lossy()) || !line.contains("r-xp"));
         let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// How many pages of this thread's stack are resident.
-    fn stack_pages() -> usize {
-        let here = 0_u8;
-        let (from, to) =
-            (stack_bottom().unwrap().next_multiple_of(4096), std::ptr::from_ref(&here).addr() & !4095);
-        let mut resident = vec![0_u8; (to - from) / 4096];
-        // SAFETY: the range is whole pages of this thread's stack, and there is a byte for each.
-        let outcome = unsafe { libc::mincore(from as *mut c_void, to - from, resident.as_mut_ptr()) };
-        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
-        resident.iter().filter(|page| **page & 1 == 1).count()
-    }
-
-    #[inline(never)]
-    fn deep(left: usize) -> usize {
-        let frame = std::hint::black_box([left; 512]);
-        if left == 0 { frame[0] } else { deep(left - 1) + std::hint::black_box(frame)[511] }
-    }
-
-    #[test]
-    fn a_stack_is_let_go_that_was_returned_from() {
-        // A thread of the test's own: its stack is as large as a worker's.
-        let seen = std::thread::spawn(|| {
-            let sum = deep(60);
-            let before = stack_pages();
-            forget_stack();
-            let after = stack_pages();
-            (before, after, sum == deep(60))
-        });
-        let (before, after, same) = seen.join().unwrap();
-        assert!(before > 60 && after < before / 2 && same, "{before} {after} {same}");
-        assert_eq!(stack_bottom().is_none(), nix::unistd::gettid() == nix::unistd::getpid());
     }
 
     #[test]
