@@ -2,7 +2,7 @@
 //!
 //! Logs are none of them: upstream serves those only with `--enable-logs-handler`, and we never do.
 
-use super::routes::{Model, OBJECT_TYPES, OK, Route, camel, capital};
+use super::routes::{Model, Route, camel, capital};
 use crate::resources::Selection;
 
 /// Every such page, by the name of its document in v3: `apis/apps`.
@@ -57,19 +57,6 @@ pub(super) fn all(served: &Selection) -> Vec<(String, Route)> {
 }
 
 fn page(document: &str, (description, id, tag): (&str, &str, &str), model: Model) -> (String, Route) {
-    let route = Route {
-        method: "get",
-        path: format!("/{document}/"),
-        description: description.to_owned(),
-        id: id.to_owned(),
-        tag: tag.to_owned(),
-        action: None,
-        parameters: Vec::new(),
-        body: None,
-        consumes: OBJECT_TYPES,
-        produces: OBJECT_TYPES,
-        answers: OK,
-        model,
-    };
+    let route = Route::read(format!("/{document}/"), description, id.to_owned(), tag, model);
     (document.to_owned(), route)
 }

@@ -31,6 +31,26 @@ pub(super) struct Route {
     pub(super) model: Model,
 }
 
+impl Route {
+    /// What is read at a path that is no object's.
+    pub(super) fn read(path: String, description: &str, id: String, tag: &str, model: Model) -> Route {
+        Route {
+            method: "get",
+            path,
+            description: description.to_owned(),
+            id,
+            tag: tag.to_owned(),
+            action: None,
+            parameters: Vec::new(),
+            body: None,
+            consumes: OBJECT_TYPES,
+            produces: OBJECT_TYPES,
+            answers: OK,
+            model,
+        }
+    }
+}
+
 /// Group, version and kind.
 pub(super) type Gvk = (&'static str, &'static str, &'static str);
 
@@ -175,20 +195,9 @@ impl Spot<'_> {
 
 impl Maker<'_> {
     fn api_resources(&self) -> Route {
-        Route {
-            method: "get",
-            path: format!("{}/", self.root),
-            description: "get available resources".to_owned(),
-            id: format!("get{}APIResources", self.id),
-            tag: self.tag.clone(),
-            action: None,
-            parameters: Vec::new(),
-            body: None,
-            consumes: OBJECT_TYPES,
-            produces: OBJECT_TYPES,
-            answers: OK,
-            model: Model::named("meta.v1.APIResourceList"),
-        }
+        let (path, id) = (format!("{}/", self.root), format!("get{}APIResources", self.id));
+        let model = Model::named("meta.v1.APIResourceList");
+        Route::read(path, "get available resources", id, &self.tag, model)
     }
 
     fn resource(&self, resource: &'static Resource, routes: &mut Vec<Route>) {
